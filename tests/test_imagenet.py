@@ -1,0 +1,592 @@
+"""prepare() and the shards it writes: every kind of source and picture, kills, damage, and the messages."""
+
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import PIL
+import pytest
+from PIL import Image
+
+from tinyalex.data import augment, imagenet
+from tinyalex.data.loader import Loader
+from tinyalex.errors import DataError
+
+SAMPLE = Path(__file__).parents[2] / "shared" / "data" / "imagenet-sample"
+CLASSES = ["n01", "n02", "n03"]
+
+
+def photo(seed, width=60, height=44):
+    """A smooth RGB picture with a little noise."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8))
+    return coarse.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def folders(root, per_class=4, **size):
+    """per_class JPEGs in each of three class folders."""
+    for k, name in enumerate(CLASSES):
+        (root / name).mkdir(parents=True)
+        for i in range(per_class):
+            photo(100 * k + i, **size).save(root / name / f"{name}_{i}.JPEG", quality=95)
+    return root
+
+
+def prepare(src, dst, **changes):
+    """A quick prepare: 32 pixels, one worker, silent."""
+    return imagenet.prepare(src, dst, **({"size": 32, "workers": 1, "progress": False} | changes))
+
+
+def hashes(folder):
+    """The content of every file below a folder."""
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
+
+
+def tar(path, members):
+    """An uncompressed tar of (name, bytes)."""
+    with tarfile.open(path, "w") as archive:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Train and val folders of three classes, 7 and 2 pictures each, with one damaged picture in train."""
+    root = tmp_path_factory.mktemp("source")
+    folders(root / "train", 7)
+    folders(root / "val", 2)
+    (root / "train" / "n02" / "broken.JPEG").write_bytes(b"not a picture")
+    (root / "train" / "n02" / "notes.txt").write_text("passed over")
+    return root
+
+
+@pytest.fixture(scope="module")
+def prepared(source, tmp_path_factory):
+    """The source above in shards of five. Not to be written to."""
+    dst = tmp_path_factory.mktemp("prepared") / "made" / "here"
+    assert prepare(source, dst, shard_size=5) == ({"train": 21, "val": 6}, 3, 1)
+    return dst
+
+
+@pytest.fixture
+def copy(prepared, tmp_path):
+    """A copy of the prepared folder to be damaged."""
+    for path in prepared.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+# --- what is written ------------------------------------------------------------------------------------
+
+
+def test_shards_hold_each_picture_once_with_its_label(source, prepared):
+    """Every stored picture is the middle of exactly one source picture of its class."""
+    for split in ("train", "val"):
+        shards = imagenet.open(prepared, split)
+        assert shards.classes == tuple(CLASSES)
+        assert shards.labels.dtype == np.int64
+        expected = {
+            imagenet.read_picture(p.read_bytes(), 32).tobytes(): CLASSES.index(p.parent.name)
+            for p in (source / split).glob("*/n*.JPEG")
+        }
+        got = {shards[i].tobytes(): shards.labels[i] for i in range(len(shards))}
+        assert len(got) == len(shards)
+        assert got == expected
+        assert shards[0].shape == (3, 32, 32)
+        assert not shards[0].flags.writeable
+        shards.verify()
+        for i in (len(shards), -1):
+            with pytest.raises(IndexError, match=f"picture {i} of {len(shards)}"):
+                shards[i]
+
+
+def test_pictures_of_all_classes_are_mixed(prepared):
+    """No shard of five holds a single class, and another seed gives another order."""
+    labels = imagenet.open(prepared).labels
+    assert all(len(set(labels[i : i + 5])) > 1 for i in range(0, 21, 5))
+
+
+def test_mean_and_covariance_are_those_of_the_train_split(prepared):
+    """Exact sums from the shards: the same as NumPy's over all pictures at once."""
+    shards = imagenet.open(prepared)
+    pixels = np.stack([shards[i] for i in range(len(shards))])
+    np.testing.assert_allclose(shards.mean, pixels.mean(0), rtol=1e-6)
+    expected = np.cov(pixels.transpose(1, 0, 2, 3).reshape(3, -1), bias=True)
+    np.testing.assert_allclose(shards.covariance, expected, rtol=1e-12)
+    np.testing.assert_array_equal(imagenet.open(prepared, "val").mean, shards.mean)
+    index = json.loads((prepared / "index.json").read_text())
+    values, vectors = augment.pca(expected)
+    np.testing.assert_allclose(index["eigenvalues"], values)
+    np.testing.assert_allclose(abs(np.array(index["eigenvectors"]).T @ vectors), np.eye(3), atol=1e-9)
+
+
+def test_unreadable_pictures_are_listed_with_the_reason(prepared):
+    """One line: split, picture, what the decoder said. Files that are no pictures are not mentioned."""
+    (line,) = (prepared / "unreadable.txt").read_text().splitlines()
+    name, reason = line.split("\t")
+    assert name == "train/n02/broken.JPEG"
+    assert "cannot identify image file" in reason
+
+
+def test_the_result_does_not_depend_on_the_workers_and_nothing_is_left_over(source, prepared, tmp_path):
+    """Three processes write the bytes that one wrote; a second call changes nothing; a third seed does."""
+    prepare(source, tmp_path / "three", shard_size=5, workers=3)
+    assert hashes(tmp_path / "three") == hashes(prepared)
+    shards = [f"train-00{k}.npy" for k in range(5)] + ["val-000.npy", "val-001.npy"]
+    others = ["index.json", "mean.npy", "train-labels.npy", "unreadable.txt", "val-labels.npy"]
+    assert sorted(hashes(prepared)) == sorted(shards + others)
+    assert prepare(source, tmp_path / "three", shard_size=5) == ({"train": 21, "val": 6}, 3, 1)
+    assert hashes(tmp_path / "three") == hashes(prepared)
+    prepare(source, tmp_path / "seed", shard_size=5, seed=1)
+    assert (imagenet.open(tmp_path / "seed").labels != imagenet.open(prepared).labels).any()
+
+
+def test_shards_feed_the_loader(prepared):
+    """Crop, flip, noise and mean from what open() gives."""
+    shards = imagenet.open(prepared)
+    recipe = augment.Recipe(crop=28)
+    with Loader(
+        shards, 8, recipe, train=True, mean=shards.mean, covariance=shards.covariance, epochs=3
+    ) as loader:
+        got = list(loader)
+    assert [b.images.shape for b in got] == [(3, 28, 28, 8)] * 6
+    assert abs(np.mean([b.images.mean() for b in got])) < 15
+    ((images, _),) = Loader(shards, 32, augment.PLAIN, train=False, mean=shards.mean, threads=0)
+    assert abs(images.mean(axis=3)).max() < 1e-3
+
+
+# --- pictures -------------------------------------------------------------------------------------------
+
+
+def encode(image, kind, **options):
+    """The bytes of an image file."""
+    data = io.BytesIO()
+    image.save(data, kind, **options)
+    return data.getvalue()
+
+
+def test_the_middle_of_a_picture_is_taken():
+    """A 300 x 100 picture with a white middle third, and its turn: only white remains."""
+    stripes = np.zeros((100, 300), np.uint8)
+    stripes[:, 100:200] = 255
+    for pixels in (stripes, stripes.T):
+        got = imagenet.read_picture(encode(Image.fromarray(pixels), "PNG"), 64)
+        assert got.shape == (3, 64, 64)
+        assert got.dtype == np.uint8
+        assert (got[:, 8:-8, 8:-8] == 255).all()
+
+
+@pytest.mark.parametrize(("width", "height"), [(500, 375), (75, 56), (256, 256), (1200, 900), (1, 1)])
+def test_shorter_side_to_256_then_centre_crop(width, height):
+    """The paper's two steps done one after the other give the same picture, to the rounding of the sides.
+
+    1200 x 900 is decoded at half its size: still the same picture, to a few grey levels.
+    """
+    image = photo(1, width, height)
+    got = imagenet.read_picture(encode(image, "JPEG", quality=98))
+    scale = 256 / min(width, height)
+    steps = image.resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
+    left, top = (steps.width - 256) // 2, (steps.height - 256) // 2
+    steps = np.asarray(steps.crop((left, top, left + 256, top + 256)), int).transpose(2, 0, 1)
+    assert abs(got - steps).mean() < 2
+
+
+def test_grey_cmyk_palette_alpha_and_16_bit_pictures_become_rgb():
+    """One colour in each kind of file comes out as that colour."""
+    size = (40, 30)
+    rgb = Image.new("RGB", size, (200, 100, 50))
+    deep = Image.fromarray(np.full(size[::-1], 200 * 257, np.uint16))
+    clear = Image.new("RGBA", size, (200, 100, 50, 0))
+    half = Image.new("LA", size, (0, 127))
+    palette = clear.convert("P")
+    palette.info["transparency"] = 0
+    cases = [
+        (encode(rgb, "PNG"), (200, 100, 50)),
+        (encode(Image.new("L", size, 77), "JPEG"), (77, 77, 77)),
+        (encode(Image.new("1", size, 1), "PNG"), (255, 255, 255)),
+        (encode(rgb.convert("CMYK"), "JPEG", quality=95), (200, 100, 50)),
+        (encode(rgb.quantize(4), "PNG"), (200, 100, 50)),
+        (encode(rgb.quantize(4), "GIF"), (200, 100, 50)),
+        (encode(deep, "PNG"), (200, 200, 200)),
+        (encode(deep, "TIFF"), (200, 200, 200)),
+        (encode(rgb.convert("RGBA"), "PNG"), (200, 100, 50)),
+        (encode(clear, "PNG"), (255, 255, 255)),
+        (encode(half, "PNG"), (128, 128, 128)),
+        (encode(Image.new("P", size, 0), "PNG", transparency=0), (255, 255, 255)),
+        (encode(rgb, "BMP"), (200, 100, 50)),
+    ]
+    for data, colour in cases:
+        got = imagenet.read_picture(data, 16)
+        assert got.shape == (3, 16, 16)
+        np.testing.assert_allclose(got, np.broadcast_to(np.reshape(colour, (3, 1, 1)), got.shape), atol=3)
+
+
+def test_exif_orientation_is_ignored():
+    """As in 2012: the pixels as stored."""
+    image = photo(2)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    turned = imagenet.read_picture(encode(image, "JPEG", exif=exif), 32)
+    np.testing.assert_array_equal(turned, imagenet.read_picture(encode(image, "JPEG"), 32))
+
+
+def test_damaged_pictures_and_decompression_bombs_raise(monkeypatch):
+    """Cut short, no picture at all, too many pixels, or pixels without a range."""
+    data = encode(photo(3, 300, 200), "JPEG")
+    with pytest.raises(OSError, match="truncated"):
+        imagenet.read_picture(data[: len(data) // 2])
+    with pytest.raises(PIL.UnidentifiedImageError):
+        imagenet.read_picture(data[200:])
+    with pytest.raises(ValueError, match="floating-point pixels"):
+        imagenet.read_picture(encode(Image.new("F", (9, 9)), "TIFF"))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 59_999)  # a warning of Pillow's: it refuses twice as many
+    with pytest.raises(Image.DecompressionBombWarning, match="60000 pixels"):
+        imagenet.read_picture(data)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 29_999)
+    with pytest.raises(Image.DecompressionBombError, match="60000 pixels"):
+        imagenet.read_picture(data)
+
+
+# --- sources --------------------------------------------------------------------------------------------
+
+
+def labels_of(entries):
+    """{name of the file: class}."""
+    return {os.path.basename(e.name): e.label for e in entries}
+
+
+def test_any_folder_of_class_folders_is_a_train_split(tmp_path):
+    """Pictures of any kind and depth; hidden files, other files and empty folders are passed over."""
+    for name in ("cats/a.png", "cats/deep/b.JPG", "dogs/c.webp", "dogs/.hidden.png", "dogs/readme.md"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    (tmp_path / "empty").mkdir()
+    found = imagenet.find_pictures(tmp_path)
+    assert list(found) == ["train"]
+    assert labels_of(found["train"]) == {"a.png": "cats", "b.JPG": "cats", "c.webp": "dogs"}
+    assert sorted(e.name for e in found["train"]) == ["cats/a.png", "cats/deep/b.JPG", "dogs/c.webp"]
+
+
+def flat_val(root, n=4):
+    """ILSVRC2012_val_0000000i.JPEG straight in val/."""
+    (root / "val").mkdir(parents=True)
+    names = [f"ILSVRC2012_val_{i:08d}.JPEG" for i in range(1, n + 1)]
+    for i, name in enumerate(names):
+        photo(500 + i).save(root / "val" / name)
+    return names
+
+
+def test_flat_val_takes_its_classes_from_val_txt(tmp_path):
+    """One line a picture, in any order."""
+    names = flat_val(tmp_path)
+    lines = [f"{name} {wnid}\n" for name, wnid in zip(names, ["n02", "n01", "n03", "n01"], strict=True)]
+    (tmp_path / "val.txt").write_text("".join(reversed(lines)))
+    assert list(labels_of(imagenet.find_pictures(tmp_path)["val"]).values()) == ["n02", "n01", "n03", "n01"]
+    (tmp_path / "val.txt").write_text("".join(lines[:2]))
+    with pytest.raises(DataError, match=rf"val.txt: no class for {names[2]}, {names[3]}"):
+        imagenet.find_pictures(tmp_path)
+    (tmp_path / "val.txt").write_text(f"{names[0]} 65\n")
+    with pytest.raises(
+        DataError, match=rf'val.txt: line 1: expected "picture.JPEG class", found .*{names[0]} 65'
+    ):
+        imagenet.find_pictures(tmp_path)
+
+
+def test_flat_val_takes_its_classes_from_the_devkit_and_a_list_of_synsets(tmp_path):
+    """Ids count from 1 in the order of the list, which is not the alphabetical one."""
+    flat_val(tmp_path)
+    with pytest.raises(
+        DataError, match=r"no class folders; expected val\.txt or ILSVRC2012_validation_ground"
+    ):
+        imagenet.find_pictures(tmp_path)
+    data = tmp_path / "ILSVRC2012_devkit_t12" / "data"
+    data.mkdir(parents=True)
+    truth = data / imagenet.TRUTH
+    truth.write_text("3\n1\n2\n3\n")
+    with pytest.raises(DataError, match=r"its ids need synsets\.txt beside it"):
+        imagenet.find_pictures(tmp_path)
+    (tmp_path / "synsets.txt").write_text("n03 kit fox, Vulpes macrotis\nn01 setter\nn02 husky\n")
+    assert list(labels_of(imagenet.find_pictures(tmp_path)["val"]).values()) == ["n02", "n03", "n01", "n02"]
+    truth.write_text("3\n1\n2\n")
+    with pytest.raises(DataError, match="expected 4 ids, one a picture of val, found 3"):
+        imagenet.find_pictures(tmp_path)
+    truth.write_text("3\n1\n2\n4\n")
+    with pytest.raises(DataError, match="line 4: expected an id from 1 to 3, found '4'"):
+        imagenet.find_pictures(tmp_path)
+    (tmp_path / "synsets.txt").write_text("".join(f"n{i:08d}\n" for i in range(1000)))
+    with pytest.raises(DataError, match=r"is in alphabetical order, expected the order of meta\.mat"):
+        imagenet.find_pictures(tmp_path)
+
+
+def test_the_tars_as_distributed_are_read_in_place(tmp_path):
+    """A tar of one tar a class and a flat tar of val give the shards that folders give."""
+    (tmp_path / "folders").mkdir()
+    train = folders(tmp_path / "folders" / "train")
+    val = folders(tmp_path / "folders" / "val", 1)
+    tars = tmp_path / "tars"
+    tars.mkdir()
+    inner = [
+        (
+            f"{c}.tar",
+            tar(tmp_path / "x.tar", [(p.name, p.read_bytes()) for p in sorted((train / c).iterdir())]),
+        )
+        for c in CLASSES
+    ]
+    members = []
+    for c in CLASSES:
+        path = tar(tmp_path / "x.tar", [(p.name, p.read_bytes()) for p in sorted((train / c).iterdir())])
+        members.append((f"{c}.tar", path.read_bytes()))
+    assert len(inner) == 3
+    tar(tars / "ILSVRC2012_img_train.tar", members)
+    pictures = sorted(val.glob("*/*.JPEG"))
+    tar(tars / "ILSVRC2012_img_val.tar", [(p.name, p.read_bytes()) for p in pictures])
+    (tars / "val.txt").write_text("".join(f"{p.name} {p.parent.name}\n" for p in pictures))
+    assert prepare(tars, tmp_path / "a") == prepare(tmp_path / "folders", tmp_path / "b")
+    for split in ("train", "val"):
+        a, b = imagenet.open(tmp_path / "a", split), imagenet.open(tmp_path / "b", split)
+        assert a.classes == b.classes
+        assert all((a[i] == b[i]).all() for i in range(len(a)))
+        np.testing.assert_array_equal(a.labels, b.labels)
+    alone = imagenet.find_pictures(tars / "ILSVRC2012_img_train.tar")
+    assert {split: len(entries) for split, entries in alone.items()} == {"train": 12}
+    whole = (tars / "ILSVRC2012_img_train.tar").read_bytes()
+    (tars / "ILSVRC2012_img_train.tar").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"img_train\.tar: expected a whole, uncompressed tar file"):
+        imagenet.find_pictures(tars)
+
+
+def test_a_source_with_val_alone_is_its_own_mean(tmp_path):
+    """Enough to evaluate weights made elsewhere."""
+    folders(tmp_path / "src" / "val", 2)
+    assert prepare(tmp_path / "src", tmp_path / "dst") == ({"val": 6}, 3, 0)
+    shards = imagenet.open(tmp_path / "dst", "val")
+    np.testing.assert_allclose(shards.mean, np.mean([shards[i] for i in range(6)], axis=0), rtol=1e-6)
+    with pytest.raises(DataError, match="expected a split 'train', found val"):
+        imagenet.open(tmp_path / "dst")
+
+
+def test_what_is_no_source_is_refused(tmp_path):
+    """Missing, empty, and classes of val that train does not have."""
+    with pytest.raises(DataError, match="no such file or folder"):
+        imagenet.find_pictures(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"expected pictures \(.bmp .*\) for train, found none"):
+        imagenet.find_pictures(tmp_path)
+    (tmp_path / "data.zip").write_bytes(b"PK")
+    with pytest.raises(DataError, match="expected a folder of class folders or an ImageNet tar"):
+        imagenet.find_pictures(tmp_path / "data.zip")
+    folders(tmp_path / "train", 1)
+    folders(tmp_path / "val", 1)
+    (tmp_path / "val" / "n03").rename(tmp_path / "val" / "n04")
+    with pytest.raises(DataError, match="same classes, but val lacks n03 and adds n04"):
+        imagenet.find_pictures(tmp_path)
+
+
+# --- destinations ---------------------------------------------------------------------------------------
+
+
+def test_a_destination_begun_otherwise_is_refused(source, prepared, tmp_path):
+    """Other arguments, other pictures, other files: the message says what differs, and nothing is written."""
+    before = hashes(prepared)
+    with pytest.raises(DataError, match=r"was begun with size 32, now 48; seed 0, now 3\. Delete it"):
+        prepare(source, prepared, shard_size=5, size=48, seed=3)
+    other = folders(tmp_path / "other", 3)
+    with pytest.raises(DataError, match=r"pictures \{'train': 22, 'val': 6\}, now \{'train': 9\}; listing"):
+        prepare(other, prepared, shard_size=5)
+    assert hashes(prepared) == before
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tmp").write_text("mine")
+    with pytest.raises(
+        DataError, match=r"expected an empty folder or one begun by prepare, found thesis\.tmp"
+    ):
+        prepare(other, tmp_path / "full")
+    assert (tmp_path / "full" / "thesis.tmp").read_text() == "mine"
+    with pytest.raises(DataError, match=r"thesis\.tmp: expected a folder, found a file"):
+        prepare(other, tmp_path / "full" / "thesis.tmp")
+    with pytest.raises(ValueError, match="size=0, shard_size=None: expected at least 1"):
+        prepare(other, tmp_path / "new", size=0)
+
+
+def test_a_shard_of_mostly_unreadable_pictures_stops_the_run(tmp_path):
+    """A disk that went away must not look like a finished data set; when it is back the run goes on."""
+    src, dst = folders(tmp_path / "src", 2), tmp_path / "dst"
+    good = {p: p.read_bytes() for p in src.glob("*/*.JPEG")}
+    for path, data in good.items():
+        path.write_bytes(bytes(len(data)))
+    with pytest.raises(DataError, match=r"6 of 6 pictures of train-000\.npy are unreadable, first n0"):
+        prepare(src, dst)
+    with pytest.raises(
+        DataError, match=r"index\.json: no such file.*begun but not finished: run prepare again"
+    ):
+        imagenet.open(dst)
+    for path, data in good.items():
+        path.write_bytes(data)
+    assert prepare(src, dst) == ({"train": 6}, 3, 0)
+
+
+def test_a_disk_that_is_too_small_is_noticed_first(source, tmp_path, monkeypatch):
+    """27 pictures of 3 * 1000 * 1000 bytes."""
+    usage = type("Usage", (), {"free": 1e6})
+    monkeypatch.setattr(imagenet.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(DataError, match=r"needs 0\.1 GB more, found 0\.0 GB free"):
+        prepare(source, tmp_path / "dst", size=1000)
+
+
+KILLED = """
+import sys
+from tinyalex.data import imagenet
+if __name__ == "__main__":
+    imagenet.prepare(sys.argv[1], sys.argv[2], size=96, shard_size=4, workers=2, progress=False)
+"""
+
+
+def running(group):
+    """Processes of a group that still run, from /proc (Linux)."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[2]) == group and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tmp_path):
+    """kill -9 of the command after times drawn at random; its workers end too; the last run completes it."""
+    src = folders(tmp_path / "src", 20, width=1400, height=1000)
+    (src / "n01" / "broken.png").write_bytes(b"no")
+    script = tmp_path / "script.py"
+    script.write_text(KILLED)
+
+    def start(dst):
+        return subprocess.Popen([sys.executable, str(script), str(src), str(dst)], start_new_session=True)
+
+    began = time.monotonic()
+    assert start(tmp_path / "whole").wait() == 0
+    usual = time.monotonic() - began
+    rng, killed, partial = np.random.default_rng(0), 0, set()
+    for delay in rng.uniform(0.4, 0.9, 4) * usual:
+        process = start(tmp_path / "dst")
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        killed += process.wait() == -signal.SIGKILL
+        partial.add(len(list((tmp_path / "dst").glob("train-*.npy"))))
+        deadline = time.monotonic() + 5
+        while Path("/proc/self/stat").exists() and running(process.pid):
+            assert time.monotonic() < deadline, "workers outlive the command"
+            time.sleep(0.02)
+    assert killed
+    assert partial - {0, 16}  # some kill fell between the first shard and the last
+    assert start(tmp_path / "dst").wait() == 0
+    assert hashes(tmp_path / "dst") == hashes(tmp_path / "whole")
+
+
+def test_finished_shards_are_not_made_again(source, prepared, tmp_path):
+    """A run that ended before the finish goes on with what there is: an old shard keeps its time."""
+    dst = tmp_path / "dst"
+    splits = imagenet._shuffled(imagenet.find_pictures(source), 0)
+    assert imagenet._begin(dst, imagenet._plan(splits, 32, 5, 0))
+    for job in imagenet._jobs(dst, "train", splits["train"], 32, 5)[:2]:
+        imagenet._write_shard(job)
+    (dst / "parts" / "train-002.npy.77.tmp").write_bytes(b"half")
+    times = {p: p.stat().st_mtime_ns for p in dst.glob("train-*.npy")}
+    assert len(times) == 2
+    prepare(source, dst, shard_size=5)
+    assert {p: p.stat().st_mtime_ns for p in times} == times
+    assert hashes(dst) == hashes(prepared)
+
+
+# --- damage ---------------------------------------------------------------------------------------------
+
+
+def edit(folder, change):
+    """Change the index of a prepared folder."""
+    path = folder / "index.json"
+    index = json.loads(path.read_text())
+    change(index)
+    path.write_text(json.dumps(index))
+
+
+def test_damaged_shards_are_refused(copy):
+    """Cut short, lengthened, no header, gone: at open. Changed pixels: by verify()."""
+    shard = copy / "train-001.npy"
+    whole = shard.read_bytes()
+    for data, message in [
+        (whole[:-1], r"train-001\.npy: expected uint8 \(5, 3, 32, 32\), found "),
+        (whole + b"x", r"found 15361 bytes of data for 15360"),
+        (b"", r"found 0 bytes: "),
+        (b"\0" * len(whole), r"found \d+ bytes: the magic string is not correct"),
+        ((copy / "val-001.npy").read_bytes(), r"found uint8 \(1, 3, 32, 32\)"),
+    ]:
+        shard.write_bytes(data)
+        with pytest.raises(DataError, match=message):
+            imagenet.open(copy)
+        imagenet.open(copy, "val")
+    shard.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(
+        DataError, match=r"train-001\.npy: damaged, its SHA-256 is not the one in index\.json"
+    ):
+        imagenet.open(copy).verify()
+    shard.unlink()
+    with pytest.raises(DataError, match=r"train-001\.npy: no such file; expected a folder made by prepare$"):
+        imagenet.open(copy)
+
+
+def test_a_damaged_index_is_refused(copy):
+    """Another version, other classes in val, a split that is not there, labels out of range, no index at all."""
+    with pytest.raises(DataError, match="expected a split 'test', found train, val"):
+        imagenet.open(copy, "test")
+    edit(copy, lambda index: index["splits"]["val"]["classes"].append("n04"))
+    with pytest.raises(DataError, match="same classes, but val lacks none and adds n04"):
+        imagenet.open(copy)
+    edit(copy, lambda index: [s.update(classes=["n01", "n02"]) for s in index["splits"].values()])
+    with pytest.raises(DataError, match=r"train-labels\.npy: expected labels in 0\.\.1, found 0\.\.2"):
+        imagenet.open(copy)
+    edit(copy, lambda index: index["splits"]["train"]["shards"].pop())
+    with pytest.raises(DataError, match="should hold 21 pictures, its shards hold"):
+        edit(copy, lambda index: [s.update(classes=CLASSES) for s in index["splits"].values()])
+        imagenet.open(copy)
+    edit(copy, lambda index: index.update(version=2))
+    with pytest.raises(DataError, match='expected "tinyalex pictures" version 1, found .* version 2'):
+        imagenet.open(copy)
+    for text in ("{}", "[1]", '{"format', "\N{SNOWMAN}"):
+        (copy / "index.json").write_text(text, encoding="utf-8")
+        with pytest.raises(DataError, match=r"index\.json: not an index written by prepare"):
+            imagenet.open(copy)
+    with pytest.raises(DataError, match=r"index\.json: no such file"):
+        imagenet.open(copy / "index.json")
+
+
+@pytest.mark.skipif(not SAMPLE.exists(), reason="the sample of ImageNet photographs is not here")
+def test_real_photographs(tmp_path):
+    """A tenth of 200 photographs in ILSVRC folders, among them grey and tiny ones; every one is readable."""
+    src = tmp_path / "src"
+    src.mkdir()
+    small = ["n01871265", "n03866082", "n02356798", "n02907873"]  # 56 and 68 pixels, ...
+    chosen = [p for i, p in enumerate(sorted(SAMPLE.iterdir())) if i % 10 == 0 or p.name in small]
+    for folder in chosen:
+        (src / folder.name).symlink_to(folder)
+    counts, classes, unreadable = prepare(src, tmp_path / "dst", size=256, workers=2)
+    assert (counts, classes, unreadable) == ({"train": len(chosen)}, len(chosen), 0)
+    shards = imagenet.open(tmp_path / "dst")
+    assert (shards.mean.mean((1, 2)) > 80).all()
+    deviations = np.sqrt(augment.pca(shards.covariance)[0])
+    assert deviations[0] > 2.5 * deviations[1] > 2.5 * deviations[2]  # natural pictures vary in brightness

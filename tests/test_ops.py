@@ -1,0 +1,738 @@
+"""The fast operations give the numbers of the reference, on shapes whose axes are all different.
+
+Every input is read-only, so that an operation that writes to an argument fails in any test here.
+"""
+
+import itertools
+import re
+from unittest import mock
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinyalex.ops import conv, lrn, pool, reference
+from tinyalex.ops.activation import (
+    ACTIVATIONS,
+    logistic_backward,
+    logistic_forward,
+    relu_backward,
+    relu_forward,
+    tanh,
+    tanh_backward,
+    tanh_forward,
+)
+from tinyalex.ops.conv import col2im, conv2d_backward, conv2d_forward, im2col
+from tinyalex.ops.dropout import dropout_backward, dropout_forward, dropout_mask
+from tinyalex.ops.linear import linear_backward, linear_forward
+from tinyalex.ops.lrn import lrn_backward, lrn_forward, same_map_norm_backward, same_map_norm_forward
+from tinyalex.ops.pool import avg_pool_backward, avg_pool_forward, max_pool_backward, max_pool_forward
+from tinyalex.ops.softmax import softmax, softmax_loss_backward, softmax_loss_forward, topk_error
+
+# Largest error allowed, relative to the largest number of the array. The longest sums here have about
+# 200 terms: rounding adds up to 200 * 6e-8 = 1e-5 in float32 at worst, to 200 * 1e-16 in float64.
+TOLERANCE = {np.float64: 1e-12, np.float32: 1e-5}
+DTYPES = pytest.mark.parametrize("dtype", list(TOLERANCE))
+EXAMPLES = settings(deadline=None, derandomize=True, max_examples=100)
+
+NEURONS = {  # name: (fast, reference forward, reference backward)
+    "none": (None, lambda x: x, lambda dy, x: dy),
+    "relu": (ACTIVATIONS["relu"], reference.relu, reference.relu_backward),
+    "tanh": (ACTIVATIONS["tanh"], reference.tanh, reference.tanh_backward),
+    "tanh[1.7,0.6]": (
+        tanh(1.7, 0.6),
+        lambda x: reference.tanh(x, 1.7, 0.6),
+        lambda dy, x: reference.tanh_backward(dy, x, 1.7, 0.6),
+    ),
+    "logistic": (ACTIVATIONS["logistic"], reference.logistic, reference.logistic_backward),
+}
+
+seeds = st.integers(0, 2**16).map(np.random.default_rng)
+
+
+def frozen(array):
+    array.flags.writeable = False
+    return array
+
+
+def normal(rng, shape, dtype=np.float64):
+    """Read-only standard normal numbers."""
+    return frozen(rng.standard_normal(shape).astype(dtype))
+
+
+def pixels(rng, shape, dtype, tied):
+    """Read-only maps without a positive number (a padding of 0 would win), with equal ones if tied."""
+    return frozen((rng.integers(-3, 0, shape) if tied else -rng.random(shape)).astype(dtype))
+
+
+def assert_close(found, expected, dtype, what=""):
+    assert found.dtype == dtype, f"{what}: dtype {found.dtype}"
+    assert found.shape == expected.shape, f"{what}: shape {found.shape}, expected {expected.shape}"
+    error = np.abs(found.astype(np.float64) - expected) / (np.abs(expected).max(initial=0) or 1)
+    worst = tuple(map(int, np.unravel_index(error.argmax(), error.shape)))
+    assert error[worst] <= TOLERANCE[dtype], (
+        f"{what}{worst}: found {found[worst]}, expected {expected[worst]}, error {error[worst]:.1e}"
+    )
+
+
+def other(draw, choices, *taken):
+    """Draw a size that no other axis has: with two axes of one size, swapping them could pass unseen."""
+    return draw(st.sampled_from([size for size in choices if size not in taken]))
+
+
+def block_sizes(module):
+    """One piece a block, a few, and as it is: small maps would else never need a second block."""
+    return st.sampled_from([1, 1000, module.BLOCK_BYTES]).map(
+        lambda size: mock.patch.object(module, "BLOCK_BYTES", size)
+    )
+
+
+# --- convolution ---------------------------------------------------------------------------------
+
+
+@st.composite
+def convolutions(draw):
+    """(x shape, w shape, conv2d's keywords): a kernel that is not square, four different pads."""
+    groups, CG = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    FG = other(draw, range(1, 4), CG)
+    C, F = groups * CG, groups * FG
+    H = other(draw, range(4, 9), C, F)
+    W = other(draw, range(4, 9), C, F, H)
+    N = other(draw, range(1, 6), C, F, H, W)
+    KH = draw(st.integers(1, 4))
+    KW = other(draw, range(1, 5), KH)
+    high, wide = st.integers(0, KH), st.integers(0, KW)  # up to one window of padding alone
+    pad = draw(st.one_of(st.integers(0, 2), st.tuples(high, high, wide, wide)))
+    stride = draw(st.sampled_from([1, 1, 2, 3, 4]))  # 1 more often: its backward goes another way
+    return (C, H, W, N), (F, CG, KH, KW), {"stride": stride, "pad": pad, "groups": groups}
+
+
+@DTYPES
+@settings(EXAMPLES, max_examples=250)
+@given(convolutions(), st.sampled_from(sorted(NEURONS)), block_sizes(conv), seeds)
+def test_conv2d(dtype, case, neuron, blocks, rng):
+    x_shape, w_shape, how = case
+    fast, neuron_forward, neuron_backward = NEURONS[neuron]
+    x, w, b = normal(rng, x_shape, dtype), normal(rng, w_shape, dtype), normal(rng, w_shape[:1], dtype)
+    before = reference.conv2d(x, w, b, **how)
+    dy = normal(rng, before.shape, dtype)
+    with blocks:
+        y, cache = conv2d_forward(x, w, b, **how, activation=fast)
+        assert_close(y, neuron_forward(before), dtype, "y")
+        grads = conv2d_backward(frozen(dy), cache)
+        _, dw, db = conv2d_backward(dy, cache, need_dx=False)
+    expected = reference.conv2d_backward(neuron_backward(dy, before), x, w, **how)
+    for name, found, wanted in zip(["dx", "dw", "db"], grads, expected, strict=True):
+        assert_close(found, wanted, dtype, name)
+    assert_close(dw, expected[1], dtype, "dw without dx")
+    assert_close(db, expected[2], dtype, "db without dx")
+
+
+def test_conv2d_need_dx_false_gives_none():
+    rng = np.random.default_rng(0)
+    x, w, b = normal(rng, (2, 5, 4, 3)), normal(rng, (6, 2, 3, 3)), normal(rng, (6,))
+    y, cache = conv2d_forward(x, w, b)
+    assert conv2d_backward(y, cache, need_dx=False)[0] is None
+
+
+def test_conv1_of_the_paper_224_to_55():
+    """3 zeros at the bottom and the right: 55 windows, the last over 8 x 8 real pixels (DeCAF's remark)."""
+    x, w = np.ones((1, 224, 224, 1)), np.ones((1, 1, 11, 11))
+    y, _ = conv2d_forward(x, w, np.zeros(1), stride=4, pad=(0, 3, 0, 3))
+    assert y.shape == (1, 55, 55, 1)
+    assert [y[0, 0, 0, 0], y[0, 0, -1, 0], y[0, -1, 0, 0], y[0, -1, -1, 0]] == [121, 88, 88, 64]
+
+
+@EXAMPLES
+@given(convolutions(), seeds)
+def test_im2col_and_col2im(case, rng):
+    x_shape, (_, _, KH, KW), how = case
+    C, H, W, N = x_shape
+    stride, pad = how["stride"], how["pad"]
+    top, bottom, left, right = (pad,) * 4 if isinstance(pad, int) else pad
+    OH, OW = (H + top + bottom - KH) // stride + 1, (W + left + right - KW) // stride + 1
+    x = normal(rng, x_shape)
+    cols = im2col(x, KH, KW, stride, pad)
+    assert cols.shape == (C * KH * KW, OH * OW * N)
+
+    # im2col copies: entry [(c,kh,kw), (oh,ow,n)] is the pixel under the kernel's (kh,kw)
+    padded = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    by_axis = cols.reshape(C, KH, KW, OH, OW, N)
+    for c, kh, kw, oh, ow, n in np.ndindex(by_axis.shape):
+        assert by_axis[c, kh, kw, oh, ow, n] == padded[c, oh * stride + kh, ow * stride + kw, n]
+
+    # col2im is its transpose: <im2col(x), g> = <x, col2im(g)> for every g
+    g = normal(rng, cols.shape)
+    back = col2im(g, x_shape, KH, KW, stride, pad)
+    assert back.shape == x_shape
+    assert np.vdot(cols, g) == pytest.approx(np.vdot(x, back), rel=1e-12, abs=1e-12)
+
+
+def test_col2im_adds_where_windows_overlap():
+    """Windows of 2 on a row of 4: the inner pixels are in two of them."""
+    x = np.ones((1, 1, 4, 1))
+    assert col2im(im2col(x, 1, 2), x.shape, 1, 2, 1, 0).ravel().tolist() == [1, 2, 2, 1]
+
+
+# --- pooling -------------------------------------------------------------------------------------
+
+
+@st.composite
+def poolings(draw):
+    """(x shape, pooling's keywords): overlapping or not, gaps too, padding narrower than the window."""
+    H = draw(st.integers(4, 9))
+    W = other(draw, range(4, 10), H)
+    C = draw(st.integers(1, 3))
+    N = other(draw, range(1, 4), C)
+    z = draw(st.integers(1, 4))
+    side = st.integers(0, z - 1)
+    pad = draw(st.one_of(side, st.tuples(side, side, side, side)))
+    return (C, H, W, N), {"z": z, "s": draw(st.integers(1, 4)), "pad": pad, "ceil": draw(st.booleans())}
+
+
+@DTYPES
+@EXAMPLES
+@given(poolings(), st.booleans(), block_sizes(pool), seeds)
+def test_max_pool(dtype, case, tied, blocks, rng):
+    shape, how = case
+    x = pixels(rng, shape, dtype, tied)
+    y = reference.max_pool(x, **how)
+    dy = normal(rng, y.shape, dtype)
+    with blocks:
+        y_found, cache = max_pool_forward(x, **how)
+        dx_found = max_pool_backward(dy, cache)
+    assert_close(y_found, y, dtype, "y")
+    assert_close(dx_found, reference.max_pool_backward(dy, x, **how), dtype, "dx")
+
+
+@DTYPES
+@EXAMPLES
+@given(poolings(), block_sizes(pool), seeds)
+def test_avg_pool(dtype, case, blocks, rng):
+    shape, how = case
+    x = normal(rng, shape, dtype)
+    y = reference.avg_pool(x, **how)
+    dy = normal(rng, y.shape, dtype)
+    with blocks:
+        y_found, cache = avg_pool_forward(x, **how)
+        dx_found = avg_pool_backward(dy, cache)
+    assert_close(y_found, y, dtype, "y")
+    assert_close(dx_found, reference.avg_pool_backward(dy, x, **how), dtype, "dx")
+
+
+@pytest.mark.parametrize("forward", [max_pool_forward, avg_pool_forward])
+@pytest.mark.parametrize("sizes", [[55, 27, 13, 6], [32, 16, 8, 4]])  # the paper's; the CIFAR nets'
+def test_pooled_sizes(forward, sizes):
+    for size, pooled in itertools.pairwise(sizes):
+        y, _ = forward(np.zeros((1, size, 2 * size, 1)), 3, 2)
+        assert y.shape[1] == pooled
+
+
+@pytest.mark.parametrize("forward", [max_pool_forward, avg_pool_forward])
+def test_last_window_must_start_on_a_pixel(forward):
+    """5 pixels, 1 of padding, windows of 2 by 3: the third would hold padding alone."""
+    y, _ = forward(np.ones((1, 5, 5, 1)), 2, 3, pad=1)
+    assert y.shape == (1, 2, 2, 1)
+    assert (y == 1).all()
+
+
+def test_max_pool_shared_winner_gets_every_gradient():
+    """The middle of 5 x 5 is in all four windows of 3 x 3 by 2, and wins all of them."""
+    x = -np.arange(25.0).reshape(1, 5, 5, 1)
+    x[0, 2, 2, 0] = 7
+    y, cache = max_pool_forward(frozen(x), 3, 2)
+    dx = max_pool_backward(np.array([1.0, 10, 100, 1000]).reshape(y.shape), cache)
+    assert dx[0, 2, 2, 0] == dx.sum() == 1111
+
+
+def test_max_pool_first_of_equals_wins():
+    _, cache = max_pool_forward(np.zeros((1, 5, 5, 1)), 3, 2)
+    dx = max_pool_backward(np.array([1.0, 2, 3, 4]).reshape(1, 2, 2, 1), cache)
+    expected = np.zeros((5, 5))
+    expected[::2, ::2][:2, :2] = [[1, 2], [3, 4]]  # the top left pixel of each window
+    assert (dx[0, :, :, 0] == expected).all()
+
+
+# --- response normalization ----------------------------------------------------------------------
+
+
+# n: odd, even, more than there are maps; 5, the paper's, most often. alpha is near 1: at the paper's
+# 1e-4 a wrong backward would pass.
+norms = st.fixed_dictionaries(
+    {
+        "n": st.one_of(st.just(5), st.integers(1, 11)),
+        "k": st.sampled_from([1.0, 2.0]),
+        "alpha": st.floats(0.7, 1.3),
+        "beta": st.sampled_from([0.5, 0.75, 1.0]),
+    }
+)
+
+
+@DTYPES
+@EXAMPLES
+@given(norms, st.integers(1, 3), st.data(), st.booleans(), block_sizes(lrn), seeds)
+def test_lrn(dtype, how, groups, data, alpha_over_n, blocks, rng):
+    how = {**how, "alpha_over_n": alpha_over_n, "groups": groups}
+    C = groups * data.draw(st.integers(1, 8))
+    H = other(data.draw, range(1, 5), C)
+    W = other(data.draw, range(1, 5), C, H)
+    N = other(data.draw, range(1, 5), C, H, W)
+    x, dy = normal(rng, (C, H, W, N), dtype), normal(rng, (C, H, W, N), dtype)
+    with blocks:
+        y, cache = lrn_forward(x, **how)
+        dx = lrn_backward(dy, cache)
+    assert_close(y, reference.lrn(x, **how), dtype, "y")
+    assert_close(dx, reference.lrn_backward(dy, x, **how), dtype, "dx")
+
+
+@DTYPES
+@EXAMPLES
+@given(norms, st.data(), seeds)
+def test_same_map_norm(dtype, how, data, rng):
+    how = {**how, "alpha": how["alpha"] * how["n"]}  # lest alpha/n^2 become too small to matter
+    H = data.draw(st.integers(1, 7))
+    W = other(data.draw, range(1, 8), H)
+    C = other(data.draw, range(1, 4), H, W)
+    N = other(data.draw, range(1, 5), C, H, W)
+    x, dy = normal(rng, (C, H, W, N), dtype), normal(rng, (C, H, W, N), dtype)
+    y, cache = same_map_norm_forward(x, **how)
+    assert_close(y, reference.same_map_norm(x, **how), dtype, "y")
+    assert_close(
+        same_map_norm_backward(dy, cache), reference.same_map_norm_backward(dy, x, **how), dtype, "dx"
+    )
+
+
+@pytest.mark.parametrize(
+    ("how", "changed"),
+    [
+        ({"n": 5}, [1, 2, 3, 4, 5]),
+        ({"n": 4}, [2, 3, 4, 5]),  # window of j: j-2 ... j+1, so map 3 is in those of 2 ... 5
+        ({"n": 1}, [3]),
+        ({"n": 20}, list(range(8))),
+        ({"n": 5, "groups": 2}, [1, 2, 3]),  # not over the edge between maps 3 and 4
+    ],
+)
+def test_lrn_one_map_reaches_these(how, changed):
+    quiet = np.ones((8, 1, 1, 1))
+    loud = quiet.copy()
+    loud[3] = 3
+    before, after = (lrn_forward(x, alpha=1.0, **how)[0].ravel() for x in (quiet, loud))
+    assert np.flatnonzero(before != after).tolist() == changed
+
+
+def test_lrn_by_hand():
+    """n=3, k=1, alpha=beta=1 on (1, 2, 3): 1/(1+1+4), 2/(1+1+4+9), 3/(1+4+9); a = 1/3 with alpha_over_n."""
+    x = np.array([1.0, 2, 3]).reshape(3, 1, 1, 1)
+    y, _ = lrn_forward(x, n=3, k=1, alpha=1, beta=1)
+    assert y.ravel() == pytest.approx([1 / 6, 2 / 15, 3 / 14], rel=1e-14)
+    y, _ = lrn_forward(x, n=3, k=1, alpha=1, beta=1, alpha_over_n=True)
+    assert y.ravel() == pytest.approx([3 / 8, 6 / 17, 9 / 16], rel=1e-14)
+
+
+def test_lrn_gradient_by_hand():
+    """y_0 = x_0/s, s = 1 + x_0^2 + x_1^2 = 6 at (1, 2): dy_0/dx_0 = (s - 2)/s^2, dy_0/dx_1 = -4/s^2."""
+    _, cache = lrn_forward(np.array([1.0, 2]).reshape(2, 1, 1, 1), n=3, k=1, alpha=1, beta=1)
+    dx = lrn_backward(np.array([1.0, 0]).reshape(2, 1, 1, 1), cache)
+    assert dx.ravel() == pytest.approx([4 / 36, -4 / 36], rel=1e-14)
+
+
+# --- activations, fully connected, dropout -------------------------------------------------------
+
+
+@DTYPES
+@pytest.mark.parametrize(
+    ("forward", "backward", "plain", "plain_backward", "how"),
+    [
+        (relu_forward, relu_backward, reference.relu, reference.relu_backward, {}),
+        (tanh_forward, tanh_backward, reference.tanh, reference.tanh_backward, {}),
+        (tanh_forward, tanh_backward, reference.tanh, reference.tanh_backward, {"a": 1.7, "b": 0.6}),
+        (logistic_forward, logistic_backward, reference.logistic, reference.logistic_backward, {}),
+    ],
+    ids=["relu", "tanh", "tanh[a,b]", "logistic"],
+)
+def test_activations(dtype, forward, backward, plain, plain_backward, how):
+    rng = np.random.default_rng(0)
+    x, dy = normal(rng, (5, 4, 3, 2), dtype), normal(rng, (5, 4, 3, 2), dtype)
+    y, cache = forward(x, **how)
+    assert_close(y, plain(x, **how), dtype, "y")
+    dx = plain_backward(dy, x, **how)
+    assert_close(backward(dy, cache, **how), dx, dtype, "dx")
+
+    # out may be the argument itself
+    x, dy = x.copy(), dy.copy()
+    assert np.shares_memory(forward(x, **how, out=x)[0], x)
+    assert_close(x, y, dtype, "y in place")
+    assert np.shares_memory(backward(dy, x, **how, out=dy), dy)
+    assert_close(dy, dx, dtype, "dx in place")
+
+
+@DTYPES
+def test_logistic_does_not_overflow(dtype):
+    y, cache = logistic_forward(np.array([-1e4, 0, 1e4], dtype))
+    assert y.tolist() == [0, 0.5, 1]
+    assert logistic_backward(np.ones(3, dtype), cache).tolist() == [0, 0.25, 0]
+
+
+@DTYPES
+@EXAMPLES
+@given(st.permutations(range(1, 8)), st.sampled_from(sorted(NEURONS)), seeds)
+def test_linear(dtype, sizes, neuron, rng):
+    D, F, N = sizes[:3]
+    fast, neuron_forward, neuron_backward = NEURONS[neuron]
+    x, w, b = normal(rng, (D, N), dtype), normal(rng, (F, D), dtype), normal(rng, (F,), dtype)
+    dy = normal(rng, (F, N), dtype)
+    y, cache = linear_forward(x, w, b, activation=fast)
+    before = reference.linear(x, w, b)
+    assert_close(y, neuron_forward(before), dtype, "y")
+    expected = reference.linear_backward(neuron_backward(dy, before), x, w)
+    for name, found, wanted in zip(["dx", "dw", "db"], linear_backward(dy, cache), expected, strict=True):
+        assert_close(found, wanted, dtype, name)
+    dx, dw, db = linear_backward(dy, cache, need_dx=False)
+    assert dx is None
+    assert_close(dw, expected[1], dtype, "dw without dx")
+    assert_close(db, expected[2], dtype, "db without dx")
+
+
+@DTYPES
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("inverted", [True, False])
+@pytest.mark.parametrize("keep", [0.5, 0.8, 1.0])
+def test_dropout(dtype, train, inverted, keep):
+    rng = np.random.default_rng(0)
+    x, dy = normal(rng, (6, 5), dtype), normal(rng, (6, 5), dtype)
+    mask = frozen(dropout_mask(rng, x.shape, keep)) if train else None
+    y, cache = dropout_forward(x, mask, keep, train, inverted)
+    assert_close(y, reference.dropout(x, mask, keep, train, inverted), dtype, "y")
+    expected = reference.dropout_backward(dy, mask, keep, train, inverted)
+    assert_close(dropout_backward(dy, cache), expected, dtype, "dx")
+
+
+@pytest.mark.parametrize("inverted", [True, False])
+@pytest.mark.parametrize("keep", [0.5, 0.25])
+def test_dropout_test_output_is_the_mean_over_masks(keep, inverted):
+    x = np.array([1.0, -2.0, 5.0])
+    mean = np.zeros(3)
+    for mask in itertools.product([False, True], repeat=3):
+        y, _ = dropout_forward(x, np.array(mask), keep, inverted=inverted)
+        mean += y * keep ** sum(mask) * (1 - keep) ** (3 - sum(mask))
+    assert mean == pytest.approx(dropout_forward(x, None, keep, train=False, inverted=inverted)[0])
+
+
+def test_dropout_mask_is_drawn_from_the_generator():
+    masks = [dropout_mask(np.random.default_rng(seed), (100, 100), 0.8) for seed in (1, 1, 2)]
+    assert masks[0].dtype == bool
+    assert abs(masks[0].mean() - 0.8) < 0.02  # five standard deviations of a mean of 10,000
+    assert (masks[0] == masks[1]).all()
+    assert (masks[0] != masks[2]).any()
+
+
+# --- softmax, loss, error ------------------------------------------------------------------------
+
+
+@DTYPES
+@EXAMPLES
+@given(st.integers(2, 7), st.integers(1, 6), st.sampled_from([None, 11]), seeds)
+def test_softmax_loss(dtype, K, N, total, rng):
+    logits, labels = frozen(3 * normal(rng, (K, N), dtype)), frozen(rng.integers(0, K, N))
+    assert_close(softmax(logits), reference.softmax(logits), dtype, "p")
+    loss, cache = softmax_loss_forward(logits, labels, total=total)
+    assert (loss.shape, loss.dtype) == ((), dtype)
+    expected = reference.softmax_loss(logits, labels, total)
+    assert loss == pytest.approx(expected, rel=TOLERANCE[dtype], abs=TOLERANCE[dtype])
+    expected = reference.softmax_loss_backward(logits, labels, total)
+    assert_close(softmax_loss_backward(cache), expected, dtype, "dlogits")
+
+
+@DTYPES
+def test_softmax_is_stable(dtype):
+    logits = frozen(np.array([[1e4, -1e4], [0, 0]], dtype))
+    assert softmax(logits).tolist() == [[1, 0], [0, 1]]
+    loss, cache = softmax_loss_forward(logits, np.array([1, 1]))  # wrong by 1e4, then right
+    assert loss == 5000
+    assert softmax_loss_backward(cache).tolist() == [[0.5, 0], [-0.5, 0]]
+
+
+@pytest.mark.parametrize(
+    ("scores", "label", "k", "error"),
+    [
+        ([3, 2, 1, 0], 1, 1, 1),  # second
+        ([3, 2, 1, 0], 1, 2, 0),
+        ([3, 1, 1, 1], 1, 2, 2 / 3),  # one place left for three equals
+        ([3, 1, 1, 1], 1, 3, 1 / 3),
+        ([3, 1, 1, 1], 0, 1, 0),
+        ([3, 3, 1, 1], 2, 2, 1),  # the places are gone
+        ([0, 0, 0, 0], 2, 1, 3 / 4),  # a net that says nothing is right once in K
+        ([0, 0, 0, 0], 2, 4, 0),
+    ],
+)
+def test_topk_error_by_hand(scores, label, k, error):
+    found = topk_error(np.array(scores, float)[:, None], np.array([label]), k)
+    assert found == pytest.approx([error], abs=1e-15)
+
+
+@DTYPES
+@EXAMPLES
+@given(st.integers(2, 7), st.integers(1, 6), st.data(), seeds)
+def test_topk_error(dtype, K, N, data, rng):
+    k = data.draw(st.integers(1, K))
+    scores, labels = frozen(rng.integers(0, 4, (K, N)).astype(dtype)), frozen(rng.integers(0, K, N))
+    error = topk_error(scores, labels, k)
+    assert error.shape == (N,)
+    assert error == pytest.approx(reference.topk_error(scores, labels, k), abs=TOLERANCE[dtype])
+
+
+# --- what every pair keeps to --------------------------------------------------------------------
+
+_MAPS = (4, 7, 6, 3)
+PAIRS = {  # name: (shapes of the arguments, forward, backward)
+    "conv2d": (
+        [_MAPS, (6, 2, 3, 2), (6,)],
+        lambda x, w, b: conv2d_forward(x, w, b, 2, (1, 0, 2, 1), 2, ACTIVATIONS["tanh"]),
+        conv2d_backward,
+    ),
+    "conv2d, stride 1": (
+        [_MAPS, (6, 2, 3, 2), (6,)],
+        lambda x, w, b: conv2d_forward(x, w, b, 1, (1, 0, 1, 1), 2, ACTIVATIONS["tanh"]),
+        conv2d_backward,
+    ),
+    "max_pool": ([_MAPS], lambda x: max_pool_forward(x, 3, 2), max_pool_backward),
+    "avg_pool": ([_MAPS], lambda x: avg_pool_forward(x, 3, 2), avg_pool_backward),
+    "lrn": ([_MAPS], lambda x: lrn_forward(x, 3, alpha=1.0), lrn_backward),
+    "same_map_norm": ([_MAPS], lambda x: same_map_norm_forward(x, 3, alpha=9.0), same_map_norm_backward),
+    "relu": ([_MAPS], relu_forward, relu_backward),
+    "tanh": ([_MAPS], tanh_forward, tanh_backward),
+    "logistic": ([_MAPS], logistic_forward, logistic_backward),
+    "linear": (
+        [(5, 3), (4, 5), (4,)],
+        lambda x, w, b: linear_forward(x, w, b, ACTIVATIONS["tanh"]),
+        linear_backward,
+    ),
+    "dropout": (
+        [_MAPS],
+        lambda x: dropout_forward(x, dropout_mask(np.random.default_rng(0), _MAPS)),
+        dropout_backward,
+    ),
+}
+EVERY_PAIR = pytest.mark.parametrize("pair", PAIRS)
+
+
+def gradients(backward, dy, cache):
+    """The gradients as a tuple, also where there is only dx."""
+    grads = backward(dy, cache)
+    return grads if isinstance(grads, tuple) else (grads,)
+
+
+@DTYPES
+@EVERY_PAIR
+def test_zero_dy_gives_zero_gradients(pair, dtype):
+    shapes, forward, backward = PAIRS[pair]
+    rng = np.random.default_rng(0)
+    args = [normal(rng, shape, dtype) for shape in shapes]
+    y, cache = forward(*args)
+    grads = gradients(backward, frozen(np.zeros_like(y)), cache)
+    for arg, grad in zip(args, grads, strict=True):
+        assert (grad.shape, grad.dtype) == (arg.shape, arg.dtype)
+        assert not grad.any()
+
+
+@EVERY_PAIR
+def test_backward_twice_agrees(pair):
+    """And neither result is touched by another forward and backward in between, cache included."""
+    shapes, forward, backward = PAIRS[pair]
+    rng = np.random.default_rng(0)
+    args, others = ([normal(rng, shape) for shape in shapes] for _ in range(2))
+    y, cache = forward(*args)
+    dy = normal(rng, y.shape)
+    first = gradients(backward, dy, cache)
+    kept = [y.copy(), *(grad.copy() for grad in first)]
+    gradients(backward, normal(rng, y.shape), forward(*others)[1])
+    again = gradients(backward, dy, cache)
+    for found, expected in zip([y, *first], kept, strict=True):
+        assert (found == expected).all()
+    for found, expected in zip(again, first, strict=True):
+        assert (found == expected).all()
+
+
+@EVERY_PAIR
+def test_dy_must_fit(pair):
+    """A dy that would only broadcast, or of another dtype, is refused."""
+    shapes, forward, backward = PAIRS[pair]
+    y, cache = forward(*(np.ones(shape) for shape in shapes))
+    for shape in [(*y.shape[:-1], 1), (y.shape[0] + 1, *y.shape[1:])]:
+        with pytest.raises(ValueError, match=re.escape(str(shape))):
+            backward(np.ones(shape), cache)
+    if pair != "dropout":  # whose cache has no dtype: a mask and a factor
+        with pytest.raises(TypeError, match="float32"):
+            backward(np.ones(y.shape, np.float32), cache)
+
+
+@EVERY_PAIR
+def test_any_memory_layout(pair):
+    """Arguments may be views: every second number of a larger array, axes stored in another order."""
+    shapes, forward, backward = PAIRS[pair]
+    rng = np.random.default_rng(0)
+
+    def scattered(array):
+        wide = np.full([2 * size for size in array.shape[::-1]], np.nan, array.dtype).T
+        view = wide[(slice(None, None, 2),) * array.ndim]
+        view[...] = array
+        return frozen(view)
+
+    args = [normal(rng, shape) for shape in shapes]
+    y, cache = forward(*args)
+    dy = normal(rng, y.shape)
+    y_found, cache_found = forward(*map(scattered, args))
+    assert_close(y_found, y, np.float64, "y")
+    found = gradients(backward, scattered(dy), cache_found)
+    for grad, expected in zip(found, gradients(backward, dy, cache), strict=True):
+        assert_close(grad, expected, np.float64, "gradient")
+
+
+def test_large_results_survive_later_calls():
+    """Results of sizes that come from the buffer pool are not handed out again while in use."""
+    rng = np.random.default_rng(0)
+    w, b = normal(rng, (8, 4, 3, 3)), normal(rng, (8,))
+    runs = []
+    for _ in range(4):
+        x = normal(rng, (4, 16, 15, 16))
+        y, cache = conv2d_forward(x, w, b, pad=1)
+        pooled, pool_cache = max_pool_forward(y, 3, 2)
+        normed, lrn_cache = lrn_forward(y)
+        dy = max_pool_backward(pooled, pool_cache) + lrn_backward(normed, lrn_cache)
+        results = [y, pooled, normed, *conv2d_backward(dy, cache)]
+        runs.append((results, [result.copy() for result in results]))
+    for results, copies in runs:
+        for result, copy in zip(results, copies, strict=True):
+            assert (result == copy).all()
+
+
+# --- bad arguments -------------------------------------------------------------------------------
+
+
+def _conv(x=(4, 8, 7, 2), w=(6, 4, 3, 3), b=(6,), **how):
+    return lambda: conv2d_forward(np.zeros(x), np.zeros(w), np.zeros(b), **how)
+
+
+def _conv_backward(dy):
+    return lambda: conv2d_backward(np.zeros(dy), _conv()()[1])
+
+
+def _typed(function, *arrays):
+    return lambda: function(*(np.zeros(shape, dtype) for shape, dtype in arrays))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "said"),
+    [
+        pytest.param(_conv(w=(6, 4, 9, 3)), ValueError, ["9", "8"], id="kernel higher than the map"),
+        pytest.param(_conv(w=(6, 4, 3, 10), pad=1), ValueError, ["10", "7"], id="kernel wider than the map"),
+        pytest.param(_conv(groups=3, w=(6, 1, 3, 3)), ValueError, ["4", "3"], id="channels in groups"),
+        pytest.param(_conv(groups=4, w=(6, 1, 3, 3)), ValueError, ["6", "4"], id="filters in groups"),
+        pytest.param(_conv(groups=0), ValueError, ["0"], id="no groups"),
+        pytest.param(_conv(w=(6, 5, 3, 3)), ValueError, ["5", "4"], id="filters of other channels"),
+        pytest.param(_conv(b=(5,)), ValueError, ["6", "5"], id="bias of other filters"),
+        pytest.param(_conv(stride=0), ValueError, ["stride", "0"], id="stride 0"),
+        pytest.param(_conv(stride=-2), ValueError, ["stride", "-2"], id="stride -2"),
+        pytest.param(_conv(pad=-1), ValueError, ["pad", "-1"], id="negative pad"),
+        pytest.param(_conv(pad=(0, 1, 2)), ValueError, ["pad", "(0, 1, 2)"], id="three pads"),
+        pytest.param(_conv(x=(4, 8, 7)), ValueError, ["(4, 8, 7)"], id="no batch axis"),
+        pytest.param(_conv_backward((5, 6, 5, 2)), ValueError, ["5", "6"], id="dy of other filters"),
+        pytest.param(_conv_backward((6, 5, 5, 2)), ValueError, ["(6, 5, 5, 2)"], id="dy of other height"),
+        pytest.param(_conv_backward((6, 6, 4, 2)), ValueError, ["(6, 6, 4, 2)"], id="dy of other width"),
+        pytest.param(_conv_backward((6, 6, 5, 3)), ValueError, ["(6, 6, 5, 3)"], id="dy of other images"),
+        pytest.param(
+            _typed(conv2d_forward, ((1, 3, 3, 1), "f4"), ((1, 1, 2, 2), "f8"), ((1,), "f4")),
+            TypeError,
+            ["float32", "float64"],
+            id="conv2d of mixed dtypes",
+        ),
+        pytest.param(
+            _typed(conv2d_forward, ((1, 3, 3, 1), "u1"), ((1, 1, 2, 2), "u1"), ((1,), "u1")),
+            TypeError,
+            ["uint8"],
+            id="conv2d of bytes",
+        ),
+        pytest.param(
+            _typed(linear_forward, ((3, 2), "f4"), ((5, 3), "f8"), ((5,), "f4")),
+            TypeError,
+            ["float32", "float64"],
+            id="linear of mixed dtypes",
+        ),
+        pytest.param(
+            _typed(linear_forward, ((4, 2), "f8"), ((5, 3), "f8"), ((5,), "f8")),
+            ValueError,
+            ["4", "3"],
+            id="linear of other features",
+        ),
+        pytest.param(
+            _typed(linear_forward, ((3, 2), "f8"), ((5, 3), "f8"), ((6,), "f8")),
+            ValueError,
+            ["5", "6"],
+            id="linear's bias",
+        ),
+        *(
+            pytest.param(
+                lambda f=f, how=how: f(np.zeros((2, 4, 5, 3)), **how), ValueError, said, id=name + what
+            )
+            for name, f in [("max_pool ", max_pool_forward), ("avg_pool ", avg_pool_forward)]
+            for what, how, said in [
+                ("window larger than the map", dict(z=9, s=2), ["9", "4"]),
+                ("stride 0", dict(z=3, s=0), ["0"]),
+                ("stride -1", dict(z=3, s=-1), ["-1"]),
+                ("window 0", dict(z=0, s=1), ["0"]),
+                ("negative pad", dict(z=3, s=2, pad=-1), ["-1"]),
+                ("window of padding alone", dict(z=2, s=1, pad=2), ["2"]),
+            ]
+        ),
+        pytest.param(
+            lambda: lrn_forward(np.zeros((5, 1, 1, 1)), groups=2), ValueError, ["5", "2"], id="lrn groups"
+        ),
+        pytest.param(
+            lambda: lrn_forward(np.zeros((5, 1, 1, 1)), n=0), ValueError, ["0"], id="lrn of no maps"
+        ),
+        pytest.param(
+            lambda: same_map_norm_forward(np.zeros((5, 1, 1, 1)), n=0),
+            ValueError,
+            ["0"],
+            id="same_map_norm n",
+        ),
+        pytest.param(
+            lambda: dropout_forward(np.zeros((4, 3)), np.ones((4, 1), bool)),
+            ValueError,
+            ["(4, 3)", "(4, 1)"],
+            id="dropout mask of another shape",
+        ),
+        pytest.param(
+            lambda: dropout_forward(np.zeros((4, 3)), np.ones((4, 3), bool), keep=1.5),
+            ValueError,
+            ["1.5"],
+            id="dropout keeps more than all",
+        ),
+        pytest.param(
+            lambda: softmax_loss_forward(np.zeros((4, 2)), np.array([0, 4])), ValueError, ["4"], id="label K"
+        ),
+        pytest.param(
+            lambda: softmax_loss_forward(np.zeros((4, 2)), np.array([0, -1])),
+            ValueError,
+            ["-1"],
+            id="label -1",
+        ),
+        pytest.param(
+            lambda: softmax_loss_forward(np.zeros((4, 2)), np.array([0])),
+            ValueError,
+            ["2", "1"],
+            id="too few labels",
+        ),
+        pytest.param(
+            lambda: topk_error(np.zeros((4, 2)), np.array([0, 4]), 1),
+            ValueError,
+            ["4"],
+            id="top-k of label K",
+        ),
+    ],
+)
+def test_bad_arguments_are_named(call, error, said):
+    with pytest.raises(error) as caught:
+        call()
+    assert all(word in str(caught.value) for word in said), f"{caught.value} does not say {said}"

@@ -1,0 +1,5 @@
+"""``python -m tinyalex`` is the command ``tinyalex``."""
+
+from tinyalex.cli import main
+
+main()

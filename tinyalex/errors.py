@@ -1,0 +1,17 @@
+"""The errors that a user can mend. The command line prints them without a traceback."""
+
+
+class TinyalexError(Exception):
+    """Base of every error below: names the file or argument, what was expected, what was found."""
+
+
+class DataError(TinyalexError, ValueError):
+    """A data file, archive, picture or checkpoint is not what it should be."""
+
+
+class DeviceError(TinyalexError, RuntimeError):
+    """A device that was asked for does not exist, or arrays sit on different devices."""
+
+
+class NonFiniteError(TinyalexError, ArithmeticError):
+    """The loss became NaN or infinite: training stops here, naming the step and the first layer."""

@@ -1,0 +1,239 @@
+"""Is a hand-written backward pass right?  Compare it with the slope of the forward pass.
+
+For an operation y = f(x, w, …) and an upstream gradient dy ~ N(0,1), let L(x) = <dy, y(x)>.  Backward
+claims g = dL/dx.  Along a random direction u ~ N(0,1), with everything in float64,
+
+    analytic  <g, u>
+    numeric   D(h/2),  where D(t) = (L(x + tu) − L(x − tu)) / 2t
+
+must agree.  One direction tests every element of g at once: if g is wrong by e, then <e, u> ~ N(0, ‖e‖²).
+
+**Error.**  error = |numeric − analytic| / max(‖g‖, |numeric|, floor).  <g, u> can be near 0 by chance but
+‖g‖, its standard deviation, cannot: so error ≈ ‖e‖/‖g‖ times the size of one N(0,1) draw, several times
+over.  The floor is for gradients that are 0: 1/1000 of ‖dy‖ rms(y)/size(x), the size a gradient of this
+operation would have by its units; size(x) = max(rms(x), 0.01).
+
+**Step.**  Where y is linear in x (name it in ``linear``) D is exact for any step: h = size(x), and only
+rounding is left, so float32 can be checked too.  Otherwise h = ε^⅓ size(x), which balances D's truncation
+error, of order h², against rounding, of order ε/h; this needs float64.
+
+**Kinks.**  ReLU at 0 and a tie under a max have no derivative, so a kink between x − hu and x + hu would
+raise a false alarm.  Five values of L show it, Lₖ = L(x + k·h/2·u) for k = −2…2.  A bend of the slope by J
+at a distance τh, 0 ≤ τ ≤ 1, makes
+
+    doubt = |D(h) − D(h/2)| + |L₋₂ − 4L₋₁ + 6L₀ − 4L₁ + L₂| / h = J (τ/2 + |3τ − 1|)  if τ ≤ ½
+                                                                   J (1 − τ) 3/2       if τ ≥ ½
+
+and D(h/2) wrong by J (½ − τ) or by 0: never more than the doubt, which for a smooth L is of order h².
+Where the doubt exceeds half the tolerance the draw is not used: x moves by a random 1 % and all is drawn
+again, at most 20 times.  Kinks are avoided, never tolerated.
+
+**Why dy is random.**  With dy = 1 a backward that ignores dy, rolls it or flips it passes.
+
+To check a layer of your own, say y = x·sigmoid(x), give the pair and a point:
+
+>>> import numpy as np
+>>> from tinyalex.gradcheck import check
+>>> def swish_forward(x):
+...     s = 1 / (1 + np.exp(-x))
+...     return x * s, (x, s)
+>>> def swish_backward(dy, cache):
+...     x, s = cache
+...     return {"x": dy * (s + x * s * (1 - s))}
+>>> rng = np.random.default_rng(0)
+>>> x = rng.standard_normal((2, 3))
+>>> report = check(swish_forward, swish_backward, {"x": x}, rng=rng)
+>>> report.errors["x"] < 1e-6
+True
+
+A wrong one is told where it is wrong:
+
+>>> check(swish_forward, lambda dy, cache: {"x": dy * cache[1]}, {"x": x}, rng=rng)
+Traceback (most recent call last):
+    ...
+tinyalex.gradcheck.GradientError: x: relative error ... worst at x[...]: backward says ..., the slope is ...
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from tinyalex.devices import xp_of
+
+# By dtype and "is y linear in it": what rounding and truncation leave, with a wide margin on both sides.
+TOLERANCES = {
+    ("float64", True): (1e-10, "linear, step 1: rounding only, near 1e-15"),
+    ("float64", False): (1e-6, "step ε^⅓: h² and ε/h, each near 1e-10"),
+    ("float32", True): (1e-4, "linear, step 1: float32 rounding, near 1e-6"),
+}
+STEP = float(np.finfo(np.float64).eps) ** (1 / 3)
+ATTEMPTS = 20  # draws at moved points before a direction counts as one kink after another
+SAMPLE = 400  # elements looked at, at most, to name the worst one
+
+
+class GradientError(AssertionError):
+    """A gradient is wrong.  The text names the variable, its worst element and both values there."""
+
+
+class Report(NamedTuple):
+    """What `check` found: largest relative error by variable, and how many draws met a kink."""
+
+    errors: dict
+    kinks: int
+
+
+def check(forward, backward, variables, *, rng, linear=(), directions=4):
+    """Check ``backward`` against the slope of ``forward`` at ``variables``; return a `Report`.
+
+    forward(**variables) → (y, cache): y an array or a number.  backward(dy, cache) → {name: gradient};
+    a variable it leaves out is not differentiated (labels, a mask).  variables: {name: array},
+    float64, or float32 for those in ``linear``, the names in which y is linear (or affine).
+    rng: np.random.Generator for dy, the directions and the moves.  directions: draws per variable.
+
+    Raises GradientError if a gradient is wrong, is not finite, has not its variable's shape and dtype,
+    differs when backward is called twice, is not 0 for dy = 0, if an argument was written to, or if
+    every draw meets a kink.  Raises ValueError for a name or dtype that cannot be checked.
+    """
+    errors, kinks = {}, 0
+    for name in _check_contract(forward, backward, variables, rng):
+        key = variables[name].dtype.name, name in linear
+        if key not in TOLERANCES:
+            raise ValueError(f"{name}: expected float64 (float32 only if linear in it), found {key[0]}")
+        tolerance, _ = TOLERANCES[key]
+        point, step = variables, 1.0 if name in linear else STEP
+        for _ in range(directions):
+            for _ in range(ATTEMPTS):
+                probe = _Probe(forward, backward, point, name, rng, step)
+                u = _normal(rng, probe.x)
+                numeric, doubt = probe.slope(u)
+                scale = max(_norm(probe.grad), abs(numeric), probe.floor)
+                if doubt <= tolerance / 2 * scale:
+                    break
+                kinks += 1
+                point = {**point, name: probe.x + 0.01 * _size(probe.x) * _normal(rng, probe.x)}
+            else:
+                raise GradientError(
+                    f"{name}: the slope jumps at each of {ATTEMPTS} points tried: kinks everywhere, "
+                    + ("or y is not linear in it" if step == 1 else "or forward draws random numbers")
+                )
+            error = abs(numeric - _dot(probe.grad, u)) / scale if scale else 0.0
+            if error > tolerance:
+                found = f"relative error {error:.1e} along a random direction (tolerance {tolerance:.0e})"
+                raise GradientError(f"{name}: {found}; {probe.worst(rng)}")
+            errors[name] = max(error, errors.get(name, 0.0))
+    return Report(errors, kinks)
+
+
+def check_layer(layer, x, rng, linear=()):
+    """Check a `tinyalex.nn` layer, or a Sequential of them, in test mode at x; return a `Report`.
+
+    The variables are "x" (unless backward returns None for it) and the layer's parameters, all float64
+    (or as `check` says), which are perturbed in place and restored, whatever happens.  Raises as `check`.
+    """
+    whole = getattr(layer, "parameters", lambda: ((name, layer, name) for name in layer.params))
+    owners = {name: (part, key) for name, part, key in whole()}
+    params = {name: part.params[key].copy() for name, (part, key) in owners.items()}
+
+    def put(values):
+        for name, value in values.items():
+            part, key = owners[name]
+            part.params[key][...] = value
+
+    def forward(x, **values):
+        put(values)
+        return layer.forward(x), None
+
+    def backward(dy, _):
+        dx = layer.backward(dy)
+        grads = {name: part.grads[key] for name, (part, key) in owners.items()}
+        return grads if dx is None else {"x": dx, **grads}
+
+    try:
+        return check(forward, backward, {"x": x, **params}, rng=rng, linear=linear)
+    finally:
+        put(params)
+
+
+class _Probe:
+    """A point, a random dy there, and backward's gradient of L with respect to one variable."""
+
+    def __init__(self, forward, backward, variables, name, rng, step):
+        self.forward, self.variables, self.name, self.x = forward, variables, name, variables[name]
+        y, cache = forward(**variables)
+        self.y = xp_of(self.x).array(y)
+        self.dy = _normal(rng, self.y)
+        self.grad = backward(self.dy, cache)[name].copy()
+        self.h = step * _size(self.x)
+        self.floor = 1e-3 * _norm(self.dy) * _norm(self.y) / max(1, self.y.size) ** 0.5 / _size(self.x)
+
+    def slope(self, u):
+        """Return D(h/2) along u, and the sum that bounds what a kink can have done to it."""
+
+        def rise(t):  # L(x + tu) − L(x): the difference before the sum, for less rounding
+            y, _ = self.forward(**{**self.variables, self.name: self.x + t * u})
+            return _dot(self.dy, y - self.y)
+
+        h = self.h
+        left2, left, right, right2 = rise(-h), rise(-h / 2), rise(h / 2), rise(h)
+        numeric = (right - left) / h
+        doubt = abs((right2 - left2) / (2 * h) - numeric) + abs(left2 - 4 * left - 4 * right + right2) / h
+        return numeric, doubt
+
+    def worst(self, rng):
+        """Say at which element, of all or of SAMPLE drawn ones, the gradient is furthest from the slope."""
+        differences = []
+        for flat in rng.permutation(self.x.size)[:SAMPLE]:
+            index = tuple(int(i) for i in np.unravel_index(flat, self.x.shape))
+            u = xp_of(self.x).zeros_like(self.x)
+            u[index] = 1
+            numeric, analytic = self.slope(u)[0], float(self.grad[index])
+            differences.append((abs(numeric - analytic), index, analytic, numeric))
+        _, index, analytic, numeric = max(differences)
+        where = f"{self.name}[{', '.join(map(str, index))}]"
+        return f"worst at {where}: backward says {analytic:.9g}, the slope is {numeric:.9g}"
+
+
+def _check_contract(forward, backward, variables, rng):
+    """Return the names that backward differentiates, once its gradients keep the contract of `check`."""
+    xp = xp_of(*variables.values())
+    before = {name: x.copy() for name, x in variables.items()}
+    y, cache = forward(**variables)
+    dy = _normal(rng, xp.array(y))
+    dy_before = dy.copy()
+    first, again, zero = (
+        {name: g.copy() for name, g in backward(upstream, cache).items()} for upstream in (dy, dy, 0 * dy)
+    )
+    if not first or not first.keys() <= variables.keys():
+        raise ValueError(f"expected gradients among {sorted(variables)}, found {sorted(first)}")
+    for name, grad in first.items():
+        x = variables[name]
+        if (grad.shape, grad.dtype) != (x.shape, x.dtype):
+            raise GradientError(f"{name}: {x.dtype} {x.shape}, but its gradient is {grad.dtype} {grad.shape}")
+        if not xp.isfinite(grad).all():
+            raise GradientError(f"{name}: its gradient is not finite")
+        if _norm(again[name] - grad) > 1e-6 * _norm(grad):
+            raise GradientError(f"{name}: backward, called twice, gave two different gradients")
+        if zero[name].any():
+            raise GradientError(f"{name}: an upstream gradient of 0 gave a gradient that is not 0")
+    changed = [name for name, x in variables.items() if (x != before[name]).any()]
+    if changed or (dy != dy_before).any():
+        raise GradientError(f"forward or backward wrote to its argument {(*changed, 'dy')[0]}")
+    return list(first)
+
+
+def _normal(rng, like):
+    """Draw N(0,1) with the shape, dtype and array module of ``like``."""
+    return xp_of(like).asarray(rng.standard_normal(like.shape), dtype=like.dtype)
+
+
+def _dot(a, b):
+    return float((a.astype(np.float64) * b.astype(np.float64)).sum())
+
+
+def _norm(a):
+    return _dot(a, a) ** 0.5
+
+
+def _size(x):
+    """Return rms(x), at least 0.01: a zero bias still needs a step."""
+    return max(_norm(x) / max(1, x.size) ** 0.5, 0.01)

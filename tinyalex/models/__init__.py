@@ -1,0 +1,1 @@
+"""Networks: each file reads like the paper's section 3.5."""

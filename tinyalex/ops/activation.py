@@ -1,0 +1,96 @@
+"""Neurons: elementwise nonlinearities whose derivative is known from their output alone.
+
+Because dy/dx can be written in terms of y, backward needs only the output, which the next layer
+keeps anyway, and a convolution can apply its neuron in place while a block is hot in cache.
+
+    ReLU      y = max(0, x)           dy/dx = 1 if y > 0 else 0          (paper, section 3.1)
+    tanh      y = a tanh(b x)         dy/dx = a b (1 - tanh²(b x)) = b (a - y²/a)
+    logistic  y = 1 / (1 + exp(-x))   dy/dx = y (1 - y)
+
+``out`` may be the input itself.  2012's names and forms: cuda-convnet's neurons relu, tanh[a,b],
+logistic.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+from tinyalex.devices import xp_of
+
+
+def relu_forward(x, out=None):
+    """y = max(0, x)  (paper, section 3.1).
+
+    x: any shape, float32 or float64.  Returns (y, cache), y shaped like x; the cache is y, as y > 0
+    exactly where x > 0.
+    """
+    y = xp_of(x).maximum(x, 0, out=out)
+    return y, y
+
+
+def relu_backward(dy, y, out=None):
+    """dx = dy where y > 0, else 0 (at the kink, x = 0, the derivative is taken as 0)."""
+    xp = xp_of(dy, y)
+    return xp.multiply(dy, y > 0, out=out)
+
+
+def tanh_forward(x, a=1.0, b=1.0, out=None):
+    """y = a tanh(b x).  Returns (y, cache); the cache is y."""
+    xp = xp_of(x)
+    if b != 1:
+        x = out = xp.multiply(x, x.dtype.type(b), out=out)
+    y = xp.tanh(x, out=out)
+    if a != 1:
+        y *= y.dtype.type(a)
+    return y, y
+
+
+def tanh_backward(dy, y, a=1.0, b=1.0, out=None):
+    """dx = dy b (a - y²/a).
+
+    Derivation: tanh' = 1 - tanh², so dy/dx = a b (1 - (y/a)²) = b (a - y²/a).
+    """
+    xp = xp_of(dy, y)
+    slope = xp.multiply(y, y)
+    slope *= y.dtype.type(-b / a)
+    slope += y.dtype.type(a * b)
+    return xp.multiply(dy, slope, out=out if out is not None else slope)
+
+
+def logistic_forward(x, out=None):
+    """y = 1 / (1 + exp(-x)) = (1 + tanh(x/2)) / 2, which overflows for no x.  The cache is y."""
+    xp = xp_of(x)
+    half = x.dtype.type(0.5)
+    y = xp.multiply(x, half, out=out)
+    xp.tanh(y, out=y)
+    y *= half
+    y += half
+    return y, y
+
+
+def logistic_backward(dy, y, out=None):
+    """dx = dy y (1 - y)."""
+    xp = xp_of(dy, y)
+    slope = xp.multiply(y, y)
+    xp.subtract(y, slope, out=slope)
+    return xp.multiply(dy, slope, out=out if out is not None else slope)
+
+
+class Activation(NamedTuple):
+    """A neuron that a layer can apply: a name and the pair of functions above."""
+
+    name: str
+    forward: callable  # (x, out=None) -> (y, y)
+    backward: callable  # (dy, y, out=None) -> dx
+
+
+relu = Activation("relu", relu_forward, relu_backward)
+logistic = Activation("logistic", logistic_forward, logistic_backward)
+
+
+def tanh(a=1.0, b=1.0):
+    """Return the neuron y = a tanh(b x); 2012 writes it tanh[a,b]."""
+    name = "tanh" if a == b == 1 else f"tanh[{a:g},{b:g}]"
+    return Activation(name, partial(tanh_forward, a=a, b=b), partial(tanh_backward, a=a, b=b))
+
+
+ACTIVATIONS = {"relu": relu, "tanh": tanh(), "logistic": logistic}

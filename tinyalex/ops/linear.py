@@ -1,0 +1,48 @@
+"""The fully connected layer: y = activation(W x + b) on (features, N) arrays.
+
+Backward, with g = dL/dy (through the activation, if one is fused):
+
+    dx = Wᵀ g        dW = g xᵀ        db[f] = Σ_n g[f,n]
+"""
+
+from typing import NamedTuple
+
+from tinyalex.devices import empty, same_dtype, xp_of
+from tinyalex.ops.activation import Activation
+
+
+class LinearCache(NamedTuple):
+    """What backward needs; y is None without activation."""
+
+    x: object  # (D, N)
+    w: object  # (F, D)
+    y: object  # (F, N)
+    activation: Activation | None
+
+
+def linear_forward(x, w, b, activation=None):
+    """y = activation(W x + b).
+
+    x: (D,N).  w: (F,D).  b: (F,).  Returns (y, cache), y (F,N).  Raises ValueError where shapes do not
+    fit, TypeError for mixed dtypes or array kinds.
+    """
+    xp = xp_of(x, w, b)
+    same_dtype("linear", x=x, w=w, b=b)
+    if x.ndim != 2 or w.ndim != 2 or x.shape[0] != w.shape[1] or b.shape != w.shape[:1]:
+        raise ValueError(f"linear: expected x (D,N), w (F,D), b (F,), found {x.shape}, {w.shape}, {b.shape}")
+    y = xp.matmul(w, x, out=empty(xp, (len(w), x.shape[1]), x.dtype))
+    y += b[:, None]
+    if activation:
+        activation.forward(y, out=y)
+    return y, LinearCache(x, w, y if activation else None, activation)
+
+
+def linear_backward(dy, cache, need_dx=True):
+    """Return (dx, dw, db) of linear_forward, each shaped like its variable; dx None if not needed."""
+    x, w, y, activation = cache
+    xp = xp_of(dy, x)
+    same_dtype("linear backward", dy=dy, x=x)
+    g = activation.backward(dy, y) if activation else dy
+    dx = xp.matmul(w.T, g, out=empty(xp, x.shape, x.dtype)) if need_dx else None
+    dw = xp.matmul(g, x.T, out=empty(xp, w.shape, w.dtype))
+    return dx, dw, g.sum(axis=1)

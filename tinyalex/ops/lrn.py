@@ -1,0 +1,176 @@
+"""Local response normalization across channels (paper, section 3.3) and 2012's within one map.
+
+    y_i = x_i / s_i^β         s_i = k + a Σ_{j ∈ win(i)} x_j²
+
+The window of channel i is the n channels i − ⌊n/2⌋ … i − ⌊n/2⌋ + n − 1, cut off at the ends of the
+maps, and at the ends of each group: a window never crosses a tower (2012: kFCNorm, and each GPU had
+only its own maps).  For odd n that is the paper's sum from i − n/2 to i + n/2.  The paper's text has
+a = α; the 2012 code (layer.py:1183), Caffe, PyTorch and ONNX have a = α/n.
+
+Backward, with g = dL/dy.  x_i stands in y_i's numerator, and in s_j for every j whose window holds i:
+
+    ∂y_j/∂x_i = [i = j] s_i^−β  −  x_j β s_j^(−β−1) · 2 a x_i    for i ∈ win(j)
+    dx_i      = g_i s_i^−β  −  2 a β x_i  Σ_{j: i ∈ win(j)}  g_j x_j s_j^(−β−1)
+
+The second sum runs over the transposed window (for odd n the same one).  At α = 1e-4 it is so small that
+a backward without it passes any gradient check; check with α near 1.
+"""
+
+from typing import NamedTuple
+
+from tinyalex.devices import empty, same_dtype, xp_of
+
+BLOCK_BYTES = 1 << 18  # of x handled at a time, all channels of some pixels
+
+
+class NormCache(NamedTuple):
+    """What backward needs: the input and the bracket s, and the constants."""
+
+    x: object  # (C, H, W, N)
+    s: object  # (C, H, W, N): k + a Σ x²
+    n: int
+    a: float
+    beta: float
+    groups: int
+
+
+def _check(x, n, what):
+    same_dtype(what, x=x)
+    if x.ndim != 4:
+        raise ValueError(f"{what}: expected x (C,H,W,N), found shape {x.shape}")
+    if n < 1:
+        raise ValueError(f"{what}: expected a window n ≥ 1, found {n}")
+
+
+def _power(s, beta, out):
+    """s^−β; for the usual β = 3/4 by two square roots, many times as fast as a power."""
+    xp = xp_of(s)
+    if beta == 0.75:
+        xp.sqrt(s, out=out)  # s^½
+        root = xp.sqrt(out)  # s^¼
+        out *= root
+        return xp.reciprocal(out, out=out)
+    return xp.power(s, s.dtype.type(-beta), out=out)
+
+
+def _window_sum(p, n, before, out):
+    """out[i] = Σ p[j] for j from i − before to i − before + n − 1, cut off at the ends; axis 0.
+
+    For n = 5 the inner channels need three additions: pairs, pairs of pairs, and one more.  A running
+    sum needs two, but would subtract large numbers again: in float32 what is left is their rounding.
+    """
+    C = len(p)
+    after = n - 1 - before
+    if n == 5 and before == 2 and C >= 5:
+        pairs = p[1:] + p[:-1]  # p_i + p_i+1
+        xp_of(p).add(pairs[:-3], pairs[2:-1], out=out[2:-2])
+        out[2:-2] += p[4:]
+        out[0] = pairs[0] + p[2]
+        out[1] = pairs[0] + pairs[2]
+        out[-2] = pairs[-1] + pairs[-3]
+        out[-1] = pairs[-1] + p[-3]
+        return out
+    out[...] = p
+    for d in range(1, min(before, C - 1) + 1):
+        out[d:] += p[:-d]
+    for d in range(1, min(after, C - 1) + 1):
+        out[:-d] += p[d:]
+    return out
+
+
+def _blocks(x, groups):
+    """Yield (channels, columns) index pairs: cache-sized pieces of x as a (C, H·W·N) matrix."""
+    C, columns = x.shape[0], x[0].size
+    size = C // groups
+    step = max(1, BLOCK_BYTES // (size * x.itemsize))
+    for g in range(groups):
+        for start in range(0, columns, step):
+            yield slice(g * size, (g + 1) * size), slice(start, start + step)
+
+
+def lrn_forward(x, n=5, k=2.0, alpha=1e-4, beta=0.75, alpha_over_n=False, groups=1):
+    """y_i = x_i / (k + a Σ_{j ∈ win(i)} x_j²)^β, a = alpha, or alpha/n with alpha_over_n.
+
+    x: (C,H,W,N).  groups: towers that the windows do not cross.  The defaults are the paper's.
+    Returns (y, cache), y shaped like x.  Raises ValueError where groups does not divide C.
+    """
+    xp = xp_of(x)
+    _check(x, n, "lrn")
+    if groups < 1 or x.shape[0] % groups:
+        raise ValueError(f"lrn: {x.shape[0]} channels cannot be cut into {groups} equal groups")
+    a = alpha / n if alpha_over_n else alpha
+    y, s = empty(xp, x.shape, x.dtype), empty(xp, x.shape, x.dtype)
+    xm, ym, sm = (v.reshape(len(x), -1) for v in (x, y, s))
+    for block in _blocks(x, groups):
+        xb, yb, sb = xm[block], ym[block], sm[block]
+        _window_sum(xp.square(xb), n, n // 2, out=sb)
+        sb *= x.dtype.type(a)
+        sb += x.dtype.type(k)
+        _power(sb, beta, out=yb)
+        yb *= xb
+    return y, NormCache(x, s, n, a, beta, groups)
+
+
+def lrn_backward(dy, cache):
+    """dx_i = g_i s_i^−β − 2 a β x_i Σ_{j: i ∈ win(j)} g_j x_j s_j^(−β−1)."""
+    x, s, n, a, beta, groups = cache
+    xp = xp_of(dy, x)
+    same_dtype("lrn backward", dy=dy, x=x)
+    dx = empty(xp, x.shape, x.dtype)
+    dym, xm, sm, dxm = (v.reshape(len(x), -1) for v in (dy, x, s, dx))
+    for block in _blocks(x, groups):
+        g, xb, sb, out = dym[block], xm[block], sm[block], dxm[block]
+        direct = _power(sb, beta, out=empty(xp, g.shape, g.dtype))
+        direct *= g
+        ratio = direct * xb
+        ratio /= sb
+        _window_sum(ratio, n, n - 1 - n // 2, out=out)
+        out *= xb
+        out *= x.dtype.type(-2 * a * beta)
+        out += direct
+    return dx
+
+
+def same_map_norm_forward(x, n=5, k=1.0, alpha=1e-3, beta=0.75):
+    """y = x / (k + α/n² Σ x²)^β over the n×n pixels around each pixel of the same map.
+
+    2012's `rnorm` (layer.py:1183 divides by size²), which stands between LRN and pooling after conv2
+    in config 145 and is not in the paper.  The window starts n//2 pixels up and left and is cut off at
+    the borders.  x: (C,H,W,N).  Returns (y, cache), y shaped like x.
+    """
+    xp = xp_of(x)
+    _check(x, n, "same_map_norm")
+    a = alpha / n**2
+    y, s = empty(xp, x.shape, x.dtype), empty(xp, x.shape, x.dtype)
+    for c in range(len(x)):
+        _box_sum(xp.square(x[c]), n, n // 2, out=s[c])
+        s[c] *= x.dtype.type(a)
+        s[c] += x.dtype.type(k)
+        _power(s[c], beta, out=y[c])
+        y[c] *= x[c]
+    return y, NormCache(x, s, n, a, beta, 1)
+
+
+def same_map_norm_backward(dy, cache):
+    """As lrn_backward, with the n×n window in place of the channels'."""
+    x, s, n, a, beta, _ = cache
+    xp = xp_of(dy, x)
+    same_dtype("same_map_norm backward", dy=dy, x=x)
+    dx = empty(xp, x.shape, x.dtype)
+    for c in range(len(x)):
+        direct = _power(s[c], beta, out=empty(xp, s[c].shape, s.dtype))
+        direct *= dy[c]
+        ratio = direct * x[c]
+        ratio /= s[c]
+        _box_sum(ratio, n, n - 1 - n // 2, out=dx[c])
+        dx[c] *= x[c]
+        dx[c] *= x.dtype.type(-2 * a * beta)
+        dx[c] += direct
+    return dx
+
+
+def _box_sum(p, n, before, out):
+    """Sum of p (H,W,N) over n×n windows: along the rows' axis, then along the columns'."""
+    rows = _window_sum(p, n, before, out=empty(xp_of(p), p.shape, p.dtype))
+    _window_sum(rows.swapaxes(0, 1), n, before, out=out.swapaxes(0, 1))
+    return out

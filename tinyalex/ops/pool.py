@@ -1,0 +1,189 @@
+"""Max and average pooling over z×z windows placed every s pixels, on (C,H,W,N) arrays.
+
+With s < z neighbouring windows overlap (paper, section 3.4: z = 3, s = 2).  The output size is
+floor or ceil((size + pads − z)/s) + 1.  With ceil, as in 2012 (layer.py:1164), the last windows may
+hang over the bottom and right edge and see only real pixels; one that would start beyond the picture
+and its top or left padding is dropped (as Caffe and PyTorch do).
+
+A window is a row of columns, so both poolings are done one axis at a time: first over the z columns
+of every row, then over the z rows of that: 2z passes over the data in place of z².
+
+    t[c,u,j,n] = op_q x[c, u, j·s+q, n]           y[c,i,j,n] = op_p t[c, i·s+p, j, n]
+
+Backward runs the two passes in the reverse order.  In each, pixel u = o·s + p gets something from every
+window o that covers it, so with overlap the contributions add up (`+=`, never `=`).
+"""
+
+import math
+from typing import NamedTuple
+
+from tinyalex.devices import empty, same_dtype, xp_of, zeros
+from tinyalex.ops.conv import four_pads, output_size
+
+BLOCK_BYTES = 1 << 19  # of input handled at a time, whole channels: what stays in cache between passes
+
+
+def pooled_size(size, z, s, before, after, ceil=True):
+    """Floor or ceil((size + before + after − z)/s) + 1, less a last window that starts outside."""
+    floor_size = output_size(size, z, s, before, after, "pool")
+    if max(before, after) >= z:
+        raise ValueError(f"pool: padding {before}+{after} must be smaller than the window of {z}")
+    overhang = (size + before + after - z) % s
+    starts_inside = floor_size * s < size + before
+    return floor_size + 1 if ceil and overhang and starts_inside else floor_size
+
+
+def _covered(size, z, s, before, out):
+    """For each offset p in the window: (windows o, pixels o·s + p − before) that are real, as slices."""
+    for p in range(z):
+        first = max(0, -((p - before) // s))  # smallest o with o·s + p − before ≥ 0
+        last = min(out, (size - 1 + before - p) // s + 1)
+        start = first * s + p - before
+        if first < last:
+            yield slice(first, last), slice(start, start + (last - first - 1) * s + 1, s)
+
+
+def _at(axis, index):
+    return (slice(None),) * axis + (index,)
+
+
+class PoolCache(NamedTuple):
+    """What backward needs: the input, the output (max only), and the geometry."""
+
+    x: object  # (C, H, W, N)
+    y: object  # (C, OH, OW, N), None for the average
+    z: int
+    s: int
+    pads: tuple
+
+
+def _geometry(x, z, s, pad, ceil):
+    pads = four_pads(pad)
+    _, H, W, _ = x.shape
+    return pads, pooled_size(H, z, s, *pads[:2], ceil), pooled_size(W, z, s, *pads[2:], ceil)
+
+
+def _channel_blocks(x):
+    step = max(1, BLOCK_BYTES // (math.prod(x.shape[1:]) * x.itemsize))
+    return [slice(c, c + step) for c in range(0, x.shape[0], step)]
+
+
+def max_pool_forward(x, z, s, pad=0, ceil=True):
+    """y = the largest pixel of each window; padding counts as −∞.
+
+    x: (C,H,W,N).  Returns (y, cache), y (C,OH,OW,N).  Raises ValueError for impossible windows.
+    """
+    xp = xp_of(x)
+    same_dtype("max_pool", x=x)
+    pads, OH, OW = _geometry(x, z, s, pad, ceil)
+    C, _, _, N = x.shape
+    y = empty(xp, (C, OH, OW, N), x.dtype)
+    for cs in _channel_blocks(x):
+        t = _max_along(2, x[cs], z, s, pads[2], OW)
+        _max_along(1, t, z, s, pads[0], OH, out=y[cs])
+    return y, PoolCache(x, y, z, s, pads)
+
+
+def _max_along(axis, x, z, s, before, size, out=None):
+    xp = xp_of(x)
+    if out is None:
+        out = empty(xp, (*x.shape[:axis], size, *x.shape[axis + 1 :]), x.dtype)
+    covered = sorted(_covered(x.shape[axis], z, s, before, size), key=lambda c: c[0].start - c[0].stop)
+    if covered[0][0] == slice(0, size):  # an offset that is real in every window starts the maximum
+        out[...] = x[_at(axis, covered.pop(0)[1])]
+    else:
+        out.fill(-math.inf)
+    for windows, pixels in covered:
+        part = out[_at(axis, windows)]
+        xp.maximum(part, x[_at(axis, pixels)], out=part)
+    return out
+
+
+def max_pool_backward(dy, cache):
+    """dx[u] = Σ of dy[o] over the windows o whose winner is u.
+
+    The winner of a window is its largest pixel, the first in reading order among equals (PyTorch's
+    rule; 2012's kernel gives each of them the whole gradient).  Taking the first column within each row
+    and then the first row is that order.
+    """
+    x, y, z, s, pads = cache
+    xp = xp_of(dy, x)
+    same_dtype("max_pool backward", dy=dy, x=x)
+    dx = empty(xp, x.shape, x.dtype)
+    for cs in _channel_blocks(x):
+        t = _max_along(2, x[cs], z, s, pads[2], y.shape[2])
+        dt = _first_winner(1, dy[cs], y[cs], t, z, s, pads[0], empty(xp, t.shape, t.dtype))
+        _first_winner(2, dt, t, x[cs], z, s, pads[2], dx[cs])
+    return dx
+
+
+def _first_winner(axis, dy, y, x, z, s, before, dx):
+    xp = xp_of(dy)
+    dx.fill(0)
+    left = empty(xp, dy.shape, dy.dtype)  # the gradient of the windows whose winner is not yet found
+    left[...] = dy
+    share = empty(xp, dy.shape, dy.dtype)
+    for windows, pixels in _covered(x.shape[axis], z, s, before, y.shape[axis]):
+        o, u = _at(axis, windows), _at(axis, pixels)
+        xp.multiply(left[o], x[u] == y[o], out=share[o])
+        dx[u] += share[o]
+        left[o] -= share[o]
+    return dx
+
+
+def avg_pool_forward(x, z, s, pad=0, ceil=True):
+    """y = the sum of each window's real pixels / how many they are (2012: kLocalAvgPool).
+
+    x: (C,H,W,N).  Returns (y, cache), y (C,OH,OW,N).  Raises ValueError for impossible windows.
+    """
+    xp = xp_of(x)
+    same_dtype("avg_pool", x=x)
+    pads, OH, OW = _geometry(x, z, s, pad, ceil)
+    C, _, _, N = x.shape
+    y = empty(xp, (C, OH, OW, N), x.dtype)
+    share = _shares(x, z, s, pads, OH, OW)
+    for cs in _channel_blocks(x):
+        t = _sum_along(2, x[cs], z, s, pads[2], OW)
+        _sum_along(1, t, z, s, pads[0], OH, out=y[cs])
+        y[cs] *= share
+    return y, PoolCache(x, None, z, s, pads)
+
+
+def _sum_along(axis, x, z, s, before, size, out=None):
+    xp = xp_of(x)
+    if out is None:
+        out = empty(xp, (*x.shape[:axis], size, *x.shape[axis + 1 :]), x.dtype)
+    out.fill(0)
+    for windows, pixels in _covered(x.shape[axis], z, s, before, size):
+        out[_at(axis, windows)] += x[_at(axis, pixels)]
+    return out
+
+
+def _shares(x, z, s, pads, OH, OW):
+    """1 / the number of real pixels in each window, (OH, OW, 1)."""
+    counts = [
+        [sum(o in range(w.start, w.stop) for w, _ in _covered(size, z, s, before, out)) for o in range(out)]
+        for size, before, out in ((x.shape[1], pads[0], OH), (x.shape[2], pads[2], OW))
+    ]
+    rows, columns = (1 / xp_of(x).asarray(c, x.dtype) for c in counts)
+    return rows[:, None, None] * columns[:, None]
+
+
+def avg_pool_backward(dy, cache):
+    """dx[u] = Σ of dy[o] / (real pixels in o) over the windows o that cover u."""
+    x, _, z, s, pads = cache
+    xp = xp_of(dy, x)
+    same_dtype("avg_pool backward", dy=dy, x=x)
+    _, OH, OW, N = dy.shape
+    dx = zeros(xp, x.shape, x.dtype)
+    share = _shares(x, z, s, pads, OH, OW)
+    for cs in _channel_blocks(x):
+        dt = zeros(xp, (*x[cs].shape[:2], OW, N), x.dtype)
+        _spread_along(1, dy[cs] * share, z, s, pads[0], dt)
+        _spread_along(2, dt, z, s, pads[2], dx[cs])
+    return dx
+
+
+def _spread_along(axis, dy, z, s, before, dx):
+    for windows, pixels in _covered(dx.shape[axis], z, s, before, dy.shape[axis]):
+        dx[_at(axis, pixels)] += dy[_at(axis, windows)]

@@ -1,0 +1,80 @@
+"""Softmax with multinomial logistic loss, and the top-k error.
+
+    p[c,n] = exp(z[c,n]) / Σ_k exp(z[k,n])          loss = −1/N Σ_n log p[label_n, n]
+
+Subtracting each image's largest logit first changes nothing in p and keeps exp from overflowing.
+Backward: log p[l] = z[l] − log Σ_k exp(z[k]), so d(−log p[l])/dz[c] = p[c] − [c = l], and
+
+    dz = (p − onehot(labels)) / N
+"""
+
+from typing import NamedTuple
+
+from tinyalex.devices import same_dtype, xp_of
+
+
+def softmax(logits):
+    """Probabilities over axis 0 of logits (K, …), stable for logits of any size."""
+    xp = xp_of(logits)
+    p = xp.exp(logits - logits.max(axis=0))
+    p /= p.sum(axis=0)
+    return p
+
+
+class LossCache(NamedTuple):
+    """What backward needs."""
+
+    p: object  # (K, N) probabilities
+    labels: object  # (N,)
+    total: int
+
+
+def softmax_loss_forward(logits, labels, total=None):
+    """Loss = −Σ_n log p[label_n, n] / total, in nats an image.
+
+    logits: (K,N).  labels: integers (N,) in 0 … K−1.  total: images that the sum is divided by, N unless
+    told (a rank that holds a part of the batch passes the whole batch's size).  Returns (loss, cache), loss a
+    scalar array of the logits' dtype.  Raises ValueError for shapes or labels that do not fit.
+    """
+    xp = xp_of(logits, labels)
+    same_dtype("softmax_loss", logits=logits)
+    K, N = logits.shape
+    if labels.shape != (N,) or labels.dtype.kind not in "iu":
+        raise ValueError(f"softmax_loss: expected {N} integer labels, found {labels.dtype} {labels.shape}")
+    if xp.__name__ == "numpy" and N and not 0 <= labels.min() <= labels.max() < K:
+        raise ValueError(
+            f"softmax_loss: expected labels 0 … {K - 1}, found {labels.min()} … {labels.max()}"
+        )
+    shifted = logits - logits.max(axis=0)
+    log_sum = xp.log(xp.exp(shifted).sum(axis=0))
+    log_p = shifted[labels, xp.arange(N)] - log_sum
+    total = N if total is None else total
+    return -log_p.sum() / logits.dtype.type(total), LossCache(xp.exp(shifted - log_sum), labels, total)
+
+
+def softmax_loss_backward(cache):
+    """dlogits = (p − onehot) / total, (K,N)."""
+    p, labels, total = cache
+    dz = p.copy()
+    dz[labels, xp_of(p).arange(p.shape[1])] -= 1
+    dz /= p.dtype.type(total)
+    return dz
+
+
+def topk_error(scores, labels, k=1):
+    """How wrong each image's k best classes are: 0 label among them, 1 not, between for a tie.
+
+    With m scores above the label's and e equal to it (itself included), e equal candidates share the
+    k − m slots that are left, so the credit is (k − m)/e cut to [0, 1]: the expected value when
+    ties are broken at random (2012: src/layer_kernels.cu, kMultiSoftmaxCost).
+    scores: (K,N), logits or probabilities.  labels: (N,).  Returns float64 (N,).
+    """
+    xp = xp_of(scores, labels)
+    K, N = scores.shape
+    if not 1 <= k <= K:
+        raise ValueError(f"topk_error: expected 1 ≤ k ≤ {K} classes, found k = {k}")
+    own = scores[labels, xp.arange(N)]
+    above = (scores > own).sum(axis=0)
+    equal = (scores == own).sum(axis=0)
+    # A NaN is equal to nothing, itself included: such an image is wrong.
+    return 1 - xp.where(equal > 0, xp.clip((k - above) / xp.maximum(equal, 1), 0, 1), 0)

@@ -1,0 +1,45 @@
+"""The paper's update rule (section 5; 2012: src/weights.cu:152,193,195).
+
+    v ← momentum · v − decay · ε · w − ε · ∂L/∂w
+    w ← w + v
+
+L is the mean over the batch.  The rate ε is inside the velocity, as the paper prints it: after a change
+of ε the old velocity fades with the old rate.
+"""
+
+from tinyalex.devices import empty, zeros
+
+
+class SGD:
+    """Stochastic gradient descent with momentum over a model's parameters.
+
+    rate: ε for the weights.  bias_rate: ε for the biases (2012: twice the weights'), by default the same.
+    decay: on weights and biases, as the text reads; decay_biases=False leaves biases alone, as 2012 did.
+    scale: a factor on ε for single layers, by name: {"conv1": 0.0} freezes conv1.
+    """
+
+    def __init__(self, model, rate, momentum=0.9, decay=0.0, bias_rate=None, decay_biases=True, scale=None):
+        self.model, self.rate, self.momentum, self.decay = model, rate, momentum, decay
+        self.bias_rate, self.decay_biases = bias_rate, decay_biases
+        self.scale = scale or {}
+        self.velocity = {}
+        for name, layer, key in model.parameters():
+            w = layer.params[key]
+            self.velocity[name] = zeros(model.comm.device.xp, w.shape, w.dtype)
+
+    def step(self):
+        """Update every parameter in place from the layers' ``grads``."""
+        xp = self.model.comm.device.xp
+        for name, layer, key in self.model.parameters():
+            w, g, v = layer.params[key], layer.grads[key], self.velocity[name]
+            is_bias = key == "b"
+            rate = self.bias_rate if is_bias and self.bias_rate is not None else self.rate
+            rate *= self.scale.get(name.rpartition(".")[0], 1.0)
+            decay = self.decay if not is_bias or self.decay_biases else 0.0
+            number = w.dtype.type
+            v *= number(self.momentum)
+            term = empty(xp, w.shape, w.dtype)
+            if decay:
+                v -= xp.multiply(w, number(decay * rate), out=term)
+            v -= xp.multiply(g, number(rate), out=term)
+            w += v

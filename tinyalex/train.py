@@ -1,0 +1,85 @@
+"""The training loop."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from tinyalex.errors import NonFiniteError
+from tinyalex.ops.softmax import softmax_loss_backward, softmax_loss_forward, topk_error
+
+
+class StepResult(NamedTuple):
+    """One step's training loss (nats an image) and top-1 error (0–1), over the whole batch."""
+
+    loss: float
+    error: float
+
+
+def data_parallel_step(model, optimizer, comm, images, labels, step=0):
+    """One step of SGD on a batch, each rank working on its part of the images.
+
+    images: (C,H,W,N) on this rank's device, labels: (N,): the rank's part, 1/comm.size of the batch.
+    Gradients of the parts are summed over the ranks, so that every rank, dividing by the whole batch,
+    makes the update that one rank would make.  Raises NonFiniteError, before the update, on every rank.
+    """
+    xp = comm.device.xp
+    logits = model.forward(images, train=True)
+    loss, cache = softmax_loss_forward(logits, labels, total=labels.size * comm.size)
+    errors = topk_error(logits, labels).sum()
+    model.backward(softmax_loss_backward(cache))
+
+    # One message for all: the gradients laid end to end, then the loss and the number of errors.
+    parameters = list(model.parameters())
+    pieces = [layer.grads[key].ravel() for _, layer, key in parameters]
+    tail = xp.stack([loss, errors]).astype(loss.dtype)
+    summed = comm.all_reduce(xp.concatenate([*pieces, tail]))
+    start = 0
+    for _, layer, key in parameters:
+        shape, size = layer.grads[key].shape, layer.grads[key].size
+        layer.grads[key] = summed[start : start + size].reshape(shape)
+        start += size
+    loss, errors = (float(v) for v in comm.device.get(summed[start:]))
+    if not np.isfinite(loss):
+        raise NonFiniteError(
+            f"step {step}: the loss is {loss} (learning rate {optimizer.rate:g}); "
+            f"first not finite: {first_nonfinite(model, images)}"
+        )
+    optimizer.step()
+    return StepResult(loss, errors / (labels.size * comm.size))
+
+
+def first_nonfinite(model, images):
+    """Return where a NaN or an infinity first appears: the input, a parameter, or a layer's output."""
+    xp = model.comm.device.xp
+    if not xp.isfinite(images).all():
+        return "the input"
+    x = images
+    for name, layer in model.layers.items():
+        for key, array in layer.params.items():
+            if not xp.isfinite(array).all():
+                return f"parameter {name}.{key}"
+        x = layer.forward(x)
+        if not xp.isfinite(x).all():
+            return f"the output of {name}"
+    return "the loss alone (on another rank, or in training mode)"
+
+
+class InMemory:
+    """Batches of a small picture set that is held in memory, each rank taking its part of each batch.
+
+    images: an `Images` of pixels 0–255.  The mean image of the set is subtracted.
+    """
+
+    def __init__(self, images, comm, batch=128, dtype=np.float32):
+        self.images, self.comm, self.batch, self.dtype = images, comm, batch, dtype
+        self.mean = images.images.mean(axis=3, keepdims=True).astype(dtype)
+
+    def epoch(self, rng):
+        """Yield (images, labels) in a random order; pictures that fill no whole batch are left out."""
+        order = rng.permutation(len(self.images.labels))
+        part = self.comm.part(self.batch)
+        for start in range(0, len(order) - self.batch + 1, self.batch):
+            chosen = order[start : start + self.batch][part]
+            pixels = self.images.images.take(chosen, axis=3) - self.mean
+            labels = self.images.labels[chosen]
+            yield self.comm.device.put(pixels), self.comm.device.put(labels)
