@@ -118,7 +118,7 @@ def test_shards_hold_each_picture_once_with_its_label(source, prepared):
 def test_pictures_of_all_classes_are_mixed(prepared):
     """No shard of five holds a single class, and another seed gives another order."""
     labels = imagenet.open(prepared).labels
-    assert all(len(set(labels[i : i + 5])) > 1 for i in range(0, 21, 5))
+    assert all(len(set(labels[i : i + 5])) > 1 for i in range(0, 20, 5))
 
 
 def test_mean_and_covariance_are_those_of_the_train_split(prepared):
@@ -137,10 +137,8 @@ def test_mean_and_covariance_are_those_of_the_train_split(prepared):
 
 def test_unreadable_pictures_are_listed_with_the_reason(prepared):
     """One line: split, picture, what the decoder said. Files that are no pictures are not mentioned."""
-    (line,) = (prepared / "unreadable.txt").read_text().splitlines()
-    name, reason = line.split("\t")
-    assert name == "train/n02/broken.JPEG"
-    assert "cannot identify image file" in reason
+    expected = "train/n02/broken.JPEG\tUnidentifiedImageError: cannot identify image file\n"
+    assert (prepared / "unreadable.txt").read_text() == expected
 
 
 def test_the_result_does_not_depend_on_the_workers_and_nothing_is_left_over(source, prepared, tmp_path):
@@ -341,18 +339,10 @@ def test_the_tars_as_distributed_are_read_in_place(tmp_path):
     val = folders(tmp_path / "folders" / "val", 1)
     tars = tmp_path / "tars"
     tars.mkdir()
-    inner = [
-        (
-            f"{c}.tar",
-            tar(tmp_path / "x.tar", [(p.name, p.read_bytes()) for p in sorted((train / c).iterdir())]),
-        )
-        for c in CLASSES
-    ]
     members = []
     for c in CLASSES:
         path = tar(tmp_path / "x.tar", [(p.name, p.read_bytes()) for p in sorted((train / c).iterdir())])
         members.append((f"{c}.tar", path.read_bytes()))
-    assert len(inner) == 3
     tar(tars / "ILSVRC2012_img_train.tar", members)
     pictures = sorted(val.glob("*/*.JPEG"))
     tar(tars / "ILSVRC2012_img_val.tar", [(p.name, p.read_bytes()) for p in pictures])
@@ -403,7 +393,7 @@ def test_what_is_no_source_is_refused(tmp_path):
 def test_a_destination_begun_otherwise_is_refused(source, prepared, tmp_path):
     """Other arguments, other pictures, other files: the message says what differs, and nothing is written."""
     before = hashes(prepared)
-    with pytest.raises(DataError, match=r"was begun with size 32, now 48; seed 0, now 3\. Delete it"):
+    with pytest.raises(DataError, match=r"was begun with size 32, now 48; seed 0, now 3; .*\. Delete it"):
         prepare(source, prepared, shard_size=5, size=48, seed=3)
     other = folders(tmp_path / "other", 3)
     with pytest.raises(DataError, match=r"pictures \{'train': 22, 'val': 6\}, now \{'train': 9\}; listing"):
@@ -477,24 +467,27 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tmp_path):
     script.write_text(KILLED)
 
     def start(dst):
-        return subprocess.Popen([sys.executable, str(script), str(src), str(dst)], start_new_session=True)
+        command = [sys.executable, str(script), str(src), str(dst)]
+        return subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
 
-    began = time.monotonic()
+    def finished():
+        return len(list((tmp_path / "dst").glob("train-*.npy")))
+
     assert start(tmp_path / "whole").wait() == 0
-    usual = time.monotonic() - began
-    rng, killed, partial = np.random.default_rng(0), 0, set()
-    for delay in rng.uniform(0.4, 0.9, 4) * usual:
+    rng, partial = np.random.default_rng(0), []
+    for shards in (0, 1, 5, 10):  # of 16
         process = start(tmp_path / "dst")
-        time.sleep(delay)
+        while finished() < shards and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.1 if shards else 0.8))
         process.send_signal(signal.SIGKILL)
-        killed += process.wait() == -signal.SIGKILL
-        partial.add(len(list((tmp_path / "dst").glob("train-*.npy"))))
+        process.wait()
         deadline = time.monotonic() + 5
         while Path("/proc/self/stat").exists() and running(process.pid):
             assert time.monotonic() < deadline, "workers outlive the command"
             time.sleep(0.02)
-    assert killed
-    assert partial - {0, 16}  # some kill fell between the first shard and the last
+        partial.append(finished())
+    assert set(partial) - {0, 16}  # some kill fell between the first shard and the last
     assert start(tmp_path / "dst").wait() == 0
     assert hashes(tmp_path / "dst") == hashes(tmp_path / "whole")
 
@@ -551,7 +544,7 @@ def test_damaged_shards_are_refused(copy):
 
 
 def test_a_damaged_index_is_refused(copy):
-    """Another version, other classes in val, a split that is not there, labels out of range, no index at all."""
+    """Another version, other classes in val, no such split, labels out of range, no index at all."""
     with pytest.raises(DataError, match="expected a split 'test', found train, val"):
         imagenet.open(copy, "test")
     edit(copy, lambda index: index["splits"]["val"]["classes"].append("n04"))
@@ -561,11 +554,11 @@ def test_a_damaged_index_is_refused(copy):
     with pytest.raises(DataError, match=r"train-labels\.npy: expected labels in 0\.\.1, found 0\.\.2"):
         imagenet.open(copy)
     edit(copy, lambda index: index["splits"]["train"]["shards"].pop())
+    edit(copy, lambda index: [s.update(classes=CLASSES) for s in index["splits"].values()])
     with pytest.raises(DataError, match="should hold 21 pictures, its shards hold"):
-        edit(copy, lambda index: [s.update(classes=CLASSES) for s in index["splits"].values()])
         imagenet.open(copy)
     edit(copy, lambda index: index.update(version=2))
-    with pytest.raises(DataError, match='expected "tinyalex pictures" version 1, found .* version 2'):
+    with pytest.raises(DataError, match=r'expected "tinyalex pictures" version 1, found .* version 2'):
         imagenet.open(copy)
     for text in ("{}", "[1]", '{"format', "\N{SNOWMAN}"):
         (copy / "index.json").write_text(text, encoding="utf-8")
@@ -580,7 +573,7 @@ def test_real_photographs(tmp_path):
     """A tenth of 200 photographs in ILSVRC folders, among them grey and tiny ones; every one is readable."""
     src = tmp_path / "src"
     src.mkdir()
-    small = ["n01871265", "n03866082", "n02356798", "n02907873"]  # 56 and 68 pixels, ...
+    small = ["n01871265", "n03866082"]  # 56 and 68 pixels
     chosen = [p for i, p in enumerate(sorted(SAMPLE.iterdir())) if i % 10 == 0 or p.name in small]
     for folder in chosen:
         (src / folder.name).symlink_to(folder)

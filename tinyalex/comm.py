@@ -17,7 +17,6 @@ import threading
 from collections import Counter
 from contextlib import contextmanager
 
-
 from tinyalex.devices import blas_limits, empty
 from tinyalex.errors import DeviceError
 
@@ -62,6 +61,10 @@ class Comm:
     def broadcast(self, x, root=0):
         """Return the root's array on every rank."""
         return x
+
+    def share(self, obj):
+        """Return rank 0's Python object on every rank (the others pass None).  It must not be written to."""
+        return obj
 
     def part(self, length):
         """Return this rank's slice of `length` things; ValueError unless they divide evenly."""
@@ -156,6 +159,14 @@ class ThreadComm(Comm):
         if self.rank != root:
             out = out.copy()
             self._enter("broadcast", out.nbytes)
+        self._wait()
+        return out
+
+    def share(self, obj):
+        """Return rank 0's Python object on every rank: threads just read it."""
+        self._shared.slots[self.rank] = obj
+        self._wait()
+        out = self._shared.slots[0]
         self._wait()
         return out
 

@@ -37,6 +37,13 @@ def same_dtype(operation, **arrays):
         raise TypeError(f"{operation}: expected arguments all float32 or all float64, found: {found}")
 
 
+def check_dy(operation, dy, shape, like):
+    """Raise unless the gradient dy that comes back has the shape and dtype of the output that went out."""
+    if dy.shape != tuple(shape):
+        raise ValueError(f"{operation}: expected dy of shape {tuple(shape)}, found {dy.shape}")
+    same_dtype(operation, dy=dy, x=like)
+
+
 class Device:
     """One device: ``name``, array module ``xp``, ``put`` (host → here) and ``get`` (here → host)."""
 

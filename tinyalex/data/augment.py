@@ -159,21 +159,30 @@ def colour_noise(rng, n, eigvals, eigvecs, sigma=0.1, reading="paper"):
     return (eigvecs @ (alpha * scale[:, None])).astype(np.float32)
 
 
-def upscale_matrix(old, new, method="bilinear"):
-    """The (new, old) float32 matrix A that resamples one axis: a picture becomes A picture A^T.
+def upscale(image, side, method="bilinear"):
+    """A picture (C, H, W) enlarged to (C, side, side), float32.
 
-    Pixel i of new lies at s = (i + 1/2) old/new - 1/2 in old, clipped to the picture: "nearest" takes the
-    closest pixel, "bilinear" weights the two around it by their distance.
-    Raises ValueError for another method or for new < old (pixels would be skipped without an average).
+    Pixel i of a new axis lies at s = (i + 1/2) old/new - 1/2 of the old one, clipped to the picture.
+    "nearest" takes the closest pixel; "bilinear" is (1 - t) x[j] + t x[j + 1] with j = floor(s), t = s - j,
+    first along H, then along W.
+    Raises ValueError for another method or a smaller side (pixels would be skipped without an average).
     """
     if method not in ("nearest", "bilinear"):
         raise ValueError(f'method={method!r}: expected "nearest" or "bilinear"')
-    if new < old:
-        raise ValueError(f"upscale: {new} pixels are fewer than the {old} of the picture")
-    s = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
-    if method == "nearest":
-        s = np.floor(s + 0.5)
-    return np.maximum(0, 1 - abs(s[:, None] - np.arange(old))).astype(np.float32)
+    image = image.astype(np.float32)
+    for axis in (1, 2):
+        old = image.shape[axis]
+        if side < old:
+            raise ValueError(f"upscale: {side} pixels are fewer than the {old} of the picture")
+        s = np.clip((np.arange(side) + 0.5) * old / side - 0.5, 0, old - 1)
+        j = np.floor(s if method == "bilinear" else s + 0.5).astype(int)
+        low = image.take(j, axis)
+        if method == "bilinear":
+            high = image.take(np.minimum(j + 1, old - 1), axis)
+            t = (s - j).astype(np.float32)
+            low += (t[:, None] if axis == 1 else t) * (high - low)
+        image = low
+    return image
 
 
 def to_batch(pixels, mean=None, noise=None, divisor=1.0):

@@ -16,6 +16,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import tarfile
@@ -427,7 +428,7 @@ def _plan(splits, size, shard_size, seed):
         "seed": seed,
         "pillow": PIL.__version__,
         "pictures": {split: len(entries) for split, entries in splits.items()},
-        "listing": listing.hexdigest(),
+        "listing": listing.hexdigest()[:16],
     }
 
 
@@ -452,7 +453,7 @@ def _begin(dst, plan):
     if differ:
         raise DataError(
             f"{dst}: was begun with {'; '.join(differ)}. Delete it or give another folder "
-            "(listing: the names, classes and sizes of the pictures)"
+            "(listing: the order, names, classes and sizes of the pictures)"
         )
     (dst / "parts").mkdir(exist_ok=True)
     for leftover in [*dst.glob("*.tmp"), *dst.glob("parts/*.tmp")]:  # of a killed run
@@ -555,7 +556,8 @@ def _write_shard(job):
             except MemoryError:
                 raise
             except Exception as error:  # whatever a decoder makes of a damaged file
-                unreadable.append(f"{entry.name}\t{type(error).__name__}: {' '.join(str(error).split())}")
+                reason = re.sub(r" <[^<>]* at 0x\w+>", "", str(error))  # an address: another one every time
+                unreadable.append(f"{entry.name}\t{type(error).__name__}: {' '.join(reason.split())}")
                 continue
             file.write(picture)
             digest.update(picture)

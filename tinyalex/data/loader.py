@@ -32,7 +32,7 @@ class Loader:
     recipe: an augment.Recipe. mean: what is subtracted, (C, S, S) for a picture of side S, of which every
     crop, wherever it was taken, loses the centre (as in 2012), or one value a channel (C,), or None.
     covariance: (C, C) of the pixels, needed for colour noise. upscale: side to which pictures (and the mean)
-    are first enlarged, by method "bilinear" or "nearest" (see augment.upscale_matrix).
+    are first enlarged, by method "bilinear" or "nearest" (see augment.upscale).
 
     start: (epoch, batch) of the first batch; epochs: the epoch at which iteration ends, None for never.
     threads: how many prepare batches (0: the caller's own, nothing ahead); depth: how many batches are ready
@@ -69,6 +69,8 @@ class Loader:
         self.labels = np.asarray(source.labels)
         self._pictures = source.images.transpose(3, 0, 1, 2) if isinstance(source, Images) else source
         C, side, width = self._pictures[0].shape if len(self.labels) else (0, 0, 0)
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: expected at least 1")
         drop_last = train if drop_last is None else drop_last
         whole, rest = divmod(len(self.labels), batch_size)
         self.batches_per_epoch = whole + (rest > 0 and not drop_last)
@@ -76,16 +78,17 @@ class Loader:
             raise ValueError(f"batch_size={batch_size}: the source has only {len(self.labels)} pictures")
         if side != width:
             raise ValueError(f"source: pictures must be square, found {side} x {width}")
-        if not 0 <= start[1] < self.batches_per_epoch:
+        if start[0] < 0 or not 0 <= start[1] < self.batches_per_epoch:
             raise ValueError(f"start={start}: an epoch has the batches 0 to {self.batches_per_epoch - 1}")
         if views not in (1, 10) or (train and views == 10):
             raise ValueError(f"views={views}: expected 1, or 10 with train=False")
         if train and recipe.noise and covariance is None:
             raise ValueError(f"recipe: colour noise of {recipe.noise} needs the covariance of the pixels")
 
-        self._enlarge = None if upscale is None else augment.upscale_matrix(side, upscale, method)
-        self._channels = C
-        self._side = side if upscale is None else upscale
+        self._upscale, self._method = upscale, method
+        if upscale is not None:
+            augment.upscale(np.zeros((C, side, side)), upscale, method)  # raises what does not fit
+        self._channels, self._side = C, side if upscale is None else upscale
         self._crop = recipe.crop or self._side
         augment.ten_view_windows(self._side, self._crop)  # here and in the next line: raises if no crop fits
         if train:
@@ -183,17 +186,17 @@ class Loader:
         return self.labels[chosen].astype(np.int64)
 
     def _enlarged(self, picture):
-        if self._enlarge is None:
+        if self._upscale is None:
             return picture
-        return np.rint(self._enlarge @ picture @ self._enlarge.T).astype(np.uint8)
+        return np.rint(augment.upscale(picture, self._upscale, self._method)).astype(np.uint8)
 
     def _centre_of_mean(self, mean, C, side):
         if mean.shape == (C,):
             return np.broadcast_to(mean[:, None, None], (C, self._crop, self._crop))
         if mean.shape != (C, side, side):
             raise ValueError(f"mean: expected the shape {(C,)} or {(C, side, side)}, found {mean.shape}")
-        if self._enlarge is not None:
-            mean = self._enlarge @ mean @ self._enlarge.T
+        if self._upscale is not None:
+            mean = augment.upscale(mean, self._upscale, self._method)
         return augment.centre_view(mean, self._crop)
 
 

@@ -41,7 +41,7 @@ products, and nothing is scattered; that is `_backward_stride_1`.
 
 from typing import NamedTuple
 
-from tinyalex.devices import empty, same_dtype, xp_of, zeros
+from tinyalex.devices import check_dy, empty, same_dtype, xp_of, zeros
 from tinyalex.ops.activation import Activation
 
 BLOCK_BYTES = 1 << 23  # strips of one block of output rows
@@ -159,19 +159,19 @@ def conv2d_backward(dy, cache, need_dx=True):
     """
     x, w, y, stride, pads, groups, activation = cache
     xp = xp_of(dy, x)
-    same_dtype("conv2d backward", dy=dy, x=x)
     F, CG, KH, KW = w.shape
-    if dy.shape[0] != F or dy.shape[3] != x.shape[3]:
-        raise ValueError(f"conv2d backward: dy {dy.shape} does not fit {F} filters of x {x.shape}")
+    _, H, W, N = x.shape
+    OH = output_size(H, KH, stride, *pads[:2])
+    OW = output_size(W, KW, stride, *pads[2:])
+    check_dy("conv2d backward", dy, (F, OH, OW, N), x)
     if activation:
         g_maps = activation.backward(dy, y, out=empty(xp, dy.shape, dy.dtype))
     else:
         g_maps = xp.ascontiguousarray(dy)
     db = g_maps.sum(axis=(1, 2, 3))
-    if need_dx and stride == 1 and max(pads[:2]) < KH and max(pads[2:]) < KW:
+    if need_dx and stride == 1:
         return *_backward_stride_1(g_maps, cache), db
 
-    _, OH, OW, N = dy.shape
     g_rows = g_maps.reshape(F, OH, OW * N)
     weights = _by_rows(w, groups)
     dweights = zeros(xp, weights.shape, w.dtype)

@@ -8,7 +8,7 @@ In both, the expected output in training is the output at test.  Backward: dx = 
 
 from typing import NamedTuple
 
-from tinyalex.devices import same_dtype, xp_of
+from tinyalex.devices import check_dy, same_dtype, xp_of
 
 
 def dropout_mask(rng, shape, keep=0.5):
@@ -17,10 +17,11 @@ def dropout_mask(rng, shape, keep=0.5):
 
 
 class DropoutCache(NamedTuple):
-    """What backward needs: the mask (None at test) and the factor that scales what is kept."""
+    """What backward needs: the mask (None at test), the factor that scales what is kept, and x's shape."""
 
     mask: object
     scale: float
+    shape: tuple
 
 
 def dropout_forward(x, mask, keep=0.5, train=True, inverted=False):
@@ -37,12 +38,13 @@ def dropout_forward(x, mask, keep=0.5, train=True, inverted=False):
             f"dropout: expected a mask of shape {x.shape}, found {None if mask is None else mask.shape}"
         )
     scale = (1 / keep if inverted else 1.0) if train else (1.0 if inverted else keep)
-    cache = DropoutCache(mask if train else None, scale)
+    cache = DropoutCache(mask if train else None, scale, x.shape)
     return dropout_backward(x, cache), cache
 
 
 def dropout_backward(dy, cache):
     """dx = dy · mask · scale: the operation is linear and diagonal, so its own backward."""
-    mask, scale = cache
+    mask, scale, shape = cache
+    check_dy("dropout backward", dy, shape, dy)
     factor = dy.dtype.type(scale)
     return dy * factor if mask is None else xp_of(dy, mask).multiply(dy, mask) * factor

@@ -7,7 +7,7 @@ Backward, with g = dL/dy (through the activation, if one is fused):
 
 from typing import NamedTuple
 
-from tinyalex.devices import empty, same_dtype, xp_of
+from tinyalex.devices import check_dy, empty, same_dtype, xp_of
 from tinyalex.ops.activation import Activation
 
 
@@ -41,7 +41,7 @@ def linear_backward(dy, cache, need_dx=True):
     """Return (dx, dw, db) of linear_forward, each shaped like its variable; dx None if not needed."""
     x, w, y, activation = cache
     xp = xp_of(dy, x)
-    same_dtype("linear backward", dy=dy, x=x)
+    check_dy("linear backward", dy, (len(w), x.shape[1]), x)
     g = activation.backward(dy, y) if activation else dy
     dx = xp.matmul(w.T, g, out=empty(xp, x.shape, x.dtype)) if need_dx else None
     dw = xp.matmul(g, x.T, out=empty(xp, w.shape, w.dtype))

@@ -18,7 +18,7 @@ a backward without it passes any gradient check; check with α near 1.
 
 from typing import NamedTuple
 
-from tinyalex.devices import empty, same_dtype, xp_of
+from tinyalex.devices import check_dy, empty, same_dtype, xp_of
 
 BLOCK_BYTES = 1 << 18  # of x handled at a time, all channels of some pixels
 
@@ -115,7 +115,7 @@ def lrn_backward(dy, cache):
     """dx_i = g_i s_i^−β − 2 a β x_i Σ_{j: i ∈ win(j)} g_j x_j s_j^(−β−1)."""
     x, s, n, a, beta, groups = cache
     xp = xp_of(dy, x)
-    same_dtype("lrn backward", dy=dy, x=x)
+    check_dy("lrn backward", dy, x.shape, x)
     dx = empty(xp, x.shape, x.dtype)
     dym, xm, sm, dxm = (v.reshape(len(x), -1) for v in (dy, x, s, dx))
     for block in _blocks(x, groups):
@@ -155,7 +155,7 @@ def same_map_norm_backward(dy, cache):
     """As lrn_backward, with the n×n window in place of the channels'."""
     x, s, n, a, beta, _ = cache
     xp = xp_of(dy, x)
-    same_dtype("same_map_norm backward", dy=dy, x=x)
+    check_dy("same_map_norm backward", dy, x.shape, x)
     dx = empty(xp, x.shape, x.dtype)
     for c in range(len(x)):
         direct = _power(s[c], beta, out=empty(xp, s[c].shape, s.dtype))

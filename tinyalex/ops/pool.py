@@ -17,7 +17,7 @@ window o that covers it, so with overlap the contributions add up (`+=`, never `
 import math
 from typing import NamedTuple
 
-from tinyalex.devices import empty, same_dtype, xp_of, zeros
+from tinyalex.devices import check_dy, empty, same_dtype, xp_of, zeros
 from tinyalex.ops.conv import four_pads, output_size
 
 BLOCK_BYTES = 1 << 19  # of input handled at a time, whole channels: what stays in cache between passes
@@ -48,10 +48,10 @@ def _at(axis, index):
 
 
 class PoolCache(NamedTuple):
-    """What backward needs: the input, the output (max only), and the geometry."""
+    """What backward needs: the input, the output (of the average its shape alone), and the geometry."""
 
     x: object  # (C, H, W, N)
-    y: object  # (C, OH, OW, N), None for the average
+    y: object  # (C, OH, OW, N)
     z: int
     s: int
     pads: tuple
@@ -108,7 +108,7 @@ def max_pool_backward(dy, cache):
     """
     x, y, z, s, pads = cache
     xp = xp_of(dy, x)
-    same_dtype("max_pool backward", dy=dy, x=x)
+    check_dy("max_pool backward", dy, y.shape, x)
     dx = empty(xp, x.shape, x.dtype)
     for cs in _channel_blocks(x):
         t = _max_along(2, x[cs], z, s, pads[2], y.shape[2])
@@ -132,7 +132,7 @@ def _first_winner(axis, dy, y, x, z, s, before, dx):
 
 
 def avg_pool_forward(x, z, s, pad=0, ceil=True):
-    """y = the sum of each window's real pixels / how many they are (2012: kLocalAvgPool).
+    """y = the sum of each window's real pixels / how many they are (2012: kLocalAvgUndo spreads it so).
 
     x: (C,H,W,N).  Returns (y, cache), y (C,OH,OW,N).  Raises ValueError for impossible windows.
     """
@@ -146,7 +146,7 @@ def avg_pool_forward(x, z, s, pad=0, ceil=True):
         t = _sum_along(2, x[cs], z, s, pads[2], OW)
         _sum_along(1, t, z, s, pads[0], OH, out=y[cs])
         y[cs] *= share
-    return y, PoolCache(x, None, z, s, pads)
+    return y, PoolCache(x, y.shape, z, s, pads)
 
 
 def _sum_along(axis, x, z, s, before, size, out=None):
@@ -171,10 +171,9 @@ def _shares(x, z, s, pads, OH, OW):
 
 def avg_pool_backward(dy, cache):
     """dx[u] = Σ of dy[o] / (real pixels in o) over the windows o that cover u."""
-    x, _, z, s, pads = cache
+    x, (C, OH, OW, N), z, s, pads = cache
     xp = xp_of(dy, x)
-    same_dtype("avg_pool backward", dy=dy, x=x)
-    _, OH, OW, N = dy.shape
+    check_dy("avg_pool backward", dy, (C, OH, OW, N), x)
     dx = zeros(xp, x.shape, x.dtype)
     share = _shares(x, z, s, pads, OH, OW)
     for cs in _channel_blocks(x):

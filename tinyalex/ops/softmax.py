@@ -21,6 +21,15 @@ def softmax(logits):
     return p
 
 
+def _check_labels(what, scores, labels):
+    K, N = scores.shape
+    if labels.shape != (N,) or labels.dtype.kind not in "iu":
+        raise ValueError(f"{what}: expected {N} integer labels, found {labels.dtype} {labels.shape}")
+    # On a GPU the look at the values would stop the device in every step: there they are not checked.
+    if xp_of(labels).__name__ == "numpy" and N and not 0 <= labels.min() <= labels.max() < K:
+        raise ValueError(f"{what}: expected labels 0 … {K - 1}, found {labels.min()} … {labels.max()}")
+
+
 class LossCache(NamedTuple):
     """What backward needs."""
 
@@ -38,13 +47,8 @@ def softmax_loss_forward(logits, labels, total=None):
     """
     xp = xp_of(logits, labels)
     same_dtype("softmax_loss", logits=logits)
-    K, N = logits.shape
-    if labels.shape != (N,) or labels.dtype.kind not in "iu":
-        raise ValueError(f"softmax_loss: expected {N} integer labels, found {labels.dtype} {labels.shape}")
-    if xp.__name__ == "numpy" and N and not 0 <= labels.min() <= labels.max() < K:
-        raise ValueError(
-            f"softmax_loss: expected labels 0 … {K - 1}, found {labels.min()} … {labels.max()}"
-        )
+    _check_labels("softmax_loss", logits, labels)
+    N = logits.shape[1]
     shifted = logits - logits.max(axis=0)
     log_sum = xp.log(xp.exp(shifted).sum(axis=0))
     log_p = shifted[labels, xp.arange(N)] - log_sum
@@ -73,6 +77,7 @@ def topk_error(scores, labels, k=1):
     K, N = scores.shape
     if not 1 <= k <= K:
         raise ValueError(f"topk_error: expected 1 ≤ k ≤ {K} classes, found k = {k}")
+    _check_labels("topk_error", scores, labels)
     own = scores[labels, xp.arange(N)]
     above = (scores > own).sum(axis=0)
     equal = (scores == own).sum(axis=0)
