@@ -32,6 +32,13 @@ def save(path, arrays, metadata):
         raise OSError(error.errno, f"{error.strerror}; the checkpoint was not written", str(path)) from error
 
 
+def write_text(path, text):
+    """Write a small text file, whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    os.replace(part, path)
+
+
 def load(path):
     """Read a checkpoint: (arrays by name, metadata).  Raises DataError if it is not a whole one."""
     path = Path(path)
@@ -50,23 +57,37 @@ def load(path):
 
 
 def state(model, optimizer):
-    """Return the arrays (on the host) that a later `restore` needs: parameters and velocities."""
-    get = model.comm.device.get
-    arrays = {name: get(layer.params[key]) for name, layer, key in model.parameters()}
-    return arrays | {f"velocity.{name}": get(v) for name, v in optimizer.velocity.items()}
+    """Return the whole network's parameters and velocities, on the host: what a later `restore` needs.
+
+    Every rank must call this: where the ranks share the network, each has some rows (axis 0).
+    """
+    comm = model.comm
+    with comm.on_behalf_of("checkpoint"):
+        return {name: comm.device.get(comm.all_gather(a)) for name, a in _arrays(model, optimizer).items()}
+
+
+def _arrays(model, optimizer):
+    arrays = {name: layer.params[key] for name, layer, key in model.parameters()}
+    if optimizer:
+        arrays |= {f"velocity.{name}": v for name, v in optimizer.velocity.items()}
+    return arrays
 
 
 def restore(model, optimizer, arrays, path):
-    """Write a state into the model and the optimizer; DataError if it is of another model."""
-    targets = {name: layer.params[key] for name, layer, key in model.parameters()}
-    targets |= {f"velocity.{name}": v for name, v in optimizer.velocity.items()}
-    wanted = {name: (a.shape, a.dtype.name) for name, a in targets.items()}
-    found = {name: (a.shape, a.dtype.name) for name, a in arrays.items()}
-    for name in sorted(wanted.keys() | found.keys()):
+    """Write a state into the model and the optimizer (None: the parameters alone).
+
+    The number of ranks need not be the one that saved it.  Raises DataError, naming the first array that
+    differs, if the state is of another model.
+    """
+    comm = model.comm
+    targets = _arrays(model, optimizer)
+    wanted = {n: ((a.shape[0] * comm.size, *a.shape[1:]), a.dtype.name) for n, a in targets.items()}
+    found = {n: (a.shape, a.dtype.name) for n, a in arrays.items()}
+    for name in sorted(wanted.keys() | found.keys() if optimizer else wanted.keys()):
         if wanted.get(name) != found.get(name):
             raise DataError(
                 f"{path}: {name}: this model has {wanted.get(name, 'no such array')}, "
                 f"the checkpoint {found.get(name, 'no such array')}"
             )
     for name, target in targets.items():
-        target[...] = model.comm.device.put(arrays[name])
+        target[...] = comm.device.put(arrays[name][comm.part(len(arrays[name]))])

@@ -216,11 +216,13 @@ class Sequential(Layer):
         self.layers = dict(layers)
         self.comm = comm
 
-    def forward(self, x, train=False):
-        """x → the last layer's output."""
+    def forward(self, x, train=False, last=None):
+        """x → the output of the last layer, or of the one named `last`."""
         for name, layer in self.layers.items():
             with self.comm.on_behalf_of(f"{name} forward"):
                 x = layer.forward(x, train)
+            if name == last:
+                break
         return x
 
     def backward(self, dy):

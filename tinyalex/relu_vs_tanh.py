@@ -169,7 +169,7 @@ def _search(data, plan, devices, neuron, out, progress):
     found = search_rate(data, devices, neuron, plan, on_step)
     best = min(found, key=found.get)
     progress.update(task, state=f"rate {best:g}  is the best of {', '.join(f'{r:g}' for r in found)}")
-    _write_text(path, json.dumps(found))
+    checkpoint.write_text(path, json.dumps(found))
     return found
 
 
@@ -181,7 +181,7 @@ def _begin(out, plan):
             f"{path}: {out} holds a run with other settings than these; "
             "give another --out, or remove that folder to start anew"
         )
-    _write_text(path, text)
+    checkpoint.write_text(path, text)
 
 
 def _write(out, plan, curves, searches, devices):
@@ -210,7 +210,7 @@ def _write(out, plan, curves, searches, devices):
         ],
         "ratio_of_epochs": {seed: ratio(curves, seed) for seed in plan.seeds},
     }  # fmt: skip
-    _write_text(out / "summary.json", json.dumps(summary, indent=1) + "\n")
+    checkpoint.write_text(out / "summary.json", json.dumps(summary, indent=1) + "\n")
     relu_vs_tanh_figure(curves, plan.data, TARGET).savefig(out / "relu_vs_tanh.png", dpi=150)
     return summary
 
@@ -219,9 +219,3 @@ def ratio(curves, seed):
     """Epochs that tanh needs to the target / epochs that ReLU needs; None if either did not arrive."""
     epochs = {c.neuron: c.epochs_to() for c in curves if c.seed == seed}
     return epochs["tanh"] / epochs["relu"] if all(epochs.values()) else None
-
-
-def _write_text(path, text):
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    part.replace(path)

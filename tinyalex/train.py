@@ -39,13 +39,32 @@ def data_parallel_step(model, optimizer, comm, images, labels, step=0):
         layer.grads[key] = summed[start : start + size].reshape(shape)
         start += size
     loss, errors = (float(v) for v in comm.device.get(summed[start:]))
+    _check_finite(loss, model, optimizer, images, step)
+    optimizer.step()
+    return StepResult(loss, errors / (labels.size * comm.size))
+
+
+def model_parallel_step(model, optimizer, images, labels, step=0):
+    """One step of SGD on a batch that every rank of the model's comm is given whole.
+
+    The logits come out the same on every rank, so each computes the same loss for itself.  Raises
+    NonFiniteError, before the update, on every rank.
+    """
+    logits = model.forward(images, train=True)
+    loss, cache = softmax_loss_forward(logits, labels)
+    model.backward(softmax_loss_backward(cache))
+    loss, error = float(loss), float(topk_error(logits, labels).mean())
+    _check_finite(loss, model, optimizer, images, step)
+    optimizer.step()
+    return StepResult(loss, error)
+
+
+def _check_finite(loss, model, optimizer, images, step):
     if not np.isfinite(loss):
         raise NonFiniteError(
             f"step {step}: the loss is {loss} (learning rate {optimizer.rate:g}); "
             f"first not finite: {first_nonfinite(model, images)}"
         )
-    optimizer.step()
-    return StepResult(loss, errors / (labels.size * comm.size))
 
 
 def first_nonfinite(model, images):

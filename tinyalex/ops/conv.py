@@ -36,7 +36,8 @@ the sum over those windows.
 With stride 1 the last sum has one term for each (p,q): dx is itself a convolution, of g padded with
 KH−1−pt zeros (and so on), with the kernel flipped and its C and F exchanged.  And dw reads the same
 columns of g: dw[f,c,p,q] = Σ x[c,u,v,n] · ĝ[f, u+KH−1−p, v+KW−1−q, n].  So the strips of g serve both
-products, and nothing is scattered; that is `_backward_stride_1`.
+products, and nothing is scattered; that is `_backward_stride_1`.  It pays where there are no more filters
+than channels; else the strips of x are the fewer.
 """
 
 from typing import NamedTuple
@@ -169,7 +170,7 @@ def conv2d_backward(dy, cache, need_dx=True):
     else:
         g_maps = xp.ascontiguousarray(dy)
     db = g_maps.sum(axis=(1, 2, 3))
-    if need_dx and stride == 1:
+    if need_dx and stride == 1 and CG * groups >= F:
         return *_backward_stride_1(g_maps, cache), db
 
     g_rows = g_maps.reshape(F, OH, OW * N)
@@ -179,12 +180,13 @@ def conv2d_backward(dy, cache, need_dx=True):
     for g, rows, strips in _blocks(x, groups, KH, KW, stride, pads, OH, OW):
         fs = slice(g * F // groups, (g + 1) * F // groups)
         dstrips = zeros(xp, strips.shape, strips.dtype) if need_dx else None
+        dcols = empty(xp, (KH, CG, KW, OW, N), x.dtype) if need_dx else None
         for i, cols in _columns(strips, rows, KH, stride):
             dweights[g] += g_rows[fs, i] @ cols.T
             if need_dx:
                 start = (i - rows.start) * stride
-                dcols = weights[g].T @ g_rows[fs, i]
-                dstrips[start : start + KH] += dcols.reshape(KH, CG, KW, OW, N)
+                xp.matmul(weights[g].T, g_rows[fs, i], out=dcols.reshape(-1, OW * N))
+                dstrips[start : start + KH] += dcols
         if need_dx:
             maps = dx[g * CG : (g + 1) * CG]
             for pixels, strip in _overlap(maps, dstrips, rows.start * stride - pads[0], stride, pads[2]):

@@ -1,0 +1,176 @@
+"""What the ranks of test_mpi.py run: mpiexec -n 2 python mpi_ranks.py PROGRAM."""
+
+import sys
+
+import numpy as np
+
+from tinyalex.comm import launch
+from tinyalex.devices import Device
+from tinyalex.models.cifar import figure1_net
+from tinyalex.mpi import MPIComm, launch_mpi
+from tinyalex.optim import SGD
+from tinyalex.train import data_parallel_step
+
+
+def array(rank, shape, dtype):
+    """A rank's array, its values of many magnitudes: adding them in another order gives other bits."""
+    rng = np.random.default_rng([rank, *shape])
+    return (rng.standard_normal(shape) * 10.0 ** rng.integers(-4, 5, shape)).astype(dtype)
+
+
+def add_up(arrays):
+    """The sum in the order of the ranks."""
+    total = arrays[0]
+    for a in arrays[1:]:
+        total = total + a
+    return total
+
+
+def collectives(comm):
+    """Check every collective against what it says; return all results and the ledger."""
+    results = []
+    for dtype in ("float32", "float64"):
+        for shape in ((6, 12, 18), (12, 18, 6)):
+            everyone = [array(r, shape, dtype) for r in range(comm.size)]
+            for view in (lambda a: a, lambda a: a.transpose(2, 0, 1), lambda a: a[::-1, ::2]):
+                arrays = [view(a) for a in everyone]
+                x, before = arrays[comm.rank], arrays[comm.rank].copy()
+                checks = [
+                    (comm.all_reduce(x), add_up(arrays)),
+                    (comm.all_reduce(x[:5, 1:2, :1]), add_up([a[:5, 1:2, :1] for a in arrays])),
+                    (comm.broadcast(x if comm.rank == 1 else None, root=1), arrays[1]),
+                ]
+                for axis in (0, -1):
+                    with comm.on_behalf_of(f"axis {axis}"):
+                        checks.append((comm.all_gather(x, axis), np.concatenate(arrays, axis)))
+                        parts = np.split(add_up(arrays), comm.size, axis)
+                        checks.append((comm.reduce_scatter(x, axis), parts[comm.rank]))
+                assert np.array_equal(x, before)
+                for found, expected in checks:
+                    assert found.dtype == dtype
+                    assert np.array_equal(found, expected)
+                results += [found for found, _ in checks]
+    return results, comm.ledger, comm.calls
+
+
+def mismatch(comm):
+    """The message every rank gets when their arrays differ."""
+    messages = []
+    for x in (np.zeros((2, 3 + comm.rank % 2)), np.zeros((2, 3), f"float{32 << comm.rank % 2}")):
+        for collective in (comm.all_gather, comm.reduce_scatter, comm.all_reduce):
+            try:
+                collective(x)
+            except ValueError as error:
+                messages.append(str(error))
+    return messages
+
+
+def train(comm):
+    """Ten data-parallel steps in float64 on random pictures; return losses, weights and the ledger."""
+    rng = np.random.default_rng(3)
+    net = figure1_net("relu", comm, rng, dtype=np.float64)
+    optimizer = SGD(net, 0.001)
+    results = []
+    for step in range(10):
+        pictures, labels = rng.uniform(-128, 128, (3, 32, 32, 6)), rng.integers(0, 10, 6)
+        part = comm.part(6)
+        x = np.ascontiguousarray(pictures[..., part])
+        results.append(data_parallel_step(net, optimizer, comm, x, labels[part], step))
+    return [results, *(layer.params[key] for _, layer, key in net.parameters())], comm.ledger, comm.calls
+
+
+def same_as_threads(comm, program):
+    """Assert that the program gives every rank the bits, and the ledger, that it gives a thread."""
+    mine = program(comm)
+    threads = None
+    if comm.rank == 0:
+        threads = launch(program, [Device(f"cpu:{k}") for k in range(comm.size)])
+    (expected, *books) = comm.share(threads)[comm.rank]
+    assert len(mine[0]) == len(expected)
+    assert all(np.array_equal(a, b) for a, b in zip(mine[0], expected, strict=True))
+    assert list(mine[1:]) == books
+
+
+class Elsewhere(np.ndarray):
+    """Memory that this test's MPI may not touch."""
+
+
+class ElsewhereDevice(Device):
+    """A device whose arrays must be copied to the host: as a GPU under an MPI that is not CUDA-aware."""
+
+    def __init__(self):
+        super().__init__("cpu:0")
+        self.kind = "cuda"
+
+    def put(self, array):
+        """Host → here."""
+        assert type(array) is np.ndarray
+        return array.copy().view(Elsewhere)
+
+    def get(self, array):
+        """Here → host."""
+        assert type(array) is Elsewhere
+        return array.copy().view(np.ndarray)
+
+
+def staged(world):
+    """Assert that a device's arrays travel through the host and come back to the device."""
+    comm = MPIComm(ElsewhereDevice(), world)
+    arrays = [array(r, (6, 4, 6), "float32") for r in range(comm.size)]
+    x = comm.device.put(arrays[comm.rank])
+    for found, expected in (
+        (comm.all_reduce(x), add_up(arrays)),
+        (comm.all_gather(x, -1), np.concatenate(arrays, -1)),
+        (comm.reduce_scatter(x, -1), np.split(add_up(arrays), comm.size, -1)[comm.rank]),
+        (comm.broadcast(x), arrays[0]),
+    ):
+        assert type(found) is Elsewhere
+        assert np.array_equal(found, expected)
+
+
+def check(comm):
+    """All that must hold for any number of ranks."""
+    from mpi4py import MPI
+
+    assert comm.device.name == f"cpu:{comm.rank}"
+    same_as_threads(comm, collectives)
+    messages = mismatch(comm)
+    assert len(messages) == 6
+    assert "the ranks' arrays differ: [((2, 3), 'float64'), ((2, 4), 'float64')]" in messages[0]
+    staged(MPI.COMM_WORLD)
+    shared = comm.share(
+        {"mean": np.arange(12.0).reshape(3, 4), "names": ("a", 1)} if comm.rank == 0 else None
+    )
+    assert np.array_equal(shared["mean"], np.arange(12.0).reshape(3, 4))
+    assert shared["names"] == ("a", 1)
+    shared["mean"] += 1  # each process has its own
+
+
+def fail(comm):
+    """Raise on the last rank while the others wait for it."""
+    if comm.rank == comm.size - 1:
+        raise ValueError("this rank has failed")
+    comm.all_reduce(np.ones(3))
+
+
+def wait(comm):
+    """Meet until interrupted."""
+    print("ready", flush=True)
+    while True:
+        comm.all_reduce(np.ones(3))
+
+
+PROGRAMS = {
+    "check": check,
+    "train": lambda comm: same_as_threads(comm, train),
+    "fail": fail,
+    "wait": wait,
+    "size": lambda comm: print(f"{comm.size} ranks, {comm.device}"),
+}
+
+if __name__ == "__main__":
+    if sys.argv[1] == "cuda":
+        launch_mpi(PROGRAMS["size"], "mpi:cuda")
+    else:
+        launch_mpi(PROGRAMS[sys.argv[1]])
+    print("finished")

@@ -1,0 +1,350 @@
+"""Ranks and collectives: what they return, what they count, and how they fail."""
+
+import _thread
+import threading
+import time
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_info
+
+from tinyalex.comm import Comm, launch
+from tinyalex.devices import Device, parse
+from tinyalex.errors import DeviceError
+
+SIZES = pytest.mark.parametrize("size", [1, 2, 3])
+MANY = pytest.mark.parametrize("size", [2, 3])
+SHAPE = (6, 12, 3)
+
+
+def on(size, fn):
+    """Run fn on so many CPU ranks, and be sure that no thread is left."""
+    before = threading.active_count()
+    try:
+        return launch(fn, parse(",".join(f"cpu:{k}" for k in range(size))))
+    finally:
+        assert threading.active_count() == before
+
+
+def drawn(rank, dtype=np.float64, shape=SHAPE):
+    """The array of one rank: sums of such depend on their order in the last bits."""
+    rng = np.random.default_rng([17, rank])
+    return (rng.standard_normal(shape) * 10.0 ** rng.integers(-3, 4, shape)).astype(dtype)
+
+
+def total(size, dtype=np.float64):
+    """The sum in the order of the ranks."""
+    out = drawn(0, dtype)
+    for rank in range(1, size):
+        out = out + drawn(rank, dtype)
+    return out
+
+
+def same(a, b):
+    return (a.shape, a.dtype) == (b.shape, b.dtype) and a.tobytes() == b.tobytes()
+
+
+# ---- what they return ----------------------------------------------------------------------------------
+
+
+@SIZES
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("axis", [0, 1, 2, -1, -2])
+def test_all_gather_joins_in_the_order_of_the_ranks(size, axis, dtype):
+    expected = np.concatenate([drawn(r, dtype) for r in range(size)], axis)
+    for y in on(size, lambda comm: comm.all_gather(drawn(comm.rank, dtype), axis)):
+        assert same(y, expected)
+
+
+@SIZES
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("axis", [0, 1, 2, -1, -2])
+def test_reduce_scatter_sums_and_cuts(size, axis, dtype):
+    shape = (6, 12, 6)
+    found = on(size, lambda comm: comm.reduce_scatter(drawn(comm.rank, dtype, shape), axis))
+    expected = drawn(0, dtype, shape)
+    for rank in range(1, size):
+        expected = expected + drawn(rank, dtype, shape)
+    for y, part in zip(found, np.split(expected, size, axis), strict=True):
+        assert same(y, part)
+
+
+@SIZES
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_all_reduce_gives_every_rank_the_same_bits(size, dtype):
+    for y in on(size, lambda comm: comm.all_reduce(drawn(comm.rank, dtype))):
+        assert same(y, total(size, dtype))
+
+
+@SIZES
+@pytest.mark.parametrize("shape", [(), (1,), (2,), (5, 1), (0,), (100_003,)])
+def test_all_reduce_takes_any_size(size, shape):
+    """Also fewer numbers than ranks, and numbers that do not divide evenly."""
+    for y in on(size, lambda comm: comm.all_reduce(np.full(shape, 1.0 + comm.rank))):
+        assert same(np.asarray(y), np.full(shape, size * (size + 1) / 2))
+
+
+@SIZES
+def test_broadcast_gives_the_roots_array(size):
+    for root in range(size):
+        found = on(size, lambda comm, root=root: comm.broadcast(drawn(comm.rank), root))
+        assert all(same(y, drawn(root)) for y in found)
+        assert len({id(y) for y in found}) == size  # each has its own
+
+
+@MANY
+def test_views_and_arguments_untouched(size):
+    def rank(comm):
+        x = np.asfortranarray(drawn(comm.rank))
+        x.flags.writeable = False
+        y = np.repeat(drawn(comm.rank), 2, axis=1)[:, ::2]
+        return (
+            same(np.ascontiguousarray(comm.all_reduce(x)), total(size)),
+            same(comm.all_reduce(y), total(size)),
+            same(comm.reduce_scatter(x, 1), np.ascontiguousarray(total(size)[:, comm.part(12)])),
+            same(comm.all_gather(y, -1), np.concatenate([drawn(r) for r in range(size)], -1)),
+            same(x, drawn(comm.rank)),
+        )
+
+    assert on(size, rank) == [(True,) * 5] * size
+
+
+@MANY
+def test_an_array_may_be_changed_as_soon_as_the_call_returns(size):
+    """100 rounds in which everybody overwrites argument and result at once, out of step."""
+
+    def rank(comm):
+        x = np.empty((3, 4 * size))
+        wrong = 0
+        for i in range(100):
+            if (i + comm.rank) % 7 == 0:
+                time.sleep(1e-4)
+            for meet, expected in (
+                (comm.all_reduce, size * i + size * (size - 1) / 2),
+                (lambda x: comm.reduce_scatter(x, 1), size * i + size * (size - 1) / 2),
+                (lambda x: comm.all_gather(x).mean(), i + (size - 1) / 2),
+                (lambda x, i=i: comm.broadcast(x, i % size).copy(), i + i % size),
+            ):
+                x[...] = i + comm.rank
+                y = np.asarray(meet(x))
+                x.fill(np.nan)
+                wrong += not (y == expected).all()
+                y[...] = np.nan
+        return wrong
+
+    assert on(size, rank) == [0] * size
+
+
+@SIZES
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_all_gather_and_reduce_scatter_are_adjoint(size, axis):
+    """<gather(x), y> summed over the ranks = <x, reduce_scatter(y)> summed over the ranks."""
+    whole = list(SHAPE)
+    whole[axis] *= size
+
+    def rank(comm):
+        x, y = drawn(comm.rank), drawn(10 + comm.rank, shape=whole)
+        return np.vdot(comm.all_gather(x, axis), y), np.vdot(x, comm.reduce_scatter(y, axis))
+
+    left, right = np.sum(on(size, rank), axis=0)
+    np.testing.assert_allclose(left, right, rtol=1e-12)
+
+
+def test_launch_returns_what_each_rank_returned():
+    assert on(3, lambda comm: (comm.rank, comm.size, comm.device.name)) == [
+        (0, 3, "cpu:0"),
+        (1, 3, "cpu:1"),
+        (2, 3, "cpu:2"),
+    ]
+    devices = [Device("cpu:7"), Device("cpu:3")]  # a rank is a place in the list, not the device's number
+    assert launch(lambda comm: comm.device, devices) == devices
+
+
+# ---- the ledger ----------------------------------------------------------------------------------------
+
+
+@SIZES
+def test_ledger_counts_the_bytes_that_came_from_others(size):
+    def rank(comm):
+        x = drawn(comm.rank, np.float32)  # 216 numbers
+        comm.all_gather(x)
+        comm.all_gather(x, 2)
+        comm.reduce_scatter(x, 1)
+        comm.all_reduce(x)
+        comm.broadcast(x, root=1 % size)
+        return comm.ledger, comm.calls
+
+    nbytes = 4 * 216
+    for number, (ledger, calls) in enumerate(on(size, rank)):
+        if size == 1:
+            assert not ledger
+            continue
+        root = number == 1
+        assert ledger["", "all_gather"] == 2 * (size - 1) * nbytes
+        assert ledger["", "reduce_scatter"] == (size - 1) * nbytes // size
+        assert ledger["", "all_reduce"] == 2 * (size - 1) * nbytes // size
+        assert ledger["", "broadcast"] == (0 if root else nbytes)
+        assert calls["", "all_gather"] == 2
+        assert calls["", "reduce_scatter"] == calls["", "all_reduce"] == 1
+        assert root or calls["", "broadcast"] == 1
+
+
+def test_all_reduce_receives_nearly_twice_its_array_however_it_is_cut():
+    def rank(comm):
+        comm.all_reduce(np.ones(100))
+        return comm.ledger["", "all_reduce"]
+
+    assert sum(on(3, rank)) == 2 * 2 * 800  # over all ranks: 2 (size − 1) arrays
+
+
+def test_on_behalf_of_labels_what_crosses():
+    def rank(comm):
+        with comm.on_behalf_of("conv1 forward"):
+            comm.all_gather(np.ones(4))
+            with comm.on_behalf_of("inner"):
+                comm.all_gather(np.ones(2))
+            comm.all_gather(np.ones(4))
+        with pytest.raises(KeyError), comm.on_behalf_of("fails"):
+            raise KeyError
+        comm.all_reduce(np.ones(2))
+        return dict(comm.ledger), dict(comm.calls)
+
+    for ledger, calls in on(2, rank):
+        first, inner, last = ("conv1 forward", "all_gather"), ("inner", "all_gather"), ("", "all_reduce")
+        assert ledger == {first: 64, inner: 16, last: 16}
+        assert calls == {first: 2, inner: 1, last: 1}
+
+
+def test_alone_is_a_rank_by_itself():
+    def rank(comm):
+        alone = comm.alone()
+        x = drawn(comm.rank)
+        assert (alone.rank, alone.size, alone.device) == (0, 1, comm.device)
+        assert alone.part(5) == slice(0, 5)
+        assert same(alone.all_reduce(x), x)
+        assert same(alone.reduce_scatter(alone.all_gather(x)), x)
+        return not alone.ledger and not comm.ledger
+
+    assert on(2, rank) == [True, True]
+
+
+# ---- failing -------------------------------------------------------------------------------------------
+
+
+def test_part_cuts_evenly_or_not_at_all():
+    assert on(3, lambda comm: comm.part(12)) == [slice(0, 4), slice(4, 8), slice(8, 12)]
+    assert on(3, lambda comm: comm.part(0)) == [slice(0, 0)] * 3
+    with pytest.raises(ValueError, match="7 cannot be shared evenly by 3 ranks"):
+        on(3, lambda comm: comm.part(7))
+    with pytest.raises(ValueError, match="6 cannot be shared evenly by 4 ranks"):
+        on(4, lambda comm: comm.reduce_scatter(np.ones((4, 6)), axis=1))
+    assert Comm(Device("cpu:0")).part(7) == slice(0, 7)
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("mine"), KeyboardInterrupt(), SystemExit(3)], ids=repr)
+@pytest.mark.parametrize("early", [True, False])
+@MANY
+def test_a_rank_that_raises_stops_the_others(size, early, error):
+    """early: before the others come to the meeting; otherwise while they wait there."""
+    raised = threading.Event()
+
+    def rank(comm):
+        comm.all_reduce(np.ones(3))
+        if comm.rank == size - 1:
+            if not early:
+                time.sleep(0.1)
+            raised.set()
+            raise error
+        if early:
+            raised.wait(10)
+        while True:
+            comm.all_reduce(np.ones(3))
+
+    start = time.perf_counter()
+    with pytest.raises(type(error)) as caught:
+        on(size, rank)
+    assert caught.value is error
+    assert time.perf_counter() - start < 5
+    assert on(size, lambda comm: comm.all_reduce(1.0 * np.ones(1)).item()) == [size] * size  # all is well again
+
+
+def test_the_first_of_several_errors_is_raised():
+    first = threading.Event()
+
+    def rank(comm):
+        if comm.rank == 1:
+            first.set()
+            raise KeyError("first")
+        first.wait(10)
+        time.sleep(0.05)
+        raise ValueError("second")
+
+    with pytest.raises(KeyError, match="first"):
+        on(2, rank)
+
+
+def test_one_rank_raises_too():
+    with pytest.raises(ZeroDivisionError):
+        on(1, lambda comm: 1 / 0)
+
+
+@MANY
+def test_an_interrupt_stops_all_ranks(size):
+    def rank(comm):
+        if comm.rank == 0:
+            _thread.interrupt_main()
+        while True:
+            comm.all_reduce(np.ones(3))
+
+    start = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt):
+        on(size, rank)
+    assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize("collective", ["all_gather", "reduce_scatter", "all_reduce"])
+def test_arrays_that_differ_are_refused(collective):
+    def shapes(comm):
+        with comm.on_behalf_of("conv2 forward"):
+            getattr(comm, collective)(np.ones((4, 2 * comm.size + 2 * comm.rank)))
+
+    def dtypes(comm):
+        getattr(comm, collective)(np.ones(4, np.float32 if comm.rank else np.float64))
+
+    with pytest.raises(ValueError, match=r"conv2 forward.*differ.*\(4, 4\).*\(4, 6\)"):
+        on(2, shapes)
+    with pytest.raises(ValueError, match=r"collective.*differ.*float32.*float64"):
+        on(2, dtypes)
+
+
+def test_launch_wants_different_devices_of_one_kind():
+    class Cuda:
+        name, kind = "cuda:0", "cuda"
+
+    for devices, found in (
+        ([], "none"),
+        (parse("cpu:0,cpu:0"), "cpu:0, cpu:0"),
+        (parse("cpu:1,cpu:0,cpu:1"), "cpu:1, cpu:0, cpu:1"),
+        ([Device("cpu:0"), Cuda()], "cpu:0, cuda:0"),
+    ):
+        with pytest.raises(DeviceError, match=f"devices: .*found {found}"):
+            launch(lambda comm: pytest.fail("was run"), devices)
+
+
+# ---- one BLAS thread a rank ----------------------------------------------------------------------------
+
+
+def blas_threads():
+    return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+
+
+@SIZES
+def test_each_rank_has_one_blas_thread(size):
+    before = blas_threads()
+    assert before
+    for inside in on(size, lambda comm: blas_threads()):
+        assert set(inside) == {1}
+    assert blas_threads() == before
+    with pytest.raises(ZeroDivisionError):
+        on(size, lambda comm: 1 / 0)
+    assert blas_threads() == before

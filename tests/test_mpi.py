@@ -1,0 +1,109 @@
+"""Ranks that are MPI processes: the threads' bits and ledger, and no rank left waiting."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from tinyalex.errors import DeviceError
+from tinyalex.mpi import launch_mpi
+
+RANKS = Path(__file__).with_name("mpi_ranks.py")
+MPIEXEC = shutil.which("mpiexec", path=Path(sys.executable).parent) or shutil.which("mpiexec")
+ENVIRONMENT = os.environ | {
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",  # Open MPI asks; MPICH does not
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",  # more ranks than cores: Open MPI 5
+    "OMPI_MCA_rmaps_base_oversubscribe": "1",  # Open MPI 4
+}
+
+MISSING = None if find_spec("mpi4py") else "mpi4py is not installed"
+MISSING = MISSING or (None if MPIEXEC else "mpiexec is not installed")
+needs_mpi = pytest.mark.skipif(bool(MISSING), reason=MISSING or "")
+
+
+def start(size, program, **environment):
+    """Start the ranks; size=0: one process without mpiexec."""
+    command = [MPIEXEC, "-n", str(size)] if size else []
+    return subprocess.Popen(
+        [*command, sys.executable, str(RANKS), program],
+        env=ENVIRONMENT | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def finish(job, seconds):
+    """Wait for the job; return its exit code, output, and errors."""
+    try:
+        output, errors = job.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        job.terminate()
+        pytest.fail(f"still running after {seconds} s; then: {job.communicate()}")
+    return job.returncode, output, errors
+
+
+@needs_mpi
+@pytest.mark.parametrize("program", ["check", "train"])
+@pytest.mark.parametrize("size", [2, 3])
+def test_processes_give_the_bits_and_ledger_of_threads(size, program):
+    code, output, errors = finish(start(size, program), seconds=60)
+    assert code == 0, errors
+    assert output.count("finished") == size
+
+
+@needs_mpi
+def test_an_error_on_one_rank_ends_the_job():
+    begun = time.monotonic()
+    code, output, errors = finish(start(2, "fail"), seconds=30)
+    assert time.monotonic() - begun < 5
+    assert code != 0
+    assert "finished" not in output
+    assert "Traceback" in errors
+    assert "rank 1 of 2: ValueError: this rank has failed" in errors
+
+
+@needs_mpi
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_ends_the_job(name):
+    job = start(2, "wait")
+    assert "ready" in job.stdout.readline()
+    job.send_signal(getattr(signal, name))
+    code, output, _ = finish(job, seconds=5)
+    assert code != 0
+    assert "finished" not in output
+
+
+@needs_mpi
+def test_without_mpiexec_there_is_one_rank():
+    code, output, errors = finish(start(0, "size"), seconds=30)
+    assert code == 0, errors
+    assert output.splitlines() == ["1 ranks, Device('cpu:0')", "finished"]
+
+
+@needs_mpi
+def test_another_mpis_mpiexec_is_an_error():
+    """Else each of its processes would do the whole work, and write over the others' files."""
+    code, _, errors = finish(start(0, "size", OMPI_COMM_WORLD_SIZE="2"), seconds=30)
+    assert code != 0
+    assert "DeviceError: mpiexec started 2 processes, but each finds itself alone" in errors
+
+
+@needs_mpi
+def test_a_gpu_that_is_not_there_ends_the_job():
+    code, _, errors = finish(start(2, "cuda", CUDA_VISIBLE_DEVICES=""), seconds=30)
+    assert code != 0
+    assert "Traceback" not in errors
+    assert "of 2: DeviceError: device cuda:" in errors
+
+
+def test_errors_before_mpi_starts(monkeypatch):
+    with pytest.raises(DeviceError, match="devices 'mpi:gpu': expected 'mpi' or 'mpi:cuda'"):
+        launch_mpi(print, "mpi:gpu")
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    with pytest.raises(DeviceError, match=r"MPI cannot be loaded .* pip install 'tinyalex\[mpi\]'"):
+        launch_mpi(print)

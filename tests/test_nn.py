@@ -1,0 +1,450 @@
+"""Layers: the contracts that each of them keeps, and the same numbers on any number of ranks."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from tinyalex.comm import Comm, launch
+from tinyalex.devices import Device, parse
+from tinyalex.gradcheck import check_layer
+from tinyalex.nn import (
+    LRN,
+    Activate,
+    AllGather,
+    AvgPool,
+    Conv2d,
+    Dropout,
+    Linear,
+    MaxPool,
+    SameMapNorm,
+    Sequential,
+)
+from tinyalex.ops.activation import logistic, relu, tanh
+from tinyalex.ops.softmax import softmax_loss_backward, softmax_loss_forward
+from tinyalex.optim import SGD
+
+MAPS = (4, 7, 6, 3)  # C, H, W, N
+
+
+class Kind(NamedTuple):
+    """A layer as it is configured for the contracts."""
+
+    make: object  # (comm, rng, dtype) → layer
+    shape: tuple = MAPS
+    linear: str = ""  # names of the variables in which y is linear
+
+
+def conv(shape=(6, 4, 3, 2), **settings):
+    return lambda comm, rng, dtype: Conv2d(shape, comm, rng, std=0.5, bias=0.1, dtype=dtype, **settings)
+
+
+def linear(shape, **settings):
+    return lambda comm, rng, dtype: Linear(shape, comm, rng, std=0.5, bias=0.1, dtype=dtype, **settings)
+
+
+def plain(layer, *args, **settings):
+    return lambda comm, rng, dtype: layer(*args, **settings)
+
+
+def two_layers(comm, rng, dtype):
+    return Sequential(
+        {
+            "conv": conv(activation=relu, pad=1)(comm, rng, dtype),
+            "pool": MaxPool(3, 2),
+            "fc": linear((5, 6 * 4 * 4))(comm, rng, dtype),
+        },
+        comm,
+    )
+
+
+KINDS = {
+    "conv": Kind(conv(), linear="xwb"),
+    "conv, pad (1,0,2,1)": Kind(conv(pad=(1, 0, 2, 1)), linear="xwb"),
+    "conv, relu": Kind(conv(activation=relu)),
+    "conv, tanh": Kind(conv(activation=tanh(1.7, 0.6))),
+    "conv, stride 2": Kind(conv(stride=2, pad=1), linear="xwb"),
+    "conv, groups 2": Kind(conv((6, 2, 3, 2), groups=2), linear="xwb"),
+    "conv, groups 2, stride 3, relu": Kind(conv((6, 2, 3, 2), groups=2, stride=3, activation=relu)),
+    "conv, no dx": Kind(conv(need_dx=False), linear="wb"),
+    "conv, no dx, stride 4, relu": Kind(conv(need_dx=False, stride=4, activation=relu)),
+    "linear on maps": Kind(linear((5, 4 * 7 * 6)), linear="xwb"),
+    "linear on features": Kind(linear((5, 8)), (8, 3), linear="xwb"),
+    "linear, relu": Kind(linear((5, 8), activation=relu), (8, 3)),
+    "max pool": Kind(plain(MaxPool, 3, 2)),
+    "max pool, pad": Kind(plain(MaxPool, 3, 2, pad=(1, 0, 1, 1))),
+    "avg pool": Kind(plain(AvgPool, 3, 2), linear="x"),
+    "lrn": Kind(plain(LRN, alpha=1.0), (7, 4, 3, 2)),
+    "lrn, groups 2, n 4": Kind(plain(LRN, 4, alpha=1.0, groups=2)),
+    "same-map norm": Kind(plain(SameMapNorm, alpha=1.0)),
+    "relu": Kind(plain(Activate, relu)),
+    "tanh": Kind(plain(Activate, tanh(1.7, 0.6))),
+    "logistic": Kind(plain(Activate, logistic)),
+    "dropout": Kind(lambda comm, rng, dtype: Dropout(comm, rng, keep=0.7), linear="x"),
+    "dropout, inverted": Kind(
+        lambda comm, rng, dtype: Dropout(comm, rng, keep=0.7, inverted=True), linear="x"
+    ),
+    "all-gather": Kind(lambda comm, rng, dtype: AllGather(comm), linear="x"),
+    "all-gather, replicated": Kind(lambda comm, rng, dtype: AllGather(comm, replicated=True), linear="x"),
+    "sequential": Kind(two_layers),
+}
+
+every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+both_dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+
+
+def make(kind, dtype=np.float64, seed=0):
+    """Return the layer, an x and a dy that fits, drawn from the seed; x and dy are read-only."""
+    rng = np.random.default_rng(seed)
+    layer = kind.make(Comm(Device("cpu:0")), rng, dtype)
+    x = rng.standard_normal(kind.shape).astype(dtype)
+    dy = rng.standard_normal(layer.forward(x).shape).astype(dtype)
+    x.flags.writeable = dy.flags.writeable = False
+    return layer, x, dy
+
+
+def arrays_of(layer, what):
+    """The layer's params or grads by name, also of a Sequential's layers."""
+    if isinstance(layer, Sequential):
+        return {name: getattr(part, what)[key] for name, part, key in layer.parameters()}
+    return dict(getattr(layer, what))
+
+
+def gradients(layer, dy):
+    """Copies of dx (unless it is None) and of the parameters' gradients."""
+    dx = layer.backward(dy)
+    grads = arrays_of(layer, "grads")
+    if dx is not None:
+        grads["x"] = dx
+    return {name: g.copy() for name, g in grads.items()}
+
+
+def same_bits(a, b):
+    return a.keys() == b.keys() and all(
+        a[name].dtype == b[name].dtype and a[name].tobytes() == b[name].tobytes() for name in a
+    )
+
+
+# ---- contracts -----------------------------------------------------------------------------------------
+
+
+@both_dtypes
+@every_kind
+def test_zero_dy_gives_zero_gradients(kind, dtype):
+    layer, x, dy = make(kind, dtype)
+    layer.forward(x, train=True)
+    assert not any(g.any() for g in gradients(layer, np.zeros_like(dy)).values())
+
+
+@both_dtypes
+@every_kind
+def test_backward_again_gives_the_same_bits(kind, dtype):
+    layer, x, dy = make(kind, dtype)
+    layer.forward(x, train=True)
+    first = gradients(layer, dy)
+    assert same_bits(gradients(layer, dy), first)
+    other = gradients(layer, dy[..., ::-1])
+    assert not same_bits(other, first)
+    assert same_bits(gradients(layer, dy), first)
+
+
+@both_dtypes
+@every_kind
+def test_nothing_that_is_passed_in_or_out_is_written_to(kind, dtype):
+    layer, x, dy = make(kind, dtype)
+    for array in arrays_of(layer, "params").values():
+        array.flags.writeable = False
+    y = layer.forward(x, train=True)
+    before = [a.tobytes() for a in (x, dy, y, *arrays_of(layer, "params").values())]
+    layer.backward(dy)
+    layer.backward(dy)
+    assert [a.tobytes() for a in (x, dy, y, *arrays_of(layer, "params").values())] == before
+
+
+@both_dtypes
+@every_kind
+def test_gradient_has_the_shape_and_dtype_of_its_variable(kind, dtype):
+    layer, x, dy = make(kind, dtype)
+    assert layer.forward(x, train=True).dtype == dtype
+    variables = {"x": x, **arrays_of(layer, "params")}
+    grads = gradients(layer, dy)
+    assert variables.keys() - grads.keys() <= ({"x"} if not getattr(layer, "need_dx", True) else set())
+    for name, g in grads.items():
+        assert (g.shape, g.dtype) == (variables[name].shape, dtype)
+
+
+@every_kind
+def test_gradients_agree_with_the_slope(kind):
+    layer, x, _ = make(kind)
+    report = check_layer(layer, x, np.random.default_rng(1), linear=kind.linear)
+    expected = {"x", *arrays_of(layer, "params")} - ({"x"} if not getattr(layer, "need_dx", True) else set())
+    assert report.errors.keys() == expected
+
+
+@every_kind
+def test_views_in_any_order_are_as_good_as_contiguous_arrays(kind):
+    layer, x, dy = make(kind)
+    y = layer.forward(x)
+    grads = gradients(layer, dy)
+    for view in (
+        lambda a: np.repeat(a, 2, axis=-1)[..., ::2],  # every second image
+        lambda a: np.repeat(a, 2, axis=0)[::2],  # every second channel
+        lambda a: np.concatenate([a, a])[len(a) :][..., ::-1].copy()[..., ::-1],  # images backwards
+        np.asfortranarray,
+    ):
+        np.testing.assert_allclose(layer.forward(view(x)), y, rtol=1e-12, atol=1e-12)
+        layer.forward(x)
+        for given in (lambda: layer.forward(x), lambda view=view: layer.forward(view(x))):
+            given()
+            for name, g in gradients(layer, view(dy)).items():
+                np.testing.assert_allclose(g, grads[name], rtol=1e-12, atol=1e-12)
+
+
+@every_kind
+def test_results_are_the_callers_own(kind):
+    """Large enough for the host's buffer pool: a later call must not write into an earlier result."""
+    small, _, _ = make(kind)
+    rng = np.random.default_rng(3)
+    layer = kind.make(Comm(Device("cpu:0")), rng, np.float64)
+    x = rng.standard_normal((*kind.shape[:-1], 1000))
+    y = layer.forward(x, train=True)
+    dy = rng.standard_normal(y.shape)
+    grads = gradients(layer, dy)
+    dx = layer.backward(dy)
+    kept = [y, *([] if dx is None else [dx]), *arrays_of(layer, "grads").values()]
+    before = [a.tobytes() for a in kept]
+    for _ in range(2):
+        layer.forward(2 * x, train=True)
+        layer.backward(-dy)
+    assert [a.tobytes() for a in kept] == before
+    assert grads.keys() >= arrays_of(small, "params").keys()
+
+
+# ---- training and test ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "kind", [k for name, k in KINDS.items() if "dropout" not in name], ids=[n for n in KINDS if "drop" not in n]
+)
+def test_only_dropout_knows_training_from_test(kind):
+    layer, x, _ = make(kind)
+    assert layer.forward(x, train=True).tobytes() == layer.forward(x, train=False).tobytes()
+
+
+@both_dtypes
+@pytest.mark.parametrize(("inverted", "kept", "test"), [(False, 1.0, 0.7), (True, 1 / 0.7, 1.0)])
+def test_dropout_in_training_and_test(inverted, kept, test, dtype):
+    rng = np.random.default_rng(5)
+    layer = Dropout(Comm(Device("cpu:0")), rng, keep=0.7, inverted=inverted)
+    x = np.ones((200, 50), dtype)
+
+    state = rng.bit_generator.state
+    np.testing.assert_allclose(layer.forward(x), dtype(test) * x, rtol=1e-6)
+    np.testing.assert_allclose(layer.backward(2 * x), dtype(2 * test) * x, rtol=1e-6)
+    assert rng.bit_generator.state == state  # nothing drawn
+
+    y = layer.forward(x, train=True)
+    np.testing.assert_allclose(np.unique(y), [0, kept], rtol=1e-6)
+    assert abs((y > 0).mean() - 0.7) < 0.03  # 6 standard deviations
+    assert (layer.backward(x) == y).all()  # the same units and factor
+    assert (layer.forward(x, train=True) != y).any()  # a fresh mask
+    assert abs((layer.forward(x).mean() - y.mean()) / y.mean()) < 0.05
+
+
+def test_the_weights_are_drawn_as_told():
+    comm = Comm(Device("cpu:0"))
+    layer = Conv2d((64, 8, 5, 5), comm, np.random.default_rng(0), std=0.03, bias=1)
+    assert abs(layer.params["w"].std() / 0.03 - 1) < 0.05
+    assert abs(layer.params["w"].mean()) < 0.002
+    assert (layer.params["b"] == 1).all()
+    double = Conv2d((64, 8, 5, 5), comm, np.random.default_rng(0), std=0.03, bias=1, dtype=np.float64)
+    for key in "wb":
+        assert layer.params[key].dtype == np.float32
+        assert double.params[key].dtype == np.float64
+        assert (double.params[key] == layer.params[key]).all()  # the same network in either precision
+
+
+def test_sequential_names_its_parameters():
+    net = two_layers(Comm(Device("cpu:0")), np.random.default_rng(0), np.float32)
+    assert [(name, layer, key) for name, layer, key in net.parameters()] == [
+        ("conv.w", net.layers["conv"], "w"),
+        ("conv.b", net.layers["conv"], "b"),
+        ("fc.w", net.layers["fc"], "w"),
+        ("fc.b", net.layers["fc"], "b"),
+    ]
+
+
+# ---- any number of ranks -------------------------------------------------------------------------------
+
+
+def run_on(ranks, build, x, dy, steps=0, labels=None):
+    """Build the same network on so many ranks; return y, dx and each gradient, put together again.
+
+    x is cut along the channels: build's network begins with an AllGather, or with towers.  The network ends
+    whole on every rank.  With steps, train that long on the labels first.
+    """
+
+    def rank(comm):
+        net = build(comm, np.random.default_rng(7))
+        mine = x[comm.part(len(x))]
+        optimizer = SGD(net, rate=0.05, momentum=0.9, decay=0.01, bias_rate=0.1)
+        for _ in range(steps):
+            _, cache = softmax_loss_forward(net.forward(mine, train=True), labels)
+            net.backward(softmax_loss_backward(cache))
+            optimizer.step()
+        y = net.forward(mine, train=True)
+        dx = net.backward(dy)
+        params = arrays_of(net, "params")
+        return y, {"x": dx, **arrays_of(net, "grads")}, params, comm.ledger, comm.calls
+
+    results = launch(rank, parse(",".join(f"cpu:{k}" for k in range(ranks))))
+    ys = [y for y, *_ in results]
+    assert all(y.tobytes() == ys[0].tobytes() for y in ys)
+    joined = [{name: np.concatenate([r[i][name] for r in results]) for name in results[0][i]} for i in (1, 2)]
+    return ys[0], *joined, results
+
+
+def assert_same(found, expected, rtol=1e-12):
+    assert found.keys() == expected.keys()
+    for name in expected:
+        scale = abs(expected[name]).max()
+        assert scale > 0, f"{name} is 0: nothing was compared"
+        np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=rtol * scale, err_msg=name)
+
+
+DOUBLE = {"std": 0.3, "bias": 0.1, "dtype": np.float64}
+
+
+def towers(comm, rng, groups=2):
+    return Sequential(
+        {
+            "conv": Conv2d((12, 12 // groups, 3, 2), comm, rng, groups=groups, activation=relu, **DOUBLE),
+            "gather": AllGather(comm, replicated=True),
+        },
+        comm,
+    )
+
+
+def filters(comm, rng):
+    return Sequential(
+        {
+            "gather": AllGather(comm),
+            "conv": Conv2d((12, 12, 3, 2), comm, rng, pad=1, activation=tanh(), **DOUBLE),
+            "join": AllGather(comm, replicated=True),
+        },
+        comm,
+    )
+
+
+def rows(comm, rng):
+    return Sequential(
+        {
+            "gather": AllGather(comm),
+            "fc": Linear((6, 12 * 5 * 6), comm, rng, activation=relu, **DOUBLE),
+            "join": AllGather(comm, replicated=True),
+        },
+        comm,
+    )
+
+
+def dropped(comm, rng):
+    return Sequential({"drop": Dropout(comm, rng), "join": AllGather(comm, replicated=True)}, comm)
+
+
+@pytest.mark.parametrize(
+    ("build", "out", "ranks"),
+    [
+        (towers, (12, 3, 5), 2),
+        (lambda comm, rng: towers(comm, rng, groups=4), (12, 3, 5), 2),
+        (lambda comm, rng: towers(comm, rng, groups=3), (12, 3, 5), 3),
+        (filters, (12, 5, 7), 2),
+        (filters, (12, 5, 7), 3),
+        (rows, (6,), 2),
+        (rows, (6,), 3),
+        (dropped, (12, 5, 6), 2),
+        (dropped, (12, 5, 6), 3),
+    ],
+    ids="towers 4_groups 3_towers filters filters_3 rows rows_3 dropout dropout_3".split(),
+)
+def test_a_layer_gives_the_same_on_any_number_of_ranks(build, out, ranks):
+    rng = np.random.default_rng(11)
+    x, dy = rng.standard_normal((12, 5, 6, 4)), rng.standard_normal((*out, 4))
+    y, grads, params, _ = run_on(1, build, x, dy)
+    y_split, grads_split, params_split, _ = run_on(ranks, build, x, dy)
+    assert same_bits(params_split, params)  # drawn whole, then cut
+    assert_same({"y": y_split}, {"y": y})
+    assert_same(grads_split, grads)
+
+
+def test_dropout_drops_the_same_units_bit_for_bit():
+    x = np.ones((12, 5))
+    y, *_ = run_on(1, dropped, x, x)
+    for ranks in (2, 3):
+        assert run_on(ranks, dropped, x, x)[0].tobytes() == y.tobytes()
+
+
+@pytest.mark.parametrize("make_layer", [lambda c, g: Conv2d((5, 2, 3, 3), c, g), lambda c, g: Linear((5, 2), c, g)])
+def test_rows_that_cannot_be_shared_are_refused(make_layer):
+    with pytest.raises(ValueError, match="5 cannot be shared evenly by 2 ranks"):
+        launch(lambda comm: make_layer(comm, np.random.default_rng(0)), parse("cpu:0,cpu:1"))
+
+
+def two_rank_net(comm, rng):
+    """The paper's network in small: two towers that meet at three places."""
+    return Sequential(
+        {
+            "pictures": AllGather(comm),
+            "conv1": Conv2d((8, 4, 3, 3), comm, rng, stride=2, pad=1, activation=relu, **DOUBLE),
+            "norm1": LRN(n=3, alpha=1.0, groups=2 // comm.size),
+            "pool1": MaxPool(3, 2),
+            "conv2": Conv2d((12, 4, 3, 2), comm, rng, pad=1, groups=2, activation=relu, **DOUBLE),
+            "gather2": AllGather(comm),
+            "conv3": Conv2d((6, 12, 3, 3), comm, rng, pad=1, activation=relu, **DOUBLE),
+            "conv4": Conv2d((6, 3, 3, 3), comm, rng, pad=1, groups=2, activation=tanh(), **DOUBLE),
+            "gather4": AllGather(comm),
+            "fc5": Linear((10, 6 * 3 * 5), comm, rng, activation=relu, **DOUBLE),
+            "drop5": Dropout(comm, rng),
+            "gather5": AllGather(comm),
+            "fc6": Linear((4, 10), comm, rng, **DOUBLE),
+            "join": AllGather(comm, replicated=True),
+        },
+        comm,
+    )
+
+
+@pytest.mark.parametrize("steps", [0, 10])
+def test_two_rank_network_equals_one_rank(steps):
+    """Forward, all gradients, and after ten steps of training the weights."""
+    rng = np.random.default_rng(13)
+    x, dy, labels = rng.standard_normal((4, 11, 13, 6)), rng.standard_normal((4, 6)), rng.integers(0, 4, 6)
+    one = run_on(1, two_rank_net, x, dy, steps, labels)
+    two = run_on(2, two_rank_net, x, dy, steps, labels)
+    rtol = 1e-12 if steps == 0 else 1e-10  # ten steps amplify rounding
+    assert_same({"y": two[0]}, {"y": one[0]}, rtol)
+    assert_same(two[1], one[1], rtol)
+    assert_same(two[2], one[2], 1e-12)
+    if steps:
+        assert not same_bits(two[2], run_on(2, two_rank_net, x, dy)[2])  # it did move
+
+
+def test_ranks_meet_only_in_the_gather_layers():
+    rng = np.random.default_rng(13)
+    x, dy = rng.standard_normal((4, 11, 13, 6)), rng.standard_normal((4, 6))
+    number = 8  # bytes
+    *_, results = run_on(2, two_rank_net, x, dy)
+    maps2, maps4 = 12 * 3 * 5 * 6 // 2, 6 * 3 * 5 * 6 // 2  # numbers that one rank holds before it gathers
+    for _, _, _, ledger, calls in results:
+        assert ledger == {
+            ("pictures forward", "all_gather"): x.size // 2 * number,
+            ("gather2 forward", "all_gather"): maps2 * number,
+            ("gather4 forward", "all_gather"): maps4 * number,
+            ("gather5 forward", "all_gather"): 5 * 6 * number,
+            ("join forward", "all_gather"): 2 * 6 * number,
+            ("gather5 backward", "reduce_scatter"): 5 * 6 * number,
+            ("gather4 backward", "reduce_scatter"): maps4 * number,
+            ("gather2 backward", "reduce_scatter"): maps2 * number,
+            ("pictures backward", "reduce_scatter"): x.size // 2 * number,
+        }
+        assert set(calls.values()) == {1}
+    *_, [(_, _, _, ledger, _)] = run_on(1, two_rank_net, x, dy)
+    assert not ledger

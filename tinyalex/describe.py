@@ -1,0 +1,268 @@
+"""What a network costs before it runs: sizes, arithmetic, memory, and the bytes that cross between devices.
+
+The layers are the real ones, built with weights that have a shape but no memory; what each makes of its
+input's shape is worked out here from its own parameters and geometry.  Every device is alike, so one rank
+stands for all.
+
+**Memory of a device**, in float32, while it trains:
+
+    parameters    3 × 4 bytes each: the value, its gradient, its velocity
+    kept          the arrays in the layers' caches, which backward reads: each once, at the first layer that
+                  keeps it (a convolution's output is also the next layer's input), and the pictures
+    temporary     the most that one layer's backward holds besides: the gradients of its output and its input,
+                  the one between (through the neuron), and its new weight gradients beside the old ones
+
+Not counted: the blocks within an operation (`BLOCK_BYTES`, a few MB), the loss, buffers that lie idle in
+the memory pool, and what a GPU's driver takes for itself.
+
+**Bytes that cross** are those a device receives from the others, as `Comm.ledger` counts them: an all-gather
+brings it the other ranks' arrays, and in backward a reduce-scatter their partial sums for its own part.
+"""
+
+import math
+import re
+from functools import singledispatch
+from typing import NamedTuple
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from tinyalex.comm import Comm
+from tinyalex.devices import Device
+from tinyalex.errors import DataError
+from tinyalex.models.alexnet import alexnet
+from tinyalex.nn import LRN, Activate, AllGather, AvgPool, Conv2d, Dropout, Linear, MaxPool, SameMapNorm
+from tinyalex.ops.conv import four_pads, output_size
+from tinyalex.ops.pool import pooled_size
+
+UNITS = {"MB": 10**6, "MiB": 2**20, "GB": 10**9, "GiB": 2**30}
+
+
+class Row(NamedTuple):
+    """One layer, or the total of all.  Parameters, neurons and multiply-adds are the whole network's."""
+
+    layer: str
+    output: tuple  # on one device: (C,H,W,N) or (D,N)
+    parameters: int
+    neurons: int  # outputs of convolutions and fully connected layers, one image (the paper's figure 2)
+    multiply_adds: int  # forward, one image
+    parameter_bytes: int  # on one device, with gradients and velocities
+    kept_bytes: int  # on one device, whole batch
+    temporary_bytes: int  # on one device, whole batch; total: the largest, since they are not there at once
+    received_forward: int  # bytes that one device receives, whole batch
+    received_backward: int
+
+    @property
+    def memory(self):
+        """Bytes on one device, as the module's docstring counts them."""
+        return self.parameter_bytes + self.kept_bytes + self.temporary_bytes
+
+
+class Description(NamedTuple):
+    """A network on some devices, training on batches of some size."""
+
+    ranks: int
+    batch: int
+    rows: list  # of Row, one a layer
+    total: Row
+
+
+def describe(network, ranks=1, batch=128):
+    """Return the `Description` of AlexNet on ``ranks`` devices, training on batches of ``batch`` images.
+
+    network: a `tinyalex.models.alexnet.Network`.  Nothing is run, and no memory of any size is taken.
+    Raises ValueError for a network that cannot be laid out on so many ranks, a picture too small, or a batch
+    below 1.
+    """
+    if batch < 1:
+        raise ValueError(f"batch: expected at least 1 image, found {batch}")
+    comm = Comm(Device("cpu:0"))
+    comm.size = ranks
+    model = alexnet(network, comm, _BlankWeights())
+    rows, kept = [], {}
+    x = _blank((3, network.size, network.size, batch))
+    for name, layer in model.layers.items():
+        y, keeps = _outline(layer, x)
+        new = {id(a): a for a in keeps if id(a) not in kept}
+        kept.update(new)
+        rows.append(_row(name, layer, x, y, ranks, sum(a.nbytes for a in new.values())))
+        x = y
+    sums = [sum(column) for column in list(zip(*rows, strict=True))[2:]]
+    total = Row("total", x.shape, *sums)._replace(temporary_bytes=max(r.temporary_bytes for r in rows))
+    return Description(ranks, batch, rows, total)
+
+
+def _row(name, layer, x, y, ranks, kept_bytes):
+    own = sum(p.size for p in layer.params.values())
+    weights = layer.params["w"].size if own else 0
+    positions = math.prod(y.shape[1:-1])  # a convolution uses its weights once at each; a product, once
+    between = y.nbytes if own and _neuron(layer) else 0
+    crossing = (ranks - 1) * x.nbytes if isinstance(layer, AllGather) else 0
+    return Row(
+        layer=name,
+        output=y.shape,
+        parameters=ranks * own,
+        neurons=ranks * math.prod(y.shape[:-1]) if own else 0,
+        multiply_adds=ranks * weights * positions,
+        parameter_bytes=3 * 4 * own,
+        kept_bytes=kept_bytes,
+        temporary_bytes=y.nbytes + between + getattr(layer, "need_dx", True) * x.nbytes + 4 * own,
+        received_forward=crossing,
+        received_backward=0 if getattr(layer, "replicated", False) else crossing,
+    )
+
+
+# ---- arrays that have a shape and no memory ----------------------------------------------------------
+
+
+class _Blank(np.ndarray):
+    """One number that every element of the shape refers to."""
+
+    def __mul__(self, factor):
+        return self
+
+    def astype(self, dtype):
+        return self
+
+
+def _blank(shape, dtype=np.float32):
+    return np.broadcast_to(np.zeros((), dtype), shape).view(_Blank)
+
+
+class _BlankWeights:
+    """Stands for the random generator where a network is built only to be looked at."""
+
+    def standard_normal(self, shape, dtype):
+        return _blank(shape, dtype)
+
+
+# ---- the layers' shapes ------------------------------------------------------------------------------
+
+
+@singledispatch
+def _outline(layer, x):
+    """Return (y, arrays kept for backward) of a layer in training, given its input, all blank."""
+    raise TypeError(f"describe: expected a layer of tinyalex.nn, found {type(layer).__name__}")
+
+
+@_outline.register
+def _(layer: Conv2d, x):
+    stride, pad, _, _ = layer.geometry
+    F, _, KH, KW = layer.params["w"].shape
+    _, H, W, N = x.shape
+    pads = four_pads(pad)
+    y = _blank((F, output_size(H, KH, stride, *pads[:2]), output_size(W, KW, stride, *pads[2:]), N))
+    return y, [x, y] if _neuron(layer) else [x]
+
+
+@_outline.register
+def _(layer: Linear, x):
+    y = _blank((layer.params["w"].shape[0], x.shape[-1]))
+    return y, [x, y] if _neuron(layer) else [x]
+
+
+@_outline.register(MaxPool)
+@_outline.register(AvgPool)
+def _(layer, x):
+    y = _pooled(x, *layer.args, **layer.kwargs)
+    return y, [x, y] if isinstance(layer, MaxPool) else [x]
+
+
+@_outline.register(LRN)
+@_outline.register(SameMapNorm)
+def _(layer, x):
+    y, s = _blank(x.shape), _blank(x.shape)
+    return y, [x, s]
+
+
+@_outline.register
+def _(layer: Activate, x):
+    y = _blank(x.shape)
+    return y, [y]
+
+
+@_outline.register
+def _(layer: Dropout, x):
+    y, mask = _blank(x.shape), _blank(x.shape, bool)
+    return y, [mask]
+
+
+@_outline.register
+def _(layer: AllGather, x):
+    ranks = layer.comm.size
+    return (x if ranks == 1 else _blank((ranks * x.shape[0], *x.shape[1:]))), []
+
+
+def _pooled(x, z, s, pad=0, ceil=True):
+    C, H, W, N = x.shape
+    pads = four_pads(pad)
+    return _blank((C, pooled_size(H, z, s, *pads[:2], ceil), pooled_size(W, z, s, *pads[2:], ceil), N))
+
+
+def _neuron(layer):
+    """Return the neuron that is fused into a convolution or a product, None without."""
+    return layer.geometry[-1] if isinstance(layer, Conv2d) else layer.activation
+
+
+# ---- the printed table -------------------------------------------------------------------------------
+
+
+def parse_memory(text):
+    """Return the bytes of "3GB" (10⁹ each), "3GiB" (2³⁰ each; a graphics card's "GB"), "800MB" or "800MiB".
+
+    Raises DataError for anything else.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(MB|MiB|GB|GiB)", text.strip())
+    if not match:
+        raise DataError(f"--memory: expected a number and MB, MiB, GB or GiB, as in 3GiB, found {text!r}")
+    return round(float(match[1]) * UNITS[match[2]])
+
+
+def print_description(description, console=None, memory=None):
+    """Print the layers as a table, the memory by its parts, and whether it fits ``memory`` bytes."""
+    console = console or Console()
+    ranks, batch, rows, total = description
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=0, header_style="")  # 80 columns wide
+    for head in ("layer", "output"):
+        table.add_column(head, vertical="bottom")
+    for head in (
+        "parameters", "neurons", "multiply-\nadds", "param.\nMB", "kept\nMB", "MB in\nforward", "MB in\nbackward",
+    ):  # fmt: skip
+        table.add_column(head, justify="right", vertical="bottom")
+    for row in rows:
+        table.add_row(*_cells(row))
+    table.add_section()
+    table.add_row(*_cells(total._replace(output=())), style="bold")
+    console.print(table)
+
+    def say(text):
+        console.print(text, highlight=False, soft_wrap=True)
+
+    devices = "1 device" if ranks == 1 else f"{ranks} devices"
+    say(
+        f"\n{devices}, batch of {batch}, 1 MB = 10⁶ bytes.  Output, MB kept and MB in (received) are of one device;"
+    )
+    say("parameters, neurons and multiply-adds (forward, one image) are of the whole network.\n")
+    say("Memory of one device in training, float32:")
+    parts = {
+        "parameters, their gradients and velocities": total.parameter_bytes,
+        "activations kept for backward, each array once": total.kept_bytes,
+        "largest temporary: one layer's gradients in, between and out": total.temporary_bytes,
+        "in all": total.memory,
+    }
+    for what, nbytes in parts.items():
+        say(f"{nbytes / 1e6:9,.1f} MB  {what}")
+    if memory is not None:
+        fits = "[green]fits[/]" if total.memory <= memory else "[red]does not fit[/]"
+        say(f"{fits} in {memory / 1e6:,.1f} MB ({memory / 2**30:.2f} GiB)")
+
+
+def _cells(row):
+    """A row as the table's strings; a number that is 0 is left blank."""
+    shape = "×".join(map(str, row.output[:-1]))
+    numbers = (row.parameters, row.neurons, row.multiply_adds)
+    nbytes = (row.parameter_bytes, row.kept_bytes, row.received_forward, row.received_backward)
+    counts = [f"{n:,}" if n else "" for n in numbers]
+    return row.layer, shape, *counts, *(f"{b / 1e6:.1f}" if b else "" for b in nbytes)

@@ -1,0 +1,83 @@
+"""Testing: probabilities over one view or ten, top-1 and top-5 error, ensembles, features.
+
+Paper, section 4.1: the prediction for a picture is the average of the network's softmax outputs on ten
+views, the four corners and the centre, and their mirror images.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from tinyalex import checkpoint
+from tinyalex.errors import DataError
+from tinyalex.models.alexnet import alexnet
+from tinyalex.ops.softmax import softmax, topk_error
+from tinyalex.settings import Settings
+
+
+def probabilities(net, loader):
+    """Return the class probabilities (K, N) of every picture of a Loader, and the labels (N,).
+
+    With ten views a batch's images are a list of ten, and the ten softmax outputs are averaged.  Every rank
+    of the net must call this; the loader is rank 0's (None on the others).
+    """
+    comm = net.comm
+    found, labels = [], []
+    while (batch := comm.share(next(loader, None) if loader else None)) is not None:
+        views = batch.images if isinstance(batch.images, list) else [batch.images]
+        total = 0.0
+        for view in views:
+            total = total + softmax(net.forward(comm.device.put(view)))
+        found.append(comm.device.get(total / len(views)))
+        labels.append(batch.labels)
+    return np.concatenate(found, axis=1), np.concatenate(labels)
+
+
+def errors(probabilities, labels, k=5):
+    """Return (mean −log p of the right class, top-1 error, top-k error), each over all pictures.
+
+    k is cut to the number of classes less one.  Ties count as in 2012 (`topk_error`).
+    """
+    k = min(k, len(probabilities) - 1)
+    right = probabilities[labels, np.arange(len(labels))]
+    loss = -np.log(np.maximum(right, np.finfo(right.dtype).tiny)).mean()
+    top1, topk = (topk_error(probabilities, labels, j).mean() for j in (1, k))
+    return float(loss), float(top1), float(topk)
+
+
+def ensemble(predictions, weights=None):
+    """Weighted average of several networks' probabilities (2012: avg-test.py); equal weights by default."""
+    weights = np.ones(len(predictions)) if weights is None else np.asarray(weights, float)
+    if len(weights) != len(predictions) or weights.min() < 0 or not weights.sum() > 0:
+        raise ValueError(f"weights: expected {len(predictions)} numbers ≥ 0, not all 0, found {weights}")
+    return sum(w * p for w, p in zip(weights / weights.sum(), predictions, strict=True))
+
+
+def features(net, loader, layer):
+    """Return the outputs (D, N) of a layer, for every picture of a Loader, as `probabilities` does."""
+    comm = net.comm
+    found = []
+    while (batch := comm.share(next(loader, None) if loader else None)) is not None:
+        y = net.forward(comm.device.put(batch.images), last=layer)
+        found.append(comm.device.get(y.reshape(-1, y.shape[-1])))
+    return np.concatenate(found, axis=1)
+
+
+class Trained(NamedTuple):
+    """A network read from a checkpoint, with what it needs to look at pictures."""
+
+    net: object
+    settings: object
+    mean: np.ndarray  # (3, S, S)
+    classes: tuple
+
+
+def load(comm, path):
+    """Read a network from a run's checkpoint, on this rank of comm.  Raises DataError if it is none."""
+    arrays, metadata = checkpoint.load(path)
+    if "settings" not in metadata or "data.mean" not in arrays:
+        raise DataError(f"{path}: a checkpoint, but not of an AlexNet run")
+    settings = Settings.from_json(metadata["settings"])
+    net = alexnet(settings.network, comm, np.random.default_rng(0))
+    checkpoint.restore(net, None, arrays, path)
+    return Trained(net, settings, arrays["data.mean"], tuple(metadata["classes"]))

@@ -1,0 +1,251 @@
+"""A training run of AlexNet in a folder: begun, interrupted, resumed, and looked at later.
+
+    run.json                    the settings
+    metrics.jsonl               one JSON record a line: kind "train", "validation" or "sizes"
+    step-00001234.safetensors   checkpoints, the last few: weights, velocities, and all that the next step
+                                depends on (generator, place in the data, schedule), so that a resumed run
+                                ends with the very bits of one that was never interrupted
+    lock                        held by the process that is training
+
+A checkpoint holds the whole network whatever the number of ranks that wrote it, and any number can read it.
+"""
+
+import contextlib
+import fcntl
+import json
+import signal
+import threading
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+
+from tinyalex import checkpoint
+from tinyalex.errors import DataError
+from tinyalex.evaluate import errors, probabilities
+from tinyalex.models.alexnet import alexnet
+from tinyalex.optim import SGD
+from tinyalex.recipe import Schedule
+from tinyalex.settings import Settings
+from tinyalex.train import model_parallel_step
+
+
+def begin(out, settings):
+    """Make a run folder.  DataError if it exists and is not empty."""
+    out = Path(out)
+    if out.exists() and any(out.iterdir()):
+        more = f": resume it with `tinyalex resume {out}`" if (out / "run.json").exists() else ""
+        raise DataError(f"{out}: expected a new or empty folder, found files in it{more}")
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_text(out / "run.json", json.dumps(settings.to_json(), indent=1) + "\n")
+
+
+def settings_of(out):
+    """Read the settings of a run folder; DataError if it is none."""
+    path = Path(out) / "run.json"
+    try:
+        return Settings.from_json(json.loads(path.read_text()))
+    except (OSError, json.JSONDecodeError) as error:
+        raise DataError(f"{path}: expected the settings of a run: {error}") from error
+
+
+def checkpoints(out):
+    """Return the checkpoints of a run folder, oldest first."""
+    return sorted(Path(out).glob("step-*.safetensors"))
+
+
+def metrics(out):
+    """Read metrics.jsonl: a list of records.  A last line that was cut short is left out."""
+    path = Path(out) / "metrics.jsonl"
+    if not path.exists():
+        return []
+    lines = path.read_text().split("\n")[:-1]
+    try:
+        return [json.loads(line) for line in lines]
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: a line is not JSON: {error}") from error
+
+
+@contextlib.contextmanager
+def lock(out):
+    """Hold the run folder while training; DataError if another process does.  It ends with the process."""
+    with open(Path(out) / "lock", "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise DataError(f"{out}: another process is training in this folder") from error
+        yield
+
+
+@contextlib.contextmanager
+def stop_at_signal():
+    """Yield an Event that the first Ctrl-C (or SIGTERM) sets; a second Ctrl-C interrupts at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def handler(number, frame):
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def train(comm, out, settings, data, stop, on_event=lambda record: None):
+    """Train (or go on training) in the run folder; every rank runs this.
+
+    stop: an Event; when it is set, the step is finished, a checkpoint written, and False returned.
+    on_event(record) is called by rank 0 with every record, and once a step with kind "step".
+    Returns True when the recipe has come to its end.
+    """
+    return _Run(comm, Path(out), settings, data, on_event).go(stop)
+
+
+class _Run:
+    def __init__(self, comm, out, settings, data, on_event):
+        self.comm, self.out, self.settings, self.data, self.on_event = comm, out, settings, data, on_event
+        self.rng = np.random.default_rng(settings.seed)  # starting weights, then dropout
+        self.net = alexnet(settings.network, comm, self.rng)
+        r = settings.recipe
+        self.optimizer = SGD(self.net, r.rate, r.momentum, r.decay, decay_biases=r.decay_biases)
+        self.schedule = Schedule(r)
+        self.epoch = self.batch = self.step = 0
+        self.sums = [0.0, 0.0]  # of loss and error since the epoch began
+        self.saved = None  # the step of the newest checkpoint
+        if checkpoints(out):
+            self._restore(checkpoints(out)[-1])
+
+    def go(self, stop):
+        while self.epoch < self.settings.recipe.epochs:
+            if not self._train_epoch(stop):
+                return False
+            more = self._end_epoch()
+            self._save()
+            if not more:
+                break
+        return True
+
+    def _train_epoch(self, stop):
+        noise = self.schedule.begin_epoch(self.epoch, self.optimizer)
+        start = (self.epoch, self.batch)
+        with self._loader("train", noise=noise, start=start, epochs=self.epoch + 1) as loader:
+            while True:
+                batch, stopping = self.comm.share(self._next(loader, stop))
+                if stopping:
+                    if self.saved != self.step:
+                        self._save()
+                    return False
+                if batch is None:
+                    return True
+                self._train_step(batch)
+                if self.step % self.settings.save_every == 0:
+                    self._save()
+
+    def _next(self, loader, stop):
+        """On rank 0: the next batch (None at the end of the epoch), and whether to stop before it."""
+        if loader is None:
+            return None
+        if stop.is_set():
+            return None, True
+        return next(loader, None), False
+
+    def _train_step(self, batch):
+        start = perf_counter()
+        put = self.comm.device.put
+        result = model_parallel_step(
+            self.net, self.optimizer, put(batch.images), put(batch.labels), self.step
+        )
+        self.step, self.batch = self.step + 1, self.batch + 1
+        self.sums = [self.sums[0] + result.loss, self.sums[1] + result.error]
+        self._emit(
+            kind="step", loss=self.sums[0] / self.batch, error=self.sums[1] / self.batch,
+            images_a_second=len(batch.labels) / (perf_counter() - start),
+        )  # fmt: skip
+
+    def _end_epoch(self):
+        """Validate, record, and ask the schedule whether to go on."""
+        loss, error = (s / self.batch for s in self.sums)
+        self.epoch, self.batch, self.sums = self.epoch + 1, 0, [0.0, 0.0]
+        self._emit(kind="train", loss=loss, error=error)
+        if self.data.val is not None:
+            with self._loader("val") as loader:
+                p, labels = probabilities(self.net, loader)
+            loss, top1, error = errors(p, labels)
+            self._emit(kind="validation", loss=loss, top1=top1, top5=error)
+            error = top1
+        return self.schedule.end_epoch(error)
+
+    @contextlib.contextmanager
+    def _loader(self, split, noise=0.0, **kwargs):
+        """The split's Loader on rank 0, None on the others."""
+        if self.comm.rank:
+            yield None
+            return
+        pictures = self.settings.recipe.pictures._replace(noise=noise)
+        with self.data.loader(
+            split, self.settings, recipe=pictures, train=split == "train", **kwargs
+        ) as loader:
+            yield loader
+
+    def _emit(self, kind, **fields):
+        if self.comm.rank:
+            return
+        place = {"kind": kind, "step": self.step, "epoch": self.epoch, "rate": self.optimizer.rate}
+        record = place | fields
+        if kind != "step":
+            with open(self.out / "metrics.jsonl", "a") as file:
+                file.write(json.dumps(record) + "\n")
+        self.on_event(record)
+
+    def _save(self):
+        arrays = checkpoint.state(self.net, self.optimizer)
+        self.saved = self.step
+        if self.comm.rank:
+            return
+        self._emit("sizes", layers=_sizes(arrays))
+        arrays["data.mean"] = self.data.mean
+        metadata = {
+            "settings": self.settings.to_json(),
+            "classes": list(self.data.classes),
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "step": self.step,
+            "sums": self.sums,
+            "schedule": self.schedule.state,
+            "generator": self.rng.bit_generator.state,
+        }
+        checkpoint.save(self.out / f"step-{self.step:08d}.safetensors", arrays, metadata)
+        for old in checkpoints(self.out)[: -self.settings.keep]:
+            old.unlink()
+
+    def _restore(self, path):
+        arrays, metadata = checkpoint.load(path)
+        del arrays["data.mean"]
+        checkpoint.restore(self.net, self.optimizer, arrays, path)
+        self.epoch, self.batch, self.step = (metadata[k] for k in ("epoch", "batch", "step"))
+        self.sums, self.saved = metadata["sums"], metadata["step"]
+        self.schedule.state = metadata["schedule"]
+        self.rng.bit_generator.state = metadata["generator"]
+        if self.comm.rank == 0:  # what was recorded after this checkpoint will be recorded again
+            kept = [r for r in metrics(self.out) if r["step"] <= self.step]
+            text = "".join(json.dumps(r) + "\n" for r in kept)
+            checkpoint.write_text(self.out / "metrics.jsonl", text)
+
+
+def _sizes(arrays):
+    """Mean |w| and mean |v| of every parameter: v is the last update (2012 printed both for each layer)."""
+    return {
+        name: {
+            "weight": float(np.abs(w).mean()),
+            "update": float(np.abs(arrays[f"velocity.{name}"]).mean()),
+        }
+        for name, w in arrays.items()
+        if not name.startswith("velocity.")
+    }

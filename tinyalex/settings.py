@@ -1,0 +1,70 @@
+"""What a run is made of: its settings, which travel with every checkpoint, and its pictures."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from tinyalex import recipe
+from tinyalex.data import augment, cifar10, imagenet
+from tinyalex.data.loader import Loader
+from tinyalex.errors import DataError
+from tinyalex.models.alexnet import Network
+
+
+class Settings(NamedTuple):
+    """Everything that the outcome of a run depends on, apart from the devices."""
+
+    data: str  # a folder made by `tinyalex prepare`, or CIFAR-10
+    preset: str
+    network: Network
+    recipe: recipe.Recipe
+    seed: int = 0
+    upscale: int | None = None  # side to which pictures are enlarged first
+    save_every: int = 500  # steps
+    keep: int = 3  # checkpoints
+
+    def to_json(self):
+        """Return a dict of JSON's own types."""
+        fields = self._replace(network=self.network._asdict(), recipe=self.recipe._asdict())
+        return json.loads(json.dumps(fields._asdict()))
+
+    @classmethod
+    def from_json(cls, fields):
+        """Undo `to_json`; DataError where the fields are not those of this version."""
+        try:
+            network = Network(**dict(fields["network"], filters=tuple(fields["network"]["filters"])))
+            return cls(**dict(fields, network=network, recipe=recipe.from_json(fields["recipe"])))
+        except (KeyError, TypeError) as error:
+            raise DataError(f"settings of another version of tinyalex: {error}") from error
+
+
+class Data(NamedTuple):
+    """The pictures of a run: training and validation sources for the Loader, and their statistics."""
+
+    train: object
+    val: object  # None where there is no validation split
+    mean: np.ndarray  # (3, S, S)
+    covariance: np.ndarray  # (3, 3)
+    classes: tuple
+
+    def loader(self, split, settings, **kwargs):
+        """Return a Loader over a split, "train" or "val", as the settings say."""
+        source = self.train if split == "train" else self.val
+        return Loader(
+            source, settings.recipe.batch, mean=self.mean, covariance=self.covariance,
+            seed=settings.seed, upscale=settings.upscale, **kwargs,
+        )  # fmt: skip
+
+
+def open_data(path):
+    """Open a folder made by `tinyalex prepare`, or CIFAR-10 in any form that `cifar10.load` reads."""
+    path = Path(path)
+    if (path / "index.json").exists() or (path / "plan.json").exists():
+        index = json.loads((path / "index.json").read_text()) if (path / "index.json").exists() else {}
+        train = imagenet.open(path, "train")
+        val = imagenet.open(path, "val") if "val" in index.get("splits", ()) else None
+        return Data(train, val, train.mean, train.covariance, train.classes)
+    train, val = cifar10.load(path, "train"), cifar10.load(path, "test")
+    return Data(train, val, *augment.statistics(train.images), train.classes)
