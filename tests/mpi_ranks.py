@@ -1,6 +1,7 @@
 """What the ranks of test_mpi.py run: mpiexec -n 2 python mpi_ranks.py PROGRAM."""
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -113,18 +114,47 @@ class ElsewhereDevice(Device):
         return array.copy().view(np.ndarray)
 
 
-def staged(world):
-    """Assert that a device's arrays travel through the host and come back to the device."""
-    comm = MPIComm(ElsewhereDevice(), world)
+class AwareDevice(Device):
+    """A device whose arrays MPI reads itself, when the device has done its work: CUDA-aware."""
+
+    def __init__(self):
+        super().__init__("cpu:0")
+        self.kind, self.waits = "cuda", 0
+        stream = SimpleNamespace(synchronize=self.wait)
+        cuda = SimpleNamespace(get_current_stream=lambda: stream)
+        self.xp = SimpleNamespace(**vars(np) | {"cuda": cuda})
+        self.put = self.get = None  # nothing may be copied
+
+    def wait(self):
+        """Count the calls."""
+        self.waits += 1
+
+
+class Aware:
+    """The communicator of an MPI that says it is CUDA-aware."""
+
+    def __init__(self, mpi):
+        self.mpi = mpi
+
+    def __getattr__(self, name):
+        return getattr(self.mpi, name)
+
+    def Get_info(self):
+        """What MPI 4.1 says of itself."""
+        return {"mpi_memory_alloc_kinds": "mpi,system,cuda:device"}
+
+
+def on_device(comm, put, kind):
+    """Assert that the collectives take a device's arrays and return arrays of the device."""
     arrays = [array(r, (6, 4, 6), "float32") for r in range(comm.size)]
-    x = comm.device.put(arrays[comm.rank])
+    x = put(arrays[comm.rank])
     for found, expected in (
         (comm.all_reduce(x), add_up(arrays)),
         (comm.all_gather(x, -1), np.concatenate(arrays, -1)),
         (comm.reduce_scatter(x, -1), np.split(add_up(arrays), comm.size, -1)[comm.rank]),
         (comm.broadcast(x), arrays[0]),
     ):
-        assert type(found) is Elsewhere
+        assert type(found) is kind
         assert np.array_equal(found, expected)
 
 
@@ -137,7 +167,10 @@ def check(comm):
     messages = mismatch(comm)
     assert len(messages) == 6
     assert "the ranks' arrays differ: [((2, 3), 'float64'), ((2, 4), 'float64')]" in messages[0]
-    staged(MPI.COMM_WORLD)
+    staged, aware = ElsewhereDevice(), AwareDevice()
+    on_device(MPIComm(staged, MPI.COMM_WORLD), staged.put, Elsewhere)
+    on_device(MPIComm(aware, Aware(MPI.COMM_WORLD)), np.asarray, np.ndarray)
+    assert aware.waits == 5  # one before each message; all_reduce sends two
     shared = comm.share(
         {"mean": np.arange(12.0).reshape(3, 4), "names": ("a", 1)} if comm.rank == 0 else None
     )

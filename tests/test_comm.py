@@ -291,7 +291,9 @@ def test_one_rank_raises_too():
 @MANY
 def test_an_interrupt_stops_all_ranks(size):
     def rank(comm):
+        comm.all_reduce(np.ones(3))
         if comm.rank == 0:
+            time.sleep(0.1)
             _thread.interrupt_main()
         while True:
             comm.all_reduce(np.ones(3))
@@ -300,6 +302,28 @@ def test_an_interrupt_stops_all_ranks(size):
     with pytest.raises(KeyboardInterrupt):
         on(size, rank)
     assert time.perf_counter() - start < 5
+
+
+def test_an_interrupt_while_the_ranks_are_started_leaves_none_behind(monkeypatch):
+    before, start, comms = threading.active_count(), threading.Thread.start, []
+
+    def start_but_the_last(thread):
+        if thread.name == "cpu:2":
+            raise KeyboardInterrupt
+        start(thread)
+
+    def rank(comm):
+        comms.append(comm)
+        comm.all_reduce(np.ones(3))
+
+    monkeypatch.setattr(threading.Thread, "start", start_but_the_last)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            launch(rank, parse("cpu:0,cpu:1,cpu:2"))
+        assert threading.active_count() == before
+    finally:  # or the ranks wait for ever, and the interpreter for them
+        for comm in comms:
+            comm._shared.barrier.abort()
 
 
 @pytest.mark.parametrize("collective", ["all_gather", "reduce_scatter", "all_reduce"])

@@ -52,7 +52,7 @@ def two_layers(comm, rng, dtype):
         {
             "conv": conv(activation=relu, pad=1)(comm, rng, dtype),
             "pool": MaxPool(3, 2),
-            "fc": linear((5, 6 * 4 * 4))(comm, rng, dtype),
+            "fc": linear((5, 6 * 3 * 3))(comm, rng, dtype),
         },
         comm,
     )
@@ -402,7 +402,7 @@ def two_rank_net(comm, rng):
             "conv3": Conv2d((6, 12, 3, 3), comm, rng, pad=1, activation=relu, **DOUBLE),
             "conv4": Conv2d((6, 3, 3, 3), comm, rng, pad=1, groups=2, activation=tanh(), **DOUBLE),
             "gather4": AllGather(comm),
-            "fc5": Linear((10, 6 * 3 * 5), comm, rng, activation=relu, **DOUBLE),
+            "fc5": Linear((10, 6 * 3 * 4), comm, rng, activation=relu, **DOUBLE),
             "drop5": Dropout(comm, rng),
             "gather5": AllGather(comm),
             "fc6": Linear((4, 10), comm, rng, **DOUBLE),
@@ -432,7 +432,7 @@ def test_ranks_meet_only_in_the_gather_layers():
     x, dy = rng.standard_normal((4, 11, 13, 6)), rng.standard_normal((4, 6))
     number = 8  # bytes
     *_, results = run_on(2, two_rank_net, x, dy)
-    maps2, maps4 = 12 * 3 * 5 * 6 // 2, 6 * 3 * 5 * 6 // 2  # numbers that one rank holds before it gathers
+    maps2, maps4 = 12 * 3 * 4 * 6 // 2, 6 * 3 * 4 * 6 // 2  # numbers that one rank holds before it gathers
     for _, _, _, ledger, calls in results:
         assert ledger == {
             ("pictures forward", "all_gather"): x.size // 2 * number,

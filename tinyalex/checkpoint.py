@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import safetensors
 import safetensors.numpy
 
@@ -36,6 +37,14 @@ def write_text(path, text):
     """Write a small text file, whole or not at all."""
     part = path.with_name(path.name + ".part")
     part.write_text(text)
+    os.replace(part, path)
+
+
+def write_array(path, array):
+    """Write a .npy file, whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    with open(part, "wb") as file:
+        np.save(file, array)
     os.replace(part, path)
 
 

@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from tinyalex import devices as device_names
+from tinyalex.comm import launch
 from tinyalex.errors import DataError, TinyalexError
 
 app = typer.Typer(
@@ -80,6 +82,394 @@ def _pictures(data, full):
         return "shapes", shapes.load()
     path = cifar10.find() or cifar10.fetch() if data == "cifar10" else Path(data)
     return "CIFAR-10", cifar10.load(path)
+
+
+prepare_app = typer.Typer(help="Turn a data set into the form that training reads.", no_args_is_help=True)
+app.add_typer(prepare_app, name="prepare")
+figure_app = typer.Typer(help="Draw a picture from a run or a checkpoint.", no_args_is_help=True)
+app.add_typer(figure_app, name="figure")
+
+Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint, or a run folder: its newest checkpoint.")]
+DataSet = Annotated[Path, typer.Argument(help="A folder made by `tinyalex prepare`, or CIFAR-10.")]
+Split = Annotated[str, typer.Option(help="train or val.")]
+Views = Annotated[int, typer.Option(help="Views of each picture: 1 (centre) or 10 (paper, section 4.1).")]
+Preset = Annotated[str, typer.Option(help="paper, code2012, half or caffe.")]
+Width = Annotated[float, typer.Option(help="Factor on the numbers of filters and hidden units.")]
+
+
+@app.command()
+def describe(
+    model: Annotated[str, typer.Argument(help="alexnet.")] = "alexnet",
+    preset: Preset = "paper",
+    devices: Devices = "cpu:0,cpu:1",
+    batch: Annotated[int, typer.Option(help="Images in a training step.", min=1)] = 128,
+    size: Annotated[int | None, typer.Option(help="Side of the picture in pixels.")] = None,
+    width: Width = 1.0,
+    memory: Annotated[str | None, typer.Option(help="Does a device of, say, 3GiB hold it?")] = None,
+):
+    """Print the network layer by layer: shapes, parameters, multiply-adds, memory, bytes that cross."""
+    from tinyalex import describe as description
+
+    if model != "alexnet":
+        raise DataError(f"describe: expected alexnet, found {model!r}")
+    held = description.parse_memory(memory) if memory else None
+    network = _network(preset, width, size, None)
+    ranks = len(devices.split(",")) if devices != "cpu" else device_names.cpu_count()
+    description.print_description(description.describe(network, ranks, batch), console, held)
+
+
+@prepare_app.command("imagenet")
+def prepare_imagenet(
+    src: Annotated[Path, typer.Argument(help="ILSVRC folders or tars, or any folder of class folders.")],
+    dst: Annotated[Path, typer.Argument(help="Where the shards go.")],
+    size: Annotated[int, typer.Option(help="Side of the stored pictures in pixels.", min=1)] = 256,
+    seed: Annotated[int, typer.Option(help="Seed of the order of the pictures.")] = 0,
+    workers: Annotated[int | None, typer.Option(help="Processes; every core by default.", min=1)] = None,
+):
+    """Cut every picture to its middle square and write memory-mapped shards; a killed run continues."""
+    from tinyalex.data import imagenet
+
+    done = imagenet.prepare(src, dst, size=size, seed=seed, workers=workers)
+    counts = ", ".join(f"{n:,} {split}" for split, n in done.counts.items())
+    console.print(f"{counts} pictures of {done.classes:,} classes in {dst}", highlight=False)
+    if done.unreadable:
+        console.print(f"{done.unreadable} unreadable, skipped: {dst / 'unreadable.txt'}")
+
+
+@app.command()
+def train(
+    data: DataSet,
+    out: Annotated[Path, typer.Argument(help="The run's folder: new or empty.")],
+    preset: Preset = "paper",
+    devices: Devices = "cpu:0,cpu:1",
+    epochs: Annotated[int | None, typer.Option(help="Instead of the preset's.", min=1)] = None,
+    batch: Annotated[int | None, typer.Option(help="Images a step, instead of the preset's.", min=1)] = None,
+    rate: Annotated[float | None, typer.Option(help="First learning rate, instead of the preset's.")] = None,
+    noise: Annotated[float | None, typer.Option(help="Colour noise, instead of the preset's.")] = None,
+    bias: Annotated[float | None, typer.Option(help="First biases, instead of the preset's 1.")] = None,
+    dropout: Annotated[bool, typer.Option(help="Drop half of the hidden units in training.")] = True,
+    width: Width = 1.0,
+    size: Annotated[int | None, typer.Option(help="Side of the crop that the network sees.")] = None,
+    upscale: Annotated[int | None, typer.Option(help="Enlarge pictures to this side first.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    save_every: Annotated[int, typer.Option(help="Steps between checkpoints.", min=1)] = 500,
+    keep: Annotated[int, typer.Option(help="Checkpoints kept.", min=1)] = 3,
+):
+    """Train AlexNet.  Ctrl-C finishes the step, writes a checkpoint and ends; `tinyalex resume` goes on."""
+    from tinyalex import recipe, run
+    from tinyalex.settings import Settings, open_data
+
+    opened = open_data(data)
+    network = _network(preset, width, size, len(opened.classes))
+    if bias is not None:
+        network = network._replace(bias=bias)
+    r = recipe.PRESETS[preset]
+    chosen = {"epochs": epochs, "batch": batch, "rate": rate}
+    r = r._replace(**{name: value for name, value in chosen.items() if value is not None})
+    offsets = r.pictures.offsets if size is None else None
+    pictures = r.pictures._replace(crop=network.size, offsets=offsets)
+    r = r._replace(pictures=pictures if noise is None else pictures._replace(noise=noise))
+    network = network._replace(dropout=dropout)
+    settings = Settings(str(data), preset, network, r, seed, upscale, save_every, keep)
+    run.begin(out, settings)
+    _go(out, settings, opened, devices)
+
+
+@app.command()
+def resume(out: Annotated[Path, typer.Argument(help="The run's folder.")], devices: Devices = "cpu:0,cpu:1"):
+    """Go on with a run from its newest checkpoint, on any number of devices that its towers allow."""
+    from tinyalex import run
+    from tinyalex.settings import open_data
+
+    settings = run.settings_of(out)
+    _go(out, settings, open_data(settings.data), devices)
+
+
+def _go(out, settings, data, devices):
+    """Train in the run folder, with a live display; exit code 130 if it was stopped."""
+    from tinyalex import run
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    state = TextColumn("{task.fields[state]}")
+    with run.lock(out), run.stop_at_signal() as stop, Progress(*columns, state, console=console) as progress:
+        steps = len(data.train.labels) // settings.recipe.batch
+        task = progress.add_task("", total=steps, state="")
+
+        def on_event(record):
+            if record["kind"] == "step":
+                state = (
+                    f"loss {record['loss']:.3f}  error {record['error']:.1%}  rate {record['rate']:g}  "
+                    f"{record['images_a_second']:.0f} images/s"
+                )
+                done = record["step"] - record["epoch"] * steps
+                progress.update(task, completed=done, description=f"epoch {record['epoch'] + 1}", state=state)
+            elif record["kind"] == "train":
+                result = f"training loss {record['loss']:.3f}, error {record['error']:.1%}"
+                progress.print(f"epoch {record['epoch']}: {result}")
+            elif record["kind"] == "validation":
+                progress.print(f"  validation top-1 {record['top1']:.1%}, top-5 {record['top5']:.1%}")
+
+        done = _launch(lambda comm: run.train(comm, out, settings, data, stop, on_event), devices)
+    if not done:
+        console.print(f"stopped after a checkpoint; go on with: tinyalex resume {out}", highlight=False)
+        raise typer.Exit(130)
+    console.print(f"done: {run.checkpoints(out)[-1]}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def evaluate(
+    data: DataSet,
+    checkpoints: Annotated[
+        list[Path], typer.Argument(help="One checkpoint or run, or several: an ensemble.")
+    ],
+    views: Views = 1,
+    split: Split = "val",
+    weights: Annotated[
+        str | None, typer.Option(help="Of an ensemble: comma-separated, equal by default.")
+    ] = None,
+    devices: Devices = "cpu:0,cpu:1",
+):
+    """Print the top-1 and top-5 error of a checkpoint, or of the average of several networks' predictions."""
+    from tinyalex import evaluate as testing
+
+    opened = _open_split(data, split)
+    numbers = _numbers(weights, len(checkpoints))
+    found = []
+    for path in map(_newest, checkpoints):
+
+        def rank(comm, path=path):
+            trained = testing.load(comm, path)
+            _same_classes(path, trained, opened)
+            with _loader_for(comm, trained, opened, split, views) as loader:
+                return testing.probabilities(trained.net, loader)
+
+        p, labels = _launch(rank, devices)
+        found.append(p)
+        _print_errors(path, testing.errors(p, labels), len(labels), views)
+    if len(found) > 1:
+        p = testing.ensemble(found, numbers)
+        _print_errors(f"{len(found)} networks averaged", testing.errors(p, labels), len(labels), views)
+
+
+@app.command()
+def predict(
+    checkpoint: Checkpoint,
+    images: Annotated[list[Path], typer.Argument(help="Pictures: JPEG, PNG, …")],
+    views: Views = 10,
+    top: Annotated[int, typer.Option(help="How many classes to print.", min=1)] = 5,
+    devices: Devices = "cpu:0,cpu:1",
+):
+    """Print the most probable classes of pictures."""
+    from tinyalex import evaluate as testing
+
+    path = _newest(checkpoint)
+
+    def rank(comm):
+        trained = testing.load(comm, path)
+        with testing.picture_loader(comm, trained, images, views) as loader:
+            return testing.probabilities(trained.net, loader)[0], trained.classes
+
+    probabilities, classes = _launch(rank, devices)
+    for picture, p in zip(images, probabilities.T, strict=True):
+        console.print(str(picture), highlight=False, soft_wrap=True)
+        for k in p.argsort()[::-1][:top]:
+            console.print(f"  {p[k]:6.1%}  {classes[k]}", highlight=False)
+
+
+@app.command()
+def features(
+    checkpoint: Checkpoint,
+    data: DataSet,
+    out: Annotated[Path, typer.Argument(help="A .npy file: float32 (features, pictures).")],
+    split: Split = "val",
+    layer: Annotated[str, typer.Option(help="Whose outputs; gather8: the last hidden layer's.")] = "gather8",
+    devices: Devices = "cpu:0,cpu:1",
+):
+    """Write a hidden layer's outputs for every picture of a split, in the order of the split."""
+    from tinyalex.checkpoint import write_array
+
+    found = _features(_newest(checkpoint), _open_split(data, split), split, layer, devices)
+    write_array(out, found)
+    console.print(f"{out}: {found.shape[0]} features of {found.shape[1]} pictures", highlight=False)
+
+
+@figure_app.command("kernels")
+def figure_kernels(checkpoint: Checkpoint, out: Path = Path("kernels.png")):
+    """Figure 3: the kernels of the first layer, one block for each tower."""
+    from tinyalex import checkpoint as files
+    from tinyalex.figures import kernels_figure
+
+    arrays, metadata = files.load(_newest(checkpoint))
+    _save(kernels_figure(arrays["conv1.w"], metadata["settings"]["network"]["towers"]), out)
+
+
+@figure_app.command("predictions")
+def figure_predictions(
+    checkpoint: Checkpoint,
+    data: DataSet,
+    out: Path = Path("predictions.png"),
+    count: Annotated[int, typer.Option(help="Pictures shown.", min=1)] = 8,
+    seed: Annotated[int, typer.Option(help="Seed of their choice.")] = 0,
+    devices: Devices = "cpu:0,cpu:1",
+):
+    """Figure 4, left: validation pictures with the five most probable classes."""
+    from tinyalex import evaluate as testing
+    from tinyalex.figures import predictions_figure
+
+    source = _open_split(data, "val").val
+    path, (pictures, labels) = _newest(checkpoint), testing.some_pictures(source, count, seed)
+
+    def rank(comm):
+        trained = testing.load(comm, path)
+        with testing.array_loader(comm, trained, pictures, 10) as loader:
+            return testing.probabilities(trained.net, loader)[0], trained.classes
+
+    probabilities, classes = _launch(rank, devices)
+    _save(predictions_figure(pictures, probabilities, labels, classes), out)
+
+
+@figure_app.command("neighbours")
+def figure_neighbours(
+    checkpoint: Checkpoint,
+    data: DataSet,
+    out: Path = Path("neighbours.png"),
+    count: Annotated[int, typer.Option(help="Validation pictures shown.", min=1)] = 5,
+    seed: Annotated[int, typer.Option(help="Seed of their choice.")] = 0,
+    devices: Devices = "cpu:0,cpu:1",
+):
+    """Figure 4, right: validation pictures and the training pictures with the nearest features."""
+    import numpy as np
+
+    from tinyalex import evaluate as testing
+    from tinyalex.figures import neighbours_figure
+    from tinyalex.retrieval import nearest
+
+    opened, path = _open_split(data, "val"), _newest(checkpoint)
+    database = _features(path, opened, "train", "gather8", devices)
+    pictures, _ = testing.some_pictures(opened.val, count, seed)
+
+    def rank(comm):
+        trained = testing.load(comm, path)
+        with testing.array_loader(comm, trained, pictures, 1) as loader:
+            return testing.features(trained.net, loader, "gather8")
+
+    indices, _ = nearest(_launch(rank, devices), database, k=6)
+    found = np.stack([testing.pictures_at(opened.train, row) for row in indices.T], axis=-1)
+    _save(neighbours_figure(pictures, found), out)
+
+
+@figure_app.command("curves")
+def figure_curves(run: Annotated[Path, typer.Argument(help="A run folder.")], out: Path = Path("curves.png")):
+    """Training loss and errors against epochs."""
+    from tinyalex.figures import curves_figure
+    from tinyalex.run import metrics
+
+    _save(curves_figure(metrics(run)), out)
+
+
+@figure_app.command("sizes")
+def figure_sizes(run: Annotated[Path, typer.Argument(help="A run folder.")], out: Path = Path("sizes.png")):
+    """Sizes of weights and updates, layer by layer, against steps (the 2012 code's check)."""
+    from tinyalex.figures import magnitudes_figure
+    from tinyalex.run import metrics
+
+    _save(magnitudes_figure([r for r in metrics(run) if r["kind"] == "sizes"]), out)
+
+
+# ---- what the commands share -------------------------------------------------------------------------
+
+
+def _launch(fn, devices):
+    """Run fn(comm) on every device; return what rank 0 returned (under MPI: this process's rank)."""
+    if devices.startswith("mpi"):
+        from tinyalex.mpi import launch_mpi
+
+        return launch_mpi(fn, devices)
+    return launch(fn, device_names.parse(devices))[0]
+
+
+def _network(preset, width, size, classes):
+    from tinyalex.models.alexnet import PRESETS, narrow
+
+    if preset not in PRESETS:
+        raise DataError(f"--preset: expected one of {', '.join(PRESETS)}, found {preset!r}")
+    network = PRESETS[preset] if width == 1 else narrow(PRESETS[preset], width)
+    return network._replace(size=size or network.size, classes=classes or network.classes)
+
+
+def _newest(path):
+    """Return the checkpoint that is meant: the file itself, or the newest of a run folder."""
+    from tinyalex.run import checkpoints
+
+    if not path.is_dir():
+        return path
+    found = checkpoints(path)
+    if not found:
+        raise DataError(f"{path}: expected a run folder with checkpoints, found none")
+    return found[-1]
+
+
+def _open_split(data, split):
+    from tinyalex.settings import open_data
+
+    opened = open_data(data)
+    if split not in ("train", "val") or getattr(opened, split) is None:
+        raise DataError(f"{data}: expected --split train, or val where there is one; found {split!r}")
+    return opened
+
+
+def _same_classes(path, trained, data):
+    if trained.classes != data.classes:
+        raise DataError(
+            f"{path}: was trained on {len(trained.classes)} classes ({trained.classes[0]} …), "
+            f"the data have {len(data.classes)} ({data.classes[0]} …)"
+        )
+
+
+def _loader_for(comm, trained, data, split, views):
+    from tinyalex import evaluate as testing
+
+    return testing.view_loader(comm, trained, getattr(data, split), views)
+
+
+def _features(path, data, split, layer, devices):
+    from tinyalex import evaluate as testing
+
+    def rank(comm):
+        trained = testing.load(comm, path)
+        if layer not in trained.net.layers:
+            raise DataError(f"--layer: expected one of {', '.join(trained.net.layers)}, found {layer!r}")
+        with _loader_for(comm, trained, data, split, 1) as loader:
+            return testing.features(trained.net, loader, layer)
+
+    return _launch(rank, devices)
+
+
+def _numbers(text, count):
+    """Read comma-separated weights of an ensemble; None stays None."""
+    if text is None:
+        return None
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != count:
+        raise DataError(f"--weights: expected {count} comma-separated numbers, found {text!r}")
+    return numbers
+
+
+def _print_errors(name, errors, pictures, views):
+    loss, top1, top5 = errors
+    console.print(
+        f"{name}: top-1 error {top1:.2%}, top-5 error {top5:.2%}, loss {loss:.4f}  "
+        f"({pictures:,} pictures, {views} view{'s' if views > 1 else ''})",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def _save(figure, out):
+    figure.savefig(out, dpi=150)
+    console.print(str(out), highlight=False, soft_wrap=True)
 
 
 def main():

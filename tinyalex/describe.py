@@ -12,8 +12,8 @@ stands for all.
     temporary     the most that one layer's backward holds besides: the gradients of its output and its input,
                   the one between (through the neuron), and its new weight gradients beside the old ones
 
-Not counted: the blocks within an operation (`BLOCK_BYTES`, a few MB), the loss, buffers that lie idle in
-the memory pool, and what a GPU's driver takes for itself.
+Not counted: the blocks within an operation (`BLOCK_BYTES`, a few MB), the loss, what a forward pass still
+holds of the step before, buffers that lie idle in the memory pool, and what a GPU's driver takes for itself.
 
 **Bytes that cross** are those a device receives from the others, as `Comm.ledger` counts them: an all-gather
 brings it the other ranks' arrays, and in backward a reduce-scatter their partial sums for its own part.
@@ -225,12 +225,9 @@ def print_description(description, console=None, memory=None):
     console = console or Console()
     ranks, batch, rows, total = description
     table = Table(box=SIMPLE_HEAD, show_edge=False, padding=0, header_style="")  # 80 columns wide
-    for head in ("layer", "output"):
-        table.add_column(head, vertical="bottom")
-    for head in (
-        "parameters", "neurons", "multiply-\nadds", "param.\nMB", "kept\nMB", "MB in\nforward", "MB in\nbackward",
-    ):  # fmt: skip
-        table.add_column(head, justify="right", vertical="bottom")
+    numbers = ("parameters", "neurons", "multiply-\nadds", "param.\nMB", "kept\nMB")
+    for head in ("layer", "output", *numbers, "MB in\nforward", "MB in\nbackward"):
+        table.add_column(head, justify="left" if head in ("layer", "output") else "right", vertical="bottom")
     for row in rows:
         table.add_row(*_cells(row))
     table.add_section()
@@ -240,23 +237,22 @@ def print_description(description, console=None, memory=None):
     def say(text):
         console.print(text, highlight=False, soft_wrap=True)
 
-    devices = "1 device" if ranks == 1 else f"{ranks} devices"
     say(
-        f"\n{devices}, batch of {batch}, 1 MB = 10⁶ bytes.  Output, MB kept and MB in (received) are of one device;"
+        f"\nDevices: {ranks}, all alike.  Of one, for a batch of {batch}: output, MB (10⁶ bytes), MB in (received)."
     )
-    say("parameters, neurons and multiply-adds (forward, one image) are of the whole network.\n")
-    say("Memory of one device in training, float32:")
+    say("Of the whole network: parameters, neurons, multiply-adds (forward, one image).")
+    say("\nMemory of one device in training, float32:")
     parts = {
         "parameters, their gradients and velocities": total.parameter_bytes,
-        "activations kept for backward, each array once": total.kept_bytes,
+        "activations and pictures kept for backward, each array once": total.kept_bytes,
         "largest temporary: one layer's gradients in, between and out": total.temporary_bytes,
-        "in all": total.memory,
+        "in all; not counted: blocks within an operation, idle buffers, the driver": total.memory,
     }
     for what, nbytes in parts.items():
-        say(f"{nbytes / 1e6:9,.1f} MB  {what}")
+        say(f"{nbytes / 1e6:8.1f} MB  {what}")
     if memory is not None:
-        fits = "[green]fits[/]" if total.memory <= memory else "[red]does not fit[/]"
-        say(f"{fits} in {memory / 1e6:,.1f} MB ({memory / 2**30:.2f} GiB)")
+        verdict = "[green]fits[/]" if total.memory <= memory else "[red]does not fit[/]"
+        say(f"This {verdict} in {memory / 1e6:.1f} MB ({memory / 2**30:.2f} GiB).")
 
 
 def _cells(row):

@@ -4,11 +4,16 @@ Paper, section 4.1: the prediction for a picture is the average of the network's
 views, the four corners and the centre, and their mirror images.
 """
 
+import contextlib
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from tinyalex import checkpoint
+from tinyalex.data import Images, imagenet
+from tinyalex.data.loader import Loader
 from tinyalex.errors import DataError
 from tinyalex.models.alexnet import alexnet
 from tinyalex.ops.softmax import softmax, topk_error
@@ -81,3 +86,48 @@ def load(comm, path):
     net = alexnet(settings.network, comm, np.random.default_rng(0))
     checkpoint.restore(net, None, arrays, path)
     return Trained(net, settings, arrays["data.mean"], tuple(metadata["classes"]))
+
+
+def view_loader(comm, trained, source, views):
+    """Return a context manager: the Loader of a source's test views on rank 0, None on the other ranks."""
+    if comm.rank:
+        return contextlib.nullcontext()
+    settings = trained.settings
+    return Loader(
+        source, settings.recipe.batch, settings.recipe.pictures, train=False, mean=trained.mean,
+        upscale=settings.upscale, views=views,
+    )  # fmt: skip
+
+
+def array_loader(comm, trained, pictures, views):
+    """As `view_loader`, for pictures uint8 (3, S, S, N) without labels (they read 0)."""
+    labels = np.zeros(pictures.shape[-1], np.int64)
+    return view_loader(comm, trained, Images(pictures, labels, trained.classes), views)
+
+
+def picture_loader(comm, trained, paths, views):
+    """As `view_loader`, for picture files: shorter side to S, middle S × S, S as in the training data.
+
+    Raises DataError for a file that cannot be read.
+    """
+    side = trained.mean.shape[-1]
+    pictures = []
+    for path in paths:
+        try:
+            pictures.append(imagenet.read_picture(Path(path).read_bytes(), side))
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            raise DataError(f"{path}: expected a picture: {error}") from error
+    return array_loader(comm, trained, np.stack(pictures, axis=-1), views)
+
+
+def some_pictures(source, count, seed=0):
+    """Choose pictures of a source at random: (uint8 (3, S, S, count), labels (count,))."""
+    chosen = np.random.default_rng(seed).permutation(len(source.labels))[:count]
+    return pictures_at(source, chosen), np.asarray(source.labels)[chosen]
+
+
+def pictures_at(source, indices):
+    """Return some pictures of a source (Shards or Images), uint8 (3, S, S, len(indices))."""
+    if isinstance(source, Images):
+        return source.images[..., indices]
+    return np.stack([source[i] for i in indices], axis=-1)

@@ -1,7 +1,7 @@
 """The paper's figures, and two of our own, drawn from plain arrays and records.
 
-Each function returns a matplotlib Figure and touches neither files nor pyplot's state.  Colours are told
-apart by colour-blind readers, and nothing is told by colour alone.
+Each function returns a matplotlib Figure and touches neither files nor pyplot's state.  The colours are
+ones that colour-blind readers tell apart, by lightness where not by hue.
 """
 
 import itertools
@@ -190,13 +190,17 @@ def curves_figure(metrics):
 
     figure = Figure(figsize=(7, 6), layout="constrained")
     loss, error = figure.subplots(2, sharex=True)
-    thin = {"color": TRAINING, "linewidth": 0.9, "label": "training"}
-    loss.plot(train["epoch"], train["loss"], **thin)
-    error.plot(train["epoch"], train["error"], **thin)
-    dots = {"linewidth": 1.5, "marker": ".", "markersize": 5}
-    loss.plot(validation["epoch"], validation["loss"], color=VALIDATION, label="validation", **dots)
-    error.plot(validation["epoch"], validation["top1"], color=VALIDATION, label="validation, top 1", **dots)
-    error.plot(validation["epoch"], validation["top5"], color=TOP5, label="validation, top 5", **dots)
+    for axes, columns, key, colour, label in (
+        (loss, train, "loss", TRAINING, "training"),
+        (loss, validation, "loss", VALIDATION, "validation"),
+        (error, train, "error", TRAINING, "training"),
+        (error, validation, "top1", VALIDATION, "validation, top 1"),
+        (error, validation, "top5", TOP5, "validation, top 5"),
+    ):
+        width, dot = (0.9, 2) if columns is train else (1.5, 5)
+        if columns["epoch"]:
+            style = {"color": colour, "label": label, "linewidth": width, "markersize": dot}
+            axes.plot(columns["epoch"], columns[key], marker=".", **style)
 
     steps = list(zip(train["epoch"], train["rate"], strict=True))
     changes = [now for before, now in itertools.pairwise(steps) if now[1] != before[1]]
@@ -307,7 +311,8 @@ def _cut(text, width, size):
     font = FontProperties(size=size)
 
     def fits(text):
-        return text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] <= 72 * width
+        points = text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]
+        return 1.05 * points <= 72 * width  # drawn letters are rounded to whole dots
 
     if fits(text):
         return text

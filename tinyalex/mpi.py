@@ -7,8 +7,8 @@ starts the program four times; `launch_mpi(fn)` makes each process one rank and 
 (`tinyalex.comm`).  MPI carries the arrays, but it does not add them: MPI_Allreduce may add in any order,
 so that ranks would differ in the last bits.  Here the parts arrive and are added in the order of the ranks.
 
-Counts are of elements and 64 bits wide where the MPI follows version 4 of the standard; an older one
-raises an error beyond 2³¹ elements.
+Arrays may be of any size where the MPI follows version 4 of the standard; an older one (Open MPI 5) raises
+mpi4py's Exception beyond 2³¹ elements.
 """
 
 import os
@@ -27,15 +27,15 @@ from tinyalex.errors import DeviceError, TinyalexError
 class MPIComm(Comm):
     """A rank that is a process; ``mpi`` is mpi4py's communicator of all ranks (two or more).
 
-    A GPU's arrays are handed to an MPI that says it can read them (info key mpi_memory_alloc_kinds: MPI
-    4.1, section 12.4.3), else they are copied to the host, added there, and the result is copied back.
+    A GPU's arrays are handed to an MPI that says it can read them (the info key mpi_memory_alloc_kinds of
+    MPI 4.1), else they are copied to the host, added there, and the result is copied back.
     """
 
     def __init__(self, device, mpi):
         super().__init__(device)
         self.rank, self.size, self._mpi = mpi.Get_rank(), mpi.Get_size(), mpi
-        kinds = mpi.Get_info().Get("mpi_memory_alloc_kinds") or ""
-        self._staged = device.kind == "cuda" and not any(k.startswith("cuda") for k in kinds.split(","))
+        readable = mpi.Get_info().get("mpi_memory_alloc_kinds", "").split(",")
+        self._staged = device.kind == "cuda" and not {"cuda", "cuda:device"} & set(readable)
         self._xp = np if self._staged else device.xp  # whose arrays MPI reads and writes
 
     def all_gather(self, x, axis=0):
@@ -141,7 +141,7 @@ def launch_mpi(fn, devices="mpi"):
     mpi = _mpi4py()
     world = mpi.COMM_WORLD
     started = max(int(os.environ.get(name, 1)) for name in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE"))
-    if world.Get_size() != started and world.Get_size() == 1:
+    if world.Get_size() == 1 < started:
         raise DeviceError(
             f"mpiexec started {started} processes, but each finds itself alone: this mpiexec is not that of "
             f"the MPI library mpi4py has loaded ({mpi.Get_library_version().splitlines()[0]})"
@@ -166,9 +166,8 @@ def _report(error, rank, size):
     if not isinstance(error, (TinyalexError, OSError, KeyboardInterrupt)):
         lines = traceback.format_exception(error)
     name = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
-    sys.stderr.write(
-        "".join(lines) + f"rank {rank} of {size}: {name}\n"
-    )  # at once: other ranks may write too
+    lines.append(f"rank {rank} of {size}: {name}\n")
+    sys.stderr.write("".join(lines))  # in one piece: other ranks may be writing too
     sys.stderr.flush()
 
 

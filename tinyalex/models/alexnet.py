@@ -53,6 +53,7 @@ class Network(NamedTuple):
     bias: float = 1.0  # of conv2, conv4, conv5 and the hidden fully connected layers (section 5)
     conv1_ceil: bool = True
     lrn_within_towers: bool = True
+    dropout: bool = True  # section 4.2
     inverted_dropout: bool = False
 
 
@@ -149,7 +150,10 @@ def alexnet(network, comm, rng, dtype=np.float32):
         "fc8": Linear((n.classes, n.hidden), std=0.01, **common),
         "gather": AllGather(comm, replicated=True),
     }  # fmt: skip
-    left_out = ({"lrn1", "lrn2"} if not n.lrn else set()) | ({"cnorm2"} if not n.same_map_norm else set())
+    left_out = set()
+    left_out |= set() if n.lrn else {"lrn1", "lrn2"}
+    left_out |= set() if n.same_map_norm else {"cnorm2"}
+    left_out |= set() if n.dropout else {"dropout6", "dropout7"}
     return Sequential({name: layer for name, layer in layers.items() if name not in left_out}, comm)
 
 

@@ -1,0 +1,233 @@
+"""What is predicted of a network is what a real run of it shows: shapes, memory, and bytes that cross."""
+
+import io
+import tracemalloc
+from collections import Counter
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from tinyalex import devices as devices_module
+from tinyalex.comm import launch
+from tinyalex.describe import describe, parse_memory, print_description
+from tinyalex.devices import Device
+from tinyalex.errors import DataError
+from tinyalex.models.alexnet import PRESETS, Network, alexnet, narrow
+from tinyalex.ops import conv, lrn, pool
+from tinyalex.ops.softmax import softmax_loss_backward, softmax_loss_forward
+from tinyalex.optim import SGD
+
+BATCH = 3
+SMALL = {name: narrow(n._replace(size=67, classes=10), 1 / 12) for name, n in PRESETS.items()}
+RUNS = [(name, ranks) for name in PRESETS for ranks in (1, 2) if ranks == 1 or name in ("paper", "code2012")]
+
+
+def on(ranks, job):
+    return launch(job, [Device(f"cpu:{r}") for r in range(ranks)])
+
+
+def a_batch(network, size=BATCH):
+    rng = np.random.default_rng(1)
+    pictures = rng.standard_normal((3, network.size, network.size, size), np.float32)
+    return pictures, rng.integers(0, network.classes, size)
+
+
+def train(network, comm, batch=BATCH):
+    """One step of real training; return the model."""
+    model = alexnet(network, comm, np.random.default_rng(0))
+    optimizer = SGD(model, rate=0.001)
+    pictures, labels = a_batch(network, batch)
+    _, cache = softmax_loss_forward(model.forward(pictures, train=True), labels)
+    model.backward(softmax_loss_backward(cache))
+    optimizer.step()
+    return model
+
+
+# ---- shapes and kept arrays --------------------------------------------------------------------------
+
+
+def kept_by(layer):
+    """The arrays in a layer's cache that are not its parameters, by where their memory starts."""
+    parts = layer.cache if isinstance(layer.cache, tuple) else (layer.cache,)
+    weights = [id(p) for p in layer.params.values()]
+    arrays = [a for a in parts if isinstance(a, np.ndarray) and id(a) not in weights]
+    return {a.__array_interface__["data"][0]: a.nbytes for a in arrays}
+
+
+@pytest.mark.parametrize(("preset", "ranks"), RUNS)
+def test_shapes_parameters_and_kept_bytes_are_those_of_a_real_step(preset, ranks):
+    network = SMALL[preset]
+
+    def job(comm):
+        model = alexnet(network, comm, np.random.default_rng(0))
+        x, _ = a_batch(network)
+        rows, seen = [], set()
+        for name, layer in model.layers.items():
+            x = layer.forward(x, train=True)
+            kept = kept_by(layer)
+            new = sum(nbytes for start, nbytes in kept.items() if start not in seen)
+            seen |= kept.keys()
+            rows.append((name, x.shape, sum(p.nbytes for p in layer.params.values()), new))
+        return rows
+
+    description = describe(network, ranks, BATCH)
+    predicted = [(r.layer, r.output, r.parameter_bytes // 3, r.kept_bytes) for r in description.rows]
+    for real in on(ranks, job):
+        assert predicted == real
+
+
+@pytest.mark.parametrize("network", [Network(pool=2), Network(lrn=False), Network(size=227)])
+def test_shapes_of_other_networks_are_those_of_a_real_forward(network):
+    network = narrow(network._replace(hidden=16), 1 / 24)
+
+    def job(comm):
+        x, shapes = a_batch(network, 1)[0], []
+        for layer in alexnet(network, comm, np.random.default_rng(0)).layers.values():
+            x = layer.forward(x)
+            shapes.append(x.shape)
+        return shapes
+
+    assert [row.output for row in describe(network, 1, 1).rows] == on(1, job)[0]
+
+
+# ---- memory ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_counted_memory_is_what_is_alive_in_training(ranks, monkeypatch):
+    """With buffers freed at once and small blocks, the peak of a step is within 4 % of the count."""
+    monkeypatch.setattr(devices_module._HostPool, "empty", lambda self, shape, dtype: np.empty(shape, dtype))
+    for module in (conv, lrn, pool):
+        monkeypatch.setattr(module, "BLOCK_BYTES", 1 << 14)
+    network = narrow(Network(hidden=128, classes=10), 1 / 4)
+    tracemalloc.start()
+    try:
+        on(ranks, lambda comm: train(network, comm, batch=8))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak == pytest.approx(ranks * describe(network, ranks, 8).total.memory, rel=0.04)
+
+
+def test_three_gigabytes():
+    """Counted as the docstring says, a card of 3 GiB holds a batch of 128; 256 need the paper's two cards."""
+    card = parse_memory("3GiB")
+    total = {(r, batch): describe(Network(), r, batch).total for r in (1, 2) for batch in (128, 256)}
+    assert total[1, 128].parameter_bytes == 12 * 60_965_224
+    assert total[2, 128].parameter_bytes == 6 * 60_965_224
+    assert total[1, 128].memory == 1_999_614_688 < card
+    assert total[2, 128].memory == 1_067_309_424 < card
+    assert total[1, 256].memory > card > total[2, 256].memory
+
+
+def test_kept_memory_grows_with_the_batch_and_parameters_do_not():
+    one, ten = (describe(Network(), 2, batch).total for batch in (1, 10))
+    assert ten.kept_bytes == 10 * one.kept_bytes
+    assert ten.received_forward == 10 * one.received_forward
+    assert (ten.parameter_bytes, ten.multiply_adds) == (one.parameter_bytes, one.multiply_adds)
+
+
+def test_describing_takes_no_memory():
+    tracemalloc.start()
+    try:
+        describe(Network(), 1, 128)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+# ---- bytes that cross --------------------------------------------------------------------------------
+
+
+def predicted_ledger(network, ranks, batch):
+    ledger = Counter()
+    for row in describe(network, ranks, batch).rows:
+        if row.received_forward:
+            ledger[f"{row.layer} forward", "all_gather"] = row.received_forward
+        if row.received_backward:
+            ledger[f"{row.layer} backward", "reduce_scatter"] = row.received_backward
+    return ledger
+
+
+@pytest.mark.parametrize(("preset", "ranks"), RUNS)
+def test_bytes_that_cross_are_the_ledgers(preset, ranks):
+    network = SMALL[preset]
+    for ledger in on(ranks, lambda comm: train(network, comm).comm.ledger):
+        assert ledger == predicted_ledger(network, ranks, BATCH)
+        assert bool(ledger) == (ranks > 1)
+
+
+def test_bytes_that_cross_in_the_full_network_are_the_ledgers():
+    """The paper's network in full width, one image, forward and backward on two ranks."""
+
+    def job(comm):
+        model = alexnet(Network(), comm, np.random.default_rng(0))
+        pictures, labels = a_batch(Network(), 1)
+        _, cache = softmax_loss_forward(model.forward(pictures, train=True), labels)
+        model.backward(softmax_loss_backward(cache))
+        return comm.ledger
+
+    expected = {  # half of each layer's numbers, 4 bytes each, come from the other rank
+        ("gather3 forward", "all_gather"): 4 * 128 * 13 * 13,
+        ("gather6 forward", "all_gather"): 4 * 128 * 6 * 6,
+        ("gather7 forward", "all_gather"): 4 * 2048,
+        ("gather8 forward", "all_gather"): 4 * 2048,
+        ("gather forward", "all_gather"): 4 * 500,
+        ("gather8 backward", "reduce_scatter"): 4 * 2048,
+        ("gather7 backward", "reduce_scatter"): 4 * 2048,
+        ("gather6 backward", "reduce_scatter"): 4 * 128 * 6 * 6,
+        ("gather3 backward", "reduce_scatter"): 4 * 128 * 13 * 13,
+    }
+    assert predicted_ledger(Network(), 2, 1) == expected
+    for ledger in on(2, job):
+        assert ledger == expected
+
+
+# ---- printing, and what cannot be described ----------------------------------------------------------
+
+
+def printed(*args, width=80, **kwargs):
+    console = Console(file=io.StringIO(), width=width)
+    print_description(*args, console=console, **kwargs)
+    return console.file.getvalue()
+
+
+def test_printed_table_shows_every_layer_and_the_totals_in_80_columns():
+    text = printed(describe(Network(), 2, 128))
+    for row in describe(Network(), 2, 128).rows:
+        assert f"\n{row.layer} " in text
+    (total,) = [line for line in text.splitlines() if line.startswith("total")]
+    assert " ".join(total.split()) == "total 60,965,224 659,272 724,406,816 365.8 552.8 15.8 15.5"
+    assert "…" not in text
+    assert "1067.3 MB  in all" in text
+    assert "fit" not in text
+
+
+@pytest.mark.parametrize(("ranks", "verdict"), [(1, "does not fit"), (2, "fits")])
+def test_printed_verdict(ranks, verdict):
+    text = printed(describe(Network(), ranks, 256), memory=parse_memory("3GiB"))
+    assert f"This {verdict} in 3221.2 MB (3.00 GiB)." in text
+
+
+def test_memory_strings():
+    assert parse_memory("3GB") == 3 * 10**9
+    assert parse_memory("3GiB") == 3 * 2**30
+    assert parse_memory("1.5 GiB") == 3 * 2**29
+    assert parse_memory("800MB") == 8 * 10**8
+    assert parse_memory("800MiB") == 800 * 2**20
+
+
+@pytest.mark.parametrize("text", ["", "3", "GB", "3gb", "-3GB", "3TB", "3,5GB", "three GB"])
+def test_memory_strings_that_mean_nothing(text):
+    with pytest.raises(DataError, match=r"--memory: expected a number and MB, MiB, GB or GiB.*found '"):
+        parse_memory(text)
+
+
+def test_what_cannot_be_described():
+    with pytest.raises(ValueError, match="batch: expected at least 1 image, found 0"):
+        describe(Network(), 1, 0)
+    with pytest.raises(ValueError, match=r"2 tower.* not on 3"):
+        describe(Network(), 3, 1)
+    with pytest.raises(ValueError, match="conv1 of a picture of 7"):
+        describe(Network(size=7), 1, 1)

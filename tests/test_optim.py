@@ -1,0 +1,121 @@
+"""The update rule, by hand."""
+
+import numpy as np
+import pytest
+
+from tinyalex.comm import Comm
+from tinyalex.devices import Device
+from tinyalex.nn import Linear, Sequential
+from tinyalex.optim import SGD
+
+CPU = Device("cpu:0")
+
+
+def model(dtype=np.float64, seed=0):
+    comm, rng = Comm(CPU), np.random.default_rng(seed)
+    layers = {name: Linear((3, 4), comm, rng, std=1, bias=0.5, dtype=dtype) for name in ("fc1", "fc2")}
+    return Sequential(layers, comm)
+
+
+def put_grads(net, rng):
+    """Give every parameter a random gradient; return them by name."""
+    grads = {}
+    for name, layer, key in net.parameters():
+        w = layer.params[key]
+        grads[name] = layer.grads[key] = rng.standard_normal(w.shape).astype(w.dtype)
+    return grads
+
+
+def params(net):
+    return {name: layer.params[key].copy() for name, layer, key in net.parameters()}
+
+
+@pytest.mark.parametrize(
+    ("settings", "weight_rate", "bias_rate", "bias_decay"),
+    [
+        ({}, 0.1, 0.1, 0.0),
+        ({"momentum": 0.0}, 0.1, 0.1, 0.0),
+        ({"decay": 0.03}, 0.1, 0.1, 0.03),
+        ({"decay": 0.03, "bias_rate": 0.2}, 0.1, 0.2, 0.03),
+        ({"decay": 0.03, "decay_biases": False}, 0.1, 0.1, 0.0),
+        ({"decay": 0.03, "bias_rate": 0.2, "decay_biases": False, "momentum": 0.5}, 0.1, 0.2, 0.0),
+        ({"decay": 0.03, "bias_rate": 0.0}, 0.1, 0.0, 0.03),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("scale", [None, {"fc2": 0.25}, {"fc2": 0.0}], ids=str)
+def test_four_steps_by_hand(settings, weight_rate, bias_rate, bias_decay, scale):
+    net, rng = model(), np.random.default_rng(1)
+    optimizer = SGD(net, 0.1, scale=scale, **settings)
+    momentum, decay = settings.get("momentum", 0.9), settings.get("decay", 0.0)
+    w, v = params(net), {name: 0.0 for name, *_ in net.parameters()}
+    for _ in range(4):
+        grads = put_grads(net, rng)
+        optimizer.step()
+        for name in w:
+            layer, key = name.split(".")
+            rate = (weight_rate if key == "w" else bias_rate) * (scale or {}).get(layer, 1)
+            v[name] = momentum * v[name] - (decay if key == "w" else bias_decay) * rate * w[name] - rate * grads[name]
+            w[name] = w[name] + v[name]
+    for name, found in params(net).items():
+        np.testing.assert_allclose(found, w[name], rtol=1e-13, atol=1e-15)
+        np.testing.assert_allclose(optimizer.velocity[name], v[name] + 0 * w[name], rtol=1e-13, atol=1e-15)
+
+
+def test_a_worked_example_with_plain_numbers():
+    """w 1, gradient 2, rate 0.1, momentum 0.9, decay 0.5: v = −0.05 − 0.2, then −0.225 − 0.0375 − 0.2."""
+    net = model()
+    optimizer = SGD(net, 0.1, momentum=0.9, decay=0.5)
+    for _, layer, key in net.parameters():
+        layer.params[key].fill(1)
+        layer.grads[key] = np.full_like(layer.params[key], 2)
+    for v, w in ((-0.25, 0.75), (-0.4625, 0.2875)):
+        optimizer.step()
+        assert np.allclose(optimizer.velocity["fc1.w"], v, rtol=1e-14)
+        assert np.allclose(net.layers["fc2"].params["b"], w, rtol=1e-14)
+
+
+def test_scale_0_freezes_a_layer_that_has_not_moved():
+    net = model()
+    before = params(net)
+    optimizer = SGD(net, 0.1, decay=0.1, scale={"fc1": 0.0})
+    for _ in range(3):
+        put_grads(net, np.random.default_rng(0))
+        optimizer.step()
+    after = params(net)
+    for name in before:
+        assert (before[name].tobytes() == after[name].tobytes()) == name.startswith("fc1.")
+    assert not optimizer.velocity["fc1.w"].any()
+
+
+def test_after_a_change_of_rate_the_old_velocity_fades():
+    """The rate is inside the velocity: with rate 0 from now on, momentum alone carries the weights on."""
+    net = model()
+    optimizer = SGD(net, 0.1, momentum=0.5)
+    put_grads(net, np.random.default_rng(0))
+    optimizer.step()
+    w, v = params(net), {name: a.copy() for name, a in optimizer.velocity.items()}
+    optimizer.rate = 0.0
+    optimizer.step()
+    optimizer.step()
+    for name, found in params(net).items():
+        np.testing.assert_allclose(found, w[name] + 0.75 * v[name], rtol=1e-13, atol=1e-15)
+        np.testing.assert_allclose(optimizer.velocity[name], 0.25 * v[name], rtol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_updates_in_place_and_keeps_the_dtype(dtype):
+    net = model(dtype)
+    optimizer = SGD(net, np.float64(0.1), momentum=np.float64(0.9), decay=np.float64(0.01), bias_rate=0.2)
+    arrays = {name: layer.params[key] for name, layer, key in net.parameters()}
+    velocity, before = dict(optimizer.velocity), params(net)
+    for _ in range(2):
+        grads = put_grads(net, np.random.default_rng(2))
+        given = {name: g.tobytes() for name, g in grads.items()}
+        optimizer.step()
+        assert {name: g.tobytes() for name, g in grads.items()} == given  # gradients are only read
+    for name, layer, key in net.parameters():
+        assert layer.params[key] is arrays[name]
+        assert optimizer.velocity[name] is velocity[name]
+        assert layer.params[key].dtype == optimizer.velocity[name].dtype == dtype
+        assert (layer.params[key] != before[name]).all()
