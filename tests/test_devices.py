@@ -3,6 +3,7 @@
 import gc
 import threading
 import weakref
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -31,7 +32,9 @@ def test_cpu_alone_is_a_worker_on_every_core():
     assert cpu_count() >= 1
 
 
-@pytest.mark.parametrize("name", ["", "gpu:0", "cpu:", "cpu:x", "cpu:-1", "CPU:0", "cpu:0;cpu:1", "cuda", "cpu:0,"])
+@pytest.mark.parametrize(
+    "name", ["", "gpu:0", "cpu:", "cpu:x", "cpu:-1", "CPU:0", "cpu:0;cpu:1", "cuda", "cpu:0,"]
+)
 def test_a_bad_name_is_told_what_is_expected(name):
     with pytest.raises(DeviceError, match="expected 'cpu:K' or 'cuda:K'"):
         parse(name)
@@ -44,7 +47,9 @@ def test_cuda_without_cupy_says_what_to_install():
         pass
     else:
         pytest.skip("CuPy is installed")
-    with pytest.raises(DeviceError, match=r"device cuda:3: CuPy is not installed.*pip install.*tinyalex\[cuda12\]"):
+    with pytest.raises(
+        DeviceError, match=r"device cuda:3: CuPy is not installed.*pip install.*tinyalex\[cuda12\]"
+    ):
         parse("cuda:3")
     assert issubclass(DeviceError, TinyalexError)
 
@@ -89,7 +94,9 @@ def test_same_dtype_names_every_argument():
     single, double = np.ones(1, np.float32), np.ones(1)
     same_dtype("conv2d", x=single, w=single, b=None)
     same_dtype("conv2d", x=double, w=double)
-    with pytest.raises(TypeError, match=r"conv2d: expected .*float32 or .*float64, found: x is float64, w is float32"):
+    with pytest.raises(
+        TypeError, match=r"conv2d: expected .*float32 or .*float64, found: x is float64, w is float32"
+    ):
         same_dtype("conv2d", x=double, w=single)
     for wrong in (np.int64, np.float16, np.uint8, bool):
         with pytest.raises(TypeError, match=f"lrn: .*x is {np.dtype(wrong).name}"):
@@ -107,8 +114,7 @@ def address(array):
 
 
 def span(array):
-    start, stop = np.lib.array_utils.byte_bounds(array) if hasattr(np.lib, "array_utils") else np.byte_bounds(array)
-    return start, stop
+    return address(array), address(array) + array.nbytes
 
 
 @pytest.fixture
@@ -170,13 +176,28 @@ def test_a_much_larger_or_smaller_buffer_is_not_taken(pool):
         lambda a: a[7, 2:3],
         lambda a: np.lib.stride_tricks.as_strided(a, (3, 3), (8, 8)),
         lambda a: np.lib.stride_tricks.sliding_window_view(a, 2, 0)[:2],
-        lambda a: np.broadcast_to(a[0, 0], (3,)),
+        lambda a: np.broadcast_to(a[:1, 0], (3,)),
         lambda a: memoryview(a)[3:],
         lambda a: np.frombuffer(a, np.uint8)[5:],
         lambda a: [(a[0],)],
-        lambda a: (lambda: a),
+        lambda a: lambda: a,
     ],
-    ids="itself slice slices flat transposed dtype row strided windows broadcast memory buffer tuple closure".split(),
+    ids=[
+        "itself",
+        "slice",
+        "slices",
+        "flat",
+        "transposed",
+        "dtype",
+        "row",
+        "strided",
+        "windows",
+        "broadcast",
+        "memory",
+        "buffer",
+        "tuple",
+        "closure",
+    ],
 )
 def test_a_buffer_that_anybody_can_still_see_is_never_given_away(pool, keep):
     a = empty(np, SHAPE, np.float64)
@@ -197,7 +218,7 @@ def test_idle_buffers_are_dropped(pool):
     alive = empty(np, SHAPE, np.float64)
     idle_memory, alive_memory = weakref.ref(idle.base), weakref.ref(alive.base)
     del idle
-    for _ in range(9):
+    for _ in range(7):
         empty(np, (LARGE,), np.uint8)
     empty(np, (2 * LARGE,), np.uint8)
     assert idle_memory() is not None  # still within KEEP
@@ -231,7 +252,7 @@ def test_each_thread_has_its_own_pool():
     more = [zeros(np, SHAPE, np.float64) for _ in range(5)]
     assert all((a == 7).all() for a in made)
     spans = sorted(span(a) for a in made + more)
-    assert all(left[1] <= right[0] for left, right in zip(spans, spans[1:], strict=False))
+    assert all(left[1] <= right[0] for left, right in pairwise(spans))
 
 
 def test_threads_that_pass_arrays_on_do_not_disturb_each_other():
@@ -257,11 +278,14 @@ def test_threads_that_pass_arrays_on_do_not_disturb_each_other():
     assert not wrong
 
 
+MOVES = ["new", "new", "new", "free", "free", "view", "copy"]  # as often as they stand here
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     keep=st.integers(0, 6),
     moves=st.lists(
-        st.tuples(st.sampled_from("new new new free free view copy".split()), st.integers(0, 7), st.integers(0, 30)),
+        st.tuples(st.sampled_from(MOVES), st.integers(0, 7), st.integers(0, 30)),
         max_size=60,
     ),
 )

@@ -224,7 +224,9 @@ def test_results_are_the_callers_own(kind):
 
 
 @pytest.mark.parametrize(
-    "kind", [k for name, k in KINDS.items() if "dropout" not in name], ids=[n for n in KINDS if "drop" not in n]
+    "kind",
+    [k for name, k in KINDS.items() if "dropout" not in name],
+    ids=[n for n in KINDS if "drop" not in n],
 )
 def test_only_dropout_knows_training_from_test(kind):
     layer, x, _ = make(kind)
@@ -272,6 +274,14 @@ def test_sequential_names_its_parameters():
         ("fc.w", net.layers["fc"], "w"),
         ("fc.b", net.layers["fc"], "b"),
     ]
+
+
+def test_sequential_can_stop_after_a_named_layer():
+    net = two_layers(Comm(Device("cpu:0")), np.random.default_rng(0), np.float64)
+    x = np.random.default_rng(1).standard_normal(MAPS)
+    y = net.forward(x, last="conv")
+    assert y.tobytes() == net.layers["conv"].forward(x).tobytes()
+    assert net.forward(x, last="fc").tobytes() == net.forward(x).tobytes()
 
 
 # ---- any number of ranks -------------------------------------------------------------------------------
@@ -364,7 +374,7 @@ def dropped(comm, rng):
         (dropped, (12, 5, 6), 2),
         (dropped, (12, 5, 6), 3),
     ],
-    ids="towers 4_groups 3_towers filters filters_3 rows rows_3 dropout dropout_3".split(),
+    ids=["towers", "4_groups", "3_towers", "filters", "filters_3", "rows", "rows_3", "dropout", "dropout_3"],
 )
 def test_a_layer_gives_the_same_on_any_number_of_ranks(build, out, ranks):
     rng = np.random.default_rng(11)
@@ -383,7 +393,9 @@ def test_dropout_drops_the_same_units_bit_for_bit():
         assert run_on(ranks, dropped, x, x)[0].tobytes() == y.tobytes()
 
 
-@pytest.mark.parametrize("make_layer", [lambda c, g: Conv2d((5, 2, 3, 3), c, g), lambda c, g: Linear((5, 2), c, g)])
+@pytest.mark.parametrize(
+    "make_layer", [lambda c, g: Conv2d((5, 2, 3, 3), c, g), lambda c, g: Linear((5, 2), c, g)]
+)
 def test_rows_that_cannot_be_shared_are_refused(make_layer):
     with pytest.raises(ValueError, match="5 cannot be shared evenly by 2 ranks"):
         launch(lambda comm: make_layer(comm, np.random.default_rng(0)), parse("cpu:0,cpu:1"))

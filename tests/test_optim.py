@@ -55,7 +55,11 @@ def test_four_steps_by_hand(settings, weight_rate, bias_rate, bias_decay, scale)
         for name in w:
             layer, key = name.split(".")
             rate = (weight_rate if key == "w" else bias_rate) * (scale or {}).get(layer, 1)
-            v[name] = momentum * v[name] - (decay if key == "w" else bias_decay) * rate * w[name] - rate * grads[name]
+            v[name] = (
+                momentum * v[name]
+                - (decay if key == "w" else bias_decay) * rate * w[name]
+                - rate * grads[name]
+            )
             w[name] = w[name] + v[name]
     for name, found in params(net).items():
         np.testing.assert_allclose(found, w[name], rtol=1e-13, atol=1e-15)

@@ -1,5 +1,6 @@
 """The command line: one thin command for each capability."""
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -19,9 +20,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 console = Console()
+LAST_HIDDEN = "gather8"  # its output are the 4096 features that the last layer reads
 
 Devices = Annotated[
-    str, typer.Option(help="Comma-separated devices, one rank each; 'cpu' is every core: cpu:0,cpu:1,…")
+    str,
+    typer.Option(
+        help="Comma-separated, one rank each; cpu: every core, cpu:0,cpu:1,…; under mpiexec: mpi, mpi:cuda."
+    ),
 ]
 
 
@@ -156,7 +161,7 @@ def train(
     keep: Annotated[int, typer.Option(help="Checkpoints kept.", min=1)] = 3,
 ):
     """Train AlexNet.  Ctrl-C finishes the step, writes a checkpoint and ends; `tinyalex resume` goes on."""
-    from tinyalex import recipe, run
+    from tinyalex import recipe
     from tinyalex.settings import Settings, open_data
 
     opened = open_data(data)
@@ -171,8 +176,7 @@ def train(
     r = r._replace(pictures=pictures if noise is None else pictures._replace(noise=noise))
     network = network._replace(dropout=dropout)
     settings = Settings(str(data), preset, network, r, seed, upscale, save_every, keep)
-    run.begin(out, settings)
-    _go(out, settings, opened, devices)
+    _go(out, settings, opened, devices, new=True)
 
 
 @app.command()
@@ -185,13 +189,13 @@ def resume(out: Annotated[Path, typer.Argument(help="The run's folder.")], devic
     _go(out, settings, open_data(settings.data), devices)
 
 
-def _go(out, settings, data, devices):
+def _go(out, settings, data, devices, new=False):
     """Train in the run folder, with a live display; exit code 130 if it was stopped."""
     from tinyalex import run
 
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     state = TextColumn("{task.fields[state]}")
-    with run.lock(out), run.stop_at_signal() as stop, Progress(*columns, state, console=console) as progress:
+    with run.stop_at_signal() as stop, Progress(*columns, state, console=console) as progress:
         steps = len(data.train.labels) // settings.recipe.batch
         task = progress.add_task("", total=steps, state="")
 
@@ -209,7 +213,16 @@ def _go(out, settings, data, devices):
             elif record["kind"] == "validation":
                 progress.print(f"  validation top-1 {record['top1']:.1%}, top-5 {record['top5']:.1%}")
 
-        done = _launch(lambda comm: run.train(comm, out, settings, data, stop, on_event), devices)
+        def rank(comm):
+            with contextlib.ExitStack() as stack:
+                if comm.rank == 0:
+                    if new:
+                        run.begin(out, settings)
+                    stack.enter_context(run.lock(out))
+                comm.share(None)  # nobody looks into the folder before
+                return run.train(comm, out, settings, data, stop, on_event)
+
+        done = _launch(rank, devices)
     if not done:
         console.print(f"stopped after a checkpoint; go on with: tinyalex resume {out}", highlight=False)
         raise typer.Exit(130)
@@ -234,20 +247,23 @@ def evaluate(
 
     opened = _open_split(data, split)
     numbers = _numbers(weights, len(checkpoints))
-    found = []
-    for path in map(_newest, checkpoints):
+    paths = [_newest(path) for path in checkpoints]
 
-        def rank(comm, path=path):
+    def rank(comm):
+        found = []
+        for path in paths:
             trained = testing.load(comm, path)
             _same_classes(path, trained, opened)
             with _loader_for(comm, trained, opened, split, views) as loader:
-                return testing.probabilities(trained.net, loader)
+                found.append(testing.probabilities(trained.net, loader))
+        return found
 
-        p, labels = _launch(rank, devices)
-        found.append(p)
+    found = _launch(rank, devices)
+    labels = found[0][1]
+    for path, (p, _) in zip(paths, found, strict=True):
         _print_errors(path, testing.errors(p, labels), len(labels), views)
     if len(found) > 1:
-        p = testing.ensemble(found, numbers)
+        p = testing.ensemble([p for p, _ in found], numbers)
         _print_errors(f"{len(found)} networks averaged", testing.errors(p, labels), len(labels), views)
 
 
@@ -282,13 +298,23 @@ def features(
     data: DataSet,
     out: Annotated[Path, typer.Argument(help="A .npy file: float32 (features, pictures).")],
     split: Split = "val",
-    layer: Annotated[str, typer.Option(help="Whose outputs; gather8: the last hidden layer's.")] = "gather8",
+    layer: Annotated[str, typer.Option(help="Whose outputs.")] = LAST_HIDDEN,
     devices: Devices = "cpu:0,cpu:1",
 ):
     """Write a hidden layer's outputs for every picture of a split, in the order of the split."""
+    from tinyalex import evaluate as testing
     from tinyalex.checkpoint import write_array
 
-    found = _features(_newest(checkpoint), _open_split(data, split), split, layer, devices)
+    path, opened = _newest(checkpoint), _open_split(data, split)
+
+    def rank(comm):
+        trained = testing.load(comm, path)
+        if layer not in trained.net.layers:
+            raise DataError(f"--layer: expected one of {', '.join(trained.net.layers)}, found {layer!r}")
+        with _loader_for(comm, trained, opened, split, 1) as loader:
+            return testing.features(trained.net, loader, layer)
+
+    found = _launch(rank, devices)
     write_array(out, found)
     console.print(f"{out}: {found.shape[0]} features of {found.shape[1]} pictures", highlight=False)
 
@@ -345,15 +371,16 @@ def figure_neighbours(
     from tinyalex.retrieval import nearest
 
     opened, path = _open_split(data, "val"), _newest(checkpoint)
-    database = _features(path, opened, "train", "gather8", devices)
     pictures, _ = testing.some_pictures(opened.val, count, seed)
 
     def rank(comm):
         trained = testing.load(comm, path)
+        with _loader_for(comm, trained, opened, "train", 1) as loader:
+            database = testing.features(trained.net, loader, LAST_HIDDEN)
         with testing.array_loader(comm, trained, pictures, 1) as loader:
-            return testing.features(trained.net, loader, "gather8")
+            return testing.features(trained.net, loader, LAST_HIDDEN), database
 
-    indices, _ = nearest(_launch(rank, devices), database, k=6)
+    indices, _ = nearest(*_launch(rank, devices), k=6)
     found = np.stack([testing.pictures_at(opened.train, row) for row in indices.T], axis=-1)
     _save(neighbours_figure(pictures, found), out)
 
@@ -380,11 +407,18 @@ def figure_sizes(run: Annotated[Path, typer.Argument(help="A run folder.")], out
 
 
 def _launch(fn, devices):
-    """Run fn(comm) on every device; return what rank 0 returned (under MPI: this process's rank)."""
+    """Run fn(comm) on every device; return what rank 0 returned.
+
+    Under MPI the other ranks' processes end here: what a command does with the result, one of them does.
+    """
     if devices.startswith("mpi"):
         from tinyalex.mpi import launch_mpi
 
-        return launch_mpi(fn, devices)
+        rank, result = launch_mpi(lambda comm: (comm.rank, fn(comm)), devices)
+        if rank:
+            console.quiet = True
+            raise typer.Exit
+        return result
     return launch(fn, device_names.parse(devices))[0]
 
 
@@ -430,19 +464,6 @@ def _loader_for(comm, trained, data, split, views):
     from tinyalex import evaluate as testing
 
     return testing.view_loader(comm, trained, getattr(data, split), views)
-
-
-def _features(path, data, split, layer, devices):
-    from tinyalex import evaluate as testing
-
-    def rank(comm):
-        trained = testing.load(comm, path)
-        if layer not in trained.net.layers:
-            raise DataError(f"--layer: expected one of {', '.join(trained.net.layers)}, found {layer!r}")
-        with _loader_for(comm, trained, data, split, 1) as loader:
-            return testing.features(trained.net, loader, layer)
-
-    return _launch(rank, devices)
 
 
 def _numbers(text, count):

@@ -12,7 +12,7 @@ stands for all.
     temporary     the most that one layer's backward holds besides: the gradients of its output and its input,
                   the one between (through the neuron), and its new weight gradients beside the old ones
 
-Not counted: the blocks within an operation (`BLOCK_BYTES`, a few MB), the loss, what a forward pass still
+Not counted: what an operation needs within itself (blocks, masks), the loss, what a forward pass still
 holds of the step before, buffers that lie idle in the memory pool, and what a GPU's driver takes for itself.
 
 **Bytes that cross** are those a device receives from the others, as `Comm.ledger` counts them: an all-gather
@@ -237,16 +237,14 @@ def print_description(description, console=None, memory=None):
     def say(text):
         console.print(text, highlight=False, soft_wrap=True)
 
-    say(
-        f"\nDevices: {ranks}, all alike.  Of one, for a batch of {batch}: output, MB (10⁶ bytes), MB in (received)."
-    )
+    say(f"\nDevices: {ranks}.  Of each, for a batch of {batch}: output, MB (10⁶ bytes), and MB received.")
     say("Of the whole network: parameters, neurons, multiply-adds (forward, one image).")
     say("\nMemory of one device in training, float32:")
     parts = {
         "parameters, their gradients and velocities": total.parameter_bytes,
         "activations and pictures kept for backward, each array once": total.kept_bytes,
         "largest temporary: one layer's gradients in, between and out": total.temporary_bytes,
-        "in all; not counted: blocks within an operation, idle buffers, the driver": total.memory,
+        "in all; not counted: an operation's own blocks, idle buffers, the driver": total.memory,
     }
     for what, nbytes in parts.items():
         say(f"{nbytes / 1e6:8.1f} MB  {what}")

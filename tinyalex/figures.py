@@ -15,6 +15,7 @@ from matplotlib.textpath import text_to_path
 STYLES = {"relu": ("-", "tab:blue", "ReLU"), "tanh": ("--", "tab:orange", "tanh")}
 TRAINING, VALIDATION, TOP5 = "tab:blue", "tab:orange", "#8c4a00"
 CORRECT, OTHER = "#f5a65b", "#bcd3ea"  # bars: light enough for black names on them
+DPI = 128  # of the kernels: a power of two, so that a number of dots is exact in inches
 MARGIN = 0.08  # inches, around figures that are placed to the inch
 MANY = 12  # changes of the rate that are still drawn as steps
 HEALTHY = 1e-3  # update / weight: the rule of thumb in the CS231n course notes
@@ -49,8 +50,9 @@ def kernels_figure(weights, towers=2):
     weights: (F, 3, KH, KW), RGB; tower t has kernels t·F/towers … (t+1)·F/towers − 1, in reading order
     (the paper's 96 of 11×11: GPU 1 learned the upper 48, GPU 2 the lower 48).  Each kernel is scaled by
     its own largest |w|: that is black or full colour, 0 is mid-grey, so that a kernel blind to colour is
-    grey.  A weight is a square of whole pixels at 100 dots an inch and its multiples, a gap is one weight
-    wide.  Raises ValueError for another shape, weights that are not finite, or towers that do not divide F.
+    grey.  A weight is a square of whole pixels at 128 dots an inch (the figure's own) and its multiples, a
+    gap is one weight wide.
+    Raises ValueError for another shape, weights that are not finite, or towers that do not divide F.
     """
     if weights.ndim != 4 or weights.shape[1] != 3 or 0 in weights.shape:
         raise ValueError(f"kernels_figure: expected weights (F, 3, KH, KW), found {weights.shape}")
@@ -62,15 +64,19 @@ def kernels_figure(weights, towers=2):
 
     blocks = [_tiled(block) for block in np.split(weights, towers)]
     rows, columns = blocks[0].shape[:2]
-    pixel = max(1, 800 // columns) / 100  # inches: a whole number of dots
-    above = 0.25 if towers > 1 else 0  # inches: the tower's name
-    height = rows * pixel + above
-    figure = _sheet(columns * pixel, towers * height, dpi=100)
-    for t, block in enumerate(blocks):
-        axes = _place(figure, 0, t * height + above, columns * pixel, rows * pixel)
-        axes.imshow(block, interpolation="nearest", aspect="auto")
-        if towers > 1:
-            _write(figure, 0, t * height + 0.19, f"tower {t + 1}", size=10)
+    pixel = max(1, 800 // columns)  # dots
+    strip = -(-28 // pixel) if towers > 1 else 0  # in weights: room for the tower's name
+    page = np.vstack([_framed(block, strip, 0) for block in blocks])
+    page = _framed(page, 1, 1)
+
+    down, across = page.shape[:2]
+    figure = Figure(figsize=(across * pixel / DPI, down * pixel / DPI), dpi=DPI)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    axes.imshow(page, interpolation="nearest", aspect="auto")
+    for t in range(towers if towers > 1 else 0):
+        top = 0.5 + t * (strip + rows) + strip  # of its first kernels
+        axes.text(0.5, top - 8 / pixel, f"tower {t + 1}", size=8)
     return figure
 
 
@@ -85,6 +91,10 @@ def _tiled(kernels):
         scale = np.abs(kernel).max() or 1
         tiles[y : y + KH, x : x + KW] = np.rint(127.5 + 127.5 * (kernel / scale)).transpose(1, 2, 0)
     return tiles
+
+
+def _framed(tiles, top, around):
+    return np.pad(tiles, ((top, around), (around, around), (0, 0)), constant_values=255)
 
 
 def predictions_figure(pictures, probabilities, labels, classes):
@@ -197,7 +207,7 @@ def curves_figure(metrics):
         (error, validation, "top1", VALIDATION, "validation, top 1"),
         (error, validation, "top5", TOP5, "validation, top 5"),
     ):
-        width, dot = (0.9, 2) if columns is train else (1.5, 5)
+        width, dot = (0.9, 1.5) if columns is train else (1.5, 5)
         if columns["epoch"]:
             style = {"color": colour, "label": label, "linewidth": width, "markersize": dot}
             axes.plot(columns["epoch"], columns[key], marker=".", **style)
@@ -285,9 +295,9 @@ def _rgb(argument, pictures, axes):
     return np.moveaxis(np.broadcast_to(pictures, (3, *shape[1:])), 0, 2)
 
 
-def _sheet(width, height, **style):
+def _sheet(width, height):
     """A figure for `_place` and `_write`: that many inches, and a margin around them."""
-    return Figure(figsize=(width + 2 * MARGIN, height + 2 * MARGIN), **style)
+    return Figure(figsize=(width + 2 * MARGIN, height + 2 * MARGIN))
 
 
 def _place(figure, left, top, width, height):

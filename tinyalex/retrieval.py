@@ -34,7 +34,7 @@ def nearest(queries, database, k=6):
         block = np.ascontiguousarray(database[:, start : start + size].T, np.float64)  # (m, D)
         block_norms = _squares("database", block)
         rough = norms - 2 * (queries @ block.T) + block_norms  # (N, m)
-        # Three sums of D products, each wrong by at most D roundings: twice that, and room for the rest.
+        # The sums err by at most D eps (‖a‖² + ‖b‖²) together, Σ (a − b)² by as much again: twice both.
         slack = 4 * (D + 4) * np.finfo(np.float64).eps * (norms + block_norms)
         limit = np.partition(np.hstack([squares, rough + slack]), k - 1)[:, k - 1 : k]  # the k-th, at most
         for n, near in enumerate(rough - slack <= limit):

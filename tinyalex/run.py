@@ -11,7 +11,6 @@ A checkpoint holds the whole network whatever the number of ranks that wrote it,
 """
 
 import contextlib
-import fcntl
 import json
 import signal
 import threading
@@ -19,6 +18,7 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from tinyalex import checkpoint
 from tinyalex.errors import DataError
@@ -69,11 +69,12 @@ def metrics(out):
 @contextlib.contextmanager
 def lock(out):
     """Hold the run folder while training; DataError if another process does.  It ends with the process."""
-    with open(Path(out) / "lock", "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise DataError(f"{out}: another process is training in this folder") from error
+    held = FileLock(Path(out) / "lock")
+    try:
+        held.acquire(timeout=0)
+    except Timeout as error:
+        raise DataError(f"{out}: another process is training in this folder") from error
+    with held:
         yield
 
 

@@ -1,0 +1,392 @@
+"""The command line: each command end to end on small pictures, and one clear line for each mistake."""
+
+import contextlib
+import io
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tinyalex import checkpoint, cli, evaluate, run
+from tinyalex.comm import Comm
+from tinyalex.data import Images, imagenet
+from tinyalex.devices import Device
+from tinyalex.models.alexnet import PRESETS, narrow
+from tinyalex.settings import open_data
+
+CLASSES = ("ant", "bee", "cow", "dog")
+COLOURS = np.array([[150, 40, 40], [40, 150, 40], [40, 40, 150], [90, 90, 90]])
+SMALL = ("--width", 0.02, "--size", 67, "--batch", 8)
+
+
+def tinyalex(*args):
+    """Run the command in this process, as its entry point does: exit code, stdout, stderr.
+
+    An error that would be a traceback is raised here.
+    """
+    out, err = io.StringIO(), io.StringIO()
+    argv, sys.argv = sys.argv, ["tinyalex", *map(str, args)]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            cli.main()
+        code = 0
+    except SystemExit as end:
+        code = end.code or 0
+    finally:
+        sys.argv = argv
+    return code, out.getvalue(), err.getvalue()
+
+
+def done(*args):
+    """Stdout of a command that must succeed (prepare's bar is on stderr)."""
+    code, out, err = tinyalex(*args)
+    assert code == 0, err
+    return out
+
+
+def refused(*args):
+    """The one line that a command prints when it refuses."""
+    code, _, err = tinyalex(*args)
+    assert code == 1
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1, err
+    return err
+
+
+def picture(rng, label, size=(80, 90)):
+    """A noisy picture of its class's colour."""
+    pixels = COLOURS[label] + rng.integers(-30, 60, (*size, 3))
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def class_folders(folder, classes, train=9, val=4, seed=0):
+    """JPEGs in train/<class>/ and val/<class>/."""
+    rng = np.random.default_rng(seed)
+    for split, count in (("train", train), ("val", val)):
+        for label, name in enumerate(classes):
+            (folder / split / name).mkdir(parents=True)
+            for i in range(count):
+                picture(rng, label).save(folder / split / name / f"{i}.jpg")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Pictures, what prepare makes of them, and two networks trained on that for an epoch."""
+    root = tmp_path_factory.mktemp("world")
+    src, data = class_folders(root / "src", CLASSES), root / "data"
+    prepared = done("prepare", "imagenet", src, data, "--size", 72, "--workers", 1)
+    printed = [
+        done("train", data, root / name, *SMALL, "--epochs", 1, "--save-every", 2, "--seed", seed)
+        for seed, name in enumerate("ab")
+    ]
+    return SimpleNamespace(src=src, data=data, a=root / "a", b=root / "b", prepared=prepared, printed=printed)
+
+
+# ---- what works --------------------------------------------------------------------------------------
+
+
+def test_prepare_says_what_it_made(world):
+    assert "36 train, 16 val pictures of 4 classes" in world.prepared
+    assert open_data(world.data).classes == CLASSES
+
+
+def test_train_prints_the_epoch_and_where_it_ended(world):
+    assert "epoch 1: training loss" in world.printed[0]
+    assert "validation top-1" in world.printed[0]
+    assert f"done: {world.a / 'step-00000004.safetensors'}" in world.printed[0]
+    assert [p.stem[-1] for p in run.checkpoints(world.a)] == ["2", "4"]
+
+
+def test_train_takes_its_options_to_heart(world, tmp_path):
+    """Each of them reaches run.json."""
+    options = "--preset code2012 --rate 0.002 --noise 0.05 --bias 0.1 --no-dropout --upscale 80 --seed 5"
+    more = ("--save-every", 7, "--keep", 1, "--devices", "cpu:0", "--epochs", 1, *SMALL)
+    done("train", world.data, tmp_path / "run", *options.split(), *more)
+    s = run.settings_of(tmp_path / "run")
+    expected = narrow(PRESETS["code2012"], 0.02)._replace(size=67, classes=4, bias=0.1, dropout=False)
+    assert s.network == expected
+    assert (s.preset, s.seed, s.upscale, s.save_every, s.keep) == ("code2012", 5, 80, 7, 1)
+    assert (s.recipe.rate, s.recipe.batch, s.recipe.epochs) == (0.002, 8, 1)
+    assert (s.recipe.pictures.noise, s.recipe.pictures.crop, s.recipe.pictures.group) == (0.05, 67, 32)
+    assert s.recipe.decay_biases is False
+
+
+def test_resume_of_a_finished_run_has_nothing_to_do(world):
+    before = (world.a / "metrics.jsonl").read_text()
+    assert "done: " in done("resume", world.a)
+    assert (world.a / "metrics.jsonl").read_text() == before
+
+
+def test_a_run_may_be_resumed_from_another_folder(world, tmp_path, monkeypatch):
+    """The data were named by a relative path."""
+    monkeypatch.chdir(world.data.parent)
+    done("train", "data", tmp_path / "run", *SMALL, "--epochs", 1)
+    monkeypatch.chdir(tmp_path)
+    assert "done: " in done("resume", "run")
+
+
+def test_the_folder_of_a_command_that_could_not_begin_is_free_for_the_next(world, tmp_path):
+    """A slip in an option is mended by giving the command again."""
+    command = ("train", world.data, tmp_path / "run", *SMALL, "--epochs", 1)
+    for wrong in (("--devices", "cpu:0,gpu:1"), ("--devices", "cpu:0,cpu:1,cpu:2"), ("--upscale", 10)):
+        refused(*command, *wrong)
+    done(*command)
+
+
+def percentages(line):
+    return [float(number) for number in re.findall(r"([\d.]+)%", line)]
+
+
+@pytest.mark.parametrize("views", [1, 10])
+def test_evaluate_prints_the_errors(world, views):
+    """Those of tinyalex.evaluate, of each network and of their weighted average."""
+    printed = done(
+        "evaluate", world.data, world.a, world.b, "--views", views, "--weights", "3,1"
+    ).splitlines()
+    comm, found = Comm(Device("cpu:0")), []
+    for out in (world.a, world.b):
+        trained = evaluate.load(comm, run.checkpoints(out)[-1])
+        with evaluate.view_loader(comm, trained, open_data(world.data).val, views) as loader:
+            p, labels = evaluate.probabilities(trained.net, loader)
+        found.append(p)
+    found.append(evaluate.ensemble(found, [3, 1]))
+    assert len(printed) == 3
+    for line, name, p in zip(printed, (world.a, world.b, "2 networks averaged"), found, strict=True):
+        assert line.startswith(str(name))
+        loss, top1, top5 = evaluate.errors(p, labels)
+        assert percentages(line) == pytest.approx([100 * top1, 100 * top5], abs=0.0051)
+        assert f"loss {loss:.3f}" in line
+        assert f"(16 pictures, {views} view{'s' if views > 1 else ''})" in line
+
+
+def test_evaluate_takes_a_checkpoint_a_split_and_one_device(world):
+    path = run.checkpoints(world.a)[0]
+    (line,) = done("evaluate", world.data, path, "--split", "train", "--devices", "cpu:0").splitlines()
+    assert line.startswith(f"{path}: top-1 error ")
+    assert "(36 pictures, 1 view)" in line
+
+
+def test_predict_prints_the_most_probable_classes(world, tmp_path):
+    """All four, the largest first; a name with brackets is a name."""
+    odd = tmp_path / "bee[ant] [bold].png"
+    Image.open(world.src / "val" / "bee" / "0.jpg").save(odd)
+    printed = done("predict", world.a, odd, world.src / "val" / "ant" / "1.jpg").splitlines()
+    assert printed[0] == str(odd)
+    assert len(printed) == 10
+    p = [percentages(line)[0] for line in printed[1:5]]
+    assert p == sorted(p, reverse=True)
+    assert sum(p) == pytest.approx(100, abs=0.21)
+    assert sorted(line.split()[1] for line in printed[1:5]) == list(CLASSES)
+    assert len(done("predict", world.a, odd, "--top", 2, "--views", 1).splitlines()) == 3
+
+
+def test_classes_with_brackets_are_printed_whole(tmp_path):
+    """They are text, not colours."""
+    rng, classes = np.random.default_rng(0), ("bat [animal]", "bat [/sport]")
+    pictures = Images(rng.integers(0, 256, (3, 72, 72, 16), dtype=np.uint8), np.arange(16) % 2, classes)
+    src = tmp_path / "src"
+    for i, name in enumerate(("one", "two")):
+        (src / name).mkdir(parents=True)
+        for k in range(8):
+            Image.fromarray(pictures.images[..., 2 * k + i].transpose(1, 2, 0)).save(src / name / f"{k}.png")
+    imagenet.prepare(src, tmp_path / "data", size=72, workers=1, progress=False)
+    done("train", tmp_path / "data", tmp_path / "run", *SMALL, "--epochs", 1)
+    path = run.checkpoints(tmp_path / "run")[-1]
+    arrays, metadata = checkpoint.load(path)
+    checkpoint.save(path, arrays, metadata | {"classes": list(classes)})
+    printed = done("predict", path, src / "one" / "0.png")
+    assert "bat [animal]" in printed
+    assert "bat [/sport]" in printed
+
+
+def test_features_are_written_for_every_picture(world, tmp_path):
+    """80 hidden units of the narrow network, whatever the number of devices."""
+    printed = done("features", world.a, world.data, tmp_path / "two.npy")
+    assert "80 features of 16 pictures" in printed
+    done("features", world.a, world.data, tmp_path / "one.npy", "--devices", "cpu:0")
+    one, two = (np.load(tmp_path / f"{name}.npy") for name in ("one", "two"))
+    assert (two.shape, two.dtype) == ((80, 16), np.float32)
+    np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
+    done("features", world.a, world.data, tmp_path / "maps.npy", "--layer", "pool5", "--split", "train")
+    assert np.load(tmp_path / "maps.npy").shape == (8, 36)
+
+
+@pytest.mark.parametrize("name", ["kernels", "predictions", "neighbours", "curves", "sizes"])
+def test_figures_are_pictures(world, tmp_path, name):
+    """PNG files of some thousand pixels at most that show something."""
+    args = {"predictions": (world.a, world.data), "neighbours": (world.a, world.data, "--count", 3)}
+    out = tmp_path / f"{name}.png"
+    assert str(out) in done("figure", name, *args.get(name, (world.a,)), "--out", out)
+    with Image.open(out) as image:
+        assert image.format == "PNG"
+        assert all(100 < side < 4000 for side in image.size)
+        assert len(np.unique(np.asarray(image.convert("L")))) > 5
+
+
+def test_describe_prints_the_published_sizes():
+    printed = done("describe")
+    assert "60,965,224" in printed
+    assert "conv1" in printed
+    assert "fits" in done("describe", "--memory", "3GiB", "--batch", 1, "--devices", "cpu:0")
+    assert "does not fit" in done("describe", "--memory", "10MB", "--devices", "cpu:0", *SMALL[:4])
+
+
+def test_as_a_program_it_ends_with_the_same_codes(tmp_path):
+    """python -m tinyalex; the error is on stderr, without a traceback."""
+    command = [sys.executable, "-m", "tinyalex", "resume", str(tmp_path / "nowhere")]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert (process.returncode, process.stdout) == (1, "")
+    assert re.fullmatch(r"error: .*nowhere.run\.json: .*\n", process.stderr)
+
+
+# ---- what is refused ---------------------------------------------------------------------------------
+
+
+def test_options_outside_their_range_are_errors_of_usage(world, tmp_path):
+    """Typer's own: exit code 2, and what the option wants."""
+    for wrong in (("--epochs", 0), ("--batch", -1), ("--rate", "fast"), ("--no-such-option",)):
+        code, _, err = tinyalex("train", world.data, tmp_path / "run", *wrong)
+        assert code == 2
+        assert wrong[0] in err
+    assert not (tmp_path / "run").exists()
+
+
+MISTAKES = {  # options of train: what is wrong with them
+    ("--preset", "alexnet"): "--preset: expected one of paper, code2012, half, caffe, found 'alexnet'",
+    ("--devices", "gpu:0"): "device 'gpu:0': expected 'cpu:K' or 'cuda:K'",
+    ("--devices", ""): "device '': expected 'cpu:K' or 'cuda:K'",
+    ("--devices", "cpu:0,cpu:0"): "devices: expected different ones of one kind, found cpu:0, cpu:0",
+    ("--devices", "cpu:0,cpu:1,cpu:2"): "run on 1 rank or 2, not on 3",
+    ("--preset", "half", "--devices", "cpu:0,cpu:1"): "run on 1 rank or 1, not on 2",
+    ("--preset", "caffe", "--size", 67, "--devices", "cpu:0,cpu:1"): "need one rank",
+    ("--size", 20): "20",
+    ("--size", 100): "100",  # the pictures have 72
+    ("--batch", 1000): "36 pictures",
+    ("--upscale", 10): "10",
+}
+
+
+@pytest.mark.parametrize("options", MISTAKES, ids=lambda options: " ".join(map(str, options)))
+def test_train_refuses(world, tmp_path, options):
+    """One line that names what was expected and what was found."""
+    common = dict(zip(SMALL[::2], SMALL[1::2], strict=True))
+    given = common | dict(zip(options[::2], options[1::2], strict=True))
+    args = [a for pair in given.items() for a in pair]
+    assert MISTAKES[options] in refused("train", world.data, tmp_path / "run", "--epochs", 1, *args)
+
+
+def test_a_picture_size_that_was_forgotten_is_an_error_of_one_line(world, tmp_path):
+    """The paper's 224 of pictures that have 72: the commonest slip."""
+    line = refused("train", world.data, tmp_path / "run", "--width", 0.02, "--batch", 8, "--epochs", 1)
+    assert "224" in line
+    assert "72" in line
+
+
+def test_an_odd_number_of_classes_is_an_error_of_one_line(world, tmp_path):
+    """Two ranks share the last layer's rows: three classes want one device, and the line says so."""
+    src = class_folders(tmp_path / "src", CLASSES[:3])
+    imagenet.prepare(src, tmp_path / "data", size=72, workers=1, progress=False)
+    line = refused("train", tmp_path / "data", tmp_path / "run", *SMALL, "--epochs", 1)
+    assert "3" in line
+    assert "classes" in line
+    done("train", tmp_path / "data", tmp_path / "run-1", *SMALL, "--epochs", 1, "--devices", "cpu:0")
+
+
+def test_a_gpu_without_cupy_is_refused_with_what_to_install(world, monkeypatch):
+    """The extras' brackets are printed."""
+    monkeypatch.setitem(sys.modules, "cupy", None)  # as where it is not installed
+    line = refused("evaluate", world.data, world.a, "--devices", "cuda:0")
+    assert "device cuda:0: CuPy is not installed" in line
+    assert "pip install 'tinyalex[cuda12]' or 'tinyalex[cuda13]'" in line
+
+
+REFUSED = [  # the command, and a part of the line
+    (("train", "{nowhere}", "{new}"), "nowhere"),
+    (("train", "{src}", "{new}"), "src"),  # class folders that were not prepared
+    (("train", "{data}", "{a}", *SMALL), "expected a new or empty folder"),
+    (("resume", "{nowhere}"), "run.json: expected the settings of a run"),
+    (("resume", "{data}"), "run.json: expected the settings of a run"),
+    (("prepare", "imagenet", "{nowhere}", "{new}"), "nowhere: no such file or folder"),
+    (("prepare", "imagenet", "{src}", "{a}"), "expected an empty folder"),
+    (("evaluate", "{data}", "{nowhere}"), "nowhere: expected a checkpoint"),
+    (("evaluate", "{data}", "{data}"), "expected a run folder with checkpoints"),
+    (("evaluate", "{nowhere}", "{a}"), "nowhere"),
+    (("evaluate", "{data}", "{a}", "--split", "test"), "expected --split train, or val"),
+    (("evaluate", "{data}", "{a}", "--views", "5"), "views"),
+    (("evaluate", "{data}", "{a}", "{b}", "--weights", "1"), "--weights: expected 2"),
+    (("evaluate", "{data}", "{a}", "{b}", "--weights", "1,2,3"), "--weights: expected 2"),
+    (("evaluate", "{data}", "{a}", "{b}", "--weights", "1,one"), "--weights: expected 2"),
+    (("evaluate", "{data}", "{a}", "{b}", "--weights", "-1,2"), "weights: expected 2"),
+    (("evaluate", "{data}", "{a}", "{b}", "--weights", "0,0"), "weights: expected 2"),
+    (("evaluate", "{data}", "{a}", "{b}", "--weights", "1,nan"), "weights: expected 2"),
+    (("evaluate", "{data}", "{a}", "--devices", "cpu:0,cpu:1,cpu:2"), "not on 3"),
+    (("evaluate", "{data}", "{index}"), "index.json: not a whole safetensors file"),
+    (("predict", "{a}", "{index}"), "index.json: expected a picture"),
+    (("predict", "{a}", "{nowhere}"), "nowhere: expected a picture"),
+    (("features", "{a}", "{data}", "{new}.npy", "--layer", "conv9"), "--layer: expected one of conv1"),
+    (("features", "{a}", "{data}", "{nowhere}/f.npy"), "nowhere"),
+    (("figure", "kernels", "{nowhere}"), "nowhere: expected a checkpoint"),
+    (("figure", "kernels", "{foreign}"), "foreign.safetensors"),
+    (("figure", "curves", "{nowhere}"), "nowhere"),
+    (("figure", "sizes", "{data}"), "data"),
+    (("figure", "kernels", "{a}", "--out", "{new}.xyz"), "xyz"),
+    (("describe", "vgg"), "expected alexnet, found 'vgg'"),
+    (("describe", "--preset", "vgg"), "--preset: expected one of paper"),
+    (("describe", "--memory", "much"), "--memory: expected a number"),
+    (("describe", "--devices", "cpu:0,cpu:1,cpu:2"), "not on 3"),
+    (("describe", "--size", "20"), "20"),
+    (("relu-vs-tanh", "--data", "shapes", "--full"), "--full"),
+]
+
+
+@pytest.mark.parametrize(
+    ("command", "message"), REFUSED, ids=[" ".join(map(str, command)) for command, _ in REFUSED]
+)
+def test_other_mistakes_are_refused_in_one_line(world, tmp_path, command, message):
+    names = {
+        "nowhere": tmp_path / "nowhere", "new": tmp_path / "new", "src": world.src, "data": world.data,
+        "a": world.a, "b": world.b, "index": world.data / "index.json",
+        "foreign": tmp_path / "foreign.safetensors",
+    }  # fmt: skip
+    checkpoint.save(names["foreign"], {"conv1.w": np.zeros((4, 3, 2, 2), np.float32)}, {})
+    assert message in refused(*(str(part).format(**names) for part in command))
+
+
+def test_classes_that_differ_are_refused(world, tmp_path):
+    """Same number, other names: the errors would mean nothing."""
+    src = class_folders(tmp_path / "src", ("ape", "bee", "cow", "dog"), seed=1)
+    imagenet.prepare(src, tmp_path / "data", size=72, workers=1, progress=False)
+    line = refused("evaluate", tmp_path / "data", world.a)
+    assert "was trained on 4 classes (ant …), the data have 4 (ape …)" in line
+
+
+def test_classes_that_differ_in_the_middle_are_named(world, tmp_path):
+    """The first of both lists are the same, so naming those would not help."""
+    src = class_folders(tmp_path / "src", ("ant", "bee", "cat", "dog"), seed=1)
+    imagenet.prepare(src, tmp_path / "data", size=72, workers=1, progress=False)
+    line = refused("evaluate", tmp_path / "data", world.a)
+    assert "cow" in line
+    assert "cat" in line
+
+
+def test_an_index_that_is_damaged_is_named(world, tmp_path):
+    """A folder that prepare made, whose index was cut short."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for file in world.data.iterdir():
+        (folder / file.name).symlink_to(file)
+    (folder / "index.json").unlink()
+    (folder / "index.json").write_text((world.data / "index.json").read_text()[:50])
+    assert "index.json" in refused("evaluate", folder, world.a)
+
+
+def test_paths_with_brackets_are_printed_whole(tmp_path):
+    """The path is text, not a colour."""
+    assert str(tmp_path / "[run]") in refused("resume", tmp_path / "[run]")
+    assert "[/b]" in refused("evaluate", Path("[/b]"), tmp_path)

@@ -1,0 +1,381 @@
+"""Testing a network: views, errors and ensembles against numbers worked out by hand, and what is read."""
+
+import io
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tinyalex import checkpoint, evaluate
+from tinyalex.comm import Comm, launch
+from tinyalex.data import Images, augment, imagenet
+from tinyalex.data.loader import Batch, Loader
+from tinyalex.devices import Device, parse
+from tinyalex.errors import DataError
+from tinyalex.models.alexnet import Network, alexnet, narrow
+from tinyalex.recipe import Recipe
+from tinyalex.settings import Settings
+
+SIDE, CROP, CLASSES = 72, 67, ("a", "b", "c", "d", "e", "f")
+NETWORK = narrow(Network(size=CROP, classes=6, conv345_std=0.3, fc_std=0.3, bias=0.1), 0.02)  # lively
+SETTINGS = Settings("", "paper", NETWORK, Recipe(batch=4, pictures=augment.PAPER._replace(crop=CROP)))
+RNG = np.random.default_rng(0)
+PICTURES = Images(RNG.integers(0, 256, (3, SIDE, SIDE, 10), dtype=np.uint8), RNG.integers(0, 6, 10), CLASSES)
+MEAN = RNG.uniform(100, 150, (3, SIDE, SIDE)).astype(np.float32)
+ONE = Comm(Device("cpu:0"))
+
+
+def logs(*probabilities):
+    """Logits of these probabilities, one picture a column: (K, N)."""
+    return np.log(np.array(probabilities, np.float64).T)
+
+
+class Fake:
+    """A network whose pictures are logits; it remembers what it was shown."""
+
+    def __init__(self):
+        self.comm, self.seen = ONE, []
+
+    def forward(self, x):
+        self.seen.append(x)
+        return x
+
+
+# ---- probabilities -----------------------------------------------------------------------------------
+
+
+def test_one_view_gives_the_softmax_of_each_batch_in_order():
+    """Three pictures in batches of two and one."""
+    p = [[0.5, 0.25, 0.25], [0.1, 0.2, 0.7], [0.3, 0.3, 0.4]]
+    loader = iter([Batch(logs(*p[:2]) + 7, np.array([0, 2])), Batch(logs(p[2]), np.array([1]))])
+    found, labels = evaluate.probabilities(Fake(), loader)
+    np.testing.assert_allclose(found, np.array(p).T, rtol=1e-12)
+    assert labels.tolist() == [0, 2, 1]
+
+
+def test_of_ten_views_the_softmax_is_averaged_and_not_the_logits():
+    """Nine views say 0.9 : 0.1, the tenth 0.001 : 0.999.
+
+    The mean of the probabilities is (9 · 0.9 + 0.001)/10 = 0.8101; the softmax of the mean logits would be
+    1/(1 + exp(−(9 ln 9 − ln 999)/10)) = 0.784, and the logits' constant of 5 a view changes nothing.
+    """
+    views = [logs([0.9, 0.1]) + 5 * v for v in range(9)] + [logs([0.001, 0.999])]
+    found, _ = evaluate.probabilities(Fake(), iter([Batch(views, np.array([0]))]))
+    np.testing.assert_allclose(found, [[0.8101], [0.1899]], rtol=1e-12)
+
+
+def test_the_network_sees_the_ten_views_in_the_paper_s_order():
+    """Corners and centre, then their mirror images; of the mean, each loses the centre."""
+    net, trained = Fake(), SimpleNamespace(settings=SETTINGS, mean=MEAN)
+    net.forward = lambda x: Fake.forward(net, x).mean((1, 2))
+    with evaluate.view_loader(ONE, trained, PICTURES, 10) as loader:
+        found, labels = evaluate.probabilities(net, loader)
+    assert found.shape == (3, 10)
+    assert labels.tolist() == PICTURES.labels.tolist()
+    assert len(net.seen) == 3 * 10  # batches of 4, 4 and 2
+    b = (SIDE - CROP) // 2
+    corners = [(0, 0), (0, 2 * b), (b, b), (2 * b, 0), (2 * b, 2 * b)]
+    centre = MEAN[:, b : b + CROP, b : b + CROP, None]
+    for view, (y, x) in zip(net.seen, corners * 2, strict=False):
+        expected = PICTURES.images[:, y : y + CROP, x : x + CROP, :4] - centre
+        if len(corners) <= next(i for i, v in enumerate(net.seen) if v is view) < 10:
+            expected = PICTURES.images[:, y : y + CROP, x : x + CROP, :4][:, :, ::-1] - centre
+        np.testing.assert_array_equal(view, expected)
+
+
+def test_one_view_is_the_third_of_the_ten():
+    net, trained = Fake(), SimpleNamespace(settings=SETTINGS, mean=MEAN)
+    net.forward = lambda x: Fake.forward(net, x).mean((1, 2))
+    for views in (1, 10):
+        with evaluate.view_loader(ONE, trained, PICTURES, views) as loader:
+            evaluate.probabilities(net, loader)
+    np.testing.assert_array_equal(net.seen[0], net.seen[3 + 2])
+
+
+# ---- errors ------------------------------------------------------------------------------------------
+
+
+def test_errors_by_hand():
+    """Right with 1/2; second with 1/4; last of eight with 1/64: 1, 2 and 6 ln 2 in the mean are 3 ln 2."""
+    rest = (1 - 1 / 64) / 7
+    p = np.array(
+        [
+            [1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32, 1 / 64, 1 / 128, 1 / 128],
+            [1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32, 1 / 64, 1 / 128, 1 / 128],
+            [rest] * 7 + [1 / 64],
+        ]
+    ).T
+    loss, top1, top5 = evaluate.errors(p, np.array([0, 1, 7]))
+    assert loss == pytest.approx(3 * np.log(2))
+    assert (top1, top5) == pytest.approx((2 / 3, 1 / 3))
+    assert evaluate.errors(p, np.array([0, 1, 7]), k=1)[2] == top1
+
+
+def test_ties_count_by_chance():
+    """Ten equal classes: right with 1/10 at first guess, 5/10 with five.
+
+    The other picture: one class ahead, the label with three others, so that four share the places 2 to 5,
+    all of which count among five; at first guess it is wrong.
+    """
+    p = np.full((10, 2), 0.1)
+    p[:, 1] = [0.3, 0.15, 0.15, 0.15, 0.15, 0.02, 0.02, 0.02, 0.02, 0.02]
+    assert evaluate.errors(p[:, :1], np.array([3]))[1:] == pytest.approx((0.9, 0.5))
+    assert evaluate.errors(p[:, 1:], np.array([4]))[1:] == pytest.approx((1, 0))
+    assert evaluate.errors(p[:, 1:], np.array([4]), k=2)[2] == pytest.approx(0.75)  # one place for four
+    assert evaluate.errors(p, np.array([3, 4]))[1:] == pytest.approx((0.95, 0.25))
+
+
+def test_few_classes_leave_top_5_a_meaning():
+    """Among four it is top-3, wrong for the last alone."""
+    p = np.array([[0.4, 0.3, 0.2, 0.1]] * 4).T
+    assert evaluate.errors(p, np.arange(4))[1:] == pytest.approx((0.75, 0.25))
+
+
+def test_a_probability_of_0_has_a_finite_loss():
+    loss, top1, _ = evaluate.errors(np.array([[1.0], [0.0], [0.0]], np.float32), np.array([1]))
+    assert loss == pytest.approx(-np.log(np.finfo(np.float32).tiny))
+    assert top1 == 1
+
+
+# ---- ensembles ---------------------------------------------------------------------------------------
+
+
+def test_an_ensemble_by_hand():
+    """Equal by default; weights count by their ratio."""
+    a, b = np.array([[0.8, 0.4], [0.2, 0.6]]), np.array([[0.0, 0.6], [1.0, 0.4]])
+    np.testing.assert_allclose(evaluate.ensemble([a, b]), [[0.4, 0.5], [0.6, 0.5]])
+    np.testing.assert_allclose(evaluate.ensemble([a, b], [3, 1]), [[0.6, 0.45], [0.4, 0.55]])
+    np.testing.assert_allclose(evaluate.ensemble([a, b], [0, 2]), b)
+    np.testing.assert_allclose(evaluate.ensemble([a]), a)
+
+
+@pytest.mark.parametrize(
+    "weights", [[1], [1, 2, 3], [1, -1], [2, -1], [0, 0], [1, np.nan], [np.inf, 1]], ids=str
+)
+def test_weights_that_make_no_average_are_refused(weights):
+    a = np.array([[0.8], [0.2]])
+    with pytest.raises(ValueError, match="weights: expected 2 numbers"):
+        evaluate.ensemble([a, a], weights)
+
+
+# ---- a network from a checkpoint ---------------------------------------------------------------------
+
+
+def save(path, network=NETWORK, seed=3, **metadata):
+    """A checkpoint of a network as its seed makes it, as a run writes it."""
+    net = alexnet(network, ONE, np.random.default_rng(seed))
+    arrays = checkpoint.state(net, None) | {"data.mean": MEAN}
+    settings = SETTINGS._replace(network=network).to_json()
+    checkpoint.save(path, arrays, {"settings": settings, "classes": list(CLASSES)} | metadata)
+    return net
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoints") / "one.safetensors"
+    return path, save(path)
+
+
+def test_load_gives_back_the_network_and_what_it_needs(saved):
+    path, net = saved
+    trained = evaluate.load(ONE, path)
+    assert (trained.settings, trained.classes) == (SETTINGS, CLASSES)
+    np.testing.assert_array_equal(trained.mean, MEAN)
+    for (name, layer, key), (_, other, _) in zip(trained.net.parameters(), net.parameters(), strict=True):
+        np.testing.assert_array_equal(layer.params[key], other.params[key], err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("other", "array"),
+    [({"hidden": 72}, "fc6"), ({"classes": 8}, "fc8"), ({"filters": (16, 8, 8, 8, 8)}, "conv1")],
+)
+def test_a_checkpoint_whose_arrays_are_another_model_s_is_refused(tmp_path, other, array):
+    """The settings say one thing, the arrays are of another."""
+    path = tmp_path / "other.safetensors"
+    save(path, settings=SETTINGS._replace(network=NETWORK._replace(**other)).to_json())
+    with pytest.raises(DataError, match=rf"other\.safetensors: {array}\.[wb]: this model has .*, the checkp"):
+        evaluate.load(ONE, path)
+
+
+def test_a_checkpoint_without_settings_is_refused(tmp_path):
+    path = tmp_path / "figure1.safetensors"
+    checkpoint.save(path, {"conv1.w": np.zeros((2, 2), np.float32)}, {"curve": []})
+    with pytest.raises(DataError, match=r"figure1\.safetensors: a checkpoint, but not of an AlexNet run"):
+        evaluate.load(ONE, path)
+
+
+def test_a_checkpoint_of_another_version_is_refused_by_name(tmp_path):
+    fields = SETTINGS.to_json()
+    fields["network"]["batch_norm"] = True
+    save(tmp_path / "newer.safetensors", settings=fields)
+    with pytest.raises(DataError, match=r"newer\.safetensors: .*another version"):
+        evaluate.load(ONE, tmp_path / "newer.safetensors")
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path):
+    (tmp_path / "text.safetensors").write_text("hello")
+    for name, message in (("text", "not a whole safetensors file"), ("missing", "found no such file")):
+        with pytest.raises(DataError, match=rf"{name}\.safetensors: .*{message}"):
+            evaluate.load(ONE, tmp_path / f"{name}.safetensors")
+
+
+def on(devices, path, look):
+    """What look(trained, loader's maker) gives on rank 0 of these devices."""
+
+    def rank(comm):
+        trained = evaluate.load(comm, path)
+        return look(trained, lambda views: evaluate.view_loader(comm, trained, PICTURES, views))
+
+    return launch(rank, parse(devices))
+
+
+def look_at_all(trained, loader):
+    with loader(1) as one, loader(10) as ten, loader(1) as again:
+        p, labels = evaluate.probabilities(trained.net, one)
+        return (
+            p,
+            evaluate.probabilities(trained.net, ten)[0],
+            evaluate.features(trained.net, again, "gather8"),
+            labels,
+        )
+
+
+def test_one_and_two_ranks_agree(saved):
+    """Every rank returns the same; one rank and two differ by roundings of float32, 1e-5 of a value."""
+    one, (first, second) = on("cpu:0", saved[0], look_at_all)[0], on("cpu:0,cpu:1", saved[0], look_at_all)
+    for a, b, c in zip(one, first, second, strict=True):
+        np.testing.assert_array_equal(b, c)
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    p, ten, features, labels = one
+    assert (p.shape, ten.shape, features.shape) == ((6, 10), (6, 10), (NETWORK.hidden, 10))
+    np.testing.assert_allclose(p.sum(axis=0), 1, rtol=1e-6)
+    np.testing.assert_allclose(ten.sum(axis=0), 1, rtol=1e-6)
+    assert abs(p - ten).max() > 1e-4  # the views are not alike
+    assert labels.tolist() == PICTURES.labels.tolist()
+
+
+@pytest.mark.parametrize("layer", ["conv1", "pool5", "fc6", "gather8", "fc8"])
+def test_features_are_the_outputs_of_the_layer(saved, layer):
+    """Without dropout, at test: its units are halved instead (section 4.2)."""
+    path, net = saved
+    trained = evaluate.load(ONE, path)
+    with evaluate.view_loader(ONE, trained, PICTURES, 1) as loader:
+        found = evaluate.features(trained.net, loader, layer)
+    x = augment.centre_view(PICTURES.images, CROP) - augment.centre_view(MEAN, CROP)[..., None]
+    for part in (slice(0, 4), slice(4, 8), slice(8, 10)):  # the loader's batches
+        y = x[..., part]
+        for other in list(net.layers.values())[: list(net.layers).index(layer) + 1]:
+            y = other.forward(y, train=False)
+        np.testing.assert_array_equal(found[:, part], y.reshape(-1, y.shape[-1]))
+    assert found.dtype == np.float32
+    assert np.ptp(found, axis=1).max() > 0.01
+
+
+def test_small_pictures_are_enlarged_as_in_training(saved):
+    """Pictures of 36 pixels, and their mean, become 72."""
+    trained = evaluate.load(ONE, saved[0])
+    trained = trained._replace(settings=SETTINGS._replace(upscale=SIDE), mean=MEAN[:, ::2, ::2])
+    small = PICTURES._replace(images=np.ascontiguousarray(PICTURES.images[:, ::2, ::2]))
+    with evaluate.view_loader(ONE, trained, small, 1) as loader:
+        assert next(loader).images.shape == (3, CROP, CROP, 4)
+        assert evaluate.probabilities(trained.net, loader)[0].shape == (6, 6)
+
+
+# ---- pictures ----------------------------------------------------------------------------------------
+
+
+def files(folder):
+    """Picture files of many kinds."""
+    rng, made = np.random.default_rng(1), {}
+    for name, mode, size in (
+        ("colour.jpg", "RGB", (90, 80)),
+        ("grey.png", "L", (100, 72)),
+        ("glass.png", "RGBA", (80, 80)),
+        ("palette.gif", "P", (75, 90)),
+        ("small.png", "RGB", (5, 3)),
+        ("pixel.png", "L", (1, 1)),
+        ("wide.png", "RGB", (300, 2)),
+    ):
+        pixels = rng.integers(0, 256, (size[1], size[0], 4), dtype=np.uint8)
+        Image.fromarray(pixels).convert(mode).save(folder / name)
+        made[name] = folder / name
+    return list(made.values())
+
+
+def test_pictures_are_read_as_the_training_data_were(saved, tmp_path):
+    """Grey, transparent, tiny: each becomes its middle square of the training data's side."""
+    trained, paths = evaluate.load(ONE, saved[0]), files(tmp_path)
+    with evaluate.picture_loader(ONE, trained, paths, 1) as loader:
+        found = np.concatenate([batch.images for batch in loader], axis=3)
+    expected = np.stack([imagenet.read_picture(p.read_bytes(), SIDE) for p in paths], axis=-1)
+    expected = augment.centre_view(expected, CROP) - augment.centre_view(MEAN, CROP)[..., None]
+    np.testing.assert_array_equal(found, expected)
+    grey = (found + augment.centre_view(MEAN, CROP)[..., None])[..., 1]
+    np.testing.assert_allclose(grey[0], grey[2], atol=1e-4)
+    with evaluate.picture_loader(ONE, trained, paths, 10) as loader:
+        p, _ = evaluate.probabilities(trained.net, loader)
+    assert p.shape == (6, len(paths))
+    assert np.isfinite(p).all()
+
+
+def not_pictures():
+    """Name: what the file holds."""
+    picture = io.BytesIO()
+    Image.fromarray(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(picture, "PNG")
+    return {
+        "empty.jpg": b"",
+        "text.jpg": b"not a picture",
+        "cut.png": picture.getvalue()[:600],
+        "zeros.png": bytes(1000),
+    }
+
+
+@pytest.mark.parametrize(("name", "content"), not_pictures().items())
+def test_what_is_no_picture_is_named(saved, tmp_path, name, content):
+    (good := tmp_path / "good.png").write_bytes(b"")
+    Image.new("RGB", (80, 80)).save(good)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=rf"{re.escape(name)}: expected a picture"):
+        evaluate.picture_loader(ONE, evaluate.load(ONE, saved[0]), [good, tmp_path / name], 1)
+
+
+def test_a_missing_picture_and_a_folder_are_named(saved, tmp_path):
+    (tmp_path / "folder").mkdir()
+    for name in ("missing.jpg", "folder"):
+        with pytest.raises(DataError, match=f"{name}: expected a picture"):
+            evaluate.picture_loader(ONE, evaluate.load(ONE, saved[0]), [tmp_path / name], 1)
+
+
+def test_some_pictures_are_drawn_by_the_seed():
+    """No picture twice; the same from pictures in memory and one by one."""
+    pictures, labels = evaluate.some_pictures(PICTURES, 6, seed=4)
+    again, _ = evaluate.some_pictures(PICTURES, 6, seed=4)
+    other, _ = evaluate.some_pictures(PICTURES, 6, seed=5)
+    assert pictures.shape == (3, SIDE, SIDE, 6)
+    np.testing.assert_array_equal(pictures, again)
+    assert (pictures != other).any()
+    chosen = [
+        np.flatnonzero((PICTURES.images[0, 0] == p[0, 0, :, None]).all(axis=0))
+        for p in pictures.T.swapaxes(1, 3)
+    ]
+    assert len({int(c[0]) for c in chosen}) == 6
+    np.testing.assert_array_equal(PICTURES.labels[[int(c[0]) for c in chosen]], labels)
+    assert evaluate.some_pictures(PICTURES, 99)[0].shape[-1] == 10
+
+    class OneByOne(list):
+        labels = PICTURES.labels
+
+    source = OneByOne(PICTURES.images.transpose(3, 0, 1, 2))
+    np.testing.assert_array_equal(evaluate.some_pictures(source, 6, seed=4)[0], pictures)
+    np.testing.assert_array_equal(evaluate.pictures_at(source, [2, 7]), PICTURES.images[..., [2, 7]])
+
+
+def test_arrays_are_looked_at_without_labels(saved):
+    trained = evaluate.load(ONE, saved[0])
+    with evaluate.array_loader(ONE, trained, PICTURES.images, 1) as loader:
+        p, labels = evaluate.probabilities(trained.net, loader)
+    with Loader(PICTURES, 10, SETTINGS.recipe.pictures, train=False, mean=MEAN) as loader:
+        np.testing.assert_allclose(p, evaluate.probabilities(trained.net, loader)[0], rtol=1e-5)
+    assert labels.tolist() == [0] * 10

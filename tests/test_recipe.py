@@ -1,0 +1,237 @@
+"""Recipes: the schedules against tables, and each difference between the paper and the code by name."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from tinyalex.data import augment
+from tinyalex.models import alexnet
+from tinyalex.models.alexnet import Network
+from tinyalex.recipe import CODE2012, PRESETS, Change, Recipe, Schedule
+from tinyalex.settings import Settings
+
+
+def begin(schedule, epoch):
+    """(rate, rate of the biases, factors of layers, noise) in this epoch."""
+    optimizer = SimpleNamespace()
+    noise = schedule.begin_epoch(epoch, optimizer)
+    return optimizer.rate, optimizer.bias_rate, optimizer.scale, noise
+
+
+# ---- the plateau (section 5) -------------------------------------------------------------------------
+
+ERRORS = [0.9, 0.8, 0.8, 0.85, 0.79, 0.7, 0.7, 0.7, 0.7, 0.71, 0.7, 0.69, 0.7, 0.7]
+RATES = [1e-2] * 4 + [1e-3] * 4 + [1e-4] * 2 + [1e-5] * 4  # patience 2: drops after epochs 3, 7, 9, and 13
+
+
+def test_the_plateau_divides_the_rate_by_ten_three_times_and_then_ends_the_training():
+    """An error equal to the best is no new best; a new best begins the waiting anew, a drop does too."""
+    schedule, seen = Schedule(Recipe(patience=2)), []
+    for epoch, error in enumerate(ERRORS):
+        rate, bias_rate, scale, noise = begin(schedule, epoch)
+        seen.append(rate)
+        assert (bias_rate, scale, noise) == (rate, {}, 0.1)
+        assert schedule.end_epoch(error) == (epoch < len(ERRORS) - 1)
+    assert seen == pytest.approx(RATES)
+
+
+def test_a_falling_error_never_drops_the_rate():
+    schedule = Schedule(Recipe(patience=1))
+    assert all(schedule.end_epoch(1 / (epoch + 1)) for epoch in range(90))
+    assert begin(schedule, 90)[0] == 0.01
+
+
+@pytest.mark.parametrize("patience", [1, 3])
+def test_the_plateau_waits_for_as_many_epochs_as_it_is_told(patience):
+    """The best comes first; then four times patience."""
+    schedule, epochs = Schedule(Recipe(patience=patience)), 1
+    while schedule.end_epoch(0.5):
+        epochs += 1
+    assert epochs == 1 + 4 * patience
+
+
+@pytest.mark.parametrize("taken", [1, 3, 8])
+def test_the_state_is_all_that_a_resumed_schedule_needs(taken):
+    """Through JSON, as in a checkpoint, at any epoch."""
+    schedule = Schedule(Recipe(patience=2))
+    for error in ERRORS[:taken]:
+        schedule.end_epoch(error)
+    resumed = Schedule(Recipe(patience=2))
+    resumed.state = json.loads(json.dumps(schedule.state))
+    for epoch, error in enumerate(ERRORS[taken:], taken):
+        assert begin(resumed, epoch)[0] == pytest.approx(RATES[epoch])
+        assert resumed.end_epoch(error) == (epoch < len(ERRORS) - 1)
+
+
+# ---- lists of changes --------------------------------------------------------------------------------
+
+LOG_145 = [  # layer-params-145.cfg: epoch, rate, factor of conv1, colour noise
+    (0, 1e-2, 1, 0.1), (22, 1e-2, 1, 0.1),
+    (23, 1e-3, 1, 0.1), (50, 1e-3, 1, 0.1),
+    (51, 1e-4, 1, 0.1), (67, 1e-4, 1, 0.1),
+    (68, 1e-4, 0.1, 0), (71, 1e-4, 0.1, 0),
+    (72, 1e-4, 0, 0), (77, 1e-4, 0, 0),
+    (78, 1e-5, 0, 0), (92, 1e-5, 0, 0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("epoch", "rate", "conv1", "noise"), LOG_145)
+def test_the_code_follows_its_log(epoch, rate, conv1, noise):
+    """At any epoch, whether the run came to it or begins there; biases learn twice as fast."""
+    found = begin(Schedule(CODE2012), epoch)
+    assert found[:2] == pytest.approx((rate, 2 * rate))
+    assert found[2].get("conv1", 1) == conv1
+    assert not found[2].keys() - {"conv1"}
+    assert found[3] == noise
+
+
+def test_a_list_of_changes_does_not_look_at_the_error():
+    schedule = Schedule(CODE2012)
+    assert all(schedule.end_epoch(0.5) for _ in range(93))
+    assert begin(schedule, 0)[0] == 0.01
+    assert CODE2012.epochs == 93
+
+
+def test_changes_of_single_layers_add_up():
+    changes = (
+        Change(1, scale={"conv1": 0.1}),
+        Change(2, scale={"fc8": 10.0}),
+        Change(3, scale={"conv1": 1.0}),
+    )
+    schedule = Schedule(Recipe(schedule=changes))
+    found = [begin(schedule, epoch)[2] for epoch in (0, 1, 2, 3)]
+    assert found == [{}, {"conv1": 0.1}, {"conv1": 0.1, "fc8": 10.0}, {"conv1": 1.0, "fc8": 10.0}]
+    assert changes[0].scale == {"conv1": 0.1}  # the recipe itself is not written to
+
+
+def test_the_solver_of_caffe_drops_the_rate_every_20_epochs():
+    """100,000 steps of 256 are 19.98 epochs of 1,281,167 pictures; 450,000 are 89.9."""
+    schedule = Schedule(PRESETS["caffe"])
+    rates = {0: 1e-2, 19: 1e-2, 20: 1e-3, 40: 1e-4, 60: 1e-5, 79: 1e-5, 80: 1e-6, 89: 1e-6}
+    for epoch, rate in rates.items():
+        assert begin(schedule, epoch) == (pytest.approx(rate), pytest.approx(2 * rate), {}, 0.0)
+
+
+# ---- presets -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_settings_survive_json(name):
+    """Equal and of the same types, tuples within tuples."""
+    before = Settings("data", name, alexnet.PRESETS[name], PRESETS[name], seed=3, upscale=256)
+    after = Settings.from_json(json.loads(json.dumps(before.to_json())))
+    assert after == before
+    assert repr(after) == repr(before)
+    assert hash(after.network) == hash(before.network)
+
+
+def test_every_network_has_a_recipe():
+    assert PRESETS.keys() == alexnet.PRESETS.keys()
+
+
+PAPER_NETWORK, CODE_NETWORK = alexnet.PRESETS["paper"], alexnet.PRESETS["code2012"]
+PAPER = PRESETS["paper"]
+
+
+def test_difference_1_alpha_is_divided_by_the_window():
+    assert (PAPER_NETWORK.lrn_alpha_over_n, CODE_NETWORK.lrn_alpha_over_n) == (False, True)
+
+
+def test_difference_2_the_first_lrn_comes_before_the_neuron():
+    assert (PAPER_NETWORK.lrn1_before_relu, CODE_NETWORK.lrn1_before_relu) == (False, True)
+
+
+def test_difference_3_a_normalization_within_maps():
+    assert (PAPER_NETWORK.same_map_norm, CODE_NETWORK.same_map_norm) == (False, True)
+
+
+def test_difference_4_the_first_weights_of_conv3_to_conv5():
+    assert (PAPER_NETWORK.conv345_std, CODE_NETWORK.conv345_std) == (0.01, 0.03)
+
+
+def test_difference_5_biases_learn_twice_as_fast_and_do_not_decay():
+    assert (PAPER.bias_rate_factor, PAPER.decay_biases) == (1.0, True)
+    assert (CODE2012.bias_rate_factor, CODE2012.decay_biases) == (2.0, False)
+
+
+def test_difference_6_conv1_is_slowed_and_frozen_and_the_noise_ends():
+    assert PAPER.schedule is None
+    assert [c.epoch for c in CODE2012.schedule if c.scale] == [68, 72]
+    assert [c.epoch for c in CODE2012.schedule if c.noise == 0] == [68]
+
+
+def test_difference_7_how_the_colour_noise_is_read():
+    assert (PAPER.pictures.reading, CODE2012.pictures.reading) == ("paper", "code2012")
+    assert (PAPER.pictures.divisor, CODE2012.pictures.divisor) == (1, pytest.approx(1.1))
+
+
+def test_difference_8_how_many_crops_and_who_shares_one():
+    assert (PAPER.pictures.offsets, CODE2012.pictures.offsets) == (32, 33)
+    assert (PAPER.pictures.group, CODE2012.pictures.group) == (1, 32)
+
+
+def test_difference_9_how_224_becomes_55():
+    """The paper does not say; both presets do as the code, and 55 comes out."""
+    assert (PAPER_NETWORK.conv1_ceil, CODE_NETWORK.conv1_ceil) == (True, True)
+    assert (PAPER_NETWORK.size, CODE_NETWORK.size) == (224, 224)
+
+
+def test_difference_10_windows_of_the_lrn_end_with_the_tower():
+    """So it is on two GPUs, whichever text one reads; the other way is Caffe's."""
+    assert (PAPER_NETWORK.lrn_within_towers, CODE_NETWORK.lrn_within_towers) == (True, True)
+    assert not alexnet.PRESETS["caffe"].lrn_within_towers
+
+
+def test_difference_11_the_rate_drops_by_hand():
+    assert PAPER.schedule is None
+    assert [(c.epoch, c.rate) for c in CODE2012.schedule if c.rate] == [(23, 1e-3), (51, 1e-4), (78, 1e-5)]
+
+
+def changed(a, b):
+    """{field: its value in b} where two tuples of fields differ."""
+    return {name: value for name, value in b._asdict().items() if getattr(a, name) != value}
+
+
+def test_paper_and_code_differ_in_nothing_else():
+    """The logged run was killed at epoch 93, and the paper says roughly 90."""
+    differences_1_to_4 = {"lrn_alpha_over_n", "lrn1_before_relu", "same_map_norm", "conv345_std"}
+    assert changed(PAPER_NETWORK, CODE_NETWORK).keys() == differences_1_to_4
+    expected = {"bias_rate_factor", "decay_biases", "schedule", "pictures", "epochs"}
+    assert changed(PAPER, CODE2012).keys() == expected
+    assert changed(PAPER.pictures, CODE2012.pictures).keys() == {"reading", "offsets", "group"}
+
+
+def test_what_paper_and_code_agree_on():
+    """Section 3.5 and section 5, number by number."""
+    assert Network() == PAPER_NETWORK
+    assert PAPER_NETWORK.filters == (96, 256, 384, 384, 256)
+    assert (PAPER_NETWORK.hidden, PAPER_NETWORK.classes, PAPER_NETWORK.towers) == (4096, 1000, 2)
+    assert (PAPER_NETWORK.lrn_k, PAPER_NETWORK.lrn_alpha) == (2, 1e-4)
+    assert (PAPER_NETWORK.conv_std, PAPER_NETWORK.fc_std, PAPER_NETWORK.bias) == (0.01, 0.01, 1)
+    assert (PAPER_NETWORK.pool, PAPER_NETWORK.lrn, PAPER_NETWORK.dropout) == (3, True, True)
+    assert not PAPER_NETWORK.inverted_dropout
+    assert Recipe() == PAPER
+    assert (PAPER.batch, PAPER.epochs, PAPER.rate, PAPER.momentum, PAPER.decay) == (128, 90, 0.01, 0.9, 5e-4)
+    assert (PAPER.pictures.crop, PAPER.pictures.flip, PAPER.pictures.noise) == (224, True, 0.1)
+
+
+def test_half_is_one_tower_of_the_code():
+    """145-half: conv5 and the fully connected layers keep their size."""
+    assert changed(CODE_NETWORK, alexnet.PRESETS["half"]) == {
+        "filters": (48, 128, 192, 192, 256),
+        "towers": 1,
+    }
+    assert PRESETS["half"] == CODE2012
+
+
+def test_caffe_is_bvlc_alexnet():
+    """train_val.prototxt and solver.prototxt, against the paper."""
+    assert changed(PAPER_NETWORK, alexnet.PRESETS["caffe"]) == {
+        "size": 227, "lrn_k": 1, "lrn_alpha_over_n": True, "lrn_within_towers": False, "bias": 0.1,
+        "fc_std": 0.005, "inverted_dropout": True,
+    }  # fmt: skip
+    recipe = changed(PAPER, PRESETS["caffe"])
+    assert recipe.keys() == {"batch", "bias_rate_factor", "decay_biases", "schedule", "pictures"}
+    assert (recipe["batch"], recipe["bias_rate_factor"], recipe["decay_biases"]) == (256, 2, False)
+    assert recipe["pictures"] == augment.Recipe(crop=227, noise=0)

@@ -1,0 +1,348 @@
+"""Training: ranks change nothing, seeds decide everything, and a step that cannot be is refused."""
+
+import numpy as np
+import pytest
+
+from tinyalex.comm import Comm, launch
+from tinyalex.data import Images, shapes
+from tinyalex.devices import Device, parse
+from tinyalex.errors import NonFiniteError
+from tinyalex.models.cifar import figure1_net
+from tinyalex.nn import AllGather, Conv2d, Linear, Sequential
+from tinyalex.ops.activation import relu
+from tinyalex.ops.softmax import softmax_loss_forward, topk_error
+from tinyalex.optim import SGD
+from tinyalex.train import InMemory, StepResult, data_parallel_step, first_nonfinite, model_parallel_step
+
+BATCH = 12
+overflows = pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")  # that is what is tested
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return shapes.make(30, np.random.default_rng(0))
+
+
+def on(size, fn):
+    return launch(fn, parse(",".join(f"cpu:{k}" for k in range(size))))
+
+
+def arrays_of(net):
+    return {name: layer.params[key].copy() for name, layer, key in net.parameters()}
+
+
+def small_net(comm, seed, dtype=np.float64):
+    """Two convolutions and a product: enough for what does not depend on the network."""
+    whole, rng = comm.alone(), np.random.default_rng(seed)
+    common = {"comm": whole, "rng": rng, "dtype": dtype}
+    return Sequential(
+        {
+            "conv1": Conv2d((4, 3, 5, 5), std=0.01, stride=4, activation=relu, need_dx=False, **common),
+            "conv2": Conv2d((4, 4, 3, 3), std=0.1, stride=2, activation=relu, **common),
+            "fc": Linear((10, 36), std=0.1, **common),
+        },
+        whole,
+    )
+
+
+def trained(size, pictures, make, steps, seed=0, dtype=np.float64, rate=1e-3):
+    """Train on so many ranks; return each rank's (weights, velocities, results)."""
+
+    def rank(comm):
+        net = make(comm, seed, dtype)
+        optimizer = SGD(net, rate, momentum=0.9, decay=0.004, bias_rate=2 * rate)
+        batches = InMemory(pictures, comm, BATCH, dtype)
+        results, epoch = [], 0
+        while len(results) < steps:
+            for x, labels in batches.epoch(np.random.default_rng([seed, epoch])):
+                results.append(data_parallel_step(net, optimizer, comm, x, labels, len(results)))
+            epoch += 1
+        return arrays_of(net), dict(optimizer.velocity), results
+
+    return on(size, rank)
+
+
+# ---- any number of ranks -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("neuron", ["relu", "tanh"])
+def test_ranks_train_to_the_same_weights(neuron, pictures):
+    """Ten steps of the network of Figure 1 on one rank, on two, and on three."""
+
+    def make(comm, seed, dtype):
+        return figure1_net(neuron, comm, np.random.default_rng(seed), dtype)
+
+    [(weights, velocities, results)] = trained(1, pictures, make, steps=10)
+    start = arrays_of(figure1_net(neuron, Comm(Device("cpu:0")), np.random.default_rng(0), np.float64))
+    assert len(results) == 10
+    for size in (2, 3):
+        ranks = trained(size, pictures, make, steps=10)
+        for found_weights, found_velocities, found_results in ranks:
+            for name, w in weights.items():
+                assert (w != start[name]).any()
+                np.testing.assert_allclose(found_weights[name], w, rtol=0, atol=1e-12 * abs(w).max())
+                v = velocities[name]
+                np.testing.assert_allclose(found_velocities[name], v, rtol=0, atol=1e-12 * abs(v).max())
+                assert found_weights[name].tobytes() == ranks[0][0][name].tobytes()  # all ranks, bit for bit
+            np.testing.assert_allclose(found_results, results, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_the_seed_decides_every_bit(size, dtype, pictures):
+    first, again, other = (trained(size, pictures, small_net, 4, seed, dtype)[0] for seed in (5, 5, 6))
+    assert first[2] == again[2] != other[2]
+    for name in first[0]:
+        assert first[0][name].dtype == dtype
+        assert first[0][name].tobytes() == again[0][name].tobytes()
+        assert first[0][name].tobytes() != other[0][name].tobytes()
+
+
+def test_training_lowers_the_loss(pictures):
+    [(_, _, results)] = trained(1, pictures, small_net, 60, rate=3e-3)
+    assert np.mean([r.loss for r in results[-5:]]) < 0.7 * results[0].loss
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_result_is_of_the_whole_batch_before_the_update(size, pictures):
+    def rank(comm):
+        net = small_net(comm, seed=3)
+        x, labels = next(InMemory(pictures, comm, BATCH, np.float64).epoch(np.random.default_rng(0)))
+        return data_parallel_step(net, SGD(net, 0.1), comm, x, labels)
+
+    alone = Comm(Device("cpu:0"))
+    x, labels = next(InMemory(pictures, alone, BATCH, np.float64).epoch(np.random.default_rng(0)))
+    logits = small_net(alone, seed=3).forward(x)
+    loss, error = softmax_loss_forward(logits, labels)[0], topk_error(logits, labels).mean()
+    for result in on(size, rank):
+        assert type(result) is StepResult
+        np.testing.assert_allclose(result, (loss, error), rtol=1e-12)
+
+
+def shared_net(comm, seed=0, dtype=np.float64):
+    """Two towers and a product whose rows the ranks share."""
+    rng = np.random.default_rng(seed)
+    common = {"comm": comm, "rng": rng, "dtype": dtype}
+    return Sequential(
+        {
+            "conv1": Conv2d((4, 3, 5, 5), std=0.01, stride=4, activation=relu, need_dx=False, **common),
+            "conv2": Conv2d((4, 2, 3, 3), std=0.1, stride=2, groups=2, activation=relu, **common),
+            "gather2": AllGather(comm),
+            "fc": Linear((10, 36), std=0.1, **common),
+            "gather3": AllGather(comm, replicated=True),
+        },
+        comm,
+    )
+
+
+def test_ranks_that_share_a_network_train_it_to_the_same_weights(pictures):
+    def rank(comm):
+        net = shared_net(comm)
+        optimizer = SGD(net, 1e-3, momentum=0.9, decay=0.004)
+        batches = InMemory(pictures, comm.alone(), 15, np.float64)
+        results = [
+            model_parallel_step(net, optimizer, x, labels)
+            for epoch in range(5)
+            for x, labels in batches.epoch(np.random.default_rng(epoch))
+        ]
+        return arrays_of(net), results
+
+    [(weights, results)] = on(1, rank)
+    two = on(2, rank)
+    assert len(results) == 10
+    for name, w in weights.items():
+        joined = np.concatenate([found[name] for found, _ in two])
+        np.testing.assert_allclose(joined, w, rtol=0, atol=1e-12 * abs(w).max())
+    for _, found in two:
+        np.testing.assert_allclose(found, results, rtol=1e-12)
+
+
+# ---- refused -------------------------------------------------------------------------------------------
+
+
+def spoil(name, key, value):
+    def change(net, x):
+        net.layers[name].params[key].reshape(-1)[0] = value
+
+    return change
+
+
+def spoil_input(net, x):
+    x[0, 0, 0, 0] = np.nan
+
+
+@overflows
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        (spoil("conv1", "w", np.nan), "parameter conv1.w"),
+        (spoil("conv2", "b", np.nan), "parameter conv2.b"),
+        (spoil("conv2", "w", np.inf), "parameter conv2.w"),
+        (spoil("fc", "w", -np.inf), "parameter fc.w"),
+        (spoil("fc", "b", 1e39), "parameter fc.b"),  # in float32: infinity
+        (spoil("conv2", "b", 3e38), "the output of fc"),
+        (spoil_input, "the input"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_what_is_not_finite_is_named_before_any_update(size, change, where, pictures):
+    kept = []
+
+    def rank(comm):
+        net = small_net(comm, seed=0, dtype=np.float32)
+        net.layers["fc"].params["w"][:5] *= 100
+        optimizer = SGD(net, 0.125)
+        x, labels = next(InMemory(pictures, comm, BATCH).epoch(np.random.default_rng(0)))
+        data_parallel_step(net, optimizer, comm, x, labels, 6)
+        with np.errstate(all="ignore"):
+            change(net, x)
+        state = (net, optimizer.velocity, x)
+        before = pickled(*state)
+        try:
+            data_parallel_step(net, optimizer, comm, x, labels, 7)
+        finally:
+            kept.append(before == pickled(*state))
+
+    with pytest.raises(NonFiniteError, match=rf"^step 7: the loss is (nan|inf) .*rate 0.125.*: {where}$"):
+        on(size, rank)
+    assert kept == [True] * size
+
+
+def pickled(net, velocity, x):
+    """The bytes of all that a step might change."""
+    return [a.tobytes() for a in (*arrays_of(net).values(), *velocity.values(), x)]
+
+
+@overflows
+@pytest.mark.parametrize("size", [1, 2])
+def test_what_is_not_finite_in_a_shared_network_is_named(size, pictures):
+    kept = []
+
+    def rank(comm):
+        net = shared_net(comm)
+        optimizer = SGD(net, 0.1)
+        x, labels = next(InMemory(pictures, comm.alone(), BATCH, np.float64).epoch(np.random.default_rng(0)))
+        net.layers["conv2"].params["b"][...] = np.nan
+        before = pickled(net, optimizer.velocity, x)
+        try:
+            model_parallel_step(net, optimizer, x, labels, 7)
+        finally:
+            kept.append(before == pickled(net, optimizer.velocity, x))
+
+    with pytest.raises(NonFiniteError, match=r"^step 7: the loss is nan .*rate 0.1.*: parameter conv2.b$"):
+        on(size, rank)
+    assert kept == [True] * size
+
+
+@overflows
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_huge_rate_ends_in_an_error_that_names_step_and_rate(size, pictures):
+    with pytest.raises(
+        NonFiniteError, match=r"^step [1-9]: the loss is .* \(learning rate 1e\+20\); first not finite: "
+    ):
+        trained(size, pictures, small_net, 10, dtype=np.float32, rate=1e20)
+
+
+@overflows
+def test_first_nonfinite_when_all_is_well():
+    net = small_net(Comm(Device("cpu:0")), seed=0)
+    assert first_nonfinite(net, np.ones((3, 32, 32, 2))).startswith("the loss alone")
+
+
+@overflows
+@pytest.mark.parametrize("guilty", [0, 1, 2])
+def test_a_picture_that_only_one_rank_saw_is_named_all_the_same(guilty, pictures):
+    """Whichever rank is first to speak, the message is of the rank that knows."""
+
+    def rank(comm):
+        net = small_net(comm, seed=0)
+        x, labels = next(InMemory(pictures, comm, BATCH, np.float64).epoch(np.random.default_rng(0)))
+        if comm.rank == guilty:
+            x[0, 0, 0, 0] = np.nan
+        data_parallel_step(net, SGD(net, 0.1), comm, x, labels)
+
+    for _ in range(5):
+        with pytest.raises(NonFiniteError, match="first not finite: the input"):
+            on(3, rank)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize(("net_dtype", "data_dtype"), [(np.float32, np.float64), (np.float64, np.float32)])
+def test_mixed_dtypes_are_refused(size, net_dtype, data_dtype, pictures):
+    def rank(comm):
+        net = small_net(comm, 0, net_dtype)
+        x, labels = next(InMemory(pictures, comm, BATCH, data_dtype).epoch(np.random.default_rng(0)))
+        data_parallel_step(net, SGD(net, 0.1), comm, x, labels)
+
+    data, weights = np.dtype(data_dtype).name, np.dtype(net_dtype).name
+    with pytest.raises(TypeError, match=f"x is {data}, w is {weights}"):
+        on(size, rank)
+
+
+# ---- batches -------------------------------------------------------------------------------------------
+
+
+def numbered(n):
+    """Pictures that are told apart by their first pixel and their label."""
+    images = np.random.default_rng(1).integers(0, 256, (3, 4, 5, n)).astype(np.uint8)
+    images[0, 0, 0] = np.arange(n)
+    return Images(images, np.arange(n), tuple(map(str, range(n))))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_an_epoch_shows_each_picture_once_with_the_mean_taken_off(size, dtype):
+    data = numbered(36)
+
+    def rank(comm):
+        batches = InMemory(data, comm, BATCH, dtype)
+        return [list(batches.epoch(np.random.default_rng([2, epoch]))) for epoch in (0, 0, 1)]
+
+    ranks = on(size, rank)
+    mean = data.images.astype(np.float64).mean(axis=3, keepdims=True)
+    orders = []
+    for epoch in range(3):
+        order = []
+        for parts in zip(*(r[epoch] for r in ranks), strict=True):
+            for x, labels in parts:
+                assert x.shape == (3, 4, 5, BATCH // size)
+                assert x.dtype == dtype
+                assert labels.shape == (BATCH // size,)
+                np.testing.assert_allclose(x, data.images[..., labels] - mean, atol=1e-4, rtol=0)
+                order.extend(labels)
+        assert sorted(order) == list(range(36))  # once each, so the parts are disjoint
+        orders.append(order)
+    assert orders[0] == orders[1] != orders[2]
+    assert orders[0] != sorted(orders[0])
+
+
+def test_the_ranks_share_the_very_batches_of_one_rank():
+    def rank(comm):
+        return [labels for _, labels in InMemory(numbered(30), comm, BATCH).epoch(np.random.default_rng(0))]
+
+    [one] = on(1, rank)
+    for size in (2, 3):
+        assert [np.concatenate(parts).tolist() for parts in zip(*on(size, rank), strict=True)] == [
+            labels.tolist() for labels in one
+        ]
+
+
+def test_pictures_that_fill_no_batch_are_left_out():
+    batches = InMemory(numbered(29), Comm(Device("cpu:0")), BATCH)
+    shown = [labels for _, labels in batches.epoch(np.random.default_rng(0))]
+    assert [len(labels) for labels in shown] == [12, 12]
+    assert len(set(np.concatenate(shown))) == 24
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+    with pytest.raises(ValueError, match="10 cannot be shared evenly by 3 ranks"):
+        on(3, lambda comm: list(InMemory(numbered(20), comm, batch=10).epoch(np.random.default_rng(0))))
+
+
+def test_the_pictures_stay_as_they_are():
+    data = numbered(24)
+    before = data.images.tobytes(), data.labels.tobytes()
+    for x, labels in InMemory(data, Comm(Device("cpu:0")), BATCH).epoch(np.random.default_rng(0)):
+        x[...] = labels[...] = 0
+    assert (data.images.tobytes(), data.labels.tobytes()) == before
