@@ -12,7 +12,7 @@ from tinyalex.nn import AllGather, Conv2d, Linear, Sequential
 from tinyalex.ops.activation import relu
 from tinyalex.ops.softmax import softmax_loss_forward, topk_error
 from tinyalex.optim import SGD
-from tinyalex.train import InMemory, StepResult, data_parallel_step, first_nonfinite, model_parallel_step
+from tinyalex.train import InMemory, StepResult, data_parallel_step, model_parallel_step
 
 BATCH = 12
 overflows = pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")  # that is what is tested
@@ -242,12 +242,6 @@ def test_a_huge_rate_ends_in_an_error_that_names_step_and_rate(size, pictures):
         NonFiniteError, match=r"^step [1-9]: the loss is .* \(learning rate 1e\+20\); first not finite: "
     ):
         trained(size, pictures, small_net, 10, dtype=np.float32, rate=1e20)
-
-
-@overflows
-def test_first_nonfinite_when_all_is_well():
-    net = small_net(Comm(Device("cpu:0")), seed=0)
-    assert first_nonfinite(net, np.ones((3, 32, 32, 2))).startswith("the loss alone")
 
 
 @overflows

@@ -20,10 +20,13 @@ def save(path, arrays, metadata):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    # safetensors writes an array's memory as it lies, whatever its strides: so C order first.
+    arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    data = safetensors.numpy.save(arrays, {"tinyalex": json.dumps(metadata)})
     part = path.with_name(path.name + ".part")
     try:
         with open(part, "wb") as file:
-            file.write(safetensors.numpy.save(arrays, {"tinyalex": json.dumps(metadata)}))
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
@@ -62,7 +65,10 @@ def load(path):
         raise DataError(f"{path}: not a whole safetensors file ({size:,} bytes): {error}") from error
     if metadata is None:
         raise DataError(f"{path}: a safetensors file, but without tinyalex's metadata")
-    return arrays, json.loads(metadata)
+    try:
+        return arrays, json.loads(metadata)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: its metadata are damaged: {error}") from error
 
 
 def state(model, optimizer):

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
 
 from tinyalex import devices as device_names
 from tinyalex.comm import launch
@@ -19,7 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console()
+console = Console(markup=False, highlight=False, soft_wrap=True)
 LAST_HIDDEN = "gather8"  # its output are the 4096 features that the last layer reads
 
 Devices = Annotated[
@@ -68,11 +69,11 @@ def relu_vs_tanh(
     plan = figure1.FULL if full else figure1.QUICK
     images = figure1.first(images, plan.pictures)
     plan = plan._replace(data=name, seeds=tuple(range(seeds)))
-    summary = figure1.run(images, plan, device_names.parse(devices), out, console)
+    summary = figure1.run(images, plan, device_names.parse(devices, figure1.BATCH), out, console)
     for seed, ratio in summary["ratio_of_epochs"].items():
         times = f"{ratio:.1f} times the epochs that ReLU needs" if ratio else "no ratio: one did not arrive"
         console.print(f"seed {seed}: to 25% training error tanh needs {times} (the paper: about six)")
-    console.print(f"{out / 'relu_vs_tanh.png'}", soft_wrap=True)
+    console.print(f"{out / 'relu_vs_tanh.png'}")
 
 
 def _pictures(data, full):
@@ -136,7 +137,7 @@ def prepare_imagenet(
 
     done = imagenet.prepare(src, dst, size=size, seed=seed, workers=workers)
     counts = ", ".join(f"{n:,} {split}" for split, n in done.counts.items())
-    console.print(f"{counts} pictures of {done.classes:,} classes in {dst}", highlight=False)
+    console.print(f"{counts} pictures of {done.classes:,} classes in {dst}")
     if done.unreadable:
         console.print(f"{done.unreadable} unreadable, skipped: {dst / 'unreadable.txt'}")
 
@@ -224,9 +225,9 @@ def _go(out, settings, data, devices, new=False):
 
         done = _launch(rank, devices)
     if not done:
-        console.print(f"stopped after a checkpoint; go on with: tinyalex resume {out}", highlight=False)
+        console.print(f"stopped after a checkpoint; go on with: tinyalex resume {out}")
         raise typer.Exit(130)
-    console.print(f"done: {run.checkpoints(out)[-1]}", highlight=False, soft_wrap=True)
+    console.print(f"done: {run.checkpoints(out)[-1]}")
 
 
 @app.command()
@@ -287,9 +288,9 @@ def predict(
 
     probabilities, classes = _launch(rank, devices)
     for picture, p in zip(images, probabilities.T, strict=True):
-        console.print(str(picture), highlight=False, soft_wrap=True)
+        console.print(str(picture))
         for k in p.argsort()[::-1][:top]:
-            console.print(f"  {p[k]:6.1%}  {classes[k]}", highlight=False)
+            console.print(f"  {p[k]:6.1%}  {classes[k]}")
 
 
 @app.command()
@@ -316,7 +317,7 @@ def features(
 
     found = _launch(rank, devices)
     write_array(out, found)
-    console.print(f"{out}: {found.shape[0]} features of {found.shape[1]} pictures", highlight=False)
+    console.print(f"{out}: {found.shape[0]} features of {found.shape[1]} pictures")
 
 
 @figure_app.command("kernels")
@@ -484,13 +485,12 @@ def _print_errors(name, errors, pictures, views):
     console.print(
         f"{name}: top-1 error {top1:.2%}, top-5 error {top5:.2%}, loss {loss:.4f}  "
         f"({pictures:,} pictures, {views} view{'s' if views > 1 else ''})",
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
+    )
 
 
 def _save(figure, out):
     figure.savefig(out, dpi=150)
-    console.print(str(out), highlight=False, soft_wrap=True)
+    console.print(str(out))
 
 
 def main():
@@ -498,5 +498,6 @@ def main():
     try:
         app()
     except (TinyalexError, OSError) as error:
-        Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {error}", soft_wrap=True)
+        message = Text.assemble(("error: ", "bold red"), str(error))
+        Console(stderr=True, highlight=False).print(message, soft_wrap=True)
         sys.exit(1)

@@ -18,7 +18,7 @@ from collections import Counter
 from contextlib import contextmanager
 
 from tinyalex.devices import blas_limits, empty
-from tinyalex.errors import DeviceError
+from tinyalex.errors import ArgumentError, DeviceError
 
 
 class Comm:
@@ -69,7 +69,7 @@ class Comm:
     def part(self, length):
         """Return this rank's slice of `length` things; ValueError unless they divide evenly."""
         if length % self.size:
-            raise ValueError(f"{length} cannot be shared evenly by {self.size} ranks")
+            raise ArgumentError(f"{length} cannot be shared evenly by {self.size} ranks")
         share = length // self.size
         return slice(self.rank * share, (self.rank + 1) * share)
 
@@ -97,7 +97,7 @@ class ThreadComm(Comm):
         arrays = list(shared.slots)
         kinds = {(a.shape, a.dtype.name) for a in arrays}
         if len(kinds) > 1:
-            raise ValueError(f"{self.label or 'collective'}: the ranks' arrays differ: {sorted(kinds)}")
+            raise ArgumentError(f"{self.label or 'collective'}: the ranks' arrays differ: {sorted(kinds)}")
         return arrays
 
     def _wait(self):
@@ -209,16 +209,17 @@ def _run_threads(fn, devices):
             shared.barrier.abort()
 
     threads = [threading.Thread(target=run, args=(r,), name=d.name) for r, d in enumerate(devices)]
-    for thread in threads:
-        thread.start()
     try:
+        for thread in threads:
+            thread.start()
         for thread in threads:
             while thread.is_alive():
                 thread.join(0.2)  # so that an interrupt is heard at once
     except BaseException:
         shared.barrier.abort()
         for thread in threads:
-            thread.join()
+            if thread.ident:  # it was started
+                thread.join()
         raise
     if errors:
         raise errors[0]

@@ -31,7 +31,7 @@ from rich.table import Table
 
 from tinyalex.comm import Comm
 from tinyalex.devices import Device
-from tinyalex.errors import DataError
+from tinyalex.errors import ArgumentError, DataError
 from tinyalex.models.alexnet import alexnet
 from tinyalex.nn import LRN, Activate, AllGather, AvgPool, Conv2d, Dropout, Linear, MaxPool, SameMapNorm
 from tinyalex.ops.conv import four_pads, output_size
@@ -77,7 +77,7 @@ def describe(network, ranks=1, batch=128):
     below 1.
     """
     if batch < 1:
-        raise ValueError(f"batch: expected at least 1 image, found {batch}")
+        raise ArgumentError(f"batch: expected at least 1 image, found {batch}")
     comm = Comm(Device("cpu:0"))
     comm.size = ranks
     model = alexnet(network, comm, _BlankWeights())

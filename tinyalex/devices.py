@@ -16,7 +16,7 @@ import threading
 
 import numpy as np
 
-from tinyalex.errors import DeviceError
+from tinyalex.errors import ArgumentError, DeviceError
 
 
 def xp_of(*arrays):
@@ -40,7 +40,7 @@ def same_dtype(operation, **arrays):
 def check_dy(operation, dy, shape, like):
     """Raise unless the gradient dy that comes back has the shape and dtype of the output that went out."""
     if dy.shape != tuple(shape):
-        raise ValueError(f"{operation}: expected dy of shape {tuple(shape)}, found {dy.shape}")
+        raise ArgumentError(f"{operation}: expected dy of shape {tuple(shape)}, found {dy.shape}")
     same_dtype(operation, dy=dy, x=like)
 
 
@@ -94,10 +94,16 @@ def cpu_count():
     return os.cpu_count() or 1
 
 
-def parse(devices):
-    """Turn "cpu:0,cpu:1" (or "cpu": a worker on every core) into a list of Device."""
+def parse(devices, batch=None):
+    """Turn "cpu:0,cpu:1" into a list of Device.
+
+    "cpu" is a worker on every core, or on as many as can share a batch of that many images evenly.
+    """
     if devices == "cpu":
-        devices = ",".join(f"cpu:{k}" for k in range(cpu_count()))
+        count = cpu_count()
+        while batch and batch % count:
+            count -= 1
+        devices = ",".join(f"cpu:{k}" for k in range(count))
     return [Device(name.strip()) for name in devices.split(",")]
 
 

@@ -5,6 +5,10 @@ class TinyalexError(Exception):
     """Base of every error below: names the file or argument, what was expected, what was found."""
 
 
+class ArgumentError(TinyalexError, ValueError):
+    """An argument cannot be so: an impossible geometry, a number out of range, an unknown name."""
+
+
 class DataError(TinyalexError, ValueError):
     """A data file, archive, picture or checkpoint is not what it should be."""
 

@@ -14,7 +14,7 @@ from PIL import Image
 from tinyalex import checkpoint
 from tinyalex.data import Images, imagenet
 from tinyalex.data.loader import Loader
-from tinyalex.errors import DataError
+from tinyalex.errors import ArgumentError, DataError
 from tinyalex.models.alexnet import alexnet
 from tinyalex.ops.softmax import softmax, topk_error
 from tinyalex.settings import Settings
@@ -54,7 +54,7 @@ def ensemble(predictions, weights=None):
     """Weighted average of several networks' probabilities (2012: avg-test.py); equal weights by default."""
     weights = np.ones(len(predictions)) if weights is None else np.asarray(weights, float)
     if len(weights) != len(predictions) or weights.min() < 0 or not weights.sum() > 0:
-        raise ValueError(f"weights: expected {len(predictions)} numbers ≥ 0, not all 0, found {weights}")
+        raise ArgumentError(f"weights: expected {len(predictions)} numbers ≥ 0, not all 0, found {weights}")
     return sum(w * p for w, p in zip(weights / weights.sum(), predictions, strict=True))
 
 

@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
+from tinyalex.errors import ArgumentError
+
 STYLES = {"relu": ("-", "tab:blue", "ReLU"), "tanh": ("--", "tab:orange", "tanh")}
 TRAINING, VALIDATION, TOP5 = "tab:blue", "tab:orange", "#8c4a00"
 CORRECT, OTHER = "#f5a65b", "#bcd3ea"  # bars: light enough for black names on them
@@ -55,12 +57,12 @@ def kernels_figure(weights, towers=2):
     Raises ValueError for another shape, weights that are not finite, or towers that do not divide F.
     """
     if weights.ndim != 4 or weights.shape[1] != 3 or 0 in weights.shape:
-        raise ValueError(f"kernels_figure: expected weights (F, 3, KH, KW), found {weights.shape}")
+        raise ArgumentError(f"kernels_figure: expected weights (F, 3, KH, KW), found {weights.shape}")
     F = weights.shape[0]
     if towers < 1 or F % towers:
-        raise ValueError(f"kernels_figure: towers must divide the {F} kernels, found {towers}")
+        raise ArgumentError(f"kernels_figure: towers must divide the {F} kernels, found {towers}")
     if not np.isfinite(weights).all():
-        raise ValueError("kernels_figure: expected finite weights, found NaN or infinity")
+        raise ArgumentError("kernels_figure: expected finite weights, found NaN or infinity")
 
     blocks = [_tiled(block) for block in np.split(weights, towers)]
     rows, columns = blocks[0].shape[:2]
@@ -110,17 +112,17 @@ def predictions_figure(pictures, probabilities, labels, classes):
     H, W, _, N = pictures.shape
     K = len(classes)
     if probabilities.shape != (K, N):
-        raise ValueError(
+        raise ArgumentError(
             f"predictions_figure: expected probabilities ({K} classes, {N} pictures), "
             f"found {probabilities.shape}"
         )
     if not ((probabilities >= 0) & (probabilities <= 1 + 1e-5)).all():
-        raise ValueError(
+        raise ArgumentError(
             "predictions_figure: expected probabilities 0–1, "
             f"found {probabilities.min()} … {probabilities.max()}"
         )
     if labels is not None and (labels.shape != (N,) or not 0 <= labels.min() <= labels.max() < K):
-        raise ValueError(f"predictions_figure: expected labels ({N},) in 0 … {K - 1}, found {labels}")
+        raise ArgumentError(f"predictions_figure: expected labels ({N},) in 0 … {K - 1}, found {labels}")
 
     across = min(4, N)
     bars = min(5, K)
@@ -161,7 +163,7 @@ def neighbours_figure(queries, found):
     H, W, _, N = queries.shape
     k = found.shape[3]
     if found.shape != (H, W, 3, k, N):
-        raise ValueError(
+        raise ArgumentError(
             f"neighbours_figure: expected found {k} pictures of {H}×{W} for each of {N} queries, "
             f"found pictures of {found.shape[0]}×{found.shape[1]} for {found.shape[4]}"
         )
@@ -194,7 +196,9 @@ def curves_figure(metrics):
     """
     of = {kind: [r for r in metrics if r["kind"] == kind] for kind in ("train", "validation")}
     if not any(of.values()):
-        raise ValueError(f"curves_figure: no train or validation record in metrics ({len(metrics)} records)")
+        raise ArgumentError(
+            f"curves_figure: no train or validation record in metrics ({len(metrics)} records)"
+        )
     train = _columns("curves_figure: metrics", of["train"], ("epoch", "loss", "error", "rate"))
     validation = _columns("curves_figure: metrics", of["validation"], ("epoch", "loss", "top1", "top5"))
 
@@ -246,7 +250,7 @@ def magnitudes_figure(records):
     """
     records = [r for r in records if r["kind"] == "sizes"]
     if not records:
-        raise ValueError("magnitudes_figure: no record of kind 'sizes' in records")
+        raise ArgumentError("magnitudes_figure: no record of kind 'sizes' in records")
     columns = _columns("magnitudes_figure: records", records, ("step", "layers"))
     names = list(columns["layers"][0])
     sizes = {
@@ -281,7 +285,7 @@ def _columns(argument, records, keys):
     for i, record in enumerate(records):
         for key in keys:
             if key not in record:
-                raise ValueError(f"{argument}: record {i} has no {key!r}, found {', '.join(record)}")
+                raise ArgumentError(f"{argument}: record {i} has no {key!r}, found {', '.join(record)}")
     return {key: [record[key] for record in records] for key in keys}
 
 
@@ -289,7 +293,7 @@ def _rgb(argument, pictures, axes):
     """Pictures (C, H, W, …) as (H, W, 3, …); ValueError unless uint8 with these axes, C 1 or 3."""
     shape = pictures.shape
     if pictures.dtype != np.uint8 or len(shape) != len(axes) or 0 in shape or shape[0] not in (1, 3):
-        raise ValueError(
+        raise ArgumentError(
             f"{argument}: expected uint8 ({', '.join(axes)}) with C 1 or 3, found {pictures.dtype} {shape}"
         )
     return np.moveaxis(np.broadcast_to(pictures, (3, *shape[1:])), 0, 2)

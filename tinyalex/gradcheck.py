@@ -59,6 +59,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyalex.devices import xp_of
+from tinyalex.errors import ArgumentError
 
 # By dtype and "is y linear in it": what rounding and truncation leave, with a wide margin on both sides.
 TOLERANCES = {
@@ -98,7 +99,7 @@ def check(forward, backward, variables, *, rng, linear=(), directions=4):
     for name in _check_contract(forward, backward, variables, rng):
         key = variables[name].dtype.name, name in linear
         if key not in TOLERANCES:
-            raise ValueError(f"{name}: expected float64 (float32 only if linear in it), found {key[0]}")
+            raise ArgumentError(f"{name}: expected float64 (float32 only if linear in it), found {key[0]}")
         tolerance, _ = TOLERANCES[key]
         point, step = variables, 1.0 if name in linear else STEP
         for _ in range(directions):
@@ -204,7 +205,7 @@ def _check_contract(forward, backward, variables, rng):
         {name: g.copy() for name, g in backward(upstream, cache).items()} for upstream in (dy, dy, 0 * dy)
     )
     if not first or not first.keys() <= variables.keys():
-        raise ValueError(f"expected gradients among {sorted(variables)}, found {sorted(first)}")
+        raise ArgumentError(f"expected gradients among {sorted(variables)}, found {sorted(first)}")
     for name, grad in first.items():
         x = variables[name]
         if (grad.shape, grad.dtype) != (x.shape, x.dtype):

@@ -21,7 +21,7 @@ import numpy as np
 
 from tinyalex.comm import Comm
 from tinyalex.devices import Device, blas_limits, empty
-from tinyalex.errors import DeviceError, TinyalexError
+from tinyalex.errors import ArgumentError, DeviceError, TinyalexError
 
 
 class MPIComm(Comm):
@@ -101,7 +101,7 @@ class MPIComm(Comm):
         """Raise the same ValueError on all ranks unless their arrays are alike."""
         kinds = set(self._mpi.allgather((x.shape, x.dtype.name)))
         if len(kinds) > 1:
-            raise ValueError(f"{self.label or 'collective'}: the ranks' arrays differ: {sorted(kinds)}")
+            raise ArgumentError(f"{self.label or 'collective'}: the ranks' arrays differ: {sorted(kinds)}")
 
     def _sum(self, parts, out):
         self._xp.add(parts[0], parts[1], out=out)

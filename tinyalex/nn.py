@@ -11,6 +11,7 @@ gives the same network on any number of ranks.
 
 import numpy as np
 
+from tinyalex.errors import ArgumentError
 from tinyalex.ops.activation import Activation
 from tinyalex.ops.conv import conv2d_backward, conv2d_forward
 from tinyalex.ops.dropout import dropout_backward, dropout_forward, dropout_mask
@@ -218,6 +219,10 @@ class Sequential(Layer):
 
     def forward(self, x, train=False, last=None):
         """x → the output of the last layer, or of the one named `last`."""
+        if last is not None and last not in self.layers:
+            raise ArgumentError(f"expected a layer, one of {', '.join(self.layers)}; found {last!r}")
+        for layer in self.layers.values():
+            layer.cache = None  # the last step's memory is free for this one
         for name, layer in self.layers.items():
             with self.comm.on_behalf_of(f"{name} forward"):
                 x = layer.forward(x, train)

@@ -8,6 +8,7 @@ of ε the old velocity fades with the old rate.
 """
 
 from tinyalex.devices import empty, zeros
+from tinyalex.errors import ArgumentError
 
 
 class SGD:
@@ -22,6 +23,8 @@ class SGD:
         self.model, self.rate, self.momentum, self.decay = model, rate, momentum, decay
         self.bias_rate, self.decay_biases = bias_rate, decay_biases
         self.scale = scale or {}
+        if unknown := self.scale.keys() - {name.rpartition(".")[0] for name, _, _ in model.parameters()}:
+            raise ArgumentError(f"scale: the model has no weights in {', '.join(sorted(unknown))}")
         self.velocity = {}
         for name, layer, key in model.parameters():
             w = layer.params[key]

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from tinyalex.errors import ArgumentError
+
 BLOCK = 2**23  # float64 numbers in a block of the database, and in its table of distances: 64 MiB each
 
 
@@ -18,13 +20,13 @@ def nearest(queries, database, k=6):
     all pairs; memory beyond the arguments is a few blocks, whatever M.
     """
     if queries.ndim != 2 or database.ndim != 2 or queries.shape[0] != database.shape[0]:
-        raise ValueError(
+        raise ArgumentError(
             "nearest: expected queries (D, N) and database (D, M), "
             f"found {queries.shape} and {database.shape}"
         )
     (D, N), M = queries.shape, database.shape[1]
     if not 1 <= k <= M:
-        raise ValueError(f"nearest: k is 1 … {M}, the size of the database; found {k}")
+        raise ArgumentError(f"nearest: k is 1 … {M}, the size of the database; found {k}")
     queries = np.ascontiguousarray(queries.T, np.float64)  # (N, D)
     norms = _squares("queries", queries)[:, None]  # (N, 1)
     indices, squares = np.zeros((N, k), np.int64), np.full((N, k), np.inf)
@@ -50,5 +52,5 @@ def nearest(queries, database, k=6):
 def _squares(argument, rows):
     squares = np.einsum("nd,nd->n", rows, rows)
     if not np.isfinite(squares).all():
-        raise ValueError(f"nearest: expected finite {argument}, found {rows[~np.isfinite(squares)][0]}")
+        raise ArgumentError(f"nearest: expected finite {argument}, found {rows[~np.isfinite(squares)][0]}")
     return squares

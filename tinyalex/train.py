@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyalex.errors import NonFiniteError
+from tinyalex.errors import ArgumentError, NonFiniteError
 from tinyalex.ops.softmax import softmax_loss_backward, softmax_loss_forward, topk_error
 
 
@@ -39,7 +39,7 @@ def data_parallel_step(model, optimizer, comm, images, labels, step=0):
         layer.grads[key] = summed[start : start + size].reshape(shape)
         start += size
     loss, errors = (float(v) for v in comm.device.get(summed[start:]))
-    _check_finite(loss, model, optimizer, images, step)
+    _check_finite(loss, model, comm, optimizer, images, step)
     optimizer.step()
     return StepResult(loss, errors / (labels.size * comm.size))
 
@@ -54,33 +54,33 @@ def model_parallel_step(model, optimizer, images, labels, step=0):
     loss, cache = softmax_loss_forward(logits, labels)
     model.backward(softmax_loss_backward(cache))
     loss, error = float(loss), float(topk_error(logits, labels).mean())
-    _check_finite(loss, model, optimizer, images, step)
+    _check_finite(loss, model, model.comm, optimizer, images, step)
     optimizer.step()
     return StepResult(loss, error)
 
 
-def _check_finite(loss, model, optimizer, images, step):
-    if not np.isfinite(loss):
-        raise NonFiniteError(
-            f"step {step}: the loss is {loss} (learning rate {optimizer.rate:g}); "
-            f"first not finite: {first_nonfinite(model, images)}"
-        )
+def _check_finite(loss, model, comm, optimizer, images, step):
+    if np.isfinite(loss):
+        return
+    xp = comm.device.xp
+    found = [bool(xp.isfinite(array).all()) for _, array in _trace(model, images)]
+    first = found.index(False) if False in found else len(found)
+    first = int(comm.all_gather(xp.asarray([first])).min())  # some rank may have seen what others did not
+    places = [*(place for place, _ in _trace(model, images)), "the loss"]
+    raise NonFiniteError(
+        f"step {step}: the loss is {loss} (learning rate {optimizer.rate:g}); "
+        f"first not finite: {places[first]}"
+    )
 
 
-def first_nonfinite(model, images):
-    """Return where a NaN or an infinity first appears: the input, a parameter, or a layer's output."""
-    xp = model.comm.device.xp
-    if not xp.isfinite(images).all():
-        return "the input"
-    x = images
+def _trace(model, x):
+    """Yield (name, array) of all that a forward pass computes with, in its order."""
+    yield "the input", x
     for name, layer in model.layers.items():
         for key, array in layer.params.items():
-            if not xp.isfinite(array).all():
-                return f"parameter {name}.{key}"
+            yield f"parameter {name}.{key}", array
         x = layer.forward(x)
-        if not xp.isfinite(x).all():
-            return f"the output of {name}"
-    return "the loss alone (on another rank, or in training mode)"
+        yield f"the output of {name}", x
 
 
 class InMemory:
@@ -90,6 +90,10 @@ class InMemory:
     """
 
     def __init__(self, images, comm, batch=128, dtype=np.float32):
+        if len(images.labels) < batch:
+            raise ArgumentError(
+                f"expected at least one batch of {batch} pictures, found {len(images.labels)}"
+            )
         self.images, self.comm, self.batch, self.dtype = images, comm, batch, dtype
         self.mean = images.images.mean(axis=3, keepdims=True).astype(dtype)
 

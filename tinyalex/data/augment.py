@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tinyalex.errors import ArgumentError
+
 
 class Recipe(NamedTuple):
     """How a training picture is varied. PAPER and CODE2012 below name what differs between the two.
@@ -58,7 +60,7 @@ def random_crop_offsets(rng, n, full=256, crop=224, group=1, offsets=None):
     most = full - crop + 1
     offsets = most if offsets is None else offsets
     if not 1 <= offsets <= most:
-        raise ValueError(
+        raise ArgumentError(
             f"offsets={offsets}: a crop of {crop} pixels in {full} has 1 to {most} positions an axis"
         )
     return _shared(rng.integers(0, offsets, (-(-n // group), 2)), n, group)
@@ -86,7 +88,7 @@ def ten_view_windows(full=256, crop=224):
     (paper, section 4.1; convdata_jpeg.py, multiview_test).
     """
     if crop > full:
-        raise ValueError(f"crop={crop} is larger than the picture, {full} pixels")
+        raise ArgumentError(f"crop={crop} is larger than the picture, {full} pixels")
     b = (full - crop) // 2
     corners = [(0, 0), (0, 2 * b), (b, b), (2 * b, 0), (2 * b, 2 * b)]
     return [(y, x, flip) for flip in (False, True) for y, x in corners]
@@ -153,7 +155,7 @@ def colour_noise(rng, n, eigvals, eigvecs, sigma=0.1, reading="paper"):
     grey levels, which cannot be meant. The code's is 12 whatever the unit.
     """
     if reading not in ("paper", "code2012"):
-        raise ValueError(f'reading={reading!r}: expected "paper" or "code2012"')
+        raise ArgumentError(f'reading={reading!r}: expected "paper" or "code2012"')
     scale = np.asarray(eigvals) / 255 if reading == "paper" else np.sqrt(np.maximum(eigvals, 0))
     alpha = rng.normal(0.0, sigma, (len(scale), n))
     return (eigvecs @ (alpha * scale[:, None])).astype(np.float32)
@@ -168,12 +170,12 @@ def upscale(image, side, method="bilinear"):
     Raises ValueError for another method or a smaller side (pixels would be skipped without an average).
     """
     if method not in ("nearest", "bilinear"):
-        raise ValueError(f'method={method!r}: expected "nearest" or "bilinear"')
+        raise ArgumentError(f'method={method!r}: expected "nearest" or "bilinear"')
     image = image.astype(np.float32)
     for axis in (1, 2):
         old = image.shape[axis]
         if side < old:
-            raise ValueError(f"upscale: {side} pixels are fewer than the {old} of the picture")
+            raise ArgumentError(f"upscale: {side} pixels are fewer than the {old} of the picture")
         s = np.clip((np.arange(side) + 0.5) * old / side - 0.5, 0, old - 1)
         j = np.floor(s if method == "bilinear" else s + 0.5).astype(int)
         low = image.take(j, axis)

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from tinyalex.data import Images
-from tinyalex.errors import DataError
+from tinyalex.errors import ArgumentError, DataError
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
@@ -96,7 +96,7 @@ class _PickledType:
 def _latin1(text, encoding):
     """Stands in for _codecs.encode, with which Python 3 writes bytes under protocol 2."""
     if encoding not in ("latin1", b"latin1"):
-        raise ValueError(f"_codecs.encode to {encoding!r}")
+        raise ArgumentError(f"_codecs.encode to {encoding!r}")
     return text.encode("latin1")
 
 

@@ -36,7 +36,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from threadpoolctl import threadpool_limits
 
 from tinyalex.data import augment
-from tinyalex.errors import DataError
+from tinyalex.errors import ArgumentError, DataError
 
 FORMAT, VERSION = "tinyalex pictures", 1
 SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
@@ -342,7 +342,7 @@ def _rgb(image):
     if image.mode.startswith("I"):  # 16 bits a pixel, 0-65535; Pillow's own conversion clips at 255
         return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        raise ValueError("floating-point pixels, whose range is not known")
+        raise ArgumentError("floating-point pixels, whose range is not known")
     if "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
@@ -389,7 +389,7 @@ def prepare(src, dst, *, size=256, shard_size=None, seed=0, workers=None, progre
     does.
     """
     if size < 1 or (shard_size is not None and shard_size < 1):
-        raise ValueError(f"size={size}, shard_size={shard_size}: expected at least 1")
+        raise ArgumentError(f"size={size}, shard_size={shard_size}: expected at least 1")
     dst = Path(dst)
     with Console(stderr=True, quiet=not progress).status("listing the pictures"):
         splits = _shuffled(find_pictures(src), seed)

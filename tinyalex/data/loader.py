@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyalex.data import Images, augment
+from tinyalex.errors import ArgumentError
 
 
 class Batch(NamedTuple):
@@ -70,20 +71,20 @@ class Loader:
         self._pictures = source.images.transpose(3, 0, 1, 2) if isinstance(source, Images) else source
         C, side, width = self._pictures[0].shape if len(self.labels) else (0, 0, 0)
         if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}: expected at least 1")
+            raise ArgumentError(f"batch_size={batch_size}: expected at least 1")
         drop_last = train if drop_last is None else drop_last
         whole, rest = divmod(len(self.labels), batch_size)
         self.batches_per_epoch = whole + (rest > 0 and not drop_last)
         if not self.batches_per_epoch:
-            raise ValueError(f"batch_size={batch_size}: the source has only {len(self.labels)} pictures")
+            raise ArgumentError(f"batch_size={batch_size}: the source has only {len(self.labels)} pictures")
         if side != width:
-            raise ValueError(f"source: pictures must be square, found {side} x {width}")
+            raise ArgumentError(f"source: pictures must be square, found {side} x {width}")
         if start[0] < 0 or not 0 <= start[1] < self.batches_per_epoch:
-            raise ValueError(f"start={start}: an epoch has the batches 0 to {self.batches_per_epoch - 1}")
+            raise ArgumentError(f"start={start}: an epoch has the batches 0 to {self.batches_per_epoch - 1}")
         if views not in (1, 10) or (train and views == 10):
-            raise ValueError(f"views={views}: expected 1, or 10 with train=False")
+            raise ArgumentError(f"views={views}: expected 1, or 10 with train=False")
         if train and recipe.noise and covariance is None:
-            raise ValueError(f"recipe: colour noise of {recipe.noise} needs the covariance of the pixels")
+            raise ArgumentError(f"recipe: colour noise of {recipe.noise} needs the covariance of the pixels")
 
         self._upscale, self._method = upscale, method
         if upscale is not None:
@@ -194,7 +195,7 @@ class Loader:
         if mean.shape == (C,):
             return np.broadcast_to(mean[:, None, None], (C, self._crop, self._crop))
         if mean.shape != (C, side, side):
-            raise ValueError(f"mean: expected the shape {(C,)} or {(C, side, side)}, found {mean.shape}")
+            raise ArgumentError(f"mean: expected the shape {(C,)} or {(C, side, side)}, found {mean.shape}")
         if self._upscale is not None:
             mean = augment.upscale(mean, self._upscale, self._method)
         return augment.centre_view(mean, self._crop)

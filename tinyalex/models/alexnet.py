@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tinyalex.errors import ArgumentError
 from tinyalex.nn import LRN, Activate, AllGather, Conv2d, Dropout, Linear, MaxPool, SameMapNorm, Sequential
 from tinyalex.ops.activation import relu
 from tinyalex.ops.conv import output_size
@@ -94,9 +95,9 @@ def alexnet(network, comm, rng, dtype=np.float32):
     """
     n = network
     if comm.size not in (1, n.towers):
-        raise ValueError(f"alexnet: {n.towers} tower(s) run on 1 rank or {n.towers}, not on {comm.size}")
+        raise ArgumentError(f"alexnet: {n.towers} tower(s) run on 1 rank or {n.towers}, not on {comm.size}")
     if comm.size > 1 and n.lrn and not n.lrn_within_towers:
-        raise ValueError("alexnet: LRN windows across the towers (lrn_within_towers=False) need one rank")
+        raise ArgumentError("alexnet: LRN windows across the towers (lrn_within_towers=False) need one rank")
     c1, c2, c3, c4, c5 = n.filters
     g = n.towers
     pad1, pad2, pad5 = _pads(n)
@@ -121,7 +122,7 @@ def alexnet(network, comm, rng, dtype=np.float32):
             "lrn1": LRN(**lrn),
             "pool1": MaxPool(n.pool, 2),
         }
-    side = _sides(n)[-1]
+    side = _last_side(n)
     layers = {
         **first,
         "conv2": Conv2d(
@@ -167,12 +168,13 @@ def _pads(n):
     return (0, more, 0, more), n.pool - 1, n.pool - 2
 
 
-def _sides(n):
-    """Widths of the maps: conv1, pool1, conv2, pool2, conv5, pool5; ValueError if one does not fit."""
+def _last_side(n):
+    """Width of pool5's maps; ArgumentError, naming the layer, if the picture is too small for one."""
     pad1, pad2, pad5 = _pads(n)
-    conv1 = output_size(n.size, 11, 4, *pad1[:2], f"conv1 of a picture of {n.size}")
-    pool1 = pooled_size(conv1, n.pool, 2, 0, 0)
-    conv2 = output_size(pool1, 5, 1, pad2, pad2, "conv2")
-    pool2 = pooled_size(conv2, n.pool, 2, 0, 0)
-    conv5 = output_size(pool2, 3, 1, pad5, pad5, "conv5")
-    return conv1, pool1, conv2, pool2, conv5, pooled_size(conv5, n.pool, 2, 0, 0)
+    of = f"of a picture of {n.size}"
+    side = output_size(n.size, 11, 4, *pad1[:2], f"conv1 {of}")
+    side = pooled_size(side, n.pool, 2, 0, 0, what=f"pool1 {of}")
+    side = output_size(side, 5, 1, pad2, pad2, f"conv2 {of}")
+    side = pooled_size(side, n.pool, 2, 0, 0, what=f"pool2 {of}")
+    side = output_size(side, 3, 1, pad5, pad5, f"conv5 {of}")
+    return pooled_size(side, n.pool, 2, 0, 0, what=f"pool5 {of}")

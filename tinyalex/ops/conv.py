@@ -43,6 +43,7 @@ than channels; else the strips of x are the fewer.
 from typing import NamedTuple
 
 from tinyalex.devices import check_dy, empty, same_dtype, xp_of, zeros
+from tinyalex.errors import ArgumentError
 from tinyalex.ops.activation import Activation
 
 BLOCK_BYTES = 1 << 23  # strips of one block of output rows
@@ -52,16 +53,16 @@ def four_pads(pad):
     """Return (top, bottom, left, right) for a pad given as one number or as all four."""
     pads = (pad,) * 4 if isinstance(pad, int) else tuple(pad)
     if len(pads) != 4 or min(pads) < 0:
-        raise ValueError(f"pad: expected a number ≥ 0 or (top, bottom, left, right), found {pad!r}")
+        raise ArgumentError(f"pad: expected a number ≥ 0 or (top, bottom, left, right), found {pad!r}")
     return pads
 
 
 def output_size(size, window, stride, before, after, what="conv2d"):
     """floor((size + before + after − window)/stride) + 1: windows that fit into the padded length."""
     if stride < 1 or window < 1:
-        raise ValueError(f"{what}: expected window and stride ≥ 1, found window {window}, stride {stride}")
+        raise ArgumentError(f"{what}: expected window and stride ≥ 1, found window {window}, stride {stride}")
     if window > size + before + after:
-        raise ValueError(
+        raise ArgumentError(
             f"{what}: window of {window} is larger than the map: {size} with {before}+{after} of padding"
         )
     return (size + before + after - window) // stride + 1
@@ -125,17 +126,17 @@ def conv2d_forward(x, w, b, stride=1, pad=0, groups=1, activation=None):
     xp = xp_of(x, w, b)
     same_dtype("conv2d", x=x, w=w, b=b)
     if x.ndim != 4 or w.ndim != 4:
-        raise ValueError(f"conv2d: expected x (C,H,W,N) and w (F,C,KH,KW), found {x.shape} and {w.shape}")
+        raise ArgumentError(f"conv2d: expected x (C,H,W,N) and w (F,C,KH,KW), found {x.shape} and {w.shape}")
     C, H, W, N = x.shape
     F, CG, KH, KW = w.shape
     if groups < 1 or C % groups or F % groups:
-        raise ValueError(f"conv2d: {C} channels and {F} filters cannot be cut into {groups} equal groups")
+        raise ArgumentError(f"conv2d: {C} channels and {F} filters cannot be cut into {groups} equal groups")
     if CG * groups != C:
-        raise ValueError(
+        raise ArgumentError(
             f"conv2d: filters of {CG} channels × {groups} groups want {CG * groups} channels, x has {C}"
         )
     if b.shape != (F,):
-        raise ValueError(f"conv2d: expected a bias for each of {F} filters, found shape {b.shape}")
+        raise ArgumentError(f"conv2d: expected a bias for each of {F} filters, found shape {b.shape}")
     pads = four_pads(pad)
     OH = output_size(H, KH, stride, *pads[:2])
     OW = output_size(W, KW, stride, *pads[2:])

@@ -9,6 +9,7 @@ In both, the expected output in training is the output at test.  Backward: dx = 
 from typing import NamedTuple
 
 from tinyalex.devices import check_dy, same_dtype, xp_of
+from tinyalex.errors import ArgumentError
 
 
 def dropout_mask(rng, shape, keep=0.5):
@@ -32,9 +33,9 @@ def dropout_forward(x, mask, keep=0.5, train=True, inverted=False):
     """
     same_dtype("dropout", x=x)
     if not 0 < keep <= 1:
-        raise ValueError(f"dropout: expected 0 < keep ≤ 1, found {keep}")
+        raise ArgumentError(f"dropout: expected 0 < keep ≤ 1, found {keep}")
     if train and (mask is None or mask.shape != x.shape):
-        raise ValueError(
+        raise ArgumentError(
             f"dropout: expected a mask of shape {x.shape}, found {None if mask is None else mask.shape}"
         )
     scale = (1 / keep if inverted else 1.0) if train else (1.0 if inverted else keep)

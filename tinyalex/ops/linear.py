@@ -8,6 +8,7 @@ Backward, with g = dL/dy (through the activation, if one is fused):
 from typing import NamedTuple
 
 from tinyalex.devices import check_dy, empty, same_dtype, xp_of
+from tinyalex.errors import ArgumentError
 from tinyalex.ops.activation import Activation
 
 
@@ -29,7 +30,9 @@ def linear_forward(x, w, b, activation=None):
     xp = xp_of(x, w, b)
     same_dtype("linear", x=x, w=w, b=b)
     if x.ndim != 2 or w.ndim != 2 or x.shape[0] != w.shape[1] or b.shape != w.shape[:1]:
-        raise ValueError(f"linear: expected x (D,N), w (F,D), b (F,), found {x.shape}, {w.shape}, {b.shape}")
+        raise ArgumentError(
+            f"linear: expected x (D,N), w (F,D), b (F,), found {x.shape}, {w.shape}, {b.shape}"
+        )
     y = xp.matmul(w, x, out=empty(xp, (len(w), x.shape[1]), x.dtype))
     y += b[:, None]
     if activation:

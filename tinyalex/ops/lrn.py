@@ -19,6 +19,7 @@ a backward without it passes any gradient check; check with α near 1.
 from typing import NamedTuple
 
 from tinyalex.devices import check_dy, empty, same_dtype, xp_of
+from tinyalex.errors import ArgumentError
 
 BLOCK_BYTES = 1 << 18  # of x handled at a time, all channels of some pixels
 
@@ -37,9 +38,9 @@ class NormCache(NamedTuple):
 def _check(x, n, what):
     same_dtype(what, x=x)
     if x.ndim != 4:
-        raise ValueError(f"{what}: expected x (C,H,W,N), found shape {x.shape}")
+        raise ArgumentError(f"{what}: expected x (C,H,W,N), found shape {x.shape}")
     if n < 1:
-        raise ValueError(f"{what}: expected a window n ≥ 1, found {n}")
+        raise ArgumentError(f"{what}: expected a window n ≥ 1, found {n}")
 
 
 def _power(s, beta, out):
@@ -97,7 +98,7 @@ def lrn_forward(x, n=5, k=2.0, alpha=1e-4, beta=0.75, alpha_over_n=False, groups
     xp = xp_of(x)
     _check(x, n, "lrn")
     if groups < 1 or x.shape[0] % groups:
-        raise ValueError(f"lrn: {x.shape[0]} channels cannot be cut into {groups} equal groups")
+        raise ArgumentError(f"lrn: {x.shape[0]} channels cannot be cut into {groups} equal groups")
     a = alpha / n if alpha_over_n else alpha
     y, s = empty(xp, x.shape, x.dtype), empty(xp, x.shape, x.dtype)
     xm, ym, sm = (v.reshape(len(x), -1) for v in (x, y, s))

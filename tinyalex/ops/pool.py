@@ -18,16 +18,17 @@ import math
 from typing import NamedTuple
 
 from tinyalex.devices import check_dy, empty, same_dtype, xp_of, zeros
+from tinyalex.errors import ArgumentError
 from tinyalex.ops.conv import four_pads, output_size
 
 BLOCK_BYTES = 1 << 19  # of input handled at a time, whole channels: what stays in cache between passes
 
 
-def pooled_size(size, z, s, before, after, ceil=True):
+def pooled_size(size, z, s, before, after, ceil=True, what="pool"):
     """Floor or ceil((size + before + after − z)/s) + 1, less a last window that starts outside."""
-    floor_size = output_size(size, z, s, before, after, "pool")
+    floor_size = output_size(size, z, s, before, after, what)
     if max(before, after) >= z:
-        raise ValueError(f"pool: padding {before}+{after} must be smaller than the window of {z}")
+        raise ArgumentError(f"{what}: padding {before}+{after} must be smaller than the window of {z}")
     overhang = (size + before + after - z) % s
     starts_inside = floor_size * s < size + before
     return floor_size + 1 if ceil and overhang and starts_inside else floor_size

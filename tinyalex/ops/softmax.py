@@ -11,6 +11,7 @@ Backward: log p[l] = z[l] − log Σ_k exp(z[k]), so d(−log p[l])/dz[c] = p[c]
 from typing import NamedTuple
 
 from tinyalex.devices import same_dtype, xp_of
+from tinyalex.errors import ArgumentError
 
 
 def softmax(logits):
@@ -24,10 +25,10 @@ def softmax(logits):
 def _check_labels(what, scores, labels):
     K, N = scores.shape
     if labels.shape != (N,) or labels.dtype.kind not in "iu":
-        raise ValueError(f"{what}: expected {N} integer labels, found {labels.dtype} {labels.shape}")
+        raise ArgumentError(f"{what}: expected {N} integer labels, found {labels.dtype} {labels.shape}")
     # On a GPU the look at the values would stop the device in every step: there they are not checked.
     if xp_of(labels).__name__ == "numpy" and N and not 0 <= labels.min() <= labels.max() < K:
-        raise ValueError(f"{what}: expected labels 0 … {K - 1}, found {labels.min()} … {labels.max()}")
+        raise ArgumentError(f"{what}: expected labels 0 … {K - 1}, found {labels.min()} … {labels.max()}")
 
 
 class LossCache(NamedTuple):
@@ -76,7 +77,7 @@ def topk_error(scores, labels, k=1):
     xp = xp_of(scores, labels)
     K, N = scores.shape
     if not 1 <= k <= K:
-        raise ValueError(f"topk_error: expected 1 ≤ k ≤ {K} classes, found k = {k}")
+        raise ArgumentError(f"topk_error: expected 1 ≤ k ≤ {K} classes, found k = {k}")
     _check_labels("topk_error", scores, labels)
     own = scores[labels, xp.arange(N)]
     above = (scores > own).sum(axis=0)
