@@ -2,10 +2,10 @@
 
     python examples/kill_and_resume.py [--seed 0] [--kills 5] [--folder FOLDER]
 
-A narrow AlexNet, its two towers on cpu:0 and cpu:1, learns textured shapes that are drawn here: crops,
-flips, colour noise and dropout on, so that a resumed run has much to get wrong.  The runs are processes,
-`tinyalex train` and `tinyalex resume`, and the signal is SIGKILL (kill -9): the process learns nothing of
-it.  Each is killed at a random moment; the first may not have saved anything yet.
+A narrow AlexNet, its two towers on cpu:0 and cpu:1, learns to tell six colours in noise: crops, flips,
+colour noise and dropout on, so that a resumed run has much to get wrong.  The runs are processes,
+`tinyalex resume` of a run that is begun here, and the signal is SIGKILL (kill -9): the process learns
+nothing of it.  It comes at random moments, the first of which may be before anything is saved.
 
 Prints a table and exits with 1 if any bit differs.  One to two minutes on two cores.
 """
@@ -25,24 +25,36 @@ from rich.console import Console
 from rich.table import Table
 
 from tinyalex import checkpoint, run
-from tinyalex.data import shapes
+from tinyalex.data import augment
+from tinyalex.models.alexnet import Network, narrow
+from tinyalex.recipe import Recipe
+from tinyalex.settings import Settings
 
-TRAIN, VAL = 3200, 500  # pictures
-OPTIONS = "--width 0.1 --size 67 --upscale 72 --batch 64 --epochs 10 --save-every 20 --bias 0.1 --rate 0.03"
-DEVICES = ("--devices", "cpu:0,cpu:1")
+COLOURS = {
+    "blue": (0, 0, 1),
+    "cyan": (0, 1, 1),
+    "green": (0, 1, 0),
+    "purple": (1, 0, 1),
+    "red": (1, 0, 0),
+    "yellow": (1, 1, 0),
+}
+TRAIN, VAL, SIDE = 1600, 300, 72  # pictures, and pixels
+# 10 to 40 filters a layer; from so small a network little comes out unless its first weights are larger
+NETWORK = narrow(Network(size=67, classes=6, conv345_std=0.2, fc_std=0.2, bias=0.1), 0.1)
+RECIPE = Recipe(batch=32, epochs=10, rate=0.003, pictures=augment.PAPER._replace(crop=67, offsets=None))
 console = Console(highlight=False)
 
 
-def prepare(folder):
-    """Draw the pictures as PNG files and have `tinyalex prepare` make shards of them."""
-    for seed, (split, count) in enumerate((("train", TRAIN), ("val", VAL))):
-        drawn = shapes.make(count, np.random.default_rng(seed))
-        for name in drawn.classes:
+def prepare(folder, rng):
+    """Draw the pictures as JPEG files and have `tinyalex prepare` make shards of them."""
+    for split, count in (("train", TRAIN), ("val", VAL)):
+        for name in COLOURS:
             (folder / "pictures" / split / name).mkdir(parents=True)
-        for i, label in enumerate(drawn.labels):
-            picture = Image.fromarray(drawn.images[..., i].transpose(1, 2, 0))
-            picture.save(folder / "pictures" / split / drawn.classes[label] / f"{i}.png")
-    finish(tinyalex("prepare", "imagenet", folder / "pictures", folder / "data", "--size", shapes.SIDE))
+        for i, name in enumerate(rng.choice(list(COLOURS), count)):
+            pixels = rng.integers(0, 200, (SIDE, SIDE, 3)) + 20 * np.array(COLOURS[name])
+            picture = Image.fromarray(pixels.astype(np.uint8))
+            picture.save(folder / "pictures" / split / name / f"{i}.jpg")
+    finish(tinyalex("prepare", "imagenet", folder / "pictures", folder / "data", "--size", SIDE))
     return folder / "data"
 
 
@@ -61,9 +73,9 @@ def finish(process):
     return time.monotonic() - start
 
 
-def train(data, out, seed):
-    """Start the training that both runs are."""
-    return tinyalex("train", data, out, *OPTIONS.split(), "--seed", seed, *DEVICES)
+def resume(out):
+    """Start training where the run in this folder stands."""
+    return tinyalex("resume", out, "--devices", "cpu:0,cpu:1")
 
 
 def step(out):
@@ -104,9 +116,11 @@ def differing(x, y):
 
 def main(folder, seed, kills):
     """Run the experiment in an empty folder; return whether the two runs ended alike."""
-    data = prepare(folder)
+    data = prepare(folder, np.random.default_rng(seed))
     whole, killed = folder / "whole", folder / "killed"
-    seconds = finish(train(data, whole, seed))
+    for out in (whole, killed):
+        run.begin(out, Settings(str(data), "paper", NETWORK, RECIPE, seed, save_every=20))
+    seconds = finish(resume(whole))
     last = step(whole)
     console.print(f"uninterrupted: {last} steps in {seconds:.0f} s, {parameters(whole):,} parameters\n")
 
@@ -114,17 +128,14 @@ def main(folder, seed, kills):
     draw = random.Random(seed)
     moments = [0, *sorted(draw.sample(range(1, last - 10), kills - 1))]
     table = Table("kill", "not before step", "seconds after", "resumed from step", "was running")
-    process, struck = train(data, killed, seed), 0
+    process, struck = resume(killed), 0
     for number, until in enumerate(moments, 1):
-        if number == 1:  # nothing is saved: wait for the folder to be there at least
-            while process.poll() is None and not (killed / "run.json").exists():
-                time.sleep(0.005)
         delay = draw.uniform(0, 0.5)
         alive = kill(process, killed, until, delay)
         struck += alive
         row = number, until, f"{delay:.2f}", step(killed), "yes" if alive else "no: it had ended"
         table.add_row(*map(str, row))
-        process = tinyalex("resume", killed, *DEVICES)
+        process = resume(killed)
     finish(process)
     console.print(table)
 

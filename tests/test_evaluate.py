@@ -273,6 +273,19 @@ def test_features_are_the_outputs_of_the_layer(saved, layer):
     assert np.ptp(found, axis=1).max() > 0.01
 
 
+@pytest.mark.parametrize("layer", ["conv1", "lrn2", "gather3", "pool5", "fc6", "dropout7", "gather8", "fc8"])
+def test_features_are_the_whole_network_s_on_any_number_of_ranks(saved, layer):
+    """Those of both towers, in the order that one rank gives."""
+
+    def look(trained, loader):
+        with loader(1) as views:
+            return evaluate.features(trained.net, views, layer)
+
+    (one,), (first, second) = on("cpu:0", saved[0], look), on("cpu:0,cpu:1", saved[0], look)
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_allclose(first, one, rtol=1e-5, atol=1e-5)
+
+
 def test_small_pictures_are_enlarged_as_in_training(saved):
     """Pictures of 36 pixels, and their mean, become 72."""
     trained = evaluate.load(ONE, saved[0])

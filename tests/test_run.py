@@ -380,6 +380,7 @@ def test_the_schedule_reaches_the_optimizer_and_the_pictures(whole):
     without = velocities(whole(epochs=1, pictures=PICTURES._replace(noise=0.0)))
     changed = velocities(whole(epochs=1, schedule=(Change(0, noise=0.0),)))
     assert [n for n in without if not equal_bits(without[n], changed[n])] == []
+    assert not equal_bits(velocities(whole(epochs=1))["conv1.w"], changed["conv1.w"])
     slower = whole(epochs=1, schedule=(Change(0, rate=1e-3),))
     assert [r["rate"] for r in run.metrics(slower) if r["kind"] == "train"] == [1e-3]
 

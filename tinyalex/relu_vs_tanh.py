@@ -43,9 +43,9 @@ class Plan(NamedTuple):
     seeds: tuple = (0,)
 
 
-RATES = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02)
-QUICK = Plan("", 5_000, RATES, search_epochs=3, search_pictures=5_000, most_epochs=60)
-FULL = Plan("", 50_000, RATES, search_epochs=3, search_pictures=20_000, most_epochs=150)
+RATES = (0.002, 0.005, 0.01, 0.02)
+QUICK = Plan("", 5_000, RATES, search_epochs=2, search_pictures=5_000, most_epochs=40)
+FULL = Plan("", 50_000, (0.0005, 0.001, *RATES), search_epochs=3, search_pictures=20_000, most_epochs=150)
 
 
 def first(data, count):

@@ -19,9 +19,8 @@ CHUNK = 250  # pictures drawn at a time, so that a chunk stays in cache; changes
 STROKES = 4  # pieces of clutter in each background
 SIZES = {"train": 10_000, "test": 2_000}
 KNOBS = {  # what varies: lowest, highest (drawn uniformly), how many in each picture
-    "ground": (60, 195, (3,)),  # the background's colour
-    "step": (30, 100, (3,)),  # how far the shape's colour is from it, channel by channel,
-    "sign": (-1, 1, (3,)),  # and whether lighter or darker
+    "ground": (40, 130, (3,)),  # the background's colour
+    "step": (30, 100, (3,)),  # how much lighter the shape is, channel by channel
     "wave_turn": (-np.pi, np.pi, (2,)),  # a sine texture for the background, one for the shape: direction,
     "wave_period": (3, 12, (2,)),  # pixels,
     "wave_phase": (-np.pi, np.pi, (2,)),
@@ -146,7 +145,7 @@ def _draw(labels, knobs, rng):
     for k, shape in enumerate(SHAPES.values()):
         mine = labels == k
         distance[mine] = shape(u[mine], v[mine])
-    colour = knobs["ground"] + knobs["step"] * np.sign(knobs["sign"])
+    colour = knobs["ground"] + knobs["step"]
     _paint(canvas, distance * size, _each(colour) + waves[1])
 
     canvas += rng.standard_normal(canvas.shape, np.float32) * _each(knobs["noise"])[:, None]
