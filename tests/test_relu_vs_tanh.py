@@ -85,7 +85,7 @@ def test_summary_says_what_was_done_and_found(finished):
     assert summary["search"].keys() == {"relu", "tanh"}
     for neuron, entry in zip(("relu", "tanh"), summary["runs"], strict=True):
         found = summary["search"][neuron]
-        assert found.keys() == {"0.001", "0.004"}
+        assert {"0.001", "0.004"} <= found.keys()
         assert entry["neuron"] == neuron
         assert entry["seed"] == 0
         assert entry["rate"] == float(min(found, key=found.get))
@@ -185,11 +185,11 @@ def assert_same_run(out, finished):
 
 @pytest.mark.parametrize(
     ("stop_at", "remaining"),
-    [(2, 12), (5, 8), (6, 8), (8, 6), (11, 2)],
+    [(2, 13), (6, 9), (7, 9), (9, 6), (13, 2)],
     ids=["in_the_search", "after_an_epoch", "within_an_epoch", "in_the_second_search", "in_the_second_run"],
 )
 def test_an_interrupted_run_goes_on_as_if_nothing_had_been(stop_at, remaining, pictures, finished, tmp_path):
-    """remaining: steps still to make; an epoch or a search that was not finished is begun anew."""
+    """remaining: steps still to make; an epoch or a trial of a rate that was not finished is begun anew."""
     with pytest.MonkeyPatch.context() as patch:
         counted(patch, stop_at)
         with pytest.raises(KeyboardInterrupt):
@@ -281,13 +281,42 @@ def test_every_epoch_and_seed_has_an_order_of_its_own(pictures, monkeypatch):
 
 @overflows
 def test_a_rate_that_diverges_loses_the_search(pictures):
-    told = []
+    told, trials, found = [], [], {}
     plan = PLAN._replace(rates=(0.001, 1e20), search_epochs=3, search_pictures=64)
-    found = search_rate(pictures, TWO, "relu", plan, lambda *step: told.append(step))
+    search_rate(
+        pictures,
+        TWO,
+        "relu",
+        plan,
+        found,
+        lambda: trials.append(dict(found)),
+        lambda *step: told.append(step),
+    )
     assert found[1e20] == 1.0
     assert found[0.001] < 1.0
+    assert [len(known) for known in trials] == list(range(1, len(found) + 1))
     assert [step[:3] for step in told[:3]] == [(0.001, 0, 0.5), (0.001, 0, 1.0), (0.001, 1, 0.5)]
     assert all(0 <= error <= 1 for *_, error in told)
+
+
+@pytest.mark.parametrize(
+    ("errors", "tried"),
+    [
+        ({1: 0.5, 2: 0.4, 4: 0.6}, []),
+        ({1: 0.5, 2: 0.6, 4: 0.7, 0.5: 0.4, 0.25: 0.45}, [0.5, 0.25]),
+        ({1: 0.9, 2: 0.8, 4: 0.7, 8: 0.6, 16: 1.0}, [8, 16]),
+    ],
+    ids=["inside", "at_the_lower_end", "at_the_upper_end"],
+)
+def test_the_search_goes_on_while_the_best_rate_is_at_an_end(errors, tried, pictures, monkeypatch):
+    def trial(data, devices, neuron, rate, *args, **kwargs):
+        return Curve(neuron, 0, rate, [errors[rate]], [], [])
+
+    monkeypatch.setattr(relu_vs_tanh, "train", trial)
+    found = {1: errors[1]}  # known from before the interruption
+    search_rate(pictures, TWO, "relu", PLAN._replace(rates=(1, 2, 4)), found, lambda: None, None)
+    assert list(found) == [1, 2, 4, *tried]
+    assert found == {rate: errors[rate] for rate in found}
 
 
 # ---- numbers -------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+from itertools import permutations
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from rich.text import Text
 
 from tinyalex import devices as device_names
 from tinyalex.comm import launch
-from tinyalex.errors import DataError, TinyalexError
+from tinyalex.errors import ArgumentError, DataError, TinyalexError
 
 app = typer.Typer(
     help="AlexNet written out by hand, on NumPy or CuPy arrays.",
@@ -176,7 +177,7 @@ def train(
     pictures = r.pictures._replace(crop=network.size, offsets=offsets)
     r = r._replace(pictures=pictures if noise is None else pictures._replace(noise=noise))
     network = network._replace(dropout=dropout)
-    settings = Settings(str(data), preset, network, r, seed, upscale, save_every, keep)
+    settings = Settings(str(data.resolve()), preset, network, r, seed, upscale, save_every, keep)
     _go(out, settings, opened, devices, new=True)
 
 
@@ -218,6 +219,7 @@ def _go(out, settings, data, devices, new=False):
             with contextlib.ExitStack() as stack:
                 if comm.rank == 0:
                     if new:
+                        run.check(settings, data, comm.size)
                         run.begin(out, settings)
                     stack.enter_context(run.lock(out))
                 comm.share(None)  # nobody looks into the folder before
@@ -326,7 +328,10 @@ def figure_kernels(checkpoint: Checkpoint, out: Path = Path("kernels.png")):
     from tinyalex import checkpoint as files
     from tinyalex.figures import kernels_figure
 
-    arrays, metadata = files.load(_newest(checkpoint))
+    path = _newest(checkpoint)
+    arrays, metadata = files.load(path)
+    if "settings" not in metadata:
+        raise DataError(f"{path}: a checkpoint, but not of an AlexNet run")
     _save(kernels_figure(arrays["conv1.w"], metadata["settings"]["network"]["towers"]), out)
 
 
@@ -390,18 +395,16 @@ def figure_neighbours(
 def figure_curves(run: Annotated[Path, typer.Argument(help="A run folder.")], out: Path = Path("curves.png")):
     """Training loss and errors against epochs."""
     from tinyalex.figures import curves_figure
-    from tinyalex.run import metrics
 
-    _save(curves_figure(metrics(run)), out)
+    _save(curves_figure(_metrics(run)), out)
 
 
 @figure_app.command("sizes")
 def figure_sizes(run: Annotated[Path, typer.Argument(help="A run folder.")], out: Path = Path("sizes.png")):
     """Sizes of weights and updates, layer by layer, against steps (the 2012 code's check)."""
     from tinyalex.figures import magnitudes_figure
-    from tinyalex.run import metrics
 
-    _save(magnitudes_figure([r for r in metrics(run) if r["kind"] == "sizes"]), out)
+    _save(magnitudes_figure([r for r in _metrics(run) if r["kind"] == "sizes"]), out)
 
 
 # ---- what the commands share -------------------------------------------------------------------------
@@ -444,6 +447,16 @@ def _newest(path):
     return found[-1]
 
 
+def _metrics(path):
+    """Read a run's records; DataError if there are none yet."""
+    from tinyalex.run import metrics
+
+    records = metrics(path)
+    if not records:
+        raise DataError(f"{path}: expected a run folder with records in metrics.jsonl, found none")
+    return records
+
+
 def _open_split(data, split):
     from tinyalex.settings import open_data
 
@@ -455,9 +468,13 @@ def _open_split(data, split):
 
 def _same_classes(path, trained, data):
     if trained.classes != data.classes:
+        only = [
+            ", ".join(sorted(a - b)[:5]) or "none"
+            for a, b in permutations(map(set, (trained.classes, data.classes)))
+        ]
         raise DataError(
-            f"{path}: was trained on {len(trained.classes)} classes ({trained.classes[0]} …), "
-            f"the data have {len(data.classes)} ({data.classes[0]} …)"
+            f"{path}: was trained on {len(trained.classes)} classes, the data have {len(data.classes)}; "
+            f"only in the checkpoint: {only[0]}; only in the data: {only[1]}"
         )
 
 
@@ -489,7 +506,10 @@ def _print_errors(name, errors, pictures, views):
 
 
 def _save(figure, out):
-    figure.savefig(out, dpi=150)
+    try:
+        figure.savefig(out, dpi=figure.dpi)
+    except ValueError as error:  # a file type that matplotlib cannot write
+        raise ArgumentError(f"--out {out}: {error}") from error
     console.print(str(out))
 
 

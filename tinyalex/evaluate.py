@@ -16,6 +16,7 @@ from tinyalex.data import Images, imagenet
 from tinyalex.data.loader import Loader
 from tinyalex.errors import ArgumentError, DataError
 from tinyalex.models.alexnet import alexnet
+from tinyalex.nn import AllGather
 from tinyalex.ops.softmax import softmax, topk_error
 from tinyalex.settings import Settings
 
@@ -53,17 +54,22 @@ def errors(probabilities, labels, k=5):
 def ensemble(predictions, weights=None):
     """Weighted average of several networks' probabilities (2012: avg-test.py); equal weights by default."""
     weights = np.ones(len(predictions)) if weights is None else np.asarray(weights, float)
-    if len(weights) != len(predictions) or weights.min() < 0 or not weights.sum() > 0:
+    if len(weights) != len(predictions) or weights.min() < 0 or not 0 < weights.sum() < np.inf:
         raise ArgumentError(f"weights: expected {len(predictions)} numbers ≥ 0, not all 0, found {weights}")
     return sum(w * p for w, p in zip(weights / weights.sum(), predictions, strict=True))
 
 
 def features(net, loader, layer):
-    """Return the outputs (D, N) of a layer, for every picture of a Loader, as `probabilities` does."""
+    """Return the outputs (D, N) of a layer, of all ranks, for every picture of a Loader.
+
+    As for `probabilities`, every rank must call this.  Raises ArgumentError for an unknown layer.
+    """
     comm = net.comm
     found = []
     while (batch := comm.share(next(loader, None) if loader else None)) is not None:
         y = net.forward(comm.device.put(batch.images), last=layer)
+        if not isinstance(net.layers[layer], AllGather):
+            y = comm.all_gather(y)
         found.append(comm.device.get(y.reshape(-1, y.shape[-1])))
     return np.concatenate(found, axis=1)
 
@@ -82,7 +88,10 @@ def load(comm, path):
     arrays, metadata = checkpoint.load(path)
     if "settings" not in metadata or "data.mean" not in arrays:
         raise DataError(f"{path}: a checkpoint, but not of an AlexNet run")
-    settings = Settings.from_json(metadata["settings"])
+    try:
+        settings = Settings.from_json(metadata["settings"])
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
     net = alexnet(settings.network, comm, np.random.default_rng(0))
     checkpoint.restore(net, None, arrays, path)
     return Trained(net, settings, arrays["data.mean"], tuple(metadata["classes"]))

@@ -25,7 +25,7 @@ HEALTHY = 1e-3  # update / weight: the rule of thumb in the CS231n course notes
 
 def relu_vs_tanh_figure(curves, data, target):
     """Figure 1: training error against epochs, ReLU solid, tanh dashed, a line at the target error."""
-    figure = Figure(figsize=(6, 4.2), layout="constrained")
+    figure = Figure(figsize=(6, 4.2), dpi=150, layout="constrained")
     axes = figure.subplots()
     named = set()
     for curve in curves:
@@ -202,7 +202,7 @@ def curves_figure(metrics):
     train = _columns("curves_figure: metrics", of["train"], ("epoch", "loss", "error", "rate"))
     validation = _columns("curves_figure: metrics", of["validation"], ("epoch", "loss", "top1", "top5"))
 
-    figure = Figure(figsize=(7, 6), layout="constrained")
+    figure = Figure(figsize=(7, 6), dpi=150, layout="constrained")
     loss, error = figure.subplots(2, sharex=True)
     for axes, columns, key, colour, label in (
         (loss, train, "loss", TRAINING, "training"),
@@ -260,7 +260,7 @@ def magnitudes_figure(records):
     layers = list(dict.fromkeys(name.rpartition(".")[0] for name in names))
     shades = colormaps["viridis"](np.linspace(0, 0.88, len(layers)))
 
-    figure = Figure(figsize=(7, 7.5), layout="constrained")
+    figure = Figure(figsize=(7, 7.5), dpi=150, layout="constrained")
     panels = figure.subplots(3, sharex=True, subplot_kw={"yscale": "log"})
     for name, size in sizes.items():
         layer, _, key = name.rpartition(".")
@@ -301,7 +301,7 @@ def _rgb(argument, pictures, axes):
 
 def _sheet(width, height):
     """A figure for `_place` and `_write`: that many inches, and a margin around them."""
-    return Figure(figsize=(width + 2 * MARGIN, height + 2 * MARGIN))
+    return Figure(figsize=(width + 2 * MARGIN, height + 2 * MARGIN), dpi=150)
 
 
 def _place(figure, left, top, width, height):

@@ -98,7 +98,12 @@ class Schedule:
             state["waited"] += 1
         if state["waited"] >= self.recipe.patience:
             state["drops"], state["waited"] = state["drops"] + 1, 0
-        return state["drops"] <= 3
+        return not self.ended
+
+    @property
+    def ended(self):
+        """Whether a fourth drop was due: training has come to its end."""
+        return self.state["drops"] > 3
 
 
 def from_json(fields):

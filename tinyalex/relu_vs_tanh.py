@@ -6,8 +6,8 @@ independently to make training as fast as possible. No regularization of any kin
 
 Here: `figure1_net` once with each neuron, SGD with momentum 0.9 and no decay, batches of 128, pixels minus
 the mean image.  A small search picks each neuron's rate: every rate of a grid trains for a short while, and
-the one with the lowest training error is taken.  Training error is counted on the batches as they are
-trained on, over the whole epoch.
+rates beyond the grid too, while the best is at its end; the one with the lowest training error is taken.
+Training error is counted on the batches as they are trained on, over the whole epoch.
 """
 
 import csv
@@ -111,11 +111,14 @@ def train(data, devices, neuron, rate, seed, epochs, path=None, target=0.0, on_s
     return launch(rank, devices)[0]
 
 
-def search_rate(data, devices, neuron, plan, on_step):
-    """Try every rate of the plan; return {rate: training error of its last epoch} (1.0 if it diverged)."""
+def search_rate(data, devices, neuron, plan, found, on_trial, on_step):
+    """Try every rate of the plan, and beyond its ends while the best is at one of them.
+
+    found: {rate: training error of the trial's last epoch, 1.0 if it diverged}, what is already known; it is
+    filled in, and on_trial() is called after each trial.
+    """
     part = first(data, plan.search_pictures)
-    found = {}
-    for rate in plan.rates:
+    while (rate := _next_rate(plan.rates, found)) is not None:
         try:
             found[rate] = train(
                 part, devices, neuron, rate, plan.seeds[0], plan.search_epochs,
@@ -123,7 +126,17 @@ def search_rate(data, devices, neuron, plan, on_step):
             ).errors[-1]  # fmt: skip
         except NonFiniteError:
             found[rate] = 1.0
-    return found
+        on_trial()
+
+
+def _next_rate(rates, found):
+    for rate in rates:
+        if rate not in found:
+            return rate
+    best = min(found, key=found.get)
+    if best == max(found):
+        return 2 * best
+    return best / 2 if best == min(found) else None
 
 
 def run(data, plan, devices, out, console):
@@ -158,18 +171,19 @@ def run(data, plan, devices, out, console):
 
 def _search(data, plan, devices, neuron, out, progress):
     path = out / f"{neuron}-search.json"
-    if path.exists():
-        return {float(rate): error for rate, error in json.loads(path.read_text()).items()}
-    task = progress.add_task(f"{neuron}, which rate?", state="", total=len(plan.rates))
+    known = json.loads(path.read_text()) if path.exists() else {}
+    found = {float(rate): error for rate, error in known.items()}
+    task = progress.add_task(f"{neuron}, which rate?", state="", total=None)
 
     def on_step(rate, epoch, fraction, error):
-        done = plan.rates.index(rate) + (epoch + fraction) / plan.search_epochs
-        progress.update(task, completed=done, state=f"rate {rate:g}  training error {error:5.1%}")
+        progress.update(task, state=f"rate {rate:g}  training error {error:5.1%}")
 
-    found = search_rate(data, devices, neuron, plan, on_step)
+    search_rate(
+        data, devices, neuron, plan, found, lambda: checkpoint.write_text(path, json.dumps(found)), on_step
+    )
     best = min(found, key=found.get)
-    progress.update(task, state=f"rate {best:g}  is the best of {', '.join(f'{r:g}' for r in found)}")
-    checkpoint.write_text(path, json.dumps(found))
+    state = f"{best:g} is the best of {', '.join(f'{r:g}' for r in sorted(found))}"
+    progress.update(task, total=1.0, completed=1.0, state=state)
     return found
 
 
@@ -211,7 +225,7 @@ def _write(out, plan, curves, searches, devices):
         "ratio_of_epochs": {seed: ratio(curves, seed) for seed in plan.seeds},
     }  # fmt: skip
     checkpoint.write_text(out / "summary.json", json.dumps(summary, indent=1) + "\n")
-    relu_vs_tanh_figure(curves, plan.data, TARGET).savefig(out / "relu_vs_tanh.png", dpi=150)
+    relu_vs_tanh_figure(curves, plan.data, TARGET).savefig(out / "relu_vs_tanh.png")
     return summary
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from tinyalex import checkpoint
+from tinyalex.describe import describe
 from tinyalex.errors import DataError
 from tinyalex.evaluate import errors, probabilities
 from tinyalex.models.alexnet import alexnet
@@ -28,6 +29,13 @@ from tinyalex.optim import SGD
 from tinyalex.recipe import Schedule
 from tinyalex.settings import Settings
 from tinyalex.train import model_parallel_step
+
+
+def check(settings, data, ranks):
+    """Raise the ArgumentError of settings that the data or this number of ranks do not allow."""
+    describe(settings.network, ranks, settings.recipe.batch)
+    with data.loader("train", settings, recipe=settings.recipe.pictures, train=True):
+        pass
 
 
 def begin(out, settings):
@@ -45,7 +53,7 @@ def settings_of(out):
     path = Path(out) / "run.json"
     try:
         return Settings.from_json(json.loads(path.read_text()))
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:  # DataError too
         raise DataError(f"{path}: expected the settings of a run: {error}") from error
 
 
@@ -74,8 +82,10 @@ def lock(out):
         held.acquire(timeout=0)
     except Timeout as error:
         raise DataError(f"{out}: another process is training in this folder") from error
-    with held:
+    try:
         yield
+    finally:
+        held.release()
 
 
 @contextlib.contextmanager
@@ -120,34 +130,36 @@ class _Run:
         self.epoch = self.batch = self.step = 0
         self.sums = [0.0, 0.0]  # of loss and error since the epoch began
         self.saved = None  # the step of the newest checkpoint
+        self.batches = len(data.train.labels) // r.batch  # in an epoch
         if checkpoints(out):
             self._restore(checkpoints(out)[-1])
+        if comm.rank == 0:  # what was recorded after this checkpoint will be recorded again
+            kept = [r for r in metrics(out) if r["step"] <= self.step]
+            text = "".join(json.dumps(r) + "\n" for r in kept)
+            checkpoint.write_text(out / "metrics.jsonl", text)
 
     def go(self, stop):
-        while self.epoch < self.settings.recipe.epochs:
+        while self.epoch < self.settings.recipe.epochs and not self.schedule.ended:
             if not self._train_epoch(stop):
                 return False
-            more = self._end_epoch()
+            self._end_epoch()
             self._save()
-            if not more:
-                break
         return True
 
     def _train_epoch(self, stop):
         noise = self.schedule.begin_epoch(self.epoch, self.optimizer)
         start = (self.epoch, self.batch)
         with self._loader("train", noise=noise, start=start, epochs=self.epoch + 1) as loader:
-            while True:
+            while self.batch < self.batches:
                 batch, stopping = self.comm.share(self._next(loader, stop))
                 if stopping:
                     if self.saved != self.step:
-                        self._save()
+                        self._save(planned=False)
                     return False
-                if batch is None:
-                    return True
                 self._train_step(batch)
-                if self.step % self.settings.save_every == 0:
+                if self.step % self.settings.save_every == 0 and self.batch < self.batches:
                     self._save()
+        return True
 
     def _next(self, loader, stop):
         """On rank 0: the next batch (None at the end of the epoch), and whether to stop before it."""
@@ -181,7 +193,7 @@ class _Run:
             loss, top1, error = errors(p, labels)
             self._emit(kind="validation", loss=loss, top1=top1, top5=error)
             error = top1
-        return self.schedule.end_epoch(error)
+        self.schedule.end_epoch(error)
 
     @contextlib.contextmanager
     def _loader(self, split, noise=0.0, **kwargs):
@@ -205,12 +217,13 @@ class _Run:
                 file.write(json.dumps(record) + "\n")
         self.on_event(record)
 
-    def _save(self):
+    def _save(self, planned=True):
         arrays = checkpoint.state(self.net, self.optimizer)
         self.saved = self.step
         if self.comm.rank:
             return
-        self._emit("sizes", layers=_sizes(arrays))
+        if planned:  # an interruption leaves no trace in the metrics
+            self._emit("sizes", layers=_sizes(arrays))
         arrays["data.mean"] = self.data.mean
         metadata = {
             "settings": self.settings.to_json(),
@@ -234,10 +247,6 @@ class _Run:
         self.sums, self.saved = metadata["sums"], metadata["step"]
         self.schedule.state = metadata["schedule"]
         self.rng.bit_generator.state = metadata["generator"]
-        if self.comm.rank == 0:  # what was recorded after this checkpoint will be recorded again
-            kept = [r for r in metrics(self.out) if r["step"] <= self.step]
-            text = "".join(json.dumps(r) + "\n" for r in kept)
-            checkpoint.write_text(self.out / "metrics.jsonl", text)
 
 
 def _sizes(arrays):

@@ -62,8 +62,8 @@ def open_data(path):
     """Open a folder made by `tinyalex prepare`, or CIFAR-10 in any form that `cifar10.load` reads."""
     path = Path(path)
     if (path / "index.json").exists() or (path / "plan.json").exists():
-        index = json.loads((path / "index.json").read_text()) if (path / "index.json").exists() else {}
         train = imagenet.open(path, "train")
+        index = json.loads((path / "index.json").read_text())
         val = imagenet.open(path, "val") if "val" in index.get("splits", ()) else None
         return Data(train, val, train.mean, train.covariance, train.classes)
     train, val = cifar10.load(path, "train"), cifar10.load(path, "test")

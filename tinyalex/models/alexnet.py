@@ -98,6 +98,8 @@ def alexnet(network, comm, rng, dtype=np.float32):
         raise ArgumentError(f"alexnet: {n.towers} tower(s) run on 1 rank or {n.towers}, not on {comm.size}")
     if comm.size > 1 and n.lrn and not n.lrn_within_towers:
         raise ArgumentError("alexnet: LRN windows across the towers (lrn_within_towers=False) need one rank")
+    if n.classes % comm.size:
+        raise ArgumentError(f"alexnet: {n.classes} classes cannot be shared by {comm.size} ranks: use one")
     c1, c2, c3, c4, c5 = n.filters
     g = n.towers
     pad1, pad2, pad5 = _pads(n)
