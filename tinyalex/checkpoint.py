@@ -53,20 +53,35 @@ def write_array(path, array):
 
 def load(path):
     """Read a checkpoint: (arrays by name, metadata).  Raises DataError if it is not a whole one."""
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, _metadata(path, file)  # noqa: SIM118
+
+
+def metadata(path):
+    """Read a checkpoint's metadata alone, without its arrays."""
+    with _opened(path) as file:
+        return _metadata(path, file)
+
+
+@contextlib.contextmanager
+def _opened(path):
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: expected a checkpoint (.safetensors), found no such file")
     try:
         with safetensors.safe_open(path, "numpy") as file:
-            metadata = (file.metadata() or {}).get("tinyalex")
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            yield file
     except (safetensors.SafetensorError, OSError) as error:
         size = path.stat().st_size
         raise DataError(f"{path}: not a whole safetensors file ({size:,} bytes): {error}") from error
-    if metadata is None:
+
+
+def _metadata(path, file):
+    text = (file.metadata() or {}).get("tinyalex")
+    if text is None:
         raise DataError(f"{path}: a safetensors file, but without tinyalex's metadata")
     try:
-        return arrays, json.loads(metadata)
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}: its metadata are damaged: {error}") from error
 

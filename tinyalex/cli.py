@@ -25,9 +25,10 @@ console = Console(markup=False, highlight=False, soft_wrap=True)
 LAST_HIDDEN = "gather8"  # its output are the 4096 features that the last layer reads
 
 Devices = Annotated[
-    str,
+    str | None,
     typer.Option(
-        help="Comma-separated, one rank each; cpu: every core, cpu:0,cpu:1,…; under mpiexec: mpi, mpi:cuda."
+        help="One rank each: cpu:0,cpu:1 or cuda:0,cuda:1; cpu: cores; under mpiexec: mpi, mpi:cuda.",
+        show_default="cpu",
     ),
 ]
 
@@ -51,7 +52,7 @@ def relu_vs_tanh(
         str,
         typer.Option(help="auto (CIFAR-10 where it is on disk, else shapes), shapes, cifar10 or its PATH."),
     ] = "auto",
-    devices: Devices = "cpu",
+    devices: Devices = None,
     out: Annotated[Path, typer.Option(help="Where the figure, curves and summary go.")] = Path(
         "relu-vs-tanh"
     ),
@@ -70,7 +71,7 @@ def relu_vs_tanh(
     plan = figure1.FULL if full else figure1.QUICK
     images = figure1.first(images, plan.pictures)
     plan = plan._replace(data=name, seeds=tuple(range(seeds)))
-    summary = figure1.run(images, plan, device_names.parse(devices, figure1.BATCH), out, console)
+    summary = figure1.run(images, plan, device_names.parse(devices or "cpu", figure1.BATCH), out, console)
     for seed, ratio in summary["ratio_of_epochs"].items():
         times = f"{ratio:.1f} times the epochs that ReLU needs" if ratio else "no ratio: one did not arrive"
         console.print(f"seed {seed}: to 25% training error tanh needs {times} (the paper: about six)")
@@ -108,7 +109,7 @@ Width = Annotated[float, typer.Option(help="Factor on the numbers of filters and
 def describe(
     model: Annotated[str, typer.Argument(help="alexnet.")] = "alexnet",
     preset: Preset = "paper",
-    devices: Devices = "cpu:0,cpu:1",
+    devices: Devices = None,
     batch: Annotated[int, typer.Option(help="Images in a training step.", min=1)] = 128,
     size: Annotated[int | None, typer.Option(help="Side of the picture in pixels.")] = None,
     width: Width = 1.0,
@@ -121,7 +122,7 @@ def describe(
         raise DataError(f"describe: expected alexnet, found {model!r}")
     held = description.parse_memory(memory) if memory else None
     network = _network(preset, width, size, None)
-    ranks = len(devices.split(",")) if devices != "cpu" else device_names.cpu_count()
+    ranks = len(_devices(devices, network).split(","))
     description.print_description(description.describe(network, ranks, batch), console, held)
 
 
@@ -148,7 +149,7 @@ def train(
     data: DataSet,
     out: Annotated[Path, typer.Argument(help="The run's folder: new or empty.")],
     preset: Preset = "paper",
-    devices: Devices = "cpu:0,cpu:1",
+    devices: Devices = None,
     epochs: Annotated[int | None, typer.Option(help="Instead of the preset's.", min=1)] = None,
     batch: Annotated[int | None, typer.Option(help="Images a step, instead of the preset's.", min=1)] = None,
     rate: Annotated[float | None, typer.Option(help="First learning rate, instead of the preset's.")] = None,
@@ -182,7 +183,7 @@ def train(
 
 
 @app.command()
-def resume(out: Annotated[Path, typer.Argument(help="The run's folder.")], devices: Devices = "cpu:0,cpu:1"):
+def resume(out: Annotated[Path, typer.Argument(help="The run's folder.")], devices: Devices = None):
     """Go on with a run from its newest checkpoint, on any number of devices that its towers allow."""
     from tinyalex import run
     from tinyalex.settings import open_data
@@ -225,7 +226,7 @@ def _go(out, settings, data, devices, new=False):
                 comm.share(None)  # nobody looks into the folder before
                 return run.train(comm, out, settings, data, stop, on_event)
 
-        done = _launch(rank, devices)
+        done = _launch(rank, _devices(devices, settings.network))
     if not done:
         console.print(f"stopped after a checkpoint; go on with: tinyalex resume {out}")
         raise typer.Exit(130)
@@ -243,7 +244,7 @@ def evaluate(
     weights: Annotated[
         str | None, typer.Option(help="Of an ensemble: comma-separated, equal by default.")
     ] = None,
-    devices: Devices = "cpu:0,cpu:1",
+    devices: Devices = None,
 ):
     """Print the top-1 and top-5 error of a checkpoint, or of the average of several networks' predictions."""
     from tinyalex import evaluate as testing
@@ -261,7 +262,7 @@ def evaluate(
                 found.append(testing.probabilities(trained.net, loader))
         return found
 
-    found = _launch(rank, devices)
+    found = _launch(rank, _devices_for(devices, paths[0]))
     labels = found[0][1]
     for path, (p, _) in zip(paths, found, strict=True):
         _print_errors(path, testing.errors(p, labels), len(labels), views)
@@ -276,7 +277,7 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="Pictures: JPEG, PNG, …")],
     views: Views = 10,
     top: Annotated[int, typer.Option(help="How many classes to print.", min=1)] = 5,
-    devices: Devices = "cpu:0,cpu:1",
+    devices: Devices = None,
 ):
     """Print the most probable classes of pictures."""
     from tinyalex import evaluate as testing
@@ -288,7 +289,7 @@ def predict(
         with testing.picture_loader(comm, trained, images, views) as loader:
             return testing.probabilities(trained.net, loader)[0], trained.classes
 
-    probabilities, classes = _launch(rank, devices)
+    probabilities, classes = _launch(rank, _devices_for(devices, path))
     for picture, p in zip(images, probabilities.T, strict=True):
         console.print(str(picture))
         for k in p.argsort()[::-1][:top]:
@@ -302,7 +303,7 @@ def features(
     out: Annotated[Path, typer.Argument(help="A .npy file: float32 (features, pictures).")],
     split: Split = "val",
     layer: Annotated[str, typer.Option(help="Whose outputs.")] = LAST_HIDDEN,
-    devices: Devices = "cpu:0,cpu:1",
+    devices: Devices = None,
 ):
     """Write a hidden layer's outputs for every picture of a split, in the order of the split."""
     from tinyalex import evaluate as testing
@@ -317,7 +318,7 @@ def features(
         with _loader_for(comm, trained, opened, split, 1) as loader:
             return testing.features(trained.net, loader, layer)
 
-    found = _launch(rank, devices)
+    found = _launch(rank, _devices_for(devices, path))
     write_array(out, found)
     console.print(f"{out}: {found.shape[0]} features of {found.shape[1]} pictures")
 
@@ -326,13 +327,12 @@ def features(
 def figure_kernels(checkpoint: Checkpoint, out: Path = Path("kernels.png")):
     """Figure 3: the kernels of the first layer, one block for each tower."""
     from tinyalex import checkpoint as files
+    from tinyalex.evaluate import settings_of
     from tinyalex.figures import kernels_figure
 
     path = _newest(checkpoint)
-    arrays, metadata = files.load(path)
-    if "settings" not in metadata:
-        raise DataError(f"{path}: a checkpoint, but not of an AlexNet run")
-    _save(kernels_figure(arrays["conv1.w"], metadata["settings"]["network"]["towers"]), out)
+    towers = settings_of(path).network.towers
+    _save(kernels_figure(files.load(path)[0]["conv1.w"], towers), out)
 
 
 @figure_app.command("predictions")
@@ -342,7 +342,7 @@ def figure_predictions(
     out: Path = Path("predictions.png"),
     count: Annotated[int, typer.Option(help="Pictures shown.", min=1)] = 8,
     seed: Annotated[int, typer.Option(help="Seed of their choice.")] = 0,
-    devices: Devices = "cpu:0,cpu:1",
+    devices: Devices = None,
 ):
     """Figure 4, left: validation pictures with the five most probable classes."""
     from tinyalex import evaluate as testing
@@ -356,7 +356,7 @@ def figure_predictions(
         with testing.array_loader(comm, trained, pictures, 10) as loader:
             return testing.probabilities(trained.net, loader)[0], trained.classes
 
-    probabilities, classes = _launch(rank, devices)
+    probabilities, classes = _launch(rank, _devices_for(devices, path))
     _save(predictions_figure(pictures, probabilities, labels, classes), out)
 
 
@@ -367,7 +367,7 @@ def figure_neighbours(
     out: Path = Path("neighbours.png"),
     count: Annotated[int, typer.Option(help="Validation pictures shown.", min=1)] = 5,
     seed: Annotated[int, typer.Option(help="Seed of their choice.")] = 0,
-    devices: Devices = "cpu:0,cpu:1",
+    devices: Devices = None,
 ):
     """Figure 4, right: validation pictures and the training pictures with the nearest features."""
     import numpy as np
@@ -386,7 +386,7 @@ def figure_neighbours(
         with testing.array_loader(comm, trained, pictures, 1) as loader:
             return testing.features(trained.net, loader, LAST_HIDDEN), database
 
-    indices, _ = nearest(*_launch(rank, devices), k=6)
+    indices, _ = nearest(*_launch(rank, _devices_for(devices, path)), k=6)
     found = np.stack([testing.pictures_at(opened.train, row) for row in indices.T], axis=-1)
     _save(neighbours_figure(pictures, found), out)
 
@@ -408,6 +408,22 @@ def figure_sizes(run: Annotated[Path, typer.Argument(help="A run folder.")], out
 
 
 # ---- what the commands share -------------------------------------------------------------------------
+
+
+def _devices(devices, network):
+    """Return the devices asked for, or a CPU core for each rank that the network's towers allow."""
+    from tinyalex.models.alexnet import most_ranks
+
+    if devices in (None, "cpu"):
+        devices = ",".join(f"cpu:{k}" for k in range(min(most_ranks(network), device_names.cpu_count())))
+    return devices
+
+
+def _devices_for(devices, path):
+    """As `_devices`, for the network of a checkpoint."""
+    from tinyalex.evaluate import settings_of
+
+    return _devices(devices, settings_of(path).network)
 
 
 def _launch(fn, devices):

@@ -83,15 +83,21 @@ class Trained(NamedTuple):
     classes: tuple
 
 
-def load(comm, path):
-    """Read a network from a run's checkpoint, on this rank of comm.  Raises DataError if it is none."""
-    arrays, metadata = checkpoint.load(path)
-    if "settings" not in metadata or "data.mean" not in arrays:
+def settings_of(path):
+    """Return the settings of a run's checkpoint.  Raises DataError if it is none."""
+    metadata = checkpoint.metadata(path)
+    if "settings" not in metadata:
         raise DataError(f"{path}: a checkpoint, but not of an AlexNet run")
     try:
-        settings = Settings.from_json(metadata["settings"])
+        return Settings.from_json(metadata["settings"])
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
+
+
+def load(comm, path):
+    """Read a network from a run's checkpoint, on this rank of comm.  Raises DataError if it is none."""
+    settings = settings_of(path)
+    arrays, metadata = checkpoint.load(path)
     net = alexnet(settings.network, comm, np.random.default_rng(0))
     checkpoint.restore(net, None, arrays, path)
     return Trained(net, settings, arrays["data.mean"], tuple(metadata["classes"]))

@@ -272,6 +272,7 @@ def magnitudes_figure(records):
                 color=shades[layers.index(layer)], linewidth=1.2, marker=".", markersize=2.5, label=name,
             )  # fmt: skip
     panels[2].axhline(HEALTHY, color="0.3", linewidth=0.9, linestyle=":")
+    panels[2].update_datalim([(0, HEALTHY / 10), (0, HEALTHY * 10)])
     for axes, title in zip(panels, ("mean |w|", "mean |Δw|", "mean |Δw| / mean |w|"), strict=True):
         axes.set_ylabel(title)
         axes.spines[["top", "right"]].set_visible(False)

@@ -85,6 +85,12 @@ def narrow(network, width):
     return network._replace(filters=tuple(scaled(f) for f in network.filters), hidden=scaled(network.hidden))
 
 
+def most_ranks(network):
+    """Return how many ranks can share the network: one a tower, or 1 where something spans the towers."""
+    spans = network.lrn and not network.lrn_within_towers
+    return 1 if spans or network.classes % network.towers else network.towers
+
+
 def alexnet(network, comm, rng, dtype=np.float32):
     """Build the network on this rank of comm.
 
