@@ -5,12 +5,15 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from tinyalex import checkpoint
 from tinyalex.comm import launch
 from tinyalex.devices import Device
+from tinyalex.models.alexnet import Network, alexnet, narrow
 from tinyalex.models.cifar import figure1_net
 from tinyalex.mpi import MPIComm, launch_mpi
+from tinyalex.ops.softmax import softmax_loss_backward, softmax_loss_forward
 from tinyalex.optim import SGD
-from tinyalex.train import data_parallel_step
+from tinyalex.train import data_parallel_step, model_parallel_step
 
 
 def array(rank, shape, dtype):
@@ -179,6 +182,31 @@ def check(comm):
     shared["mean"] += 1  # each process has its own
 
 
+def towers(comm):
+    """AlexNet on two processes against both towers on one rank: logits, gradients, and ten steps later."""
+    network = narrow(Network(size=67, classes=10), 0.1)
+    rng = np.random.default_rng(3)
+    images, labels = rng.standard_normal((3, 67, 67, 5)) * 60, rng.integers(0, 10, 5)
+
+    def run(comm):
+        net = alexnet(network, comm, np.random.default_rng(0), np.float64)
+        optimizer = SGD(net, 0.01, decay=0.0005)
+        logits = net.forward(images)
+        _, cache = softmax_loss_forward(logits, labels)
+        net.backward(softmax_loss_backward(cache))
+        found = {name: comm.all_gather(layer.grads[key]) for name, layer, key in net.parameters()}
+        found["logits"] = logits
+        for step in range(10):
+            model_parallel_step(net, optimizer, images, labels, step)
+        return found | {f"later {name}": array for name, array in checkpoint.state(net, optimizer).items()}
+
+    found, expected = run(comm), run(comm.alone())
+    assert found.keys() == expected.keys()
+    for name, array in found.items():
+        scale = np.abs(expected[name]).max()
+        assert np.abs(array - expected[name]).max() <= 1e-10 * scale, name
+
+
 def fail(comm):
     """Raise on the last rank while the others wait for it."""
     if comm.rank == comm.size - 1:
@@ -196,6 +224,7 @@ def wait(comm):
 PROGRAMS = {
     "check": check,
     "train": lambda comm: same_as_threads(comm, train),
+    "towers": towers,
     "fail": fail,
     "wait": wait,
     "size": lambda comm: print(f"{comm.size} ranks, {comm.device}"),

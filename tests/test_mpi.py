@@ -57,6 +57,13 @@ def test_processes_give_the_bits_and_ledger_of_threads(size, program):
 
 
 @needs_mpi
+def test_alexnets_towers_on_two_processes_are_one_network():
+    code, output, errors = finish(start(2, "towers"), seconds=60)
+    assert code == 0, errors
+    assert output.count("finished") == 2
+
+
+@needs_mpi
 def test_an_error_on_one_rank_ends_the_job():
     begun = time.monotonic()
     code, output, errors = finish(start(2, "fail"), seconds=30)

@@ -149,10 +149,17 @@ def train(
     data: DataSet,
     out: Annotated[Path, typer.Argument(help="The run's folder: new or empty.")],
     preset: Preset = "paper",
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="How it is trained: paper, code2012 or caffe; by default as the preset."),
+    ] = None,
     devices: Devices = None,
     epochs: Annotated[int | None, typer.Option(help="Instead of the preset's.", min=1)] = None,
     batch: Annotated[int | None, typer.Option(help="Images a step, instead of the preset's.", min=1)] = None,
     rate: Annotated[float | None, typer.Option(help="First learning rate, instead of the preset's.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Epochs without a better error before the rate drops.", min=1)
+    ] = None,
     noise: Annotated[float | None, typer.Option(help="Colour noise, instead of the preset's.")] = None,
     bias: Annotated[float | None, typer.Option(help="First biases, instead of the preset's 1.")] = None,
     dropout: Annotated[bool, typer.Option(help="Drop half of the hidden units in training.")] = True,
@@ -160,19 +167,23 @@ def train(
     size: Annotated[int | None, typer.Option(help="Side of the crop that the network sees.")] = None,
     upscale: Annotated[int | None, typer.Option(help="Enlarge pictures to this side first.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
-    save_every: Annotated[int, typer.Option(help="Steps between checkpoints.", min=1)] = 500,
+    save_every: Annotated[
+        int, typer.Option(help="Steps between checkpoints; one is written at the end too.", min=1)
+    ] = 500,
     keep: Annotated[int, typer.Option(help="Checkpoints kept.", min=1)] = 3,
 ):
     """Train AlexNet.  Ctrl-C finishes the step, writes a checkpoint and ends; `tinyalex resume` goes on."""
-    from tinyalex import recipe
+    from tinyalex.recipe import PRESETS
     from tinyalex.settings import Settings, open_data
 
     opened = open_data(data)
     network = _network(preset, width, size, len(opened.classes))
     if bias is not None:
         network = network._replace(bias=bias)
-    r = recipe.PRESETS[preset]
-    chosen = {"epochs": epochs, "batch": batch, "rate": rate}
+    if (recipe or preset) not in PRESETS:
+        raise DataError(f"--recipe: expected one of {', '.join(PRESETS)}, found {recipe!r}")
+    r = PRESETS[recipe or preset]
+    chosen = {"epochs": epochs, "batch": batch, "rate": rate, "patience": patience}
     r = r._replace(**{name: value for name, value in chosen.items() if value is not None})
     offsets = r.pictures.offsets if size is None else None
     pictures = r.pictures._replace(crop=network.size, offsets=offsets)

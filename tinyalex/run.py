@@ -139,12 +139,17 @@ class _Run:
             checkpoint.write_text(out / "metrics.jsonl", text)
 
     def go(self, stop):
-        while self.epoch < self.settings.recipe.epochs and not self.schedule.ended:
+        while not self.ended:
             if not self._train_epoch(stop):
                 return False
             self._end_epoch()
-            self._save()
+            if self.ended or self.step % self.settings.save_every == 0:
+                self._save()
         return True
+
+    @property
+    def ended(self):
+        return self.epoch >= self.settings.recipe.epochs or self.schedule.ended
 
     def _train_epoch(self, stop):
         noise = self.schedule.begin_epoch(self.epoch, self.optimizer)
