@@ -194,7 +194,9 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(stop_at, remaining, p
         counted(patch, stop_at)
         with pytest.raises(KeyboardInterrupt):
             run(pictures, PLAN, TWO, tmp_path, quiet())
-    assert not (tmp_path / "summary.json").exists()
+    partial = json.loads((tmp_path / "summary.json").read_text())
+    assert len(partial["runs"]) == len(list(tmp_path.glob("*.safetensors")))
+    assert (tmp_path / "relu_vs_tanh.png").exists()
     with pytest.MonkeyPatch.context() as patch:
         steps = counted(patch)
         summary = run(pictures, PLAN, TWO, tmp_path, quiet())

@@ -41,7 +41,8 @@ def relu_vs_tanh_figure(curves, data, target):
     axes.set(xlabel="epochs", ylabel="training error rate", title=f"four-layer network, {data}")
     axes.set_xlim(left=0)
     axes.set_ylim(0, 0.9)
-    axes.legend(frameon=False)
+    if named:
+        axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 

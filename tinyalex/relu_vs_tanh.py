@@ -22,12 +22,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from tinyalex import checkpoint
 from tinyalex.comm import launch
 from tinyalex.errors import DataError, NonFiniteError
+from tinyalex.figures import relu_vs_tanh_figure
 from tinyalex.models.cifar import figure1_net
 from tinyalex.optim import SGD
 from tinyalex.train import InMemory, data_parallel_step
 
 NEURONS = ("relu", "tanh")
 TARGET = 0.25  # training error
+LEVELS = (0.5, 0.4, 0.35, 0.3, 0.25)  # whose epochs the summary lists
 BATCH = 128
 
 
@@ -142,18 +144,26 @@ def _next_rate(rates, found):
 def run(data, plan, devices, out, console):
     """Run the whole experiment into the folder `out`, continuing where an earlier run stopped.
 
-    Writes relu_vs_tanh.png (the figure), curves.csv, summary.json, and the checkpoints of each network.
+    Writes relu_vs_tanh.png (the figure), curves.csv, summary.json, and a checkpoint of each network; an
+    interrupted run writes them as far as it came.
     Returns the summary.  Raises DataError if the folder holds a run with another plan.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     _begin(out, plan)
-    curves, searches = [], {}
+    try:
+        _train_all(data, plan, devices, out, console)
+    except KeyboardInterrupt:
+        _write(out, plan, devices)
+        raise
+    return _write(out, plan, devices)
+
+
+def _train_all(data, plan, devices, out, console):
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}")
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
         for neuron in NEURONS:
-            searches[neuron] = _search(data, plan, devices, neuron, out, progress)
-            rate = min(searches[neuron], key=searches[neuron].get)
+            rate = _search(data, plan, devices, neuron, out, progress)
             for seed in plan.seeds:
                 task = progress.add_task(f"{neuron}, rate {rate:g}, seed {seed}", state="", total=1.0)
 
@@ -161,18 +171,24 @@ def run(data, plan, devices, out, console):
                     state = f"epoch {epoch + fraction:5.2f}  training error {error:5.1%}"
                     progress.update(task, completed=fraction, state=state)
 
-                path = out / f"{neuron}-seed{seed}.safetensors"
+                path = _checkpoint(out, neuron, seed)
                 curve = train(data, devices, neuron, rate, seed, plan.most_epochs, path, TARGET, on_step)
                 state = f"{len(curve.errors)} epochs, training error {curve.errors[-1]:5.1%}"
                 progress.update(task, completed=1.0, state=state)
-                curves.append(curve)
-    return _write(out, plan, curves, searches, devices)
+
+
+def _checkpoint(out, neuron, seed):
+    return out / f"{neuron}-seed{seed}.safetensors"
+
+
+def _search_results(out, neuron):
+    path = out / f"{neuron}-search.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    return path, {float(rate): error for rate, error in known.items()}
 
 
 def _search(data, plan, devices, neuron, out, progress):
-    path = out / f"{neuron}-search.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
-    found = {float(rate): error for rate, error in known.items()}
+    path, found = _search_results(out, neuron)
     task = progress.add_task(f"{neuron}, which rate?", state="", total=None)
 
     def on_step(rate, epoch, fraction, error):
@@ -184,7 +200,7 @@ def _search(data, plan, devices, neuron, out, progress):
     best = min(found, key=found.get)
     state = f"{best:g} is the best of {', '.join(f'{r:g}' for r in sorted(found))}"
     progress.update(task, total=1.0, completed=1.0, state=state)
-    return found
+    return best
 
 
 def _begin(out, plan):
@@ -198,9 +214,10 @@ def _begin(out, plan):
     checkpoint.write_text(path, text)
 
 
-def _write(out, plan, curves, searches, devices):
-    from tinyalex.figures import relu_vs_tanh_figure
-
+def _write(out, plan, devices):
+    """Write the results of all networks that have a checkpoint, whether or not they arrived."""
+    paths = [_checkpoint(out, neuron, seed) for neuron in NEURONS for seed in plan.seeds]
+    curves = [Curve(**checkpoint.metadata(path)) for path in paths if path.exists()]
     rows = [
         {"neuron": c.neuron, "seed": c.seed, "rate": c.rate, "epoch": e, "training_error": error,
          "loss": loss, "seconds": seconds}
@@ -208,17 +225,20 @@ def _write(out, plan, curves, searches, devices):
         for e, (error, loss, seconds) in enumerate(zip(c.errors, c.losses, c.seconds, strict=True), 1)
     ]  # fmt: skip
     with open(out / "curves.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
+        writer = csv.DictWriter(
+            file, ("neuron", "seed", "rate", "epoch", "training_error", "loss", "seconds")
+        )
         writer.writeheader()
         writer.writerows(rows)
     summary = {
         **plan._asdict(),
         "devices": [d.name for d in devices],
         "target_training_error": TARGET,
-        "search": searches,
+        "search": {neuron: _search_results(out, neuron)[1] for neuron in NEURONS},
         "runs": [
             {"neuron": c.neuron, "seed": c.seed, "rate": c.rate, "epochs_to_target": c.epochs_to(),
-             "epochs_run": len(c.errors), "last_training_error": c.errors[-1],
+             "epochs_to": {level: c.epochs_to(level) for level in LEVELS}, "epochs_run": len(c.errors),
+             "last_training_error": c.errors[-1],
              "median_seconds_an_epoch": float(np.median(c.seconds))}
             for c in curves
         ],
@@ -232,4 +252,4 @@ def _write(out, plan, curves, searches, devices):
 def ratio(curves, seed):
     """Epochs that tanh needs to the target / epochs that ReLU needs; None if either did not arrive."""
     epochs = {c.neuron: c.epochs_to() for c in curves if c.seed == seed}
-    return epochs["tanh"] / epochs["relu"] if all(epochs.values()) else None
+    return epochs["tanh"] / epochs["relu"] if len(epochs) == 2 and all(epochs.values()) else None
