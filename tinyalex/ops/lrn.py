@@ -21,7 +21,7 @@ from typing import NamedTuple
 from tinyalex.devices import check_dy, empty, same_dtype, xp_of
 from tinyalex.errors import ArgumentError
 
-BLOCK_BYTES = 1 << 18  # of x handled at a time, all channels of some pixels
+BLOCK_BYTES = 1 << 20  # of x handled at a time, all channels of some pixels
 
 
 class NormCache(NamedTuple):

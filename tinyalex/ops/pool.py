@@ -21,7 +21,7 @@ from tinyalex.devices import check_dy, empty, same_dtype, xp_of, zeros
 from tinyalex.errors import ArgumentError
 from tinyalex.ops.conv import four_pads, output_size
 
-BLOCK_BYTES = 1 << 19  # of input handled at a time, whole channels: what stays in cache between passes
+BLOCK_BYTES = 1 << 21  # of input handled at a time, whole channels: smaller, and the ranks wait for the GIL
 
 
 def pooled_size(size, z, s, before, after, ceil=True, what="pool"):
