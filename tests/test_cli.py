@@ -362,8 +362,10 @@ def test_classes_that_differ_are_refused(world, tmp_path):
     src = class_folders(tmp_path / "src", ("ape", "bee", "cow", "dog"), seed=1)
     imagenet.prepare(src, tmp_path / "data", size=72, workers=1, progress=False)
     line = refused("evaluate", tmp_path / "data", world.a)
-    assert "was trained on 4 classes, the data have 4; only in the checkpoint: ant, " in line
-    assert "; only in the data: ape, " in line
+    assert (
+        "was trained on 4 classes, the data have 4; only in the checkpoint: ant; only in the data: ape"
+        in line
+    )
 
 
 def test_classes_that_differ_in_the_middle_are_named(world, tmp_path):
