@@ -249,7 +249,7 @@ def print_description(description, console=None, memory=None):
     for what, nbytes in parts.items():
         say(f"{nbytes / 1e6:8.1f} MB  {what}")
     if memory is not None:
-        verdict = "[green]fits[/]" if total.memory <= memory else "[red]does not fit[/]"
+        verdict = "fits" if total.memory <= memory else "does not fit"
         say(f"This {verdict} in {memory / 1e6:.1f} MB ({memory / 2**30:.2f} GiB).")
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from tinyalex.gradcheck import TOLERANCES, GradientError, check
 from tinyalex.ops.activation import logistic, relu, tanh
@@ -158,7 +159,7 @@ def print_table(rows, console=None):
     shown = None
     for row in rows:
         operation = "" if row.operation == shown else row.operation
-        verdict = "[red]FAIL" if row.failure else "[green]ok"
+        verdict = Text("FAIL", "red") if row.failure else Text("ok", "green")
         table.add_row(operation, row.variable, f"{row.error:.1e}", f"{row.tolerance:.0e}", verdict)
         shown = row.operation
     console.print(table)
