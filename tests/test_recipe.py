@@ -12,6 +12,12 @@ from tinyalex.recipe import CODE2012, PRESETS, Change, Recipe, Schedule
 from tinyalex.settings import Settings
 
 
+def goes_on(schedule, error):
+    """End an epoch with this validation error; whether training goes on."""
+    schedule.end_epoch(error)
+    return not schedule.ended
+
+
 def begin(schedule, epoch):
     """(rate, rate of the biases, factors of layers, noise) in this epoch."""
     optimizer = SimpleNamespace()
@@ -32,13 +38,13 @@ def test_the_plateau_divides_the_rate_by_ten_three_times_and_then_ends_the_train
         rate, bias_rate, scale, noise = begin(schedule, epoch)
         seen.append(rate)
         assert (bias_rate, scale, noise) == (rate, {}, 0.1)
-        assert schedule.end_epoch(error) == (epoch < len(ERRORS) - 1)
+        assert goes_on(schedule, error) == (epoch < len(ERRORS) - 1)
     assert seen == pytest.approx(RATES)
 
 
 def test_a_falling_error_never_drops_the_rate():
     schedule = Schedule(Recipe(patience=1))
-    assert all(schedule.end_epoch(1 / (epoch + 1)) for epoch in range(90))
+    assert all(goes_on(schedule, 1 / (epoch + 1)) for epoch in range(90))
     assert begin(schedule, 90)[0] == 0.01
 
 
@@ -46,7 +52,7 @@ def test_a_falling_error_never_drops_the_rate():
 def test_the_plateau_waits_for_as_many_epochs_as_it_is_told(patience):
     """The best comes first; then four times patience."""
     schedule, epochs = Schedule(Recipe(patience=patience)), 1
-    while schedule.end_epoch(0.5):
+    while goes_on(schedule, 0.5):
         epochs += 1
     assert epochs == 1 + 4 * patience
 
@@ -61,7 +67,7 @@ def test_the_state_is_all_that_a_resumed_schedule_needs(taken):
     resumed.state = json.loads(json.dumps(schedule.state))
     for epoch, error in enumerate(ERRORS[taken:], taken):
         assert begin(resumed, epoch)[0] == pytest.approx(RATES[epoch])
-        assert resumed.end_epoch(error) == (epoch < len(ERRORS) - 1)
+        assert goes_on(resumed, error) == (epoch < len(ERRORS) - 1)
 
 
 # ---- lists of changes --------------------------------------------------------------------------------
@@ -88,7 +94,7 @@ def test_the_code_follows_its_log(epoch, rate, conv1, noise):
 
 def test_a_list_of_changes_does_not_look_at_the_error():
     schedule = Schedule(CODE2012)
-    assert all(schedule.end_epoch(0.5) for _ in range(93))
+    assert all(goes_on(schedule, 0.5) for _ in range(93))
     assert begin(schedule, 0)[0] == 0.01
     assert CODE2012.epochs == 93
 

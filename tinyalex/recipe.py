@@ -88,9 +88,9 @@ class Schedule:
         return noise
 
     def end_epoch(self, error):
-        """Take note of the validation error; return False when training has come to its end."""
+        """Take note of the validation error (the training error where nothing is validated)."""
         if self.recipe.schedule is not None:
-            return True
+            return
         state = self.state
         if state["best"] is None or error < state["best"]:
             state["best"], state["waited"] = error, 0
@@ -98,7 +98,6 @@ class Schedule:
             state["waited"] += 1
         if state["waited"] >= self.recipe.patience:
             state["drops"], state["waited"] = state["drops"] + 1, 0
-        return not self.ended
 
     @property
     def ended(self):

@@ -167,12 +167,12 @@ class _Run:
         return True
 
     def _next(self, loader, stop):
-        """On rank 0: the next batch (None at the end of the epoch), and whether to stop before it."""
+        """On rank 0: the next batch and False, or None and True to stop before it."""
         if loader is None:
             return None
         if stop.is_set():
             return None, True
-        return next(loader, None), False
+        return next(loader), False
 
     def _train_step(self, batch):
         start = perf_counter()
@@ -188,7 +188,7 @@ class _Run:
         )  # fmt: skip
 
     def _end_epoch(self):
-        """Validate, record, and ask the schedule whether to go on."""
+        """Validate, record, and tell the schedule."""
         loss, error = (s / self.batch for s in self.sums)
         self.epoch, self.batch, self.sums = self.epoch + 1, 0, [0.0, 0.0]
         self._emit(kind="train", loss=loss, error=error)

@@ -63,10 +63,10 @@ def _check_finite(loss, model, comm, optimizer, images, step):
     if np.isfinite(loss):
         return
     xp = comm.device.xp
-    found = [bool(xp.isfinite(array).all()) for _, array in _trace(model, images)]
-    first = found.index(False) if False in found else len(found)
-    first = int(comm.all_gather(xp.asarray([first])).min())  # some rank may have seen what others did not
-    places = [*(place for place, _ in _trace(model, images)), "the loss"]
+    found = [(place, bool(xp.isfinite(array).all())) for place, array in _trace(model, images)]
+    places, finite = zip(*found, ("the loss", False), strict=True)
+    # Some rank may have seen what the others did not.
+    first = int(comm.all_gather(xp.asarray([finite.index(False)])).min())
     raise NonFiniteError(
         f"step {step}: the loss is {loss} (learning rate {optimizer.rate:g}); "
         f"first not finite: {places[first]}"
