@@ -22,6 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 console = Console(markup=False, highlight=False, soft_wrap=True)
+errors = Console(stderr=True, markup=False, highlight=False)
 LAST_HIDDEN = "gather8"  # its output are the 4096 features that the last layer reads
 
 Devices = Annotated[
@@ -124,6 +125,43 @@ def describe(
     network = _network(preset, width, size, None)
     ranks = len(_devices(devices, network).split(","))
     description.print_description(description.describe(network, ranks, batch), console, held)
+
+
+@app.command()
+def bench(
+    what: Annotated[
+        str, typer.Argument(help="alexnet, cifar4 (Figure 1's), or a layer of AlexNet.")
+    ] = "alexnet",
+    preset: Preset = "paper",
+    lrn: Annotated[bool, typer.Option(help="AlexNet with local response normalization.")] = True,
+    neuron: Annotated[str, typer.Option(help="Of cifar4: relu, tanh or logistic.")] = "relu",
+    devices: Devices = None,
+    batch: Annotated[int, typer.Option(help="Images in a step.", min=1)] = 128,
+    rounds: Annotated[int, typer.Option(help="Rounds measured.", min=1)] = 5,
+    forward: Annotated[bool, typer.Option("--forward", help="The forward pass only.")] = False,
+    layers: Annotated[bool, typer.Option("--layers", help="A table of layers.")] = False,
+    vs: Annotated[str | None, typer.Option(help="torch (as people write it) or torch-tuned.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+):
+    """Time training: images/s, time by layer, share of the matrix products' limit, PyTorch beside it."""
+    from tinyalex import bench as benchmark
+
+    if vs not in (None, "torch", "torch-tuned"):
+        raise DataError(f"--vs: expected torch or torch-tuned, found {vs!r}")
+    network = _network(preset, 1.0, None, None)._replace(lrn=lrn)
+    if what == "cifar4":
+        chosen = device_names.parse(devices or "cpu", batch)
+    else:
+        chosen = device_names.parse(_devices(devices, network))
+    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=errors) as bar:
+        task = bar.add_task("rounds", total=rounds)
+        found = benchmark.measure(
+            what, network, neuron, chosen, batch, rounds, vs, forward, lambda _: bar.advance(task)
+        )
+    if as_json:
+        print(benchmark.to_json(found))
+    else:
+        benchmark.print_result(found, console, layers)
 
 
 @prepare_app.command("imagenet")

@@ -80,11 +80,11 @@ def describe(network, ranks=1, batch=128):
         raise ArgumentError(f"batch: expected at least 1 image, found {batch}")
     comm = Comm(Device("cpu:0"))
     comm.size = ranks
-    model = alexnet(network, comm, _BlankWeights())
+    model = alexnet(network, comm, BlankWeights())
     rows, kept = [], {}
-    x = _blank((3, network.size, network.size, batch))
+    x = blank((3, network.size, network.size, batch))
     for name, layer in model.layers.items():
-        y, keeps = _outline(layer, x)
+        y, keeps = outline(layer, x)
         new = {id(a): a for a in keeps if id(a) not in kept}
         kept.update(new)
         rows.append(_row(name, layer, x, y, ranks, sum(a.nbytes for a in new.values())))
@@ -127,78 +127,78 @@ class _Blank(np.ndarray):
         return self
 
 
-def _blank(shape, dtype=np.float32):
+def blank(shape, dtype=np.float32):
     return np.broadcast_to(np.zeros((), dtype), shape).view(_Blank)
 
 
-class _BlankWeights:
+class BlankWeights:
     """Stands for the random generator where a network is built only to be looked at."""
 
     def standard_normal(self, shape, dtype):
-        return _blank(shape, dtype)
+        return blank(shape, dtype)
 
 
 # ---- the layers' shapes ------------------------------------------------------------------------------
 
 
 @singledispatch
-def _outline(layer, x):
+def outline(layer, x):
     """Return (y, arrays kept for backward) of a layer in training, given its input, all blank."""
     raise TypeError(f"describe: expected a layer of tinyalex.nn, found {type(layer).__name__}")
 
 
-@_outline.register
+@outline.register
 def _(layer: Conv2d, x):
     stride, pad, _, _ = layer.geometry
     F, _, KH, KW = layer.params["w"].shape
     _, H, W, N = x.shape
     pads = four_pads(pad)
-    y = _blank((F, output_size(H, KH, stride, *pads[:2]), output_size(W, KW, stride, *pads[2:]), N))
+    y = blank((F, output_size(H, KH, stride, *pads[:2]), output_size(W, KW, stride, *pads[2:]), N))
     return y, [x, y] if _neuron(layer) else [x]
 
 
-@_outline.register
+@outline.register
 def _(layer: Linear, x):
-    y = _blank((layer.params["w"].shape[0], x.shape[-1]))
+    y = blank((layer.params["w"].shape[0], x.shape[-1]))
     return y, [x, y] if _neuron(layer) else [x]
 
 
-@_outline.register(MaxPool)
-@_outline.register(AvgPool)
+@outline.register(MaxPool)
+@outline.register(AvgPool)
 def _(layer, x):
     y = _pooled(x, *layer.args, **layer.kwargs)
     return y, [x, y] if isinstance(layer, MaxPool) else [x]
 
 
-@_outline.register(LRN)
-@_outline.register(SameMapNorm)
+@outline.register(LRN)
+@outline.register(SameMapNorm)
 def _(layer, x):
-    y, s = _blank(x.shape), _blank(x.shape)
+    y, s = blank(x.shape), blank(x.shape)
     return y, [x, s]
 
 
-@_outline.register
+@outline.register
 def _(layer: Activate, x):
-    y = _blank(x.shape)
+    y = blank(x.shape)
     return y, [y]
 
 
-@_outline.register
+@outline.register
 def _(layer: Dropout, x):
-    y, mask = _blank(x.shape), _blank(x.shape, bool)
+    y, mask = blank(x.shape), blank(x.shape, bool)
     return y, [mask]
 
 
-@_outline.register
+@outline.register
 def _(layer: AllGather, x):
     ranks = layer.comm.size
-    return (x if ranks == 1 else _blank((ranks * x.shape[0], *x.shape[1:]))), []
+    return (x if ranks == 1 else blank((ranks * x.shape[0], *x.shape[1:]))), []
 
 
 def _pooled(x, z, s, pad=0, ceil=True):
     C, H, W, N = x.shape
     pads = four_pads(pad)
-    return _blank((C, pooled_size(H, z, s, *pads[:2], ceil), pooled_size(W, z, s, *pads[2:], ceil), N))
+    return blank((C, pooled_size(H, z, s, *pads[:2], ceil), pooled_size(W, z, s, *pads[2:], ceil), N))
 
 
 def _neuron(layer):

@@ -120,7 +120,7 @@ class _HostPool(threading.local):
     """
 
     SMALL = 1 << 15  # bytes: below this the C library's own cache serves as well
-    KEEP = 2000  # requests that an idle buffer is kept for: many training steps' worth
+    KEEP = 20_000  # requests that an idle buffer is kept for: many training steps' worth
 
     def __init__(self):
         self.buffers = {}  # serial number of the last request served → buffer

@@ -1,0 +1,284 @@
+"""How fast: seconds a step, where they go, and how far from the limit of the matrix products.
+
+    tinyalex bench alexnet --vs torch
+
+**Step**: forward, loss, backward, update, on one batch of random pictures; `forward` alone on request.  A
+round is one step, or as many as take half a second.  Rounds of tinyalex and of PyTorch alternate in one
+process, so that both meet the same weather on a shared machine; figures are medians of the rounds.
+
+**Limit**: the step's matrix products alone, at the shapes that the step gives them (one output row of a
+convolution at a time), on all ranks at once, one BLAS thread each.  What is above it went into everything
+else: columns, biases, neurons, pooling, normalization, the exchange, the update.
+
+**Memory** is the process's largest resident set before PyTorch is loaded; **page faults** are those of a
+step: each is 4 KiB of memory that the system had to find and clear.
+"""
+
+import json
+import math
+import resource
+from collections import Counter
+from contextlib import contextmanager
+from time import perf_counter
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from tinyalex.comm import Comm, launch
+from tinyalex.describe import BlankWeights, blank, outline
+from tinyalex.devices import Device
+from tinyalex.errors import ArgumentError
+from tinyalex.models.alexnet import alexnet
+from tinyalex.models.cifar import figure1_net
+from tinyalex.nn import Conv2d, Linear, Sequential
+from tinyalex.optim import SGD
+from tinyalex.train import data_parallel_step, model_parallel_step
+
+ROUND = 0.5  # seconds that a round takes at the least
+RATE = 1e-4
+
+
+def layers_of(what, network, neuron, comm, rng):
+    """Return ({name: layer}, shape of what they read, without the images) of "alexnet", "cifar4" or a layer."""
+    cifar = what == "cifar4"
+    net = figure1_net(neuron, comm, rng) if cifar else alexnet(network, comm, rng)
+    size = 32 if cifar else network.size
+    if what in ("alexnet", "cifar4"):
+        return net.layers, (3, size, size)
+    if what not in net.layers:
+        names = ", ".join(net.layers)
+        raise ArgumentError(f"bench: expected alexnet, cifar4 or one of {names}; found {what!r}")
+    x = blank((3, size, size, 1))
+    for name, layer in net.layers.items():
+        if name == what:
+            return {name: layer}, x.shape[:-1]
+        x, _ = outline(layer, x)
+
+
+class _Work:
+    """What one rank repeats: a step, or a forward pass, of a network or of one layer."""
+
+    def __init__(self, comm, what, network, neuron, batch, forward):
+        layers, shape = layers_of(what, network, neuron, comm, np.random.default_rng(0))
+        self.parallel = what == "cifar4"  # every rank has the whole network, and a part of the batch
+        batch //= comm.size if self.parallel else 1
+        rng = np.random.default_rng(1)
+        self.comm, self.forward, self.single = comm, forward, what in layers
+        self.net = Sequential(layers, comm.alone() if self.parallel else comm)
+        self.x = comm.device.put(rng.standard_normal((*shape, batch), np.float32))
+        self.shapes, y = {}, blank(self.x.shape)
+        for name, layer in layers.items():
+            y, _ = outline(layer, y)
+            self.shapes[name] = y.shape
+        self.dy = comm.device.put(rng.standard_normal(y.shape, np.float32))
+        self.labels = comm.device.put(rng.integers(0, y.shape[0], batch))
+        self.optimizer = SGD(self.net, RATE, decay=0.0005)
+
+    def __call__(self):
+        if self.forward:
+            self.net.forward(self.x)
+        elif self.single:
+            self.net.forward(self.x, train=True)
+            self.net.backward(self.dy)
+        elif self.parallel:
+            data_parallel_step(self.net, self.optimizer, self.comm, self.x, self.labels)
+        else:
+            model_parallel_step(self.net, self.optimizer, self.x, self.labels)
+
+
+def measure(what, network, neuron, devices, batch, rounds, against=None, forward=False, on_round=None):
+    """Time the work on the devices; return a dict of what was found (numbers, strings, lists of them).
+
+    network: a `models.alexnet.Network`.  neuron: of cifar4.  against: "torch" or "torch-tuned", see
+    `bench_torch`.  on_round(round) is called by rank 0 after each round.
+    """
+
+    def rank(comm):
+        work = _Work(comm, what, network, neuron, batch, forward)
+        for _ in range(2):  # buffers are made in the first step
+            start = perf_counter()
+            work()
+        steps = comm.share(max(1, math.ceil(ROUND / (perf_counter() - start))))
+        found = {"steps_a_round": steps, "seconds": [], "faults": []}
+        found["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        other = None
+        if against and comm.rank == 0:
+            other = _twin(what, network, neuron, batch, forward, against == "torch-tuned")
+        with _timed(work) as layers:
+            for number in range(rounds):
+                comm.share(None)  # the ranks begin together
+                start, faults = perf_counter(), _faults()
+                for _ in range(steps):
+                    work()
+                comm.share(None)
+                found["seconds"].append((perf_counter() - start) / steps)
+                found["faults"].append((_faults() - faults) / steps)
+                if other:
+                    start = perf_counter()
+                    for _ in range(steps):
+                        other()
+                    found.setdefault("other_seconds", []).append((perf_counter() - start) / steps)
+                if on_round and comm.rank == 0:
+                    on_round(number)
+        found["limit"] = _limit(work) if not forward else None
+        found["layers"] = _layer_rows(work, layers, steps * rounds)
+        return found
+
+    found = launch(rank, devices)[0]
+    return {
+        "what": what, "devices": [d.name for d in devices], "batch": batch, "rounds": rounds,
+        "forward_only": forward, "against": against, **found,
+    }  # fmt: skip
+
+
+def _twin(what, network, neuron, batch, forward, tuned):
+    from tinyalex.bench_torch import twin
+
+    layers, shape = layers_of(what, network, neuron, Comm(Device("cpu:0")), BlankWeights())
+    return twin(layers, (batch, *shape), forward, tuned, whole=what not in layers)
+
+
+def _faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+@contextmanager
+def _timed(work):
+    """Within the block, add up the seconds of every layer's forward and backward, and of the update."""
+    seconds = Counter()
+
+    def timed(owner, method, key):
+        plain = getattr(owner, method)
+
+        def call(*args, **kwargs):
+            start = perf_counter()
+            result = plain(*args, **kwargs)
+            seconds[key] += perf_counter() - start
+            return result
+
+        setattr(owner, method, call)
+        return owner, method
+
+    wrapped = [timed(work.optimizer, "step", ("update", "forward"))]
+    for name, layer in work.net.layers.items():
+        wrapped += [timed(layer, direction, (name, direction)) for direction in ("forward", "backward")]
+    try:
+        yield seconds
+    finally:
+        for owner, method in wrapped:
+            delattr(owner, method)
+
+
+def _products(layer, shape, batch):
+    """The layer's matrix products in a step: {"forward": [(count, m, k, n), …], "backward": …}, one rank's.
+
+    m×k times k×n.  shape: of the layer's output, images last.  The gradient to the pixels is not computed.
+    """
+    if isinstance(layer, Linear):
+        F, D = layer.params["w"].shape
+        return {"forward": [(1, F, D, batch)], "backward": [(1, D, F, batch), (1, F, batch, D)]}
+    if not isinstance(layer, Conv2d):
+        return {"forward": [], "backward": []}
+    F, CG, KH, KW = layer.params["w"].shape
+    groups = layer.geometry[2]
+    _, OH, OW, _ = shape
+    m, k, n = F // groups, CG * KH * KW, OW * batch
+    back = [(groups * OH, m, n, k)] + [(groups * OH, k, m, n)] * layer.need_dx
+    return {"forward": [(groups * OH, m, k, n)], "backward": back}
+
+
+def _limit(work):
+    """Seconds of the step's matrix products alone: see the module's docstring."""
+    batch = work.x.shape[-1]
+    rng = np.random.default_rng(0)
+    total = 0.0
+    for name, layer in work.net.layers.items():
+        for count, m, k, n in sum(_products(layer, work.shapes[name], batch).values(), []):
+            a, b = rng.standard_normal((m, k), np.float32), rng.standard_normal((k, n), np.float32)
+            out = np.empty((m, n), np.float32)
+            times = []
+            work.comm.share(None)
+            while len(times) < 5 or (sum(times) < 0.2 and len(times) < count):
+                start = perf_counter()
+                np.matmul(a, b, out=out)
+                times.append(perf_counter() - start)
+            total += count * float(np.median(times))
+    return total
+
+
+def _layer_rows(work, seconds, steps):
+    """One dict a layer and direction: milliseconds a step, GFLOP/s of the products (0 without)."""
+    rows = []
+    for (name, direction), total in seconds.items():
+        products = []
+        if name in work.net.layers:
+            shape = work.shapes[name]
+            products = _products(work.net.layers[name], shape, work.x.shape[-1])[direction]
+        flop = sum(2 * count * m * k * n for count, m, k, n in products)
+        rows.append(
+            {"layer": name, "direction": direction, "ms": 1e3 * total / steps,
+             "gflops": flop * steps / total / 1e9}
+        )  # fmt: skip
+    return rows
+
+
+# ---- what is printed ---------------------------------------------------------------------------------
+
+
+def spread(seconds):
+    """Median and range of the rounds, in words."""
+    unit, factor = ("s", 1) if np.median(seconds) >= 1 else ("ms", 1e3)
+    low, middle, high = (factor * f(seconds) for f in (min, np.median, max))
+    return f"{middle:.3g} {unit} ({low:.3g} to {high:.3g})"
+
+
+def print_result(found, console, layers=False):
+    """Print the medians, the share of the limit, the ratio, and on request the table of layers."""
+    step = float(np.median(found["seconds"]))
+    work = "forward pass" if found["forward_only"] else "step"
+    console.print(
+        f"{found['what']}, batch {found['batch']}, {', '.join(found['devices'])}: a {work} takes "
+        f"{spread(found['seconds'])}, {found['batch'] / step:,.0f} images/s; "
+        f"median of {found['rounds']} rounds of {found['steps_a_round']}"
+    )
+    if layers:
+        console.print(_table(found, step))
+    if found["limit"]:
+        console.print(
+            f"its matrix products alone take {spread([found['limit']]).partition(' (')[0]}: "
+            f"{found['limit'] / step:.2f} of the limit is reached"
+        )
+    console.print(
+        f"peak memory {found['peak_bytes'] / 1e9:.2f} GB; {np.median(found['faults']):,.0f} page faults a {work}"
+    )
+    if found["against"]:
+        other = np.median(found["other_seconds"])
+        name = {"torch": "PyTorch", "torch-tuned": "PyTorch, tuned by an expert"}[found["against"]]
+        console.print(
+            f"{name} takes {spread(found['other_seconds'])}: tinyalex is {other / step:.2f} times as fast"
+        )
+
+
+def _table(found, step):
+    by_layer = {}
+    for row in found["layers"]:
+        by_layer.setdefault(row["layer"], {})[row["direction"]] = row
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1), header_style="")
+    for head in ("layer", "forward ms", "GFLOP/s", "share", "backward ms", "GFLOP/s", "share"):
+        table.add_column(head, justify="left" if head == "layer" else "right")
+    for name, rows in by_layer.items():
+        cells = []
+        for direction in ("forward", "backward"):
+            row = rows.get(direction, {"ms": 0, "gflops": 0})
+            share = row["ms"] / 1e3 / step
+            cells += [f"{row['ms']:.1f}", f"{row['gflops']:.0f}" if row["gflops"] else "", f"{share:.1%}"]
+        table.add_row(name, *cells)
+    rest = 1e3 * step - sum(row["ms"] for row in found["layers"])
+    table.add_row("loss and rest", f"{rest:.1f}", "", f"{rest / 1e3 / step:.1%}")
+    return table
+
+
+def to_json(found):
+    """The dict as JSON text."""
+    return json.dumps(found, indent=1)

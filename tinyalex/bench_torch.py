@@ -1,0 +1,175 @@
+"""The same network in PyTorch, for `tinyalex bench --vs`: as people write it, or tuned by an expert.
+
+As people write it: nn.Sequential, the default layout (N,C,H,W), autograd, torch.optim.SGD.  Tuned: memory in
+channels_last order, the optimizer's fused kernel, local response normalization with a hand-written backward
+in place of nn.LocalResponseNorm, and a C library that keeps freed memory (`mallopt`) in place of returning it
+to the system.  Same sizes, groups, batch, optimizer and number of threads.  One difference: PyTorch's window of
+the normalization runs over all maps, ours stops at a tower's end; the cost is the same.
+"""
+
+import ctypes
+from functools import singledispatch
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from tinyalex.devices import cpu_count
+from tinyalex.errors import ArgumentError
+from tinyalex.nn import LRN, Activate, AllGather, AvgPool, Conv2d, Dropout, Linear, MaxPool
+from tinyalex.ops.conv import four_pads
+
+
+def twin(layers, shape, forward, tuned, whole):
+    """Return a function that does a step (or a forward pass) in PyTorch, warmed up.
+
+    layers: {name: tinyalex layer}, of one rank.  shape: of the input, images first.  whole: they are a network, and
+    a step has a loss and an update; else a gradient is only sent back through them.
+    """
+    torch.set_num_threads(cpu_count())
+    if tuned:
+        keep_heap()
+    net = nn.Sequential(*(part for layer in layers.values() for part in module(layer, tuned)))
+    x = torch.randn(shape)
+    if tuned and x.ndim == 4:
+        net, x = net.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        y = net(x)
+    labels = torch.randint(0, y.shape[1], (shape[0],))
+    dy = torch.randn_like(y)
+    if whole:
+        optimizer = torch.optim.SGD(
+            net.parameters(), 1e-4, momentum=0.9, weight_decay=0.0005, fused=tuned or None
+        )
+    x.requires_grad_(not whole and all(getattr(layer, "need_dx", True) for layer in layers.values()))
+
+    def step():
+        optimizer.zero_grad()
+        loss = functional.cross_entropy(net(x), labels)
+        loss.backward()
+        optimizer.step()
+        loss.item()
+
+    def through():
+        net.zero_grad()
+        net(x).backward(dy)
+
+    def look():
+        with torch.no_grad():
+            net.eval()(x)
+
+    run = look if forward else step if whole else through
+    for _ in range(2):
+        run()
+    return run
+
+
+def keep_heap():
+    """Tell the C library (glibc) to serve large blocks from its heap and to keep what is freed."""
+    trim_threshold, mmap_max = -1, -4  # malloc.h: M_TRIM_THRESHOLD, M_MMAP_MAX
+    libc = ctypes.CDLL(None)
+    libc.mallopt(mmap_max, 0)
+    libc.mallopt(trim_threshold, -1)
+
+
+@singledispatch
+def module(layer, tuned):
+    """Return the list of PyTorch modules that do what a tinyalex layer does."""
+    raise ArgumentError(f"bench: {type(layer).__name__} has no twin in PyTorch")
+
+
+def _neuron(activation):
+    return (
+        [{"relu": nn.ReLU, "tanh": nn.Tanh, "logistic": nn.Sigmoid}[activation.name]()] if activation else []
+    )
+
+
+@module.register
+def _(layer: Conv2d, tuned):
+    F, CG, KH, KW = layer.params["w"].shape
+    stride, pad, groups, activation = layer.geometry
+    top, bottom, left, right = four_pads(pad)
+    conv = nn.Conv2d(CG * groups, F, (KH, KW), stride, 0 if top != bottom else (top, left), groups=groups)
+    before = [nn.ZeroPad2d((left, right, top, bottom))] if top != bottom else []
+    return [*before, conv, *_neuron(activation)]
+
+
+@module.register
+def _(layer: Linear, tuned):
+    F, D = layer.params["w"].shape
+    return [nn.Flatten(), nn.Linear(D, F), *_neuron(layer.activation)]
+
+
+@module.register
+def _(layer: MaxPool, tuned):
+    return [nn.MaxPool2d(*layer.args, ceil_mode=True)]
+
+
+@module.register
+def _(layer: AvgPool, tuned):
+    return [nn.AvgPool2d(*layer.args, ceil_mode=True)]
+
+
+@module.register
+def _(layer: Activate, tuned):
+    return _neuron(layer.activation)
+
+
+@module.register
+def _(layer: Dropout, tuned):
+    return [nn.Dropout(1 - layer.keep)]
+
+
+@module.register
+def _(layer: AllGather, tuned):
+    return []
+
+
+@module.register
+def _(layer: LRN, tuned):
+    k = layer.kwargs
+    alpha = k["alpha"] if k["alpha_over_n"] else k["alpha"] * k["n"]  # PyTorch divides by n
+    return [(TunedLRN if tuned else nn.LocalResponseNorm)(k["n"], alpha, k["beta"], k["k"])]
+
+
+class _LRNFunction(torch.autograd.Function):
+    """y = x s^-3/4 and its gradient (derived in `ops.lrn`), on channels_last memory: channels innermost."""
+
+    @staticmethod
+    def window_sum(p, n):
+        padded = functional.pad(p, (n // 2, n - 1 - n // 2))
+        total = padded[..., : p.shape[-1]] + padded[..., 1 : 1 + p.shape[-1]]
+        for d in range(2, n):
+            total += padded[..., d : d + p.shape[-1]]
+        return total
+
+    @staticmethod
+    def forward(ctx, x, n, a, k):
+        x = x.permute(0, 2, 3, 1)
+        s = _LRNFunction.window_sum(x * x, n).mul_(a).add_(k)
+        power = s.rsqrt()
+        power.mul_(power.sqrt())  # s^-1/2 · s^-1/4
+        ctx.save_for_backward(x, s, power)
+        ctx.n, ctx.a = n, a
+        return (x * power).permute(0, 3, 1, 2)
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, s, power = ctx.saved_tensors
+        direct = dy.permute(0, 2, 3, 1) * power
+        dx = _LRNFunction.window_sum((direct * x).div_(s), ctx.n).mul_(x)
+        return torch.add(direct, dx, alpha=-1.5 * ctx.a).permute(0, 3, 1, 2), None, None, None
+
+
+class TunedLRN(nn.Module):
+    """Local response normalization as an expert writes it: slices added, square roots for the power, own backward."""
+
+    def __init__(self, n, alpha, beta, k):
+        super().__init__()
+        if beta != 0.75:
+            raise ArgumentError(f"bench: the tuned LRN knows beta 0.75 only, found {beta}")
+        self.constants = n, alpha / n, k
+
+    def forward(self, x):
+        """x (N,C,H,W) → y."""
+        return _LRNFunction.apply(x, *self.constants)

@@ -1,0 +1,297 @@
+"""Convolution with stride 1 in fewer multiplications: minimal filtering, on the CPU.
+
+(S. Winograd, *Arithmetic Complexity of Computations*, 1980; A. Lavin and S. Gray, *Fast Algorithms for
+Convolutional Neural Networks*, CVPR 2016.)  The result is the same sum as im2col's, in another order.
+
+**One dimension.**  A filter w of k taps makes four outputs of n = k + 3 inputs d:
+
+    y_i = Σ_p w_p d_{i+p}               i = 0 … 3,  p = 0 … k−1:   4k multiplications
+
+Its transpose, z_{i+p} = Σ y_i w_p, is a product of two polynomials, of degree n − 1.  Such a polynomial is known
+from its values at n points, and the value of a product is the product of the values: with
+
+    A[a,i] = aⁱ    G[a,p] = aᵖ    V[a,j] = aʲ         at the points a = 0, ±a₁, ±a₂, …, and ∞ (the last coefficient)
+
+z = V⁻¹ [(A y) ⊙ (G w)]: n multiplications.  Turned back, as backward is forward's transpose,
+
+    y = Aᵀ [(G w) ⊙ (B d)]               B = V⁻ᵀ
+
+Row a of V⁻ᵀ holds the coefficients of the polynomial that is 0 at all other points, divided by its value at a; we
+leave the division to G, so that B's leading coefficients are 1.
+
+**Two dimensions.**  Rows, then columns: with the n×n inputs D of one tile and a k×k filter w
+
+    Y = Aᵀ [(G w Gᵀ) ⊙ (B D Bᵀ)] A
+
+4×4 outputs for n² multiplications, 36 in place of 144 (k = 3), 64 in place of 400 (k = 5).  The channels are summed
+before going back, so ⊙ becomes n² matrix products: M[ab] = U[ab] V[ab], with U[ab] (F, C) and V[ab]
+(C, tiles·N).  No columns are written: V has n²/16 numbers for each of x's, where im2col's strips have k.
+
+**Backward** is the same map transposed: from Y's gradient g, A g Aᵀ takes M's place:
+
+    dU[ab] = (A g Aᵀ)[ab] V[ab]ᵀ                    dw = Gᵀ dU G
+    dx     = the same convolution of padded g with the turned filter (see `conv`): so V is made of g, and
+             dU of A x Aᵀ, and both products read one V
+
+The transforms are additions and multiplications by a few numbers, done for some channels at a time so that they
+stay in the second-level cache.  They cost in proportion to C + F, the products to C·F: see `pays`.
+"""
+
+import math
+
+import numpy as np
+
+from tinyalex.devices import empty, zeros
+
+SIDE = 4  # outputs of a tile, in each direction
+# The positive points, for k = 3 and 5: simple numbers chosen for small rounding errors (in float32 about ten times
+# those of the plain sum, 2e-6 and 4e-6 of the largest output).
+POINTS = {3: (0.75, 1.5), 5: (0.5, 1.0, 2.0)}
+PRODUCTS_BYTES = 12 << 20  # of the operands and results of one block of tiles
+TRANSFORM_BYTES = 1 << 18  # of one of the arrays that a transform reads or writes
+
+
+def pays(w, groups, stride):
+    """Whether the convolution is done here: stride 1, 3×3 or 5×5, and channels enough to be worth it."""
+    F, C, KH, KW = w.shape
+    F //= groups
+    return stride == 1 and KH == KW and KH in POINTS and C * F >= 32 * (C + F)
+
+
+def convolve(x, w, pads, y, finish):
+    """Write x ∗ w, stride 1, into y.
+
+    x: (C,H,W,N).  w: (F,C,k,k).  pads: (top, bottom, left, right).  y: (F,OH,OW,N).  finish(filters, part)
+    is called with each part of y (some filters, rows and columns) while it is in cache.
+    """
+    U = _filters_forward(w)
+    for tiles in _blocks(x, y, w.shape[-1], pads):
+        V = tiles.inputs(x)
+        M = np.matmul(U, V, out=empty(np, (len(U), len(w), V.shape[-1]), x.dtype))
+        tiles.outputs(M, y, finish)
+
+
+def convolve_backward(g, x, w, pads, dx):
+    """Write dx, and return dw, of y = x ∗ w with stride 1 and these pads.  g: y's gradient."""
+    k = w.shape[-1]
+    turned = w.swapaxes(0, 1)[..., ::-1, ::-1]
+    U = _filters_forward(turned)
+    dU = zeros(np, U.shape, U.dtype)
+    part = empty(np, U.shape, U.dtype)
+    for tiles in _blocks(g, dx, k, [k - 1 - p for p in pads]):
+        V = tiles.inputs(g)
+        M = tiles.gradients(x)
+        dU += np.matmul(M, V.swapaxes(1, 2), out=part)
+        np.matmul(U, V, out=M)  # what it held is used
+        tiles.outputs(M, dx)
+    return _filters_backward(dU, k).swapaxes(0, 1)[..., ::-1, ::-1]
+
+
+def _filters_forward(w):
+    """U = G w Gᵀ: (F,C,k,k) → (n², F, C)."""
+    G = _g(w.shape[-1], w.dtype)
+    return np.einsum("ap,fcpq,bq->abfc", G, w, G, optimize=True).reshape(-1, *w.shape[:2])
+
+
+def _filters_backward(dU, k):
+    """dw = Gᵀ dU G: (n², F, C) → (F,C,k,k)."""
+    G = _g(k, dU.dtype)
+    return np.einsum("ap,abfc,bq->fcpq", G, dU.reshape(len(G), len(G), *dU.shape[1:]), G, optimize=True)
+
+
+def _g(k, dtype):
+    points = [0, *(sign * a for a in POINTS[k] for sign in (1, -1))]
+    rows = [[a**p / math.prod(a - b for b in points if b != a) for p in range(k)] for a in points]
+    return np.array([*rows, [0] * (k - 1) + [1]], dtype)
+
+
+def _blocks(x, y, k, pads):
+    """Yield the tiles of y, some of one row at a time."""
+    (C, _, _, N), (F, OH, OW, _) = x.shape, y.shape
+    most = max(1, PRODUCTS_BYTES // ((k + 3) ** 2 * (C + F) * N * x.itemsize))
+    columns = -(-OW // SIDE)
+    most = -(-columns // -(-columns // most))  # blocks of even size
+    for row in range(0, OH, SIDE):
+        for first in range(0, columns, most):
+            yield _Tiles(row, first * SIDE, min(most, columns - first), k, pads)
+
+
+class _Tiles:
+    """`count` tiles side by side, their first output at (row, column)."""
+
+    def __init__(self, row, column, count, k, pads):
+        self.row, self.column, self.count, self.points = row, column, count, POINTS[k]
+        self.n, self.top, self.left = k + 3, pads[0], pads[2]
+
+    def inputs(self, x):
+        """V = B D Bᵀ of the n×n inputs of each tile: (n², C, tiles·N)."""
+        C, _, _, N = x.shape
+        n, count = self.n, self.count
+        out = empty(np, (n, n, C, count, N), x.dtype)
+        chunks = _chunks(C, SIDE * (count + 1) * N * x.itemsize)
+        some = chunks[0].stop
+        patch = empty(np, (some, n, SIDE, count + 1, N), x.dtype)
+        t = empty(np, (n, some, SIDE, count + 1, N), x.dtype)
+        work = empty(np, (3, n * t[0].size), x.dtype)
+        for cs in chunks:
+            size = cs.stop - cs.start
+            p, tc = patch[:size], t[:, :size]
+            _copy_patch(x[cs], self.row - self.top, self.column - self.left, p)
+            _b([p[:, r] for r in range(n)], tc, self.points, work)
+            columns = [tc[:, :, r % SIDE, r // SIDE : r // SIDE + count] for r in range(n)]
+            _b(columns, out[:, :, cs].swapaxes(0, 1), self.points, work)
+        return out.reshape(n * n, C, -1)
+
+    def gradients(self, g):
+        """A g Aᵀ of the 4×4 outputs of each tile, those beyond the map taken as 0: (n², F, tiles·N)."""
+        F, _, _, N = g.shape
+        n, count = self.n, self.count
+        out = empty(np, (n, n, F, count, N), g.dtype)
+        chunks = _chunks(F, SIDE * count * N * g.itemsize)
+        some = chunks[0].stop
+        patch = empty(np, (some, SIDE, SIDE, count, N), g.dtype)
+        t = empty(np, (n, some, SIDE, count, N), g.dtype)
+        work = empty(np, (2, n * t[0].size), g.dtype)
+        for fs in chunks:
+            size = fs.stop - fs.start
+            p, tf = patch[:size], t[:, :size]
+            _copy_patch(g[fs], self.row, self.column, p)
+            _a([p[:, i] for i in range(SIDE)], tf, self.points, work)
+            _a([tf[:, :, j] for j in range(SIDE)], out[:, :, fs].swapaxes(0, 1), self.points, work)
+        return out.reshape(n * n, F, -1)
+
+    def outputs(self, M, y, finish=None):
+        """Y = Aᵀ M A, into y as far as the map reaches.  M: (n², F, tiles·N)."""
+        F, OH, _, N = y.shape
+        n, count = self.n, self.count
+        M = M.reshape(n, n, F, count, N)
+        rows = min(SIDE, OH - self.row)
+        chunks = _chunks(F, n * count * N * M.itemsize)
+        some = chunks[0].stop
+        t = empty(np, (SIDE, n, some, count, N), M.dtype)
+        tile = empty(np, (SIDE, rows, some, count, N), M.dtype)  # columns first
+        work = empty(np, (2, t[0].size), M.dtype)
+        for fs in chunks:
+            size = fs.stop - fs.start
+            tf, tilef = t[:, :, :size], tile[:, :, :size]
+            _at(M[:, :, fs], tf, self.points, work)
+            _at(tf[:rows].swapaxes(0, 1), tilef, self.points, work)
+            part = y[fs, self.row : self.row + rows, self.column : self.column + SIDE * count]
+            for j in range(SIDE):
+                target = part[:, :, j::SIDE]
+                target[...] = tilef[j].swapaxes(0, 1)[:, :, : target.shape[2]]
+            if finish:
+                finish(fs, part)
+
+
+def _copy_patch(x, row, column, patch):
+    """Copy x's pixels from (row, column) on, and zeros where there are none, into patch (C, height, 4, count, N).
+
+    Columns are sorted by their place in a tile, 4 apart, so that what a transform reads lies together.
+    """
+    _, H, W, _ = x.shape
+    top, bottom = max(0, -row), min(patch.shape[1], H - row)
+    patch[:, :top] = 0
+    patch[:, bottom:] = 0
+    for j in range(SIDE):
+        tiles = real_windows(W, patch.shape[3], column + j, SIDE)
+        patch[:, top:bottom, j, : tiles.start] = 0
+        patch[:, top:bottom, j, tiles.stop :] = 0
+        if tiles.start < tiles.stop:
+            first = column + j + SIDE * tiles.start
+            last = column + j + SIDE * (tiles.stop - 1)
+            patch[:, top:bottom, j, tiles] = x[:, row + top : row + bottom, first : last + 1 : SIDE]
+
+
+def real_windows(size, windows, offset, stride):
+    """The windows j for which pixel j·stride + offset is inside 0 … size−1, as a slice."""
+    first = max(0, -(offset // stride))
+    return slice(first, max(first, min(windows, (size - 1 - offset) // stride + 1)))
+
+
+def _chunks(count, nbytes):
+    """Slices of `count` channels, of nbytes each: so many that a transform stays in cache."""
+    step = max(1, TRANSFORM_BYTES // nbytes)
+    return [slice(c, min(c + step, count)) for c in range(0, count, step)]
+
+
+# ---- the transforms along one axis: arrays or lists of arrays in, out[0], out[1], … written ---------------------
+
+
+def _shaped(work, shape):
+    """The rows of the work space, cut and shaped like an operand."""
+    return work[:, : math.prod(shape)].reshape(len(work), *shape)
+
+
+def _sum(arrays, factors, out, term):
+    """out = arrays[-1] + Σ factors[j] · arrays[j] over the others."""
+    np.multiply(arrays[0], out.dtype.type(factors[0]), out=out)
+    out += arrays[-1]
+    for array, factor in zip(arrays[1:-1], factors[1:], strict=False):
+        out += np.multiply(array, term.dtype.type(factor), out=term)
+
+
+def _b(d, out, points, work):
+    """B d.  With t = x², the polynomial that is 0 at all points but a, and ∞, is (x² + a x) Π (t − b²), b ≠ ±a;
+    at all but 0, Π (t − b²); at all but ∞, x Π (t − b²).
+    """
+    even, odd, term = _shaped(work, d[0].shape)
+    for i, a in enumerate(points):
+        factors = _polynomial(b * b for b in points if b != a)
+        _sum(d[2:-1:2], factors, even, term)
+        _sum(d[1:-2:2], factors, odd, term)
+        if a != 1:
+            odd *= out.dtype.type(a)
+        np.add(even, odd, out=out[2 * i + 1])
+        np.subtract(even, odd, out=out[2 * i + 2])
+    factors = _polynomial(b * b for b in points)
+    _sum(d[0::2], factors, out[0], term)
+    _sum(d[1::2], factors, out[-1], term)
+
+
+def _polynomial(roots):
+    """Coefficients of Π (t − root), the constant first."""
+    factors = [1.0]
+    for root in roots:
+        factors = [b - root * a for a, b in zip([*factors, 0.0], [0.0, *factors], strict=True)]
+    return factors
+
+
+def _a(g, out, points, work):
+    """A g: the values of the polynomial g at 0, ±a, …, ∞."""
+    out[0] = g[0]
+    out[-1] = g[3]
+    even, odd = _shaped(work, g[0].shape)
+    for i, a in enumerate(points):
+        _sum([g[2], g[0]], [a * a], even, None)
+        _sum([g[3], g[1]], [a * a], odd, None)
+        if a != 1:
+            odd *= out.dtype.type(a)
+        np.add(even, odd, out=out[2 * i + 1])
+        np.subtract(even, odd, out=out[2 * i + 2])
+
+
+def _at(M, out, points, work):
+    """Aᵀ M: y_i = Σ aⁱ M_a over the points, and M_∞ in y_3."""
+    even, odd = _shaped(work, M[0].shape)
+    y0, y1, y2, y3 = out
+    for i, a in enumerate(points):
+        square = M.dtype.type(a * a)
+        np.add(M[2 * i + 1], M[2 * i + 2], out=even)
+        np.subtract(M[2 * i + 1], M[2 * i + 2], out=odd)
+        if a != 1:
+            odd *= M.dtype.type(a)
+        if i == 0:
+            np.add(M[0], even, out=y0)
+            y1[...] = odd
+            np.multiply(even, square, out=y2)
+            np.multiply(odd, square, out=y3)
+        else:
+            y0 += even
+            y1 += odd
+            if a != 1:
+                even *= square
+                odd *= square
+            y2 += even
+            y3 += odd
+    y3 += M[-1]
