@@ -69,6 +69,7 @@ class Conv2d(_Weighted):
 
     def backward(self, dy):
         """dy → dx, or None where need_dx is False."""
+        self.grads.clear()  # the last step's memory is free for this one's
         dx, self.grads["w"], self.grads["b"] = conv2d_backward(dy, self.cache, self.need_dx)
         return dx
 
@@ -95,6 +96,7 @@ class Linear(_Weighted):
 
     def backward(self, dy):
         """dy → dx, shaped like x."""
+        self.grads.clear()
         dx, self.grads["w"], self.grads["b"] = linear_backward(dy, self.cache)
         return dx.reshape(self.x_shape)
 

@@ -54,6 +54,7 @@ from tinyalex.ops.activation import Activation
 from tinyalex.ops.winograd import real_windows
 
 BLOCK_BYTES = 1 << 23  # strips of one block of output rows
+MAPS_BYTES = 1 << 20  # of the gradient, on its way through the neuron
 
 
 def four_pads(pad):
@@ -150,10 +151,10 @@ def conv2d_forward(x, w, b, stride=1, pad=0, groups=1, activation=None):
 
     y = empty(xp, (F, OH, OW, N), x.dtype)
     cache = ConvCache(x, w, y if activation else None, stride, pads, groups, activation)
-    if xp is np and winograd.pays(w, groups, stride):
+    if xp is np and winograd.pays(x, w, stride, pads, groups):
         for cs, fs in _groups(C, F, groups):
             finish = partial(_bias_and_neuron, b[fs], activation)
-            winograd.convolve(x[cs], w[fs], pads, y[fs], finish)
+            winograd.convolve(x[cs], w[fs], stride, pads, y[fs], finish)
         return y, cache
     y_rows = y.reshape(F, OH, OW * N)
     weights = _by_rows(w, groups)
@@ -165,6 +166,20 @@ def conv2d_forward(x, w, b, stride=1, pad=0, groups=1, activation=None):
             if activation:
                 activation.forward(out, out=out)
     return y, cache
+
+
+def _before_neuron(dy, y, activation):
+    """Return g, the gradient before the neuron, and its sums over each map; some maps at a time, while they are hot."""
+    xp = xp_of(dy)
+    g = empty(xp, dy.shape, dy.dtype) if activation else xp.ascontiguousarray(dy)
+    db = empty(xp, dy.shape[:1], dy.dtype)
+    step = max(1, MAPS_BYTES // dy[0].nbytes)
+    for start in range(0, len(dy), step):
+        fs = slice(start, start + step)
+        if activation:
+            activation.backward(dy[fs], y[fs], out=g[fs])
+        g[fs].sum(axis=(1, 2, 3), out=db[fs])
+    return g, db
 
 
 def _groups(C, F, groups):
@@ -191,15 +206,15 @@ def conv2d_backward(dy, cache, need_dx=True):
     OH = output_size(H, KH, stride, *pads[:2])
     OW = output_size(W, KW, stride, *pads[2:])
     check_dy("conv2d backward", dy, (F, OH, OW, N), x)
-    if activation:
-        g_maps = activation.backward(dy, y, out=empty(xp, dy.shape, dy.dtype))
-    else:
-        g_maps = xp.ascontiguousarray(dy)
-    db = g_maps.sum(axis=(1, 2, 3))
-    if xp is np and need_dx and winograd.pays(w, groups, stride):
-        dx, dw = empty(xp, x.shape, x.dtype), empty(xp, w.shape, w.dtype)
+    g_maps, db = _before_neuron(dy, y, activation)
+    if xp is np and (stride == 1 or not need_dx) and winograd.pays(x, w, stride, pads, groups):
+        dx = empty(xp, x.shape, x.dtype) if need_dx else None
+        dw = empty(xp, w.shape, w.dtype)
         for cs, fs in _groups(len(x), F, groups):
-            dw[fs] = winograd.convolve_backward(g_maps[fs], x[cs], w[fs], pads, dx[cs])
+            if need_dx:
+                dw[fs] = winograd.convolve_backward(g_maps[fs], x[cs], w[fs], pads, dx[cs])
+            else:
+                dw[fs] = winograd.weights_backward(g_maps[fs], x[cs], w[fs], stride, pads)
         return dx, dw, db
     if need_dx and stride == 1 and CG * groups >= F:
         return *_backward_stride_1(g_maps, cache), db

@@ -21,7 +21,8 @@ from typing import NamedTuple
 from tinyalex.devices import check_dy, empty, same_dtype, xp_of
 from tinyalex.errors import ArgumentError
 
-BLOCK_BYTES = 1 << 20  # of x handled at a time, all channels of some pixels
+# Of x handled at a time, all channels of some pixels: in runs long enough to be fetched ahead, and still in cache.
+BLOCK_BYTES = 1 << 21
 
 
 class NormCache(NamedTuple):
@@ -43,18 +44,18 @@ def _check(x, n, what):
         raise ArgumentError(f"{what}: expected a window n ≥ 1, found {n}")
 
 
-def _power(s, beta, out):
-    """s^−β; for the usual β = 3/4 by two square roots, many times as fast as a power."""
+def _over_power(x, s, beta, out, work):
+    """x / s^β; for the usual β = 3/4 by two square roots, many times as fast as a power."""
     xp = xp_of(s)
     if beta == 0.75:
         xp.sqrt(s, out=out)  # s^½
-        root = xp.sqrt(out)  # s^¼
-        out *= root
-        return xp.reciprocal(out, out=out)
-    return xp.power(s, s.dtype.type(-beta), out=out)
+        out *= xp.sqrt(out, out=work)  # · s^¼
+    else:
+        xp.power(s, s.dtype.type(beta), out=out)
+    return xp.divide(x, out, out=out)
 
 
-def _window_sum(p, n, before, out):
+def _window_sum(p, n, before, out, work):
     """out[i] = Σ p[j] for j from i − before to i − before + n − 1, cut off at the ends; axis 0.
 
     For n = 5 the inner channels need three additions: pairs, pairs of pairs, and one more.  A running
@@ -63,7 +64,7 @@ def _window_sum(p, n, before, out):
     C = len(p)
     after = n - 1 - before
     if n == 5 and before == 2 and C >= 5:
-        pairs = p[1:] + p[:-1]  # p_i + p_i+1
+        pairs = xp_of(p).add(p[1:], p[:-1], out=work[: C - 1])  # p_i + p_i+1
         xp_of(p).add(pairs[:-3], pairs[2:-1], out=out[2:-2])
         out[2:-2] += p[4:]
         out[0] = pairs[0] + p[2]
@@ -79,14 +80,19 @@ def _window_sum(p, n, before, out):
     return out
 
 
-def _blocks(x, groups):
-    """Yield (channels, columns) index pairs: cache-sized pieces of x as a (C, H·W·N) matrix."""
+def _blocks(x, groups, buffers):
+    """Yield ((channels, columns), buffers): cache-sized pieces of x as a (C, H·W·N) matrix, and room for them.
+
+    The room is the same for every piece: fresh arrays of a megabyte would cost more than what is done in them.
+    """
     C, columns = x.shape[0], x[0].size
     size = C // groups
-    step = max(1, BLOCK_BYTES // (size * x.itemsize))
+    step = min(columns, max(1, BLOCK_BYTES // (size * x.itemsize)))
+    room = empty(xp_of(x), (buffers, size, step), x.dtype)
     for g in range(groups):
         for start in range(0, columns, step):
-            yield slice(g * size, (g + 1) * size), slice(start, start + step)
+            stop = min(start + step, columns)
+            yield (slice(g * size, (g + 1) * size), slice(start, stop)), room[:, :, : stop - start]
 
 
 def lrn_forward(x, n=5, k=2.0, alpha=1e-4, beta=0.75, alpha_over_n=False, groups=1):
@@ -102,13 +108,12 @@ def lrn_forward(x, n=5, k=2.0, alpha=1e-4, beta=0.75, alpha_over_n=False, groups
     a = alpha / n if alpha_over_n else alpha
     y, s = empty(xp, x.shape, x.dtype), empty(xp, x.shape, x.dtype)
     xm, ym, sm = (v.reshape(len(x), -1) for v in (x, y, s))
-    for block in _blocks(x, groups):
+    for block, (work1, work2) in _blocks(x, groups, 2):
         xb, yb, sb = xm[block], ym[block], sm[block]
-        _window_sum(xp.square(xb), n, n // 2, out=sb)
+        _window_sum(xp.square(xb, out=work1), n, n // 2, sb, work2)
         sb *= x.dtype.type(a)
         sb += x.dtype.type(k)
-        _power(sb, beta, out=yb)
-        yb *= xb
+        _over_power(xb, sb, beta, yb, work1)
     return y, NormCache(x, s, n, a, beta, groups)
 
 
@@ -119,13 +124,12 @@ def lrn_backward(dy, cache):
     check_dy("lrn backward", dy, x.shape, x)
     dx = empty(xp, x.shape, x.dtype)
     dym, xm, sm, dxm = (v.reshape(len(x), -1) for v in (dy, x, s, dx))
-    for block in _blocks(x, groups):
+    for block, (direct, ratio, work) in _blocks(x, groups, 3):
         g, xb, sb, out = dym[block], xm[block], sm[block], dxm[block]
-        direct = _power(sb, beta, out=empty(xp, g.shape, g.dtype))
-        direct *= g
-        ratio = direct * xb
+        _over_power(g, sb, beta, direct, work)
+        xp.multiply(direct, xb, out=ratio)
         ratio /= sb
-        _window_sum(ratio, n, n - 1 - n // 2, out=out)
+        _window_sum(ratio, n, n - 1 - n // 2, out, work)
         out *= xb
         out *= x.dtype.type(-2 * a * beta)
         out += direct
@@ -143,12 +147,12 @@ def same_map_norm_forward(x, n=5, k=1.0, alpha=1e-3, beta=0.75):
     _check(x, n, "same_map_norm")
     a = alpha / n**2
     y, s = empty(xp, x.shape, x.dtype), empty(xp, x.shape, x.dtype)
+    work1, work2 = empty(xp, (2, *x.shape[1:]), x.dtype)
     for c in range(len(x)):
-        _box_sum(xp.square(x[c]), n, n // 2, out=s[c])
+        _box_sum(xp.square(x[c], out=work1), n, n // 2, s[c], y[c], work2)
         s[c] *= x.dtype.type(a)
         s[c] += x.dtype.type(k)
-        _power(s[c], beta, out=y[c])
-        y[c] *= x[c]
+        _over_power(x[c], s[c], beta, y[c], work1)
     return y, NormCache(x, s, n, a, beta, 1)
 
 
@@ -158,20 +162,20 @@ def same_map_norm_backward(dy, cache):
     xp = xp_of(dy, x)
     check_dy("same_map_norm backward", dy, x.shape, x)
     dx = empty(xp, x.shape, x.dtype)
+    direct, ratio, rows, work = empty(xp, (4, *x.shape[1:]), x.dtype)
     for c in range(len(x)):
-        direct = _power(s[c], beta, out=empty(xp, s[c].shape, s.dtype))
-        direct *= dy[c]
-        ratio = direct * x[c]
+        _over_power(dy[c], s[c], beta, direct, work)
+        xp.multiply(direct, x[c], out=ratio)
         ratio /= s[c]
-        _box_sum(ratio, n, n - 1 - n // 2, out=dx[c])
+        _box_sum(ratio, n, n - 1 - n // 2, dx[c], rows, work)
         dx[c] *= x[c]
         dx[c] *= x.dtype.type(-2 * a * beta)
         dx[c] += direct
     return dx
 
 
-def _box_sum(p, n, before, out):
+def _box_sum(p, n, before, out, rows, work):
     """Sum of p (H,W,N) over n×n windows: along the rows' axis, then along the columns'."""
-    rows = _window_sum(p, n, before, out=empty(xp_of(p), p.shape, p.dtype))
-    _window_sum(rows.swapaxes(0, 1), n, before, out=out.swapaxes(0, 1))
-    return out
+    _window_sum(p, n, before, rows, work)
+    H, W, N = p.shape
+    _window_sum(rows.swapaxes(0, 1), n, before, out.swapaxes(0, 1), work.reshape(W, H, N))

@@ -119,16 +119,32 @@ def max_pool_backward(dy, cache):
 
 
 def _first_winner(axis, dy, y, x, z, s, before, dx):
+    """Write into dx, along one axis, each window's dy where its first largest pixel is.
+
+    The first s places of the windows meet every pixel just once, so there dx is written, not added to; only the
+    pixels that no first place reaches are set to 0 before.
+    """
     xp = xp_of(dy)
-    dx.fill(0)
     left = empty(xp, dy.shape, dy.dtype)  # the gradient of the windows whose winner is not yet found
     left[...] = dy
     share = empty(xp, dy.shape, dy.dtype)
-    for windows, pixels in _covered(x.shape[axis], z, s, before, y.shape[axis]):
+    equal = empty(xp, dy.shape, bool)
+    size, windows = x.shape[axis], y.shape[axis]
+    dx[_at(axis, slice(0 if z < s else max(0, windows * s - before), None))] = 0
+    covered = list(_covered(size, z, s, before, windows))
+    for windows, pixels in covered:
         o, u = _at(axis, windows), _at(axis, pixels)
-        xp.multiply(left[o], x[u] == y[o], out=share[o])
-        dx[u] += share[o]
-        left[o] -= share[o]
+        won = share[o]
+        won[...] = xp.equal(
+            x[u], y[o], out=equal[o]
+        )  # 1 or 0: a product of floats is faster than with a bool
+        won *= left[o]
+        if pixels.start + before - windows.start * s < s:  # the place in the window
+            dx[u] = won
+        else:
+            dx[u] += won
+        if pixels is not covered[-1][1]:
+            left[o] -= won
     return dx
 
 

@@ -33,6 +33,9 @@ before going back, so ⊙ becomes n² matrix products: M[ab] = U[ab] V[ab], with
     dx     = the same convolution of padded g with the turned filter (see `conv`): so V is made of g, and
              dU of A x Aᵀ, and both products read one V
 
+**Stride s** is the same with stride 1: a pixel's place in its s×s square becomes part of its channel, so that conv1's
+11×11 filters on 3 channels, 4 apart, are 3×3 filters on 48 channels (12×12, the last row and column zeros).
+
 The transforms are additions and multiplications by a few numbers, done for some channels at a time so that they
 stay in the second-level cache.  They cost in proportion to C + F, the products to C·F: see `pays`.
 """
@@ -47,27 +50,29 @@ SIDE = 4  # outputs of a tile, in each direction
 # The positive points, for k = 3 and 5: simple numbers chosen for small rounding errors (in float32 about ten times
 # those of the plain sum, 2e-6 and 4e-6 of the largest output).
 POINTS = {3: (0.75, 1.5), 5: (0.5, 1.0, 2.0)}
-PRODUCTS_BYTES = 12 << 20  # of the operands and results of one block of tiles
-TRANSFORM_BYTES = 1 << 18  # of one of the arrays that a transform reads or writes
+PRODUCTS_BYTES = 32 << 20  # of the operands and results of one block of tiles
+TRANSFORM_BYTES = 1 << 19  # of one of the arrays that a transform reads or writes
 
 
-def pays(w, groups, stride):
-    """Whether the convolution is done here: stride 1, 3×3 or 5×5, and channels enough to be worth it."""
+def pays(x, w, stride, pads, groups):
+    """Whether the convolution is done here: sizes that the transforms know, and channels enough to be worth it."""
     F, C, KH, KW = w.shape
-    F //= groups
-    return stride == 1 and KH == KW and KH in POINTS and C * F >= 32 * (C + F)
+    whole = not any(size % stride for size in (*x.shape[1:3], pads[0], pads[2]))
+    F, C = F // groups, C * stride**2
+    return whole and KH == KW and -(-KH // stride) in POINTS and C * F >= 24 * (C + F)
 
 
-def convolve(x, w, pads, y, finish):
-    """Write x ∗ w, stride 1, into y.
+def convolve(x, w, stride, pads, y, finish):
+    """Write x ∗ w into y.
 
-    x: (C,H,W,N).  w: (F,C,k,k).  pads: (top, bottom, left, right).  y: (F,OH,OW,N).  finish(filters, part)
+    x: (C,H,W,N).  w: (F,C,KH,KW).  pads: (top, bottom, left, right).  y: (F,OH,OW,N).  finish(filters, part)
     is called with each part of y (some filters, rows and columns) while it is in cache.
     """
-    U = _filters_forward(w)
-    for tiles in _blocks(x, y, w.shape[-1], pads):
-        V = tiles.inputs(x)
-        M = np.matmul(U, V, out=empty(np, (len(U), len(w), V.shape[-1]), x.dtype))
+    folded, maps = _fold(w, stride), _phases(x, stride)
+    U = _filters_forward(folded)
+    for tiles, V, M in _blocks(folded.shape[1], y, folded.shape[-1], [p // stride for p in pads]):
+        tiles.inputs(maps, V)
+        np.matmul(U, V, out=M)
         tiles.outputs(M, y, finish)
 
 
@@ -78,42 +83,93 @@ def convolve_backward(g, x, w, pads, dx):
     U = _filters_forward(turned)
     dU = zeros(np, U.shape, U.dtype)
     part = empty(np, U.shape, U.dtype)
-    for tiles in _blocks(g, dx, k, [k - 1 - p for p in pads]):
-        V = tiles.inputs(g)
-        M = tiles.gradients(x)
+    maps = _phases(g, 1)
+    for tiles, V, M in _blocks(len(g), dx, k, [k - 1 - p for p in pads]):
+        tiles.inputs(maps, V)
+        tiles.gradients(x, M)
         dU += np.matmul(M, V.swapaxes(1, 2), out=part)
         np.matmul(U, V, out=M)  # what it held is used
         tiles.outputs(M, dx)
     return _filters_backward(dU, k).swapaxes(0, 1)[..., ::-1, ::-1]
 
 
+def weights_backward(g, x, w, stride, pads):
+    """Return dw alone of y = x ∗ w.  g: y's gradient."""
+    F, C, k, _ = _fold(w, stride).shape
+    dU = zeros(np, ((k + 3) ** 2, F, C), w.dtype)
+    part = empty(np, dU.shape, dU.dtype)
+    maps = _phases(x, stride)
+    for tiles, V, M in _blocks(C, g, k, [p // stride for p in pads]):
+        tiles.inputs(maps, V)
+        tiles.gradients(g, M)
+        dU += np.matmul(M, V.swapaxes(1, 2), out=part)
+    return _unfold(_filters_backward(dU, k), w.shape, stride)
+
+
+def _phases(x, stride):
+    """View x (C,H,W,N) by each pixel's place in its stride×stride square: (C, s, s, H/s, W/s, N)."""
+    C, H, W, N = x.shape
+    return x.reshape(C, H // stride, stride, W // stride, stride, N).transpose(0, 2, 4, 1, 3, 5)
+
+
+def _fold(w, stride):
+    """The filters for `_phases`: (F,C,K,K) → (F, C·s², k, k), k = ⌈K/s⌉, zeros where K is no multiple of s."""
+    F, C, K, _ = w.shape
+    k = -(-K // stride)
+    padded = np.zeros((F, C, k * stride, k * stride), w.dtype)
+    padded[:, :, :K, :K] = w
+    return padded.reshape(F, C, k, stride, k, stride).transpose(0, 1, 3, 5, 2, 4).reshape(F, -1, k, k)
+
+
+def _unfold(folded, shape, stride):
+    """`_fold`'s transpose."""
+    F, C, K, _ = shape
+    k = folded.shape[-1]
+    squares = folded.reshape(F, C, stride, stride, k, k).transpose(0, 1, 4, 2, 5, 3)
+    return squares.reshape(F, C, k * stride, k * stride)[:, :, :K, :K]
+
+
 def _filters_forward(w):
-    """U = G w Gᵀ: (F,C,k,k) → (n², F, C)."""
-    G = _g(w.shape[-1], w.dtype)
-    return np.einsum("ap,fcpq,bq->abfc", G, w, G, optimize=True).reshape(-1, *w.shape[:2])
+    """U = G w Gᵀ: (F,C,k,k) → (n², F, C).  One product: G ⊗ G times the filters as columns."""
+    F, C, k, _ = w.shape
+    G = _g(k, w.dtype)
+    out = empty(np, (len(G), F * C), w.dtype)
+    return np.matmul(G, w.reshape(F * C, k * k).T, out=out).reshape(-1, F, C)
 
 
 def _filters_backward(dU, k):
     """dw = Gᵀ dU G: (n², F, C) → (F,C,k,k)."""
-    G = _g(k, dU.dtype)
-    return np.einsum("ap,abfc,bq->fcpq", G, dU.reshape(len(G), len(G), *dU.shape[1:]), G, optimize=True)
+    _, F, C = dU.shape
+    out = empty(np, (F * C, k * k), dU.dtype)
+    return np.matmul(dU.reshape(-1, F * C).T, _g(k, dU.dtype), out=out).reshape(F, C, k, k)
 
 
 def _g(k, dtype):
+    """G ⊗ G: (n², k²)."""
     points = [0, *(sign * a for a in POINTS[k] for sign in (1, -1))]
     rows = [[a**p / math.prod(a - b for b in points if b != a) for p in range(k)] for a in points]
-    return np.array([*rows, [0] * (k - 1) + [1]], dtype)
+    G = np.array([*rows, [0] * (k - 1) + [1]])
+    return np.kron(G, G).astype(dtype)
 
 
-def _blocks(x, y, k, pads):
-    """Yield the tiles of y, some of one row at a time."""
-    (C, _, _, N), (F, OH, OW, _) = x.shape, y.shape
-    most = max(1, PRODUCTS_BYTES // ((k + 3) ** 2 * (C + F) * N * x.itemsize))
+def _blocks(C, y, k, pads):
+    """Yield the tiles of y, some of one row at a time, with room for V (n², C, tiles·N) and M (n², F, tiles·N).
+
+    C: channels that y is made of.  The room is the same for every block, and for every layer.
+    """
+    F, OH, OW, N = y.shape
+    n2 = (k + 3) ** 2
+    tile = n2 * (C + F) * N  # numbers in a tile's V and M
     columns = -(-OW // SIDE)
+    most = max(1, PRODUCTS_BYTES // (tile * y.itemsize))
     most = -(-columns // -(-columns // most))  # blocks of even size
+    room = empty(np, (max(most * tile, PRODUCTS_BYTES // y.itemsize),), y.dtype)
     for row in range(0, OH, SIDE):
         for first in range(0, columns, most):
-            yield _Tiles(row, first * SIDE, min(most, columns - first), k, pads)
+            count = min(most, columns - first)
+            V, M, _ = np.split(room, [n2 * C * count * N, count * tile])
+            tiles = _Tiles(row, first * SIDE, count, k, pads)
+            yield tiles, V.reshape(n2, C, count * N), M.reshape(n2, F, count * N)
 
 
 class _Tiles:
@@ -123,30 +179,30 @@ class _Tiles:
         self.row, self.column, self.count, self.points = row, column, count, POINTS[k]
         self.n, self.top, self.left = k + 3, pads[0], pads[2]
 
-    def inputs(self, x):
-        """V = B D Bᵀ of the n×n inputs of each tile: (n², C, tiles·N)."""
-        C, _, _, N = x.shape
+    def inputs(self, maps, V):
+        """V = B D Bᵀ of the n×n inputs of each tile, from `_phases`: (n², C·s², tiles·N)."""
+        C, s, _, _, _, N = maps.shape
         n, count = self.n, self.count
-        out = empty(np, (n, n, C, count, N), x.dtype)
-        chunks = _chunks(C, SIDE * (count + 1) * N * x.itemsize)
+        out = V.reshape(n, n, C, s * s, count, N)
+        chunks = _chunks(C, s * s * SIDE * (count + 1) * N * maps.itemsize)
         some = chunks[0].stop
-        patch = empty(np, (some, n, SIDE, count + 1, N), x.dtype)
-        t = empty(np, (n, some, SIDE, count + 1, N), x.dtype)
-        work = empty(np, (3, n * t[0].size), x.dtype)
+        patch = empty(np, (some, s, s, n, SIDE, count + 1, N), maps.dtype)
+        t = empty(np, (n, some * s * s, SIDE, count + 1, N), maps.dtype)
+        work = empty(np, (3, n * t[0].size), maps.dtype)
         for cs in chunks:
             size = cs.stop - cs.start
-            p, tc = patch[:size], t[:, :size]
-            _copy_patch(x[cs], self.row - self.top, self.column - self.left, p)
+            _copy_patch(maps[cs], self.row - self.top, self.column - self.left, patch[:size])
+            p, tc = patch[:size].reshape(-1, *patch.shape[3:]), t[:, : size * s * s]
             _b([p[:, r] for r in range(n)], tc, self.points, work)
             columns = [tc[:, :, r % SIDE, r // SIDE : r // SIDE + count] for r in range(n)]
-            _b(columns, out[:, :, cs].swapaxes(0, 1), self.points, work)
-        return out.reshape(n * n, C, -1)
+            target = out[:, :, cs].reshape(n, n, size * s * s, count, N)
+            _b(columns, target.swapaxes(0, 1), self.points, work)
 
-    def gradients(self, g):
-        """A g Aᵀ of the 4×4 outputs of each tile, those beyond the map taken as 0: (n², F, tiles·N)."""
+    def gradients(self, g, M):
+        """M = A g Aᵀ of the 4×4 outputs of each tile, those beyond the map taken as 0: (n², F, tiles·N)."""
         F, _, _, N = g.shape
         n, count = self.n, self.count
-        out = empty(np, (n, n, F, count, N), g.dtype)
+        out = M.reshape(n, n, F, count, N)
         chunks = _chunks(F, SIDE * count * N * g.itemsize)
         some = chunks[0].stop
         patch = empty(np, (some, SIDE, SIDE, count, N), g.dtype)
@@ -158,7 +214,6 @@ class _Tiles:
             _copy_patch(g[fs], self.row, self.column, p)
             _a([p[:, i] for i in range(SIDE)], tf, self.points, work)
             _a([tf[:, :, j] for j in range(SIDE)], out[:, :, fs].swapaxes(0, 1), self.points, work)
-        return out.reshape(n * n, F, -1)
 
     def outputs(self, M, y, finish=None):
         """Y = Aᵀ M A, into y as far as the map reaches.  M: (n², F, tiles·N)."""
@@ -184,23 +239,26 @@ class _Tiles:
                 finish(fs, part)
 
 
-def _copy_patch(x, row, column, patch):
-    """Copy x's pixels from (row, column) on, and zeros where there are none, into patch (C, height, 4, count, N).
+def _copy_patch(maps, row, column, patch):
+    """Copy pixels from (row, column) on, and zeros where there are none.
 
-    Columns are sorted by their place in a tile, 4 apart, so that what a transform reads lies together.
+    maps: (…, H, W, N).  patch: (…, height, 4, count, N): its columns are sorted by their place in a tile, 4 apart, so
+    that what a transform reads lies together.
     """
-    _, H, W, _ = x.shape
-    top, bottom = max(0, -row), min(patch.shape[1], H - row)
-    patch[:, :top] = 0
-    patch[:, bottom:] = 0
+    H, W = maps.shape[-3:-1]
+    height, _, count, _ = patch.shape[-4:]
+    top, bottom = max(0, -row), min(height, H - row)
+    patch[..., :top, :, :, :] = 0
+    patch[..., bottom:, :, :, :] = 0
     for j in range(SIDE):
-        tiles = real_windows(W, patch.shape[3], column + j, SIDE)
-        patch[:, top:bottom, j, : tiles.start] = 0
-        patch[:, top:bottom, j, tiles.stop :] = 0
+        tiles = real_windows(W, count, column + j, SIDE)
+        patch[..., top:bottom, j, : tiles.start, :] = 0
+        patch[..., top:bottom, j, tiles.stop :, :] = 0
         if tiles.start < tiles.stop:
             first = column + j + SIDE * tiles.start
             last = column + j + SIDE * (tiles.stop - 1)
-            patch[:, top:bottom, j, tiles] = x[:, row + top : row + bottom, first : last + 1 : SIDE]
+            pixels = maps[..., row + top : row + bottom, first : last + 1 : SIDE, :]
+            patch[..., top:bottom, j, tiles, :] = pixels
 
 
 def real_windows(size, windows, offset, stride):
