@@ -51,7 +51,7 @@ SIDE = 4  # outputs of a tile, in each direction
 # those of the plain sum, 2e-6 and 4e-6 of the largest output).
 POINTS = {3: (0.75, 1.5), 5: (0.5, 1.0, 2.0)}
 PRODUCTS_BYTES = 32 << 20  # of the operands and results of one block of tiles
-TRANSFORM_BYTES = 1 << 19  # of one of the arrays that a transform reads or writes
+TRANSFORM_BYTES = 1 << 20  # of one of the arrays that a transform reads or writes
 
 
 def pays(x, w, stride, pads, groups):
@@ -59,7 +59,7 @@ def pays(x, w, stride, pads, groups):
     F, C, KH, KW = w.shape
     whole = not any(size % stride for size in (*x.shape[1:3], pads[0], pads[2]))
     F, C = F // groups, C * stride**2
-    return whole and KH == KW and -(-KH // stride) in POINTS and C * F >= 24 * (C + F)
+    return whole and KH == KW and -(-KH // stride) in POINTS and C * F >= 15 * (C + F)
 
 
 def convolve(x, w, stride, pads, y, finish):
@@ -153,112 +153,130 @@ def _g(k, dtype):
 
 
 def _blocks(C, y, k, pads):
-    """Yield the tiles of y, some of one row at a time, with room for V (n², C, tiles·N) and M (n², F, tiles·N).
+    """Yield the tiles of y block by block, with room for their V (n², C, tiles·N) and M (n², F, tiles·N).
 
     C: channels that y is made of.  The room is the same for every block, and for every layer.
     """
     F, OH, OW, N = y.shape
     n2 = (k + 3) ** 2
     tile = n2 * (C + F) * N  # numbers in a tile's V and M
-    columns = -(-OW // SIDE)
     most = max(1, PRODUCTS_BYTES // (tile * y.itemsize))
-    most = -(-columns // -(-columns // most))  # blocks of even size
-    room = empty(np, (max(most * tile, PRODUCTS_BYTES // y.itemsize),), y.dtype)
-    for row in range(0, OH, SIDE):
-        for first in range(0, columns, most):
-            count = min(most, columns - first)
+    columns = _evenly(-(-OW // SIDE), most)
+    rows = _evenly(-(-OH // SIDE), max(1, most // columns[0]))
+    room = empty(np, (max(rows[0] * columns[0] * tile, PRODUCTS_BYTES // y.itemsize),), y.dtype)
+    row = 0
+    for height in rows:
+        column = 0
+        for width in columns:
+            count = height * width
             V, M, _ = np.split(room, [n2 * C * count * N, count * tile])
-            tiles = _Tiles(row, first * SIDE, count, k, pads)
-            yield tiles, V.reshape(n2, C, count * N), M.reshape(n2, F, count * N)
+            block = _Tiles(row, column, height, width, k, pads)
+            yield block, V.reshape(n2, C, count * N), M.reshape(n2, F, count * N)
+            column += SIDE * width
+        row += SIDE * height
+
+
+def _evenly(count, most):
+    """Cut `count` into parts of at most `most`, of nearly one size, the largest first."""
+    parts = -(-count // most)
+    return [-(-(count - i) // parts) for i in range(parts)]
 
 
 class _Tiles:
-    """`count` tiles side by side, their first output at (row, column)."""
+    """A block of tiles, height × width of them; its first output is at (row, column)."""
 
-    def __init__(self, row, column, count, k, pads):
-        self.row, self.column, self.count, self.points = row, column, count, POINTS[k]
-        self.n, self.top, self.left = k + 3, pads[0], pads[2]
+    def __init__(self, row, column, height, width, k, pads):
+        self.row, self.column, self.height, self.width = row, column, height, width
+        self.n, self.points = k + 3, POINTS[k]
+        self.top, self.left = pads[0], pads[2]
 
     def inputs(self, maps, V):
         """V = B D Bᵀ of the n×n inputs of each tile, from `_phases`: (n², C·s², tiles·N)."""
         C, s, _, _, _, N = maps.shape
-        n, count = self.n, self.count
-        out = V.reshape(n, n, C, s * s, count, N)
-        chunks = _chunks(C, s * s * SIDE * (count + 1) * N * maps.itemsize)
+        n, height, width = self.n, self.height, self.width
+        V = V.reshape(n, n, C, s * s, height, width, N)
+        chunks = _chunks(C, s * s * height * SIDE * (width + 1) * N * maps.itemsize)
         some = chunks[0].stop
-        patch = empty(np, (some, s, s, n, SIDE, count + 1, N), maps.dtype)
-        t = empty(np, (n, some * s * s, SIDE, count + 1, N), maps.dtype)
+        patch = empty(np, (some, s, s, SIDE, height + 1, SIDE, width + 1, N), maps.dtype)
+        t = empty(np, (n, some * s * s, height, SIDE, width + 1, N), maps.dtype)
         work = empty(np, (3, n * t[0].size), maps.dtype)
         for cs in chunks:
             size = cs.stop - cs.start
             _copy_patch(maps[cs], self.row - self.top, self.column - self.left, patch[:size])
-            p, tc = patch[:size].reshape(-1, *patch.shape[3:]), t[:, : size * s * s]
-            _b([p[:, r] for r in range(n)], tc, self.points, work)
-            columns = [tc[:, :, r % SIDE, r // SIDE : r // SIDE + count] for r in range(n)]
-            target = out[:, :, cs].reshape(n, n, size * s * s, count, N)
+            pc, tc = patch[:size].reshape(-1, *patch.shape[3:]), t[:, : size * s * s]
+            rows = [pc[:, r % SIDE, r // SIDE : r // SIDE + height] for r in range(n)]
+            _b(rows, tc, self.points, work)
+            columns = [tc[:, :, :, c % SIDE, c // SIDE : c // SIDE + width] for c in range(n)]
+            target = V[:, :, cs].reshape(n, n, size * s * s, height, width, N)
             _b(columns, target.swapaxes(0, 1), self.points, work)
 
     def gradients(self, g, M):
         """M = A g Aᵀ of the 4×4 outputs of each tile, those beyond the map taken as 0: (n², F, tiles·N)."""
         F, _, _, N = g.shape
-        n, count = self.n, self.count
-        out = M.reshape(n, n, F, count, N)
-        chunks = _chunks(F, SIDE * count * N * g.itemsize)
+        n, height, width = self.n, self.height, self.width
+        M = M.reshape(n, n, F, height, width, N)
+        chunks = _chunks(F, height * SIDE * width * N * g.itemsize)
         some = chunks[0].stop
-        patch = empty(np, (some, SIDE, SIDE, count, N), g.dtype)
-        t = empty(np, (n, some, SIDE, count, N), g.dtype)
+        patch = empty(np, (some, SIDE, height, SIDE, width, N), g.dtype)
+        t = empty(np, (n, some, height, SIDE, width, N), g.dtype)
         work = empty(np, (2, n * t[0].size), g.dtype)
         for fs in chunks:
             size = fs.stop - fs.start
-            p, tf = patch[:size], t[:, :size]
-            _copy_patch(g[fs], self.row, self.column, p)
-            _a([p[:, i] for i in range(SIDE)], tf, self.points, work)
-            _a([tf[:, :, j] for j in range(SIDE)], out[:, :, fs].swapaxes(0, 1), self.points, work)
+            pf, tf = patch[:size], t[:, :size]
+            _copy_patch(g[fs], self.row, self.column, pf)
+            _a([pf[:, i] for i in range(SIDE)], tf, self.points, work)
+            _a([tf[:, :, :, j] for j in range(SIDE)], M[:, :, fs].swapaxes(0, 1), self.points, work)
 
     def outputs(self, M, y, finish=None):
         """Y = Aᵀ M A, into y as far as the map reaches.  M: (n², F, tiles·N)."""
         F, OH, _, N = y.shape
-        n, count = self.n, self.count
-        M = M.reshape(n, n, F, count, N)
+        n, height, width = self.n, self.height, self.width
+        M = M.reshape(n, n, F, height, width, N)
         rows = min(SIDE, OH - self.row)
-        chunks = _chunks(F, n * count * N * M.itemsize)
+        bottom, right = self.row + SIDE * height, self.column + SIDE * width
+        chunks = _chunks(F, n * height * width * N * M.itemsize)
         some = chunks[0].stop
-        t = empty(np, (SIDE, n, some, count, N), M.dtype)
-        tile = empty(np, (SIDE, rows, some, count, N), M.dtype)  # columns first
+        t = empty(np, (SIDE, n, some, height, width, N), M.dtype)
+        tile = empty(np, (SIDE, rows, some, height, width, N), M.dtype)  # columns first
         work = empty(np, (2, t[0].size), M.dtype)
         for fs in chunks:
             size = fs.stop - fs.start
             tf, tilef = t[:, :, :size], tile[:, :, :size]
             _at(M[:, :, fs], tf, self.points, work)
             _at(tf[:rows].swapaxes(0, 1), tilef, self.points, work)
-            part = y[fs, self.row : self.row + rows, self.column : self.column + SIDE * count]
-            for j in range(SIDE):
-                target = part[:, :, j::SIDE]
-                target[...] = tilef[j].swapaxes(0, 1)[:, :, : target.shape[2]]
+            for i in range(rows):
+                for j in range(SIDE):
+                    target = y[fs, self.row + i : bottom : SIDE, self.column + j : right : SIDE]
+                    target[...] = tilef[j, i, :, : target.shape[1], : target.shape[2]]
             if finish:
-                finish(fs, part)
+                finish(fs, y[fs, self.row : bottom, self.column : right])
 
 
 def _copy_patch(maps, row, column, patch):
     """Copy pixels from (row, column) on, and zeros where there are none.
 
-    maps: (…, H, W, N).  patch: (…, height, 4, count, N): its columns are sorted by their place in a tile, 4 apart, so
-    that what a transform reads lies together.
+    maps: (…, H, W, N).  patch: (…, 4, height, 4, width, N): rows and columns are sorted by their place in a tile, 4
+    apart, so that what a transform reads lies together.
     """
     H, W = maps.shape[-3:-1]
-    height, _, count, _ = patch.shape[-4:]
-    top, bottom = max(0, -row), min(height, H - row)
-    patch[..., :top, :, :, :] = 0
-    patch[..., bottom:, :, :, :] = 0
-    for j in range(SIDE):
-        tiles = real_windows(W, count, column + j, SIDE)
-        patch[..., top:bottom, j, : tiles.start, :] = 0
-        patch[..., top:bottom, j, tiles.stop :, :] = 0
-        if tiles.start < tiles.stop:
-            first = column + j + SIDE * tiles.start
-            last = column + j + SIDE * (tiles.stop - 1)
-            pixels = maps[..., row + top : row + bottom, first : last + 1 : SIDE, :]
-            patch[..., top:bottom, j, tiles, :] = pixels
+    height, _, width, _ = patch.shape[-4:]
+    for i in range(SIDE):
+        rows, there_rows = _every(H, height, row + i)
+        for j in range(SIDE):
+            columns, there_columns = _every(W, width, column + j)
+            part = patch[..., i, :, j, :, :]
+            part[..., : rows.start, :, :] = 0
+            part[..., rows.stop :, :, :] = 0
+            part[..., rows, : columns.start, :] = 0
+            part[..., rows, columns.stop :, :] = 0
+            part[..., rows, columns, :] = maps[..., there_rows, there_columns, :]
+
+
+def _every(size, count, first):
+    """Of pixels first, first + 4, …, `count` of them: which are in 0 … size−1, and where those are, as slices."""
+    real = real_windows(size, count, first, SIDE)
+    start = first + SIDE * real.start
+    return real, slice(start, start + SIDE * (real.stop - real.start), SIDE)
 
 
 def real_windows(size, windows, offset, stride):
