@@ -6,9 +6,11 @@
 round is one step, or as many as take half a second.  Rounds of tinyalex and of PyTorch alternate in one
 process, so that both meet the same weather on a shared machine; figures are medians of the rounds.
 
-**Limit**: the step's matrix products alone, at the shapes that the step gives them (one output row of a
-convolution at a time), on all ranks at once, one BLAS thread each.  What is above it went into everything
-else: columns, biases, neurons, pooling, normalization, the exchange, the update.
+**Limit**: the matrix products of im2col alone, one for each output row of a convolution, on all ranks at
+once, one BLAS thread each.  What is above it went into everything else: columns, biases, neurons, pooling,
+normalization, the exchange, the update.  Most convolutions take fewer multiplications than im2col
+(`ops.winograd`), so a step can reach more than 1 of the limit, and a layer more GFLOP/s than the processor
+has: both count im2col's arithmetic.
 
 **Memory** is the process's largest resident set before PyTorch is loaded; **page faults** are those of a
 step: each is 4 KiB of memory that the system had to find and clear.
@@ -40,7 +42,10 @@ RATE = 1e-4
 
 
 def layers_of(what, network, neuron, comm, rng):
-    """Return ({name: layer}, shape of what they read, without the images) of "alexnet", "cifar4" or a layer."""
+    """Return ({name: layer}, shape of what they read, without the images).
+
+    what: "alexnet", "cifar4" or the name of a layer of AlexNet; ArgumentError for any other.
+    """
     cifar = what == "cifar4"
     net = figure1_net(neuron, comm, rng) if cifar else alexnet(network, comm, rng)
     size = 32 if cifar else network.size
@@ -54,6 +59,11 @@ def layers_of(what, network, neuron, comm, rng):
         if name == what:
             return {name: layer}, x.shape[:-1]
         x, _ = outline(layer, x)
+
+
+def check(what, network):
+    """Raise the ArgumentError of a name that is neither a network nor a layer."""
+    layers_of(what, network, "relu", Comm(Device("cpu:0")), BlankWeights())
 
 
 class _Work:
@@ -194,7 +204,8 @@ def _limit(work):
     rng = np.random.default_rng(0)
     total = 0.0
     for name, layer in work.net.layers.items():
-        for count, m, k, n in sum(_products(layer, work.shapes[name], batch).values(), []):
+        products = _products(layer, work.shapes[name], batch)
+        for count, m, k, n in products["forward"] + products["backward"]:
             a, b = rng.standard_normal((m, k), np.float32), rng.standard_normal((k, n), np.float32)
             out = np.empty((m, n), np.float32)
             times = []
@@ -250,7 +261,8 @@ def print_result(found, console, layers=False):
             f"{found['limit'] / step:.2f} of the limit is reached"
         )
     console.print(
-        f"peak memory {found['peak_bytes'] / 1e9:.2f} GB; {np.median(found['faults']):,.0f} page faults a {work}"
+        f"peak memory {found['peak_bytes'] / 1e9:.2f} GB; "
+        f"{np.median(found['faults']):,.0f} page faults a {work}"
     )
     if found["against"]:
         other = np.median(found["other_seconds"])

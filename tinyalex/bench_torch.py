@@ -3,8 +3,8 @@
 As people write it: nn.Sequential, the default layout (N,C,H,W), autograd, torch.optim.SGD.  Tuned: memory in
 channels_last order, the optimizer's fused kernel, local response normalization with a hand-written backward
 in place of nn.LocalResponseNorm, and a C library that keeps freed memory (`mallopt`) in place of returning it
-to the system.  Same sizes, groups, batch, optimizer and number of threads.  One difference: PyTorch's window of
-the normalization runs over all maps, ours stops at a tower's end; the cost is the same.
+to the system.  Same sizes, groups, batch, optimizer and number of threads.  One difference: PyTorch's window
+of the normalization runs over all maps, ours stops at a tower's end; the cost is the same.
 """
 
 import ctypes
@@ -23,8 +23,8 @@ from tinyalex.ops.conv import four_pads
 def twin(layers, shape, forward, tuned, whole):
     """Return a function that does a step (or a forward pass) in PyTorch, warmed up.
 
-    layers: {name: tinyalex layer}, of one rank.  shape: of the input, images first.  whole: they are a network, and
-    a step has a loss and an update; else a gradient is only sent back through them.
+    layers: {name: tinyalex layer}, of one rank.  shape: of the input, images first.  whole: they are a
+    network, and a step has a loss and an update; else a gradient is only sent back through them.
     """
     torch.set_num_threads(cpu_count())
     if tuned:
@@ -162,7 +162,7 @@ class _LRNFunction(torch.autograd.Function):
 
 
 class TunedLRN(nn.Module):
-    """Local response normalization as an expert writes it: slices added, square roots for the power, own backward."""
+    """Local response normalization as an expert writes it: added slices, square roots, own backward."""
 
     def __init__(self, n, alpha, beta, k):
         super().__init__()

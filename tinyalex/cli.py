@@ -22,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 console = Console(markup=False, highlight=False, soft_wrap=True)
-errors = Console(stderr=True, markup=False, highlight=False)
+error_console = Console(stderr=True, markup=False, highlight=False)
 LAST_HIDDEN = "gather8"  # its output are the 4096 features that the last layer reads
 
 Devices = Annotated[
@@ -130,7 +130,7 @@ def describe(
 @app.command()
 def bench(
     what: Annotated[
-        str, typer.Argument(help="alexnet, cifar4 (Figure 1's), or a layer of AlexNet.")
+        str, typer.Argument(help="alexnet, cifar4 (Figure 1), or a layer of AlexNet.")
     ] = "alexnet",
     preset: Preset = "paper",
     lrn: Annotated[bool, typer.Option(help="AlexNet with local response normalization.")] = True,
@@ -149,11 +149,14 @@ def bench(
     if vs not in (None, "torch", "torch-tuned"):
         raise DataError(f"--vs: expected torch or torch-tuned, found {vs!r}")
     network = _network(preset, 1.0, None, None)._replace(lrn=lrn)
+    benchmark.check(what, network)
     if what == "cifar4":
         chosen = device_names.parse(devices or "cpu", batch)
     else:
         chosen = device_names.parse(_devices(devices, network))
-    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=errors) as bar:
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=error_console
+    ) as bar:
         task = bar.add_task("rounds", total=rounds)
         found = benchmark.measure(
             what, network, neuron, chosen, batch, rounds, vs, forward, lambda _: bar.advance(task)

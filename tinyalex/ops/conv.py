@@ -39,7 +39,7 @@ columns of g: dw[f,c,p,q] = Σ x[c,u,v,n] · ĝ[f, u+KH−1−p, v+KW−1−q, n
 products, and nothing is scattered; that is `_backward_stride_1`.  It pays where there are no more filters
 than channels; else the strips of x are the fewer.
 
-On the CPU, large convolutions with stride 1 go through fewer multiplications still, for the same sums: `winograd`.
+On the CPU, convolutions with many channels take fewer multiplications still, for the same sums: `winograd`.
 """
 
 from functools import partial
@@ -169,7 +169,7 @@ def conv2d_forward(x, w, b, stride=1, pad=0, groups=1, activation=None):
 
 
 def _before_neuron(dy, y, activation):
-    """Return g, the gradient before the neuron, and its sums over each map; some maps at a time, while they are hot."""
+    """Return g, the gradient before the neuron, and its sum over each map, taken while the map is hot."""
     xp = xp_of(dy)
     g = empty(xp, dy.shape, dy.dtype) if activation else xp.ascontiguousarray(dy)
     db = empty(xp, dy.shape[:1], dy.dtype)

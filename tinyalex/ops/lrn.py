@@ -21,7 +21,7 @@ from typing import NamedTuple
 from tinyalex.devices import check_dy, empty, same_dtype, xp_of
 from tinyalex.errors import ArgumentError
 
-# Of x handled at a time, all channels of some pixels: in runs long enough to be fetched ahead, and still in cache.
+# Of x handled at a time, all channels of some pixels: long runs, to be fetched ahead, and still in cache.
 BLOCK_BYTES = 1 << 21
 
 
@@ -81,9 +81,9 @@ def _window_sum(p, n, before, out, work):
 
 
 def _blocks(x, groups, buffers):
-    """Yield ((channels, columns), buffers): cache-sized pieces of x as a (C, H·W·N) matrix, and room for them.
+    """Yield ((channels, columns), room): cache-sized pieces of x as a (C, H·W·N) matrix, and some like them.
 
-    The room is the same for every piece: fresh arrays of a megabyte would cost more than what is done in them.
+    The room is the same for every piece: fresh arrays of megabytes would cost more than what is done in them.
     """
     C, columns = x.shape[0], x[0].size
     size = C // groups

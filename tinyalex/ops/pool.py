@@ -121,8 +121,8 @@ def max_pool_backward(dy, cache):
 def _first_winner(axis, dy, y, x, z, s, before, dx):
     """Write into dx, along one axis, each window's dy where its first largest pixel is.
 
-    The first s places of the windows meet every pixel just once, so there dx is written, not added to; only the
-    pixels that no first place reaches are set to 0 before.
+    The first s places of the windows meet every pixel just once, so there dx is written, not added to; only
+    the pixels that no first place reaches are set to 0 before.
     """
     xp = xp_of(dy)
     left = empty(xp, dy.shape, dy.dtype)  # the gradient of the windows whose winner is not yet found

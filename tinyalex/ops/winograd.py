@@ -7,25 +7,25 @@ Convolutional Neural Networks*, CVPR 2016.)  The result is the same sum as im2co
 
     y_i = Σ_p w_p d_{i+p}               i = 0 … 3,  p = 0 … k−1:   4k multiplications
 
-Its transpose, z_{i+p} = Σ y_i w_p, is a product of two polynomials, of degree n − 1.  Such a polynomial is known
-from its values at n points, and the value of a product is the product of the values: with
+Its transpose, z_{i+p} = Σ y_i w_p, is a product of two polynomials, of degree n − 1.  Such a polynomial is
+known from its values at n points, and the value of a product is the product of the values: with
 
-    A[a,i] = aⁱ    G[a,p] = aᵖ    V[a,j] = aʲ         at the points a = 0, ±a₁, ±a₂, …, and ∞ (the last coefficient)
+    A[a,i] = aⁱ    G[a,p] = aᵖ    V[a,j] = aʲ        at a = 0, ±a₁, ±a₂, …, and ∞ (the last coefficient)
 
 z = V⁻¹ [(A y) ⊙ (G w)]: n multiplications.  Turned back, as backward is forward's transpose,
 
     y = Aᵀ [(G w) ⊙ (B d)]               B = V⁻ᵀ
 
-Row a of V⁻ᵀ holds the coefficients of the polynomial that is 0 at all other points, divided by its value at a; we
-leave the division to G, so that B's leading coefficients are 1.
+Row a of V⁻ᵀ holds the coefficients of the polynomial that is 0 at all other points, divided by its value at
+a; we leave the division to G, so that B's leading coefficients are 1.
 
 **Two dimensions.**  Rows, then columns: with the n×n inputs D of one tile and a k×k filter w
 
     Y = Aᵀ [(G w Gᵀ) ⊙ (B D Bᵀ)] A
 
-4×4 outputs for n² multiplications, 36 in place of 144 (k = 3), 64 in place of 400 (k = 5).  The channels are summed
-before going back, so ⊙ becomes n² matrix products: M[ab] = U[ab] V[ab], with U[ab] (F, C) and V[ab]
-(C, tiles·N).  No columns are written: V has n²/16 numbers for each of x's, where im2col's strips have k.
+4×4 outputs for n² multiplications, 36 in place of 144 (k = 3), 64 in place of 400 (k = 5).  The channels
+are summed before going back, so ⊙ becomes n² matrix products: M[ab] = U[ab] V[ab], with U[ab] (F, C) and
+V[ab] (C, tiles·N).  No columns are written: V has n²/16 numbers for each of x's, where im2col's strips have k.
 
 **Backward** is the same map transposed: from Y's gradient g, A g Aᵀ takes M's place:
 
@@ -33,11 +33,11 @@ before going back, so ⊙ becomes n² matrix products: M[ab] = U[ab] V[ab], with
     dx     = the same convolution of padded g with the turned filter (see `conv`): so V is made of g, and
              dU of A x Aᵀ, and both products read one V
 
-**Stride s** is the same with stride 1: a pixel's place in its s×s square becomes part of its channel, so that conv1's
-11×11 filters on 3 channels, 4 apart, are 3×3 filters on 48 channels (12×12, the last row and column zeros).
+**Stride s** is the same with stride 1: a pixel's place in its s×s square becomes part of its channel, so that
+conv1's 11×11 filters on 3 channels, 4 apart, are 3×3 filters on 48 channels (12×12, a row and a column of 0).
 
-The transforms are additions and multiplications by a few numbers, done for some channels at a time so that they
-stay in the second-level cache.  They cost in proportion to C + F, the products to C·F: see `pays`.
+The transforms are additions and multiplications by a few numbers, done for some channels at a time so that
+they stay in cache.  They cost in proportion to C + F, the products to C·F: see `pays`.
 """
 
 import math
@@ -47,19 +47,20 @@ import numpy as np
 from tinyalex.devices import empty, zeros
 
 SIDE = 4  # outputs of a tile, in each direction
-# The positive points, for k = 3 and 5: simple numbers chosen for small rounding errors (in float32 about ten times
-# those of the plain sum, 2e-6 and 4e-6 of the largest output).
+# The positive points, for k = 3 and 5: simple numbers chosen for small rounding errors (in float32 about ten
+# times those of the plain sum: 3e-6 and 6e-6 of the largest output).
 POINTS = {3: (0.75, 1.5), 5: (0.5, 1.0, 2.0)}
+LEAST = 15  # C·F / (C + F), from which on fewer products pay for the transforms
 PRODUCTS_BYTES = 32 << 20  # of the operands and results of one block of tiles
 TRANSFORM_BYTES = 1 << 20  # of one of the arrays that a transform reads or writes
 
 
 def pays(x, w, stride, pads, groups):
-    """Whether the convolution is done here: sizes that the transforms know, and channels enough to be worth it."""
+    """Whether the convolution is done here: sizes that the transforms know, and channels enough."""
     F, C, KH, KW = w.shape
     whole = not any(size % stride for size in (*x.shape[1:3], pads[0], pads[2]))
     F, C = F // groups, C * stride**2
-    return whole and KH == KW and -(-KH // stride) in POINTS and C * F >= 15 * (C + F)
+    return whole and KH == KW and -(-KH // stride) in POINTS and C * F >= LEAST * (C + F)
 
 
 def convolve(x, w, stride, pads, y, finish):
@@ -113,7 +114,7 @@ def _phases(x, stride):
 
 
 def _fold(w, stride):
-    """The filters for `_phases`: (F,C,K,K) → (F, C·s², k, k), k = ⌈K/s⌉, zeros where K is no multiple of s."""
+    """The filters for `_phases`: (F,C,K,K) → (F, C·s², k, k), k = ⌈K/s⌉, with zeros to make K a multiple."""
     F, C, K, _ = w.shape
     k = -(-K // stride)
     padded = np.zeros((F, C, k * stride, k * stride), w.dtype)
@@ -255,8 +256,8 @@ class _Tiles:
 def _copy_patch(maps, row, column, patch):
     """Copy pixels from (row, column) on, and zeros where there are none.
 
-    maps: (…, H, W, N).  patch: (…, 4, height, 4, width, N): rows and columns are sorted by their place in a tile, 4
-    apart, so that what a transform reads lies together.
+    maps: (…, H, W, N).  patch: (…, 4, height, 4, width, N): rows and columns are sorted by their place in a
+    tile, 4 apart, so that what a transform reads lies together.
     """
     H, W = maps.shape[-3:-1]
     height, _, width, _ = patch.shape[-4:]
@@ -273,7 +274,7 @@ def _copy_patch(maps, row, column, patch):
 
 
 def _every(size, count, first):
-    """Of pixels first, first + 4, …, `count` of them: which are in 0 … size−1, and where those are, as slices."""
+    """Of `count` pixels first, first + 4, …: which are in 0 … size−1, and where those are, as slices."""
     real = real_windows(size, count, first, SIDE)
     start = first + SIDE * real.start
     return real, slice(start, start + SIDE * (real.stop - real.start), SIDE)
@@ -291,7 +292,7 @@ def _chunks(count, nbytes):
     return [slice(c, min(c + step, count)) for c in range(0, count, step)]
 
 
-# ---- the transforms along one axis: arrays or lists of arrays in, out[0], out[1], … written ---------------------
+# ---- the transforms along one axis: arrays or lists of arrays in, out[0], out[1], … written ----------------
 
 
 def _shaped(work, shape):
@@ -308,7 +309,9 @@ def _sum(arrays, factors, out, term):
 
 
 def _b(d, out, points, work):
-    """B d.  With t = x², the polynomial that is 0 at all points but a, and ∞, is (x² + a x) Π (t − b²), b ≠ ±a;
+    """B d.
+
+    With t = x², the polynomial that is 0 at all points but a (and ∞) is (x² + a x) Π (t − b²), b ≠ ±a;
     at all but 0, Π (t − b²); at all but ∞, x Π (t − b²).
     """
     even, odd, term = _shaped(work, d[0].shape)
@@ -352,11 +355,11 @@ def _at(M, out, points, work):
     even, odd = _shaped(work, M[0].shape)
     y0, y1, y2, y3 = out
     for i, a in enumerate(points):
-        square = M.dtype.type(a * a)
+        square = y0.dtype.type(a * a)
         np.add(M[2 * i + 1], M[2 * i + 2], out=even)
         np.subtract(M[2 * i + 1], M[2 * i + 2], out=odd)
         if a != 1:
-            odd *= M.dtype.type(a)
+            odd *= y0.dtype.type(a)
         if i == 0:
             np.add(M[0], even, out=y0)
             y1[...] = odd

@@ -1,0 +1,106 @@
+"""`tinyalex bench`: what it counts is what the network does, and its twin in PyTorch is the same network."""
+
+import json
+
+import numpy as np
+import pytest
+from test_cli import done, refused
+
+from tinyalex import bench
+from tinyalex.comm import Comm
+from tinyalex.describe import BlankWeights, describe
+from tinyalex.devices import Device
+from tinyalex.models.alexnet import PRESETS, alexnet, narrow
+
+SMALL = narrow(PRESETS["paper"], 0.05)._replace(size=67, classes=10)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_products_are_the_networks_multiply_adds(ranks):
+    """Three products a layer, two for conv1: what `describe` counts for one image and all ranks."""
+    comm = Comm(Device("cpu:0"))
+    comm.size = ranks
+    net = alexnet(PRESETS["paper"], comm, BlankWeights())
+    rows = {row.layer: row for row in describe(PRESETS["paper"], ranks, 3).rows}
+    for name, layer in net.layers.items():
+        products = bench._products(layer, rows[name].output, 3)
+        found = {d: sum(n * m * k * j for n, m, k, j in products[d]) for d in products}
+        whole = 3 * rows[name].multiply_adds // ranks
+        assert found == {"forward": whole, "backward": whole * (1 if name == "conv1" else 2)}
+
+
+def test_a_layer_from_the_command_line():
+    found = json.loads(done("bench", "conv5", "--batch", 2, "--rounds", 2, "--json", "--devices", "cpu:0"))
+    assert found["what"] == "conv5"
+    assert len(found["seconds"]) == len(found["faults"]) == found["rounds"] == 2
+    assert all(s > 0 for s in found["seconds"])
+    assert 0 < found["limit"] < 100 * min(found["seconds"])
+    (forward, backward) = (r for r in found["layers"] if r["layer"] == "conv5")
+    # GFLOP/s and milliseconds are of one thing: their product is the layer's arithmetic, there and back.
+    flop = 2 * 2 * 74_760_192
+    assert forward["ms"] * forward["gflops"] * 1e6 == pytest.approx(flop)
+    assert backward["ms"] * backward["gflops"] * 1e6 == pytest.approx(2 * flop)
+
+
+@pytest.mark.parametrize(("what", "options"), [("cifar4", ("--neuron", "tanh")), ("pool5", ("--forward",))])
+def test_table(what, options):
+    printed = done("bench", what, "--batch", 4, "--rounds", 1, "--layers", *options)
+    assert "images/s" in printed
+    assert ("of the limit is reached" in printed) == ("--forward" not in options)
+    assert "pool1" in printed or "pool5" in printed
+
+
+def test_rounds_measure_the_whole_network():
+    found = bench.measure("alexnet", SMALL, None, [Device("cpu:0"), Device("cpu:1")], 4, 2)
+    names = {row["layer"] for row in found["layers"]}
+    assert {"conv1", "lrn1", "gather3", "fc8", "update"} <= names
+    inside = sum(row["ms"] for row in found["layers"]) / 1e3
+    assert inside < 1.5 * np.mean(found["seconds"])
+
+
+def test_bad_names():
+    assert "expected alexnet, cifar4 or one of conv1, lrn1" in refused("bench", "conv9")
+    assert "expected torch or torch-tuned" in refused("bench", "--vs", "tensorflow")
+
+
+class TestTwin:
+    """Against PyTorch, where it is installed."""
+
+    @pytest.fixture(autouse=True)
+    def torch(self):
+        return pytest.importorskip("torch", reason="PyTorch (the oracle extra) is not installed")
+
+    def test_has_the_networks_parameters(self, torch):
+        from tinyalex.bench_torch import module
+
+        layers, _ = bench.layers_of("alexnet", PRESETS["paper"], None, Comm(Device("cpu:0")), BlankWeights())
+        with torch.device("meta"):
+            modules = [m for layer in layers.values() for m in module(layer, tuned=False)]
+        assert sum(p.numel() for m in modules for p in m.parameters()) == 60_965_224
+
+    def test_makes_shapes_and_values_of_our_layers(self, torch):
+        """Same weights, same input: the logits are ours, normalization over all maps, in both forms."""
+        from tinyalex.bench_torch import module
+
+        network = SMALL._replace(lrn_within_towers=False, dropout=False)
+        net = alexnet(network, Comm(Device("cpu:0")), np.random.default_rng(0), np.float64)
+        x = np.random.default_rng(1).standard_normal((3, 67, 67, 2)) * 60
+        for tuned in (False, True):
+            twin = torch.nn.Sequential(*(m for layer in net.layers.values() for m in module(layer, tuned)))
+            twin.double()
+            with torch.no_grad():
+                for parameter, (_, layer, key) in zip(twin.parameters(), net.parameters(), strict=True):
+                    parameter.set_(torch.from_numpy(layer.params[key].copy()))
+                found = twin(torch.from_numpy(x).movedim(-1, 0)).numpy().T
+            np.testing.assert_allclose(found, net.forward(x), rtol=1e-9, atol=1e-12)
+
+    def test_tuned_normalization_has_the_right_gradient(self, torch):
+        from tinyalex.bench_torch import TunedLRN
+
+        x = torch.randn(2, 7, 4, 3, dtype=torch.float64, requires_grad=True)
+        assert torch.autograd.gradcheck(TunedLRN(5, 1.3, 0.75, 2.0), x)
+
+    @pytest.mark.parametrize("vs", ["torch", "torch-tuned"])
+    def test_prints_the_ratio(self, vs):
+        options = ("--batch", 2, "--rounds", 1, "--devices", "cpu:0", "--vs", vs)
+        assert "times as fast" in done("bench", "lrn2", *options)

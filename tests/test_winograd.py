@@ -1,0 +1,122 @@
+"""Minimal filtering gives the numbers of the reference: here it is done for every size that it knows."""
+
+from fractions import Fraction
+from unittest import mock
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_ops import DTYPES, EXAMPLES, NEURONS, assert_close, normal, other, seeds
+
+from tinyalex.ops import reference, winograd
+from tinyalex.ops.conv import conv2d_backward, conv2d_forward
+
+
+@st.composite
+def convolutions(draw):
+    """(x shape, w shape, conv2d's keywords): kernels whose phases are 3×3 or 5×5, maps of some tiles."""
+    stride = draw(st.sampled_from([1, 1, 1, 2, 4]))
+    K = draw(st.sampled_from([k for k in range(2, 13) if -(-k // stride) in (3, 5)]))
+    groups, CG = draw(st.integers(1, 2)), draw(st.integers(1, 2))
+    FG = other(draw, range(1, 4), CG)
+    H = stride * draw(st.integers(-(-K // stride), 7))
+    W = stride * draw(st.integers(-(-K // stride), 10))
+    N = draw(st.integers(1, 3))
+    before, after = st.sampled_from(range(0, K, stride)), st.integers(0, K - 1)
+    pad = (draw(before), draw(after), draw(before), draw(after))
+    return (groups * CG, H, W, N), (groups * FG, CG, K, K), {"stride": stride, "pad": pad, "groups": groups}
+
+
+def always(tiles=1 << 20):
+    """Within the block all that is known is done by minimal filtering, in blocks of so many bytes."""
+    sizes = {"LEAST": 0, "PRODUCTS_BYTES": tiles, "TRANSFORM_BYTES": tiles // 8}
+    return mock.patch.multiple(winograd, **sizes)
+
+
+@DTYPES
+@EXAMPLES
+@given(convolutions(), st.sampled_from(["none", "relu"]), st.sampled_from([1, 40_000, 1 << 20]), seeds)
+def test_equals_the_reference(dtype, case, neuron, tiles, rng):
+    x_shape, w_shape, how = case
+    x, w, b = (normal(rng, shape, dtype) for shape in (x_shape, w_shape, w_shape[:1]))
+    fast, neuron_forward, neuron_backward = NEURONS[neuron]
+    with always(tiles):
+        y, cache = conv2d_forward(x, w, b, **how, activation=fast)
+        dy = normal(rng, y.shape, dtype)
+        need_dx = how["stride"] == 1
+        dx, dw, db = conv2d_backward(dy, cache, need_dx)
+    before = reference.conv2d(x, w, b, **how)
+    assert_close(y, neuron_forward(before), dtype, "y", terms=np.abs(before).max())
+    # The neuron's slope is taken where the fast sum saw it: rounding may put a sum on either side of 0.
+    g = neuron_backward(dy, np.where(y > 0, 1.0, -1.0)) if neuron == "relu" else dy
+    expected = reference.conv2d_backward(np.asarray(g, np.float64), x, w, **how)
+    if need_dx:
+        assert_close(dx, expected[0], dtype, "dx", terms=np.abs(expected[0]).max(initial=1))
+    assert_close(dw, expected[1], dtype, "dw", terms=np.abs(expected[1]).max(initial=1))
+    assert_close(db, expected[2], dtype, "db", terms=np.abs(expected[2]).max(initial=1))
+
+
+@pytest.mark.parametrize("faults", [{"_b": 1}, {"_b": -1}, {"_a": 2}, {"_at": 3}, {"_b": 0}], ids=str)
+def test_a_wrong_transform_is_seen(faults):
+    """Scale one row of one transform by 1.001: the comparison above must fail."""
+    ((name, row),) = faults.items()
+    plain = getattr(winograd, name)
+
+    def wrong(arrays, out, points, work):
+        plain(arrays, out, points, work)
+        out[row][...] *= 1.001
+
+    rng = np.random.default_rng(0)
+    x, w, b = (normal(rng, shape) for shape in ((2, 9, 11, 3), (3, 2, 3, 3), (3,)))
+    with always(), mock.patch.object(winograd, name, wrong):
+        y, cache = conv2d_forward(x, w, b, 1, 1)
+        dy = normal(rng, y.shape)
+        dx, dw, _ = conv2d_backward(dy, cache)
+    expected = [reference.conv2d(x, w, b, 1, 1), *reference.conv2d_backward(dy, x, w, 1, 1)[:2]]
+    errors = [np.abs(a - e).max() / np.abs(e).max() for a, e in zip((y, dx, dw), expected, strict=True)]
+    assert max(errors) > 1e-5
+
+
+@pytest.mark.parametrize("k", [3, 5])
+def test_the_transforms_are_an_identity_of_polynomials(k):
+    """Σ_a A[a,i] G[a,p] B[a,r] is 1 where r = i + p, else 0: exactly, in fractions."""
+    points = [Fraction(0), *(s * Fraction(a) for a in winograd.POINTS[k] for s in (1, -1))]
+    n = k + 3
+
+    def matrix(transform, rows, size, room=2):
+        out = np.zeros((rows, size))
+        transform(list(np.eye(size)), out, winograd.POINTS[k], np.zeros((room, size)))
+        return out
+
+    A, B, At = matrix(winograd._a, n, 4), matrix(winograd._b, n, n, 3), matrix(winograd._at, 4, n)
+    np.testing.assert_array_equal(At, A.T)
+    np.testing.assert_array_equal(A[:-1], [[float(a**i) for i in range(4)] for a in points])
+    GG = winograd._g(k, np.float64).reshape(n, n, k, k)
+    G = GG[:, -1, :, -1] / GG[-1, -1, -1, -1] ** 0.5  # the row of ∞ is 0 … 0 1
+    whole = np.einsum("ai,ap,ar->ipr", A, G, B)
+    expected = [[[float(r == i + p) for r in range(n)] for p in range(k)] for i in range(4)]
+    np.testing.assert_allclose(whole, expected, atol=1e-14)
+
+
+@pytest.mark.parametrize(("k", "C", "bound"), [(3, 192, 5e-6), (5, 48, 1e-5)])
+def test_rounding_in_float32(k, C, bound):
+    """AlexNet's sizes: the largest error, as a part of the largest output, against float64."""
+    rng = np.random.default_rng(0)
+    x = np.maximum(rng.standard_normal((C, 13, 13, 4)), 0)
+    w, b = rng.standard_normal((64, C, k, k)) * 0.03, np.zeros(64)
+    exact = conv2d_forward(x, w, b, 1, k // 2)[0]
+    single = [a.astype(np.float32) for a in (x, w, b)]
+    assert winograd.pays(single[0], single[1], 1, (k // 2,) * 4, 1)
+    found = conv2d_forward(*single, 1, k // 2)[0]
+    assert np.abs(found - exact).max() < bound * np.abs(exact).max()
+
+
+def test_what_is_left_to_im2col():
+    x, w = np.empty((64, 12, 12, 2)), np.empty((64, 64, 3, 3))
+    assert winograd.pays(x, w, 1, (1, 1, 1, 1), 1)
+    assert not winograd.pays(x, w[:, :, :, :2], 1, (1, 1, 1, 1), 1)  # not square
+    assert not winograd.pays(x, np.empty((64, 64, 7, 7)), 1, (3, 3, 3, 3), 1)  # points for 3 and 5 only
+    assert not winograd.pays(x[:8], w[:, :8], 1, (1, 1, 1, 1), 1)  # too few channels
+    assert not winograd.pays(np.empty((3, 227, 227, 2)), np.empty((96, 3, 11, 11)), 4, (0,) * 4, 1)  # 227 / 4
+    assert winograd.pays(np.empty((3, 224, 224, 2)), np.empty((48, 3, 11, 11)), 4, (0, 3, 0, 3), 1)
