@@ -114,6 +114,9 @@ def describe(
     batch: Annotated[int, typer.Option(help="Images in a training step.", min=1)] = 128,
     size: Annotated[int | None, typer.Option(help="Side of the picture in pixels.")] = None,
     width: Width = 1.0,
+    towers: Annotated[
+        int | None, typer.Option(help="1: no towers, every kernel sees all maps below it.", min=1)
+    ] = None,
     memory: Annotated[str | None, typer.Option(help="Does a device of, say, 3GiB hold it?")] = None,
 ):
     """Print the network layer by layer: shapes, parameters, multiply-adds, memory, bytes that cross."""
@@ -123,6 +126,7 @@ def describe(
         raise DataError(f"describe: expected alexnet, found {model!r}")
     held = description.parse_memory(memory) if memory else None
     network = _network(preset, width, size, None)
+    network = network._replace(towers=towers or network.towers)
     ranks = len(_devices(devices, network).split(","))
     description.print_description(description.describe(network, ranks, batch), console, held)
 

@@ -10,10 +10,16 @@ stands for all.
     kept          the arrays in the layers' caches, which backward reads: each once, at the first layer that
                   keeps it (a convolution's output is also the next layer's input), and the pictures
     temporary     the most that one layer's backward holds besides: the gradients of its output and its input,
-                  the one between (through the neuron), and its new weight gradients beside the old ones
+                  and the one between (through the neuron)
 
 Not counted: what an operation needs within itself (blocks, masks), the loss, what a forward pass still
 holds of the step before, buffers that lie idle in the memory pool, and what a GPU's driver takes for itself.
+
+**As the 2012 code allocated it** (src/layer.cu, src/weights.cu, layers-145.cfg), the paper's reason for two GPUs
+of 3 GB: it kept every layer's output and its gradient at once (neurons work in place), the brackets of the
+normalizations, dropout's masks as floats, two batches of pictures (one on its way), the weights with their
+increments, gradients of convolutions only, and the partial sums of these: one for every `partialSum` (5, 3,
+13, 13, 13) places of a map, each the size of the weights.
 
 **Bytes that cross** are those a device receives from the others, as `Comm.ledger` counts them: an all-gather
 brings it the other ranks' arrays, and in backward a reduce-scatter their partial sums for its own part.
@@ -53,6 +59,7 @@ class Row(NamedTuple):
     temporary_bytes: int  # on one device, whole batch; total: the largest, since they are not there at once
     received_forward: int  # bytes that one device receives, whole batch
     received_backward: int
+    bytes_2012: int  # on one device, whole batch
 
     @property
     def memory(self):
@@ -87,10 +94,13 @@ def describe(network, ranks=1, batch=128):
         y, keeps = outline(layer, x)
         new = {id(a): a for a in keeps if id(a) not in kept}
         kept.update(new)
-        rows.append(_row(name, layer, x, y, ranks, sum(a.nbytes for a in new.values())))
+        row = _row(name, layer, x, y, ranks, sum(a.nbytes for a in new.values()))
+        rows.append(row._replace(bytes_2012=_bytes_2012(name, layer, x, y, ranks)))
         x = y
     sums = [sum(column) for column in list(zip(*rows, strict=True))[2:]]
     total = Row("total", x.shape, *sums)._replace(temporary_bytes=max(r.temporary_bytes for r in rows))
+    pictures = 3 * network.size**2 * batch * 4
+    total = total._replace(bytes_2012=total.bytes_2012 + 2 * pictures + 2 * x.nbytes)  # and the softmax
     return Description(ranks, batch, rows, total)
 
 
@@ -108,10 +118,32 @@ def _row(name, layer, x, y, ranks, kept_bytes):
         multiply_adds=ranks * weights * positions,
         parameter_bytes=3 * 4 * own,
         kept_bytes=kept_bytes,
-        temporary_bytes=y.nbytes + between + getattr(layer, "need_dx", True) * x.nbytes + 4 * own,
+        temporary_bytes=y.nbytes + between + getattr(layer, "need_dx", True) * x.nbytes,
         received_forward=crossing,
         received_backward=0 if getattr(layer, "replicated", False) else crossing,
+        bytes_2012=0,
     )
+
+
+PARTIAL_SUM = {"conv1": 5, "conv2": 3, "conv3": 13, "conv4": 13, "conv5": 13}  # layers-145.cfg
+
+
+def _bytes_2012(name, layer, x, y, ranks):
+    """A layer's share of what the 2012 code allocated on a device: see the module's docstring."""
+    if isinstance(layer, Activate):
+        return 0
+    if isinstance(layer, AllGather):  # a copy of what the others have, and of its gradient
+        return 2 * (ranks - 1) * x.nbytes
+    nbytes = 2 * y.nbytes
+    if isinstance(layer, LRN | SameMapNorm | Dropout):
+        nbytes += y.nbytes
+    own = sum(p.nbytes for p in layer.params.values())
+    if isinstance(layer, Linear):
+        nbytes += 2 * own + layer.params["b"].nbytes
+    if isinstance(layer, Conv2d):
+        places = math.prod(y.shape[1:-1])
+        nbytes += 3 * own + -(-places // PARTIAL_SUM[name]) * layer.params["w"].nbytes
+    return nbytes
 
 
 # ---- arrays that have a shape and no memory ----------------------------------------------------------
@@ -248,9 +280,15 @@ def print_description(description, console=None, memory=None):
     }
     for what, nbytes in parts.items():
         say(f"{nbytes / 1e6:8.1f} MB  {what}")
+    say(
+        f"{total.bytes_2012 / 1e6:8.1f} MB  as the 2012 code would allocate it, the driver's share not counted"
+    )
     if memory is not None:
-        verdict = "fits" if total.memory <= memory else "does not fit"
-        say(f"This {verdict} in {memory / 1e6:.1f} MB ({memory / 2**30:.2f} GiB).")
+        said = [
+            f"{name} {'fits' if nbytes <= memory else 'does not fit'}"
+            for name, nbytes in (("this", total.memory), ("the 2012 code's", total.bytes_2012))
+        ]
+        say(f"In {memory / 1e6:.1f} MB ({memory / 2**30:.2f} GiB) {', '.join(said)}.")
 
 
 def _cells(row):

@@ -25,7 +25,7 @@ a; we leave the division to G, so that B's leading coefficients are 1.
 
 4×4 outputs for n² multiplications, 36 in place of 144 (k = 3), 64 in place of 400 (k = 5).  The channels
 are summed before going back, so ⊙ becomes n² matrix products: M[ab] = U[ab] V[ab], with U[ab] (F, C) and
-V[ab] (C, tiles·N).  No columns are written: V has n²/16 numbers for each of x's, where im2col's strips have k.
+V[ab] (C, tiles·N).  No columns are written: V has n²/16 numbers for each of x's; im2col's strips have k.
 
 **Backward** is the same map transposed: from Y's gradient g, A g Aᵀ takes M's place:
 
