@@ -124,7 +124,7 @@ def test_three_gigabytes():
 
 
 def test_three_gigabytes_as_the_2012_code_allocated():
-    """One card holds the half network, which was trained on one, and one of two towers; not a net without towers.
+    """A card holds the half network, which was trained on one, and a tower; not a network without towers.
 
     The two towers of config 145 on one card leave 1% of 3 GB for the driver.
     """

@@ -15,9 +15,9 @@ stands for all.
 Not counted: what an operation needs within itself (blocks, masks), the loss, what a forward pass still
 holds of the step before, buffers that lie idle in the memory pool, and what a GPU's driver takes for itself.
 
-**As the 2012 code allocated it** (src/layer.cu, src/weights.cu, layers-145.cfg), the paper's reason for two GPUs
-of 3 GB: it kept every layer's output and its gradient at once (neurons work in place), the brackets of the
-normalizations, dropout's masks as floats, two batches of pictures (one on its way), the weights with their
+**As the 2012 code allocated it** (src/layer.cu, src/weights.cu, layers-145.cfg), the paper's reason for two
+GPUs of 3 GB: it kept every layer's output and its gradient at once (neurons work in place), the brackets of
+the normalizations, dropout's masks as floats, two batches of pictures (one on its way), weights with their
 increments, gradients of convolutions only, and the partial sums of these: one for every `partialSum` (5, 3,
 13, 13, 13) places of a map, each the size of the weights.
 
@@ -280,9 +280,7 @@ def print_description(description, console=None, memory=None):
     }
     for what, nbytes in parts.items():
         say(f"{nbytes / 1e6:8.1f} MB  {what}")
-    say(
-        f"{total.bytes_2012 / 1e6:8.1f} MB  as the 2012 code would allocate it, the driver's share not counted"
-    )
+    say(f"{total.bytes_2012 / 1e6:8.1f} MB  as the 2012 code would allocate it; not counted: the driver")
     if memory is not None:
         said = [
             f"{name} {'fits' if nbytes <= memory else 'does not fit'}"

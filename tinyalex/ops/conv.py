@@ -151,10 +151,10 @@ def conv2d_forward(x, w, b, stride=1, pad=0, groups=1, activation=None):
 
     y = empty(xp, (F, OH, OW, N), x.dtype)
     cache = ConvCache(x, w, y if activation else None, stride, pads, groups, activation)
-    if xp is np and winograd.pays(x, w, stride, pads, groups):
+    if xp is np and winograd.pays(w, stride, groups):
         for cs, fs in _groups(C, F, groups):
             finish = partial(_bias_and_neuron, b[fs], activation)
-            winograd.convolve(x[cs], w[fs], stride, pads, y[fs], finish)
+            winograd.convolve(x[cs], w[fs], pads, y[fs], finish)
         return y, cache
     y_rows = y.reshape(F, OH, OW * N)
     weights = _by_rows(w, groups)
@@ -207,14 +207,10 @@ def conv2d_backward(dy, cache, need_dx=True):
     OW = output_size(W, KW, stride, *pads[2:])
     check_dy("conv2d backward", dy, (F, OH, OW, N), x)
     g_maps, db = _before_neuron(dy, y, activation)
-    if xp is np and (stride == 1 or not need_dx) and winograd.pays(x, w, stride, pads, groups):
-        dx = empty(xp, x.shape, x.dtype) if need_dx else None
-        dw = empty(xp, w.shape, w.dtype)
+    if xp is np and need_dx and winograd.pays(w, stride, groups):
+        dx, dw = empty(xp, x.shape, x.dtype), empty(xp, w.shape, w.dtype)
         for cs, fs in _groups(len(x), F, groups):
-            if need_dx:
-                dw[fs] = winograd.convolve_backward(g_maps[fs], x[cs], w[fs], pads, dx[cs])
-            else:
-                dw[fs] = winograd.weights_backward(g_maps[fs], x[cs], w[fs], stride, pads)
+            dw[fs] = winograd.convolve_backward(g_maps[fs], x[cs], w[fs], pads, dx[cs])
         return dx, dw, db
     if need_dx and stride == 1 and CG * groups >= F:
         return *_backward_stride_1(g_maps, cache), db

@@ -33,9 +33,6 @@ V[ab] (C, tiles·N).  No columns are written: V has n²/16 numbers for each of x
     dx     = the same convolution of padded g with the turned filter (see `conv`): so V is made of g, and
              dU of A x Aᵀ, and both products read one V
 
-**Stride s** is the same with stride 1: a pixel's place in its s×s square becomes part of its channel, so that
-conv1's 11×11 filters on 3 channels, 4 apart, are 3×3 filters on 48 channels (12×12, a row and a column of 0).
-
 The transforms are additions and multiplications by a few numbers, done for some channels at a time so that
 they stay in cache.  They cost in proportion to C + F, the products to C·F: see `pays`.
 """
@@ -55,24 +52,22 @@ PRODUCTS_BYTES = 32 << 20  # of the operands and results of one block of tiles
 TRANSFORM_BYTES = 1 << 20  # of one of the arrays that a transform reads or writes
 
 
-def pays(x, w, stride, pads, groups):
-    """Whether the convolution is done here: sizes that the transforms know, and channels enough."""
+def pays(w, stride, groups):
+    """Whether the convolution is done here: stride 1, a kernel that has points, and channels enough."""
     F, C, KH, KW = w.shape
-    whole = not any(size % stride for size in (*x.shape[1:3], pads[0], pads[2]))
-    F, C = F // groups, C * stride**2
-    return whole and KH == KW and -(-KH // stride) in POINTS and C * F >= LEAST * (C + F)
+    F //= groups
+    return stride == 1 and KH == KW and KH in POINTS and C * F >= LEAST * (C + F)
 
 
-def convolve(x, w, stride, pads, y, finish):
-    """Write x ∗ w into y.
+def convolve(x, w, pads, y, finish):
+    """Write x ∗ w, stride 1, into y.
 
-    x: (C,H,W,N).  w: (F,C,KH,KW).  pads: (top, bottom, left, right).  y: (F,OH,OW,N).  finish(filters, part)
+    x: (C,H,W,N).  w: (F,C,k,k).  pads: (top, bottom, left, right).  y: (F,OH,OW,N).  finish(filters, part)
     is called with each part of y (some filters, rows and columns) while it is in cache.
     """
-    folded, maps = _fold(w, stride), _phases(x, stride)
-    U = _filters_forward(folded)
-    for tiles, V, M in _blocks(folded.shape[1], y, folded.shape[-1], [p // stride for p in pads]):
-        tiles.inputs(maps, V)
+    U = _filters_forward(w)
+    for tiles, V, M in _blocks(len(x), y, w.shape[-1], pads):
+        tiles.inputs(x, V)
         np.matmul(U, V, out=M)
         tiles.outputs(M, y, finish)
 
@@ -84,50 +79,13 @@ def convolve_backward(g, x, w, pads, dx):
     U = _filters_forward(turned)
     dU = zeros(np, U.shape, U.dtype)
     part = empty(np, U.shape, U.dtype)
-    maps = _phases(g, 1)
     for tiles, V, M in _blocks(len(g), dx, k, [k - 1 - p for p in pads]):
-        tiles.inputs(maps, V)
+        tiles.inputs(g, V)
         tiles.gradients(x, M)
         dU += np.matmul(M, V.swapaxes(1, 2), out=part)
         np.matmul(U, V, out=M)  # what it held is used
         tiles.outputs(M, dx)
     return _filters_backward(dU, k).swapaxes(0, 1)[..., ::-1, ::-1]
-
-
-def weights_backward(g, x, w, stride, pads):
-    """Return dw alone of y = x ∗ w.  g: y's gradient."""
-    F, C, k, _ = _fold(w, stride).shape
-    dU = zeros(np, ((k + 3) ** 2, F, C), w.dtype)
-    part = empty(np, dU.shape, dU.dtype)
-    maps = _phases(x, stride)
-    for tiles, V, M in _blocks(C, g, k, [p // stride for p in pads]):
-        tiles.inputs(maps, V)
-        tiles.gradients(g, M)
-        dU += np.matmul(M, V.swapaxes(1, 2), out=part)
-    return _unfold(_filters_backward(dU, k), w.shape, stride)
-
-
-def _phases(x, stride):
-    """View x (C,H,W,N) by each pixel's place in its stride×stride square: (C, s, s, H/s, W/s, N)."""
-    C, H, W, N = x.shape
-    return x.reshape(C, H // stride, stride, W // stride, stride, N).transpose(0, 2, 4, 1, 3, 5)
-
-
-def _fold(w, stride):
-    """The filters for `_phases`: (F,C,K,K) → (F, C·s², k, k), k = ⌈K/s⌉, with zeros to make K a multiple."""
-    F, C, K, _ = w.shape
-    k = -(-K // stride)
-    padded = np.zeros((F, C, k * stride, k * stride), w.dtype)
-    padded[:, :, :K, :K] = w
-    return padded.reshape(F, C, k, stride, k, stride).transpose(0, 1, 3, 5, 2, 4).reshape(F, -1, k, k)
-
-
-def _unfold(folded, shape, stride):
-    """`_fold`'s transpose."""
-    F, C, K, _ = shape
-    k = folded.shape[-1]
-    squares = folded.reshape(F, C, stride, stride, k, k).transpose(0, 1, 4, 2, 5, 3)
-    return squares.reshape(F, C, k * stride, k * stride)[:, :, :K, :K]
 
 
 def _filters_forward(w):
@@ -191,25 +149,24 @@ class _Tiles:
         self.n, self.points = k + 3, POINTS[k]
         self.top, self.left = pads[0], pads[2]
 
-    def inputs(self, maps, V):
-        """V = B D Bᵀ of the n×n inputs of each tile, from `_phases`: (n², C·s², tiles·N)."""
-        C, s, _, _, _, N = maps.shape
+    def inputs(self, x, V):
+        """V = B D Bᵀ of the n×n inputs of each tile: (n², C, tiles·N)."""
+        C, _, _, N = x.shape
         n, height, width = self.n, self.height, self.width
-        V = V.reshape(n, n, C, s * s, height, width, N)
-        chunks = _chunks(C, s * s * height * SIDE * (width + 1) * N * maps.itemsize)
+        V = V.reshape(n, n, C, height, width, N)
+        chunks = _chunks(C, height * SIDE * (width + 1) * N * x.itemsize)
         some = chunks[0].stop
-        patch = empty(np, (some, s, s, SIDE, height + 1, SIDE, width + 1, N), maps.dtype)
-        t = empty(np, (n, some * s * s, height, SIDE, width + 1, N), maps.dtype)
-        work = empty(np, (3, n * t[0].size), maps.dtype)
+        patch = empty(np, (some, SIDE, height + 1, SIDE, width + 1, N), x.dtype)
+        t = empty(np, (n, some, height, SIDE, width + 1, N), x.dtype)
+        work = empty(np, (3, n * t[0].size), x.dtype)
         for cs in chunks:
             size = cs.stop - cs.start
-            _copy_patch(maps[cs], self.row - self.top, self.column - self.left, patch[:size])
-            pc, tc = patch[:size].reshape(-1, *patch.shape[3:]), t[:, : size * s * s]
+            pc, tc = patch[:size], t[:, :size]
+            _copy_patch(x[cs], self.row - self.top, self.column - self.left, pc)
             rows = [pc[:, r % SIDE, r // SIDE : r // SIDE + height] for r in range(n)]
             _b(rows, tc, self.points, work)
             columns = [tc[:, :, :, c % SIDE, c // SIDE : c // SIDE + width] for c in range(n)]
-            target = V[:, :, cs].reshape(n, n, size * s * s, height, width, N)
-            _b(columns, target.swapaxes(0, 1), self.points, work)
+            _b(columns, V[:, :, cs].swapaxes(0, 1), self.points, work)
 
     def gradients(self, g, M):
         """M = A g Aᵀ of the 4×4 outputs of each tile, those beyond the map taken as 0: (n², F, tiles·N)."""
@@ -253,24 +210,24 @@ class _Tiles:
                 finish(fs, y[fs, self.row : bottom, self.column : right])
 
 
-def _copy_patch(maps, row, column, patch):
-    """Copy pixels from (row, column) on, and zeros where there are none.
+def _copy_patch(x, row, column, patch):
+    """Copy x's pixels from (row, column) on, and zeros where there are none.
 
-    maps: (…, H, W, N).  patch: (…, 4, height, 4, width, N): rows and columns are sorted by their place in a
-    tile, 4 apart, so that what a transform reads lies together.
+    patch: (C, 4, height, 4, width, N).  Rows and columns are sorted by their place in a tile, 4 apart, so
+    that what a transform reads lies together.
     """
-    H, W = maps.shape[-3:-1]
-    height, _, width, _ = patch.shape[-4:]
+    _, H, W, _ = x.shape
+    _, _, height, _, width, _ = patch.shape
     for i in range(SIDE):
         rows, there_rows = _every(H, height, row + i)
         for j in range(SIDE):
             columns, there_columns = _every(W, width, column + j)
-            part = patch[..., i, :, j, :, :]
-            part[..., : rows.start, :, :] = 0
-            part[..., rows.stop :, :, :] = 0
-            part[..., rows, : columns.start, :] = 0
-            part[..., rows, columns.stop :, :] = 0
-            part[..., rows, columns, :] = maps[..., there_rows, there_columns, :]
+            part = patch[:, i, :, j]
+            part[:, : rows.start] = 0
+            part[:, rows.stop :] = 0
+            part[:, rows, : columns.start] = 0
+            part[:, rows, columns.stop :] = 0
+            part[:, rows, columns] = x[:, there_rows, there_columns]
 
 
 def _every(size, count, first):
