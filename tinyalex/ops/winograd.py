@@ -49,7 +49,7 @@ SIDE = 4  # outputs of a tile, in each direction
 POINTS = {3: (0.75, 1.5), 5: (0.5, 1.0, 2.0)}
 LEAST = 15  # C·F / (C + F), from which on fewer products pay for the transforms
 PRODUCTS_BYTES = 32 << 20  # of the operands and results of one block of tiles
-TRANSFORM_BYTES = 1 << 20  # of one of the arrays that a transform reads or writes
+TRANSFORM_BYTES = 1 << 19  # of one of the arrays that a transform reads or writes
 
 
 def pays(w, stride, groups):
