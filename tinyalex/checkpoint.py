@@ -15,40 +15,53 @@ from tinyalex.errors import DataError
 def save(path, arrays, metadata):
     """Write host arrays (a dict by name) and metadata (anything JSON can hold) to path.
 
-    The file is written beside its place, flushed to the disk and then renamed: whatever happens, path
-    holds the old checkpoint or the new one.  Raises OSError (disk full, no permission), naming the file.
+    Raises OSError (disk full, no permission), naming the file: path then holds what it held before.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # safetensors writes an array's memory as it lies, whatever its strides: so C order first.
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    data = safetensors.numpy.save(arrays, {"tinyalex": json.dumps(metadata)})
-    part = path.with_name(path.name + ".part")
-    try:
-        with open(part, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise OSError(error.errno, f"{error.strerror}; the checkpoint was not written", str(path)) from error
+    write_bytes(path, safetensors.numpy.save(arrays, {"tinyalex": json.dumps(metadata)}), "the checkpoint")
+
+
+def write_bytes(path, data, what="the file"):
+    """Write a file, whole or not at all.  Raises OSError, naming the file."""
+    with _replacing(path, what) as file:
+        file.write(data)
 
 
 def write_text(path, text):
-    """Write a small text file, whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    os.replace(part, path)
+    """Write a small text file, whole or not at all.  Raises OSError, naming the file."""
+    write_bytes(path, text.encode())
 
 
 def write_array(path, array):
-    """Write a .npy file, whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    with open(part, "wb") as file:
+    """Write a .npy file, whole or not at all.  Raises OSError, naming the file."""
+    with _replacing(path, "the file") as file:
         np.save(file, array)
-    os.replace(part, path)
+
+
+@contextlib.contextmanager
+def _replacing(path, what):
+    """Yield a binary file that lies beside its place, is flushed to the disk and then renamed.
+
+    Whatever happens, path holds the old contents or the new.
+    """
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    try:
+        with open(part, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        if isinstance(error, OSError):
+            message = f"{error.strerror or error}; {what} was not written"
+            raise OSError(error.errno, message, str(path)) from error
+        raise
 
 
 def load(path):
@@ -61,6 +74,13 @@ def metadata(path):
     """Read a checkpoint's metadata alone, without its arrays."""
     with _opened(path) as file:
         return _metadata(path, file)
+
+
+def outline(path):
+    """Read a checkpoint's metadata, and its arrays' shapes by name, without the arrays."""
+    with _opened(path) as file:
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        return _metadata(path, file), shapes
 
 
 @contextlib.contextmanager
@@ -111,13 +131,25 @@ def restore(model, optimizer, arrays, path):
     """
     comm = model.comm
     targets = _arrays(model, optimizer)
-    wanted = {n: ((a.shape[0] * comm.size, *a.shape[1:]), a.dtype.name) for n, a in targets.items()}
+    _compare(targets, comm.size, arrays, path, exactly=optimizer)
+    for name, target in targets.items():
+        target[...] = comm.device.put(arrays[name][comm.part(len(arrays[name]))])
+
+
+def adopt(model, arrays, path):
+    """As `restore` without an optimizer, for a model built with `BlankWeights`: the arrays become its own."""
+    comm = model.comm
+    _compare(_arrays(model, None), comm.size, arrays, path, exactly=False)
+    for name, layer, key in model.parameters():
+        layer.params[key] = comm.device.put(arrays[name][comm.part(len(arrays[name]))])
+
+
+def _compare(targets, ranks, arrays, path, exactly):
+    wanted = {n: ((a.shape[0] * ranks, *a.shape[1:]), a.dtype.name) for n, a in targets.items()}
     found = {n: (a.shape, a.dtype.name) for n, a in arrays.items()}
-    for name in sorted(wanted.keys() | found.keys() if optimizer else wanted.keys()):
+    for name in sorted(wanted.keys() | found.keys() if exactly else wanted.keys()):
         if wanted.get(name) != found.get(name):
             raise DataError(
                 f"{path}: {name}: this model has {wanted.get(name, 'no such array')}, "
                 f"the checkpoint {found.get(name, 'no such array')}"
             )
-    for name, target in targets.items():
-        target[...] = comm.device.put(arrays[name][comm.part(len(arrays[name]))])

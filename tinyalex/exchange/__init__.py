@@ -1,0 +1,17 @@
+"""Networks to and from other programs: ONNX, and PyTorch's state dicts in safetensors files."""
+
+from tinyalex.errors import ArgumentError
+
+
+def onnx_module():
+    """Return the package onnx with what is used of it here; ArgumentError if it is not installed."""
+    try:
+        import onnx
+        import onnx.checker
+        import onnx.helper
+        import onnx.numpy_helper
+    except ImportError as error:
+        raise ArgumentError(
+            f"ONNX: expected the package onnx, found none ({error}): pip install 'tinyalex[onnx]'"
+        ) from error
+    return onnx
