@@ -62,6 +62,17 @@ def checkpoints(out):
     return sorted(Path(out).glob("step-*.safetensors"))
 
 
+def newest(path):
+    """Return the checkpoint that a path means: the file itself, or the newest of a run folder."""
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    found = checkpoints(path)
+    if not found:
+        raise DataError(f"{path}: expected a run folder with checkpoints, found none")
+    return found[-1]
+
+
 def metrics(out):
     """Read metrics.jsonl: a list of records.  A last line that was cut short is left out."""
     path = Path(out) / "metrics.jsonl"

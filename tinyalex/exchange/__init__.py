@@ -1,6 +1,17 @@
 """Networks to and from other programs: ONNX, and PyTorch's state dicts in safetensors files."""
 
+from typing import NamedTuple
+
 from tinyalex.errors import ArgumentError
+
+
+class Imported(NamedTuple):
+    """A network that another program wrote."""
+
+    layers: list  # of tinyalex.models.sequential
+    arrays: dict  # "conv1.w" → float32
+    shape: tuple  # (C, H, W) of the input
+    properties: dict  # what else the file says, strings by name
 
 
 def onnx_module():
