@@ -48,7 +48,7 @@ def _replacing(path, what):
     Whatever happens, path holds the old contents or the new.
     """
     path = Path(path)
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")  # of this process: two may write one file
     try:
         with open(part, "wb") as file:
             yield file
@@ -65,44 +65,57 @@ def _replacing(path, what):
 
 
 def load(path):
-    """Read a checkpoint: (arrays by name, metadata).  Raises DataError if it is not a whole one."""
-    with _opened(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, _metadata(path, file)  # noqa: SIM118
+    """Read a checkpoint: (arrays by name, metadata).  Raises DataError if it is not a whole one.
+
+    The file is read, not mapped: one that shrinks meanwhile is an error, not a signal that ends the process.
+    Memory: twice the file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise _none(path)
+    try:
+        data = path.read_bytes()
+        arrays = safetensors.numpy.load(data)
+    except Exception as error:  # SafetensorError, OSError; for a dtype that NumPy does not have, KeyError
+        raise _not_whole(path, error) from error
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return arrays, _metadata(path, header.get("__metadata__"))
 
 
 def metadata(path):
     """Read a checkpoint's metadata alone, without its arrays."""
-    with _opened(path) as file:
-        return _metadata(path, file)
+    return outline(path)[0]
 
 
 def outline(path):
     """Read a checkpoint's metadata, and its arrays' shapes by name, without the arrays."""
-    with _opened(path) as file:
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        return _metadata(path, file), shapes
-
-
-@contextlib.contextmanager
-def _opened(path):
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"{path}: expected a checkpoint (.safetensors), found no such file")
+        raise _none(path)
     try:
         with safetensors.safe_open(path, "numpy") as file:
-            yield file
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            return _metadata(path, file.metadata()), shapes
     except (safetensors.SafetensorError, OSError) as error:
-        size = path.stat().st_size
-        raise DataError(f"{path}: not a whole safetensors file ({size:,} bytes): {error}") from error
+        raise _not_whole(path, error) from error
 
 
-def _metadata(path, file):
-    text = (file.metadata() or {}).get("tinyalex")
+def _none(path):
+    return DataError(f"{path}: expected a checkpoint (.safetensors), found no such file")
+
+
+def _not_whole(path, error):
+    size = path.stat().st_size if path.is_file() else 0
+    return DataError(f"{path}: not a whole safetensors file ({size:,} bytes): {error}")
+
+
+def _metadata(path, strings):
+    text = (strings or {}).get("tinyalex")
     if text is None:
         raise DataError(f"{path}: a safetensors file, but without tinyalex's metadata")
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: its metadata are damaged: {error}") from error
 
 

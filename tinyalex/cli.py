@@ -181,7 +181,7 @@ def prepare_imagenet(
     seed: Annotated[int, typer.Option(help="Seed of the order of the pictures.")] = 0,
     workers: Annotated[int | None, typer.Option(help="Processes; every core by default.", min=1)] = None,
 ):
-    """Cut every picture to its middle square and write memory-mapped shards; a killed run continues."""
+    """Cut every picture to its middle square and write shards; a killed run continues."""
     from tinyalex.data import imagenet
 
     done = imagenet.prepare(src, dst, size=size, seed=seed, workers=workers)

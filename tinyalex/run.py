@@ -53,7 +53,7 @@ def settings_of(out):
     path = Path(out) / "run.json"
     try:
         return Settings.from_json(json.loads(path.read_text()))
-    except (OSError, ValueError) as error:  # DataError too
+    except (OSError, ValueError, RecursionError) as error:  # DataError too
         raise DataError(f"{path}: expected the settings of a run: {error}") from error
 
 
@@ -78,11 +78,14 @@ def metrics(out):
     path = Path(out) / "metrics.jsonl"
     if not path.exists():
         return []
-    lines = path.read_text().split("\n")[:-1]
     try:
-        return [json.loads(line) for line in lines]
-    except json.JSONDecodeError as error:
+        records = [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON
         raise DataError(f"{path}: a line is not JSON: {error}") from error
+    for record in records:
+        if not isinstance(record, dict) or not {"kind", "step", "epoch"} <= record.keys():
+            raise DataError(f"{path}: expected records of a run, found {str(record)[:80]}")
+    return records
 
 
 @contextlib.contextmanager
@@ -94,6 +97,8 @@ def lock(out):
     except Timeout as error:
         raise DataError(f"{out}: another process is training in this folder") from error
     try:
+        for left in Path(out).glob("*.part"):  # by a process that was killed while it wrote
+            left.unlink()
         yield
     finally:
         held.release()
