@@ -4,8 +4,8 @@
 
 Each preset of AlexNet with 1,000 classes and Figure 1's network with each neuron, weights as large as learned
 ones, random pictures.  Prints a table; exits with 1 if onnxruntime differs by more than 1e-5 of the largest
-logit, or if a logit of the network that comes back differs in any bit.  Needs onnx and onnxruntime; one to two
-minutes, 2 GB of memory.
+logit, or if a logit of the network that comes back differs in any bit.  Needs onnx and onnxruntime; one
+minute, 2 GB of memory.
 """
 
 import argparse

@@ -83,9 +83,29 @@ def metrics(out):
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON
         raise DataError(f"{path}: a line is not JSON: {error}") from error
     for record in records:
-        if not isinstance(record, dict) or not {"kind", "step", "epoch"} <= record.keys():
+        if not _is_record(record):
             raise DataError(f"{path}: expected records of a run, found {str(record)[:80]}")
     return records
+
+
+FIELDS = {"train": {"loss", "error"}, "validation": {"loss", "top1", "top5"}, "sizes": {"layers"}}
+
+
+def _is_record(record):
+    """Whether something from a file is what `_Run` writes: numbers, but for its kind."""
+    if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
+        return False
+    layers = record.get("layers", {})
+    sizes = layers.values() if isinstance(layers, dict) else [None]
+    numbers = [v for key, v in record.items() if key not in ("kind", "layers")]
+    for size in sizes:
+        numbers += [size.get("weight"), size.get("update")] if isinstance(size, dict) else [None]
+    wanted = FIELDS.get(record["kind"], set()) | {"step", "epoch", "rate"}
+    return wanted <= record.keys() and all(map(_is_number, numbers))
+
+
+def _is_number(value):
+    return type(value) is float or (type(value) is int and abs(value) < 1 << 63)
 
 
 @contextlib.contextmanager

@@ -69,11 +69,11 @@ class Shards:
                 f"{folder / f'{split}-labels.npy'}: expected labels in 0..{len(self.classes) - 1}, "
                 f"found {labels.min()}..{labels.max()}"
             )
-        self._entries = entry["shards"]
-        self._paths = [folder / _plain(s["file"]) for s in self._entries]
+        self._digests = [str(s["sha256"]) for s in entry["shards"]]
+        self._paths = [folder / _plain(s["file"]) for s in entry["shards"]]
         shards = [
             _map(path, (s["count"], *picture), np.uint8)
-            for path, s in zip(self._paths, self._entries, strict=True)
+            for path, s in zip(self._paths, entry["shards"], strict=True)
         ]
         self._offsets = [path.stat().st_size - s.nbytes for path, s in zip(self._paths, shards, strict=True)]
         self._ends = np.cumsum([len(s) for s in shards])
@@ -104,13 +104,13 @@ class Shards:
 
     def verify(self):
         """Read every shard and compare its SHA-256 with the index: DataError names the first that differs."""
-        for entry, path, offset in zip(self._entries, self._paths, self._offsets, strict=True):
+        for wanted, path, offset in zip(self._digests, self._paths, self._offsets, strict=True):
             digest = hashlib.sha256()
             with path.open("rb") as file:
                 file.seek(offset)
                 while block := file.read(1 << 20):
                     digest.update(block)
-            if digest.hexdigest() != entry["sha256"]:
+            if digest.hexdigest() != wanted:
                 raise DataError(f"{path}: damaged, its SHA-256 is not the one in index.json")
 
 
@@ -302,7 +302,7 @@ def _flat_classes(src, entries):
     entries = sorted(entries)
     mapping = next((p for p in (src / "val.txt", src / "val" / "val.txt") if p.exists()), None)
     if mapping:
-        pairs = [line.split() for line in mapping.read_text().splitlines() if line.strip()]
+        pairs = [line.split() for line in _text(mapping).splitlines() if line.strip()]
         bad = next((i for i, pair in enumerate(pairs, 1) if len(pair) != 2 or pair[1].isdigit()), None)
         if bad:
             raise DataError(
@@ -323,13 +323,13 @@ def _flat_classes(src, entries):
             f"{truth}: its ids need synsets.txt beside it, one class a line in the order of the devkit's "
             "meta.mat (which cannot be read here); or give val.txt with lines 'picture.JPEG class'"
         )
-    wnids = [line.split()[0] for line in synsets.read_text().splitlines() if line.strip()]
+    wnids = [line.split()[0] for line in _text(synsets).splitlines() if line.strip()]
     if len(wnids) == 1000 and wnids == sorted(wnids):
         raise DataError(
             f"{synsets}: is in alphabetical order, expected the order of meta.mat, in which {wnids[0]} "
             "is not the first: every validation label would be wrong"
         )
-    ids = truth.read_text().split()
+    ids = _text(truth).split()
     if len(ids) != len(entries):
         raise DataError(f"{truth}: expected {len(entries)} ids, one a picture of val, found {len(ids)}")
     wrong = next((i for i, x in enumerate(ids, 1) if not x.isdigit() or not 1 <= int(x) <= len(wnids)), None)
@@ -338,6 +338,13 @@ def _flat_classes(src, entries):
             f"{truth}: line {wrong}: expected an id from 1 to {len(wnids)}, found {ids[wrong - 1]!r}"
         )
     return [e._replace(label=wnids[int(i) - 1]) for e, i in zip(entries, ids, strict=True)]
+
+
+def _text(path):
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: expected a text file: {error}") from error
 
 
 # --- a picture ------------------------------------------------------------------------------------------
@@ -477,7 +484,7 @@ def _begin(dst, plan):
         differ = [
             f"{key} {earlier.get(key)}, now {plan[key]}" for key in plan if earlier.get(key) != plan[key]
         ]
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{begun if begun.exists() else made}: not written by prepare ({error!r})") from error
     if differ:
         raise DataError(

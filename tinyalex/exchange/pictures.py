@@ -1,13 +1,13 @@
 """What a network that was trained elsewhere wants to see: the preprocessing, stated in its checkpoint."""
 
 import json
-import math
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from tinyalex.errors import DataError
+from tinyalex.fields import checked
 
 LARGEST = 1 << 12  # pixels, of a picture's side
 
@@ -29,23 +29,17 @@ class Pictures(NamedTuple):
     @classmethod
     def from_json(cls, fields):
         """Read what `_asdict()` became in JSON; DataError for anything else."""
-        try:
-            made = cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()})
-        except (AttributeError, TypeError) as error:
-            raise DataError(f"pictures: {error}") from error
-        return made.checked()
+        return checked(cls, fields, "pictures").sound()
 
-    def checked(self):
+    def sound(self):
         """Return this, or raise DataError naming the field that cannot be so."""
         if self.order not in ("RGB", "BGR"):
             raise DataError(f"pictures: order: expected RGB or BGR, found {self.order!r}")
         for name in ("mean", "scale"):
             values = getattr(self, name)
-            numbers = isinstance(values, tuple) and all(type(v) in (int, float) for v in values)
-            if not numbers or len(values) != 3 or not all(map(math.isfinite, values)):
+            if len(values) != 3 or not all(type(v) in (int, float) for v in values):
                 raise DataError(f"pictures: {name}: expected three finite numbers, found {values!r}")
-        sides = (self.crop, self.resize)
-        if not all(type(n) is int for n in sides) or not 0 < self.crop <= self.resize <= LARGEST:
+        if not 0 < self.crop <= self.resize <= LARGEST:
             raise DataError(
                 f"pictures: expected 0 < crop ≤ resize ≤ {LARGEST} pixels, "
                 f"found crop {self.crop!r}, resize {self.resize!r}"
@@ -84,7 +78,7 @@ def parse(text, size):
     """
     if text in KNOWN:
         known = KNOWN[text]
-        return known._replace(crop=size, resize=max(known.resize, size)).checked()
+        return known._replace(crop=size, resize=max(known.resize, size)).sound()
     try:
         fields = json.loads(Path(text).read_text())
     except (OSError, ValueError, RecursionError) as error:

@@ -76,7 +76,7 @@ def _saved(metadata):
         build, ranks = partial(sequential.build, layers), sequential.most_ranks(layers)
         return Saved(build, shape, ranks, metadata.get("classes"), pictures=pictures)
     if "neuron" in metadata:
-        if metadata["neuron"] not in ACTIVATIONS:
+        if metadata["neuron"] not in list(ACTIVATIONS):
             raise DataError(f"neuron: expected one of {', '.join(ACTIVATIONS)}, found {metadata['neuron']!r}")
         return Saved(partial(figure1_net, metadata["neuron"]), (3, 32, 32), 1, None)
     raise DataError("a checkpoint, but not of an AlexNet run, nor of another network that this version knows")

@@ -17,6 +17,7 @@ import numpy as np
 
 from tinyalex import nn
 from tinyalex.errors import ArgumentError, DataError
+from tinyalex.fields import checked
 from tinyalex.ops import activation
 from tinyalex.ops.conv import four_pads, output_size
 from tinyalex.ops.pool import pooled_size
@@ -143,21 +144,14 @@ def from_json(entries, shape):
 
 
 def _layer(entry):
-    kind = KINDS.get(entry.get("kind")) if isinstance(entry, dict) else None
+    kind = KINDS.get(str(entry.get("kind"))) if isinstance(entry, dict) else None
     if kind is None:
         raise DataError(f"layers: expected one of the kinds {', '.join(KINDS)}, found {str(entry)[:80]}")
-    fields = {key: tuple(v) if isinstance(v, list) else v for key, v in entry.items() if key != "kind"}
-    try:
-        layer = kind(**fields)
-    except TypeError as error:
-        raise DataError(f"layers: {error}") from error
-    for field, value in layer._asdict().items():
-        wanted = kind.__annotations__[field]
-        fits = type(value) is wanted or (wanted is float and type(value) is int)
-        if not fits or (wanted is float and not math.isfinite(value)):
-            raise DataError(f"layers: {layer.name}: {field}: expected {wanted.__name__}, found {value!r}")
-        if field in ("shape", "pad") and not all(type(v) is int and 0 <= v < 1 << 31 for v in value):
-            raise DataError(f"layers: {layer.name}: {field}: expected whole numbers ≥ 0, found {value}")
+    fields = {key: value for key, value in entry.items() if key != "kind"}
+    layer = checked(kind, fields, f"layers: {str(entry.get('name'))[:40]}")
+    for field in ("shape", "pad"):
+        if not all(type(v) is int and 0 <= v < 1 << 31 for v in fields.get(field, ())):
+            raise DataError(f"layers: {layer.name}: {field}: expected whole numbers ≥ 0")
     if "activation" in fields and (_neuron(layer) is None) and kind is Activate:
         raise DataError(f"layers: {layer.name}: expected a neuron, found none")
     return layer
