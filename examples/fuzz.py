@@ -359,7 +359,8 @@ class Pictures(Format):
         for kind, mode, options in (
             ("JPEG", "RGB", {}), ("JPEG", "RGB", {"progressive": True}), ("JPEG", "CMYK", {}),
             ("JPEG", "L", {}), ("PNG", "RGB", {}), ("PNG", "P", {}), ("PNG", "RGBA", {}),
-            ("PNG", "I;16", {}), ("GIF", "P", {}), ("BMP", "RGB", {}), ("TIFF", "RGB", {"compression": "tiff_lzw"}), ("WEBP", "RGB", {}),
+            ("PNG", "I;16", {}), ("GIF", "P", {}), ("BMP", "RGB", {}),
+            ("TIFF", "RGB", {"compression": "tiff_lzw"}), ("WEBP", "RGB", {}),
         ):  # fmt: skip
             file = io.BytesIO()
             picture = (

@@ -39,13 +39,19 @@ def check(settings, data, ranks):
 
 
 def begin(out, settings):
-    """Make a run folder.  DataError if it exists and is not empty."""
+    """Make a run folder.  DataError if it exists and is not empty, or if another process begins one there."""
     out = Path(out)
-    if out.exists() and any(out.iterdir()):
+    _check_empty(out)
+    out.mkdir(parents=True, exist_ok=True)
+    with lock(out):  # of two that begin at once, one finds the other's file
+        _check_empty(out)
+        checkpoint.write_text(out / "run.json", json.dumps(settings.to_json(), indent=1) + "\n")
+
+
+def _check_empty(out):
+    if out.exists() and any(path.name != "lock" for path in out.iterdir()):
         more = f": resume it with `tinyalex resume {out}`" if (out / "run.json").exists() else ""
         raise DataError(f"{out}: expected a new or empty folder, found files in it{more}")
-    out.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_text(out / "run.json", json.dumps(settings.to_json(), indent=1) + "\n")
 
 
 def settings_of(out):
