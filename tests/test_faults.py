@@ -439,7 +439,7 @@ def test_two_runs_begin_at_once(seed, world, tmp_path, fault):
 @pytest.mark.parametrize("moment", ["fc7 forward", "gather7 forward", "conv3 backward"])
 def test_a_rank_that_raises_stops_the_others(moment, error, fault):
     """In the middle of a step, at a layer of its own or where the ranks meet."""
-    network = run.Settings.__annotations__["network"](filters=(8, 8, 8, 8, 8), hidden=16, classes=4, size=67)
+    network = Network(filters=(8, 8, 8, 8, 8), hidden=16, classes=4, size=67)
 
     def rank(comm):
         net = alexnet(network, comm, np.random.default_rng(0))
