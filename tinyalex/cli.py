@@ -122,14 +122,13 @@ def describe(
 ):
     """Print the network layer by layer: shapes, parameters, multiply-adds, memory, bytes that cross."""
     from tinyalex import describe as description
-    from tinyalex.models.alexnet import most_ranks
 
     if model != "alexnet":
         raise DataError(f"describe: expected alexnet, found {model!r}")
     held = description.parse_memory(memory) if memory else None
     network = _network(preset, width, size, None)
     network = network._replace(towers=towers or network.towers)
-    ranks = len(_devices(devices, most_ranks(network)).split(","))
+    ranks = len(_devices(devices, network).split(","))
     description.print_description(description.describe(network, ranks, batch), console, held)
 
 
@@ -253,7 +252,6 @@ def resume(out: Annotated[Path, typer.Argument(help="The run's folder.")], devic
 def _go(out, settings, data, devices, new=False):
     """Train in the run folder, with a live display; exit code 130 if it was stopped."""
     from tinyalex import run
-    from tinyalex.models.alexnet import most_ranks
 
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     state = TextColumn("{task.fields[state]}")
@@ -285,7 +283,7 @@ def _go(out, settings, data, devices, new=False):
                 comm.share(None)  # nobody looks into the folder before
                 return run.train(comm, out, settings, data, stop, on_event)
 
-        done = _launch(rank, _devices(devices, most_ranks(settings.network)))
+        done = _launch(rank, _devices(devices, settings.network))
     if not done:
         console.print(f"stopped after a checkpoint; go on with: tinyalex resume {out}")
         raise typer.Exit(130)
@@ -480,18 +478,24 @@ app.command("import")(cli_exchange.import_network)
 # ---- what the commands share -------------------------------------------------------------------------
 
 
-def _devices(devices, ranks):
-    """Return the devices asked for, or a CPU core for each of the ranks that can share the network."""
-    if devices in (None, "cpu"):
-        devices = ",".join(f"cpu:{k}" for k in range(min(ranks, device_names.cpu_count())))
-    return devices
+def _devices(devices, network):
+    """Return the devices asked for, or a CPU core for each rank that AlexNet's towers allow."""
+    from tinyalex.models.alexnet import most_ranks
+
+    return _or_cores(devices, most_ranks(network))
 
 
 def _devices_for(devices, path):
     """As `_devices`, for the network of a checkpoint."""
     from tinyalex.models.saved import open_network
 
-    return _devices(devices, open_network(path)[0].ranks)
+    return _or_cores(devices, open_network(path)[0].ranks)
+
+
+def _or_cores(devices, ranks):
+    if devices in (None, "cpu"):
+        devices = ",".join(f"cpu:{k}" for k in range(min(ranks, device_names.cpu_count())))
+    return devices
 
 
 def _launch(fn, devices):
