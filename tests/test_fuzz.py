@@ -4,7 +4,6 @@
 hypothesis thinks of, and the attacks that have names.
 """
 
-import importlib.util
 import io
 import json
 import os
@@ -18,6 +17,7 @@ import warnings
 import zlib
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,22 +25,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tinyalex import checkpoint, run
+from tinyalex import checkpoint, evaluate, run
 from tinyalex.data import cifar10, imagenet
 from tinyalex.errors import DataError, TinyalexError
 from tinyalex.exchange import pictures
 from tinyalex.models import saved, sequential
 from tinyalex.settings import Settings
 
-_spec = importlib.util.spec_from_file_location("fuzz", Path(__file__).parents[1] / "examples" / "fuzz.py")
-fuzz = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(fuzz)
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+import fuzz
+import fuzz_formats
 
 MANY = {"CifarBinary": 4, "Onnx": 100, "Checkpoints": 60}
 
 
 @pytest.mark.filterwarnings("ignore")  # of Pillow, about what it is asked to read
-@pytest.mark.parametrize("kind", fuzz.FORMATS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", fuzz_formats.FORMATS, ids=lambda kind: kind.__name__)
 def test_damaged_files_raise_documented_errors_only(kind, tmp_path, capfd):
     if kind.__name__ == "Onnx" and not find_spec("onnx"):
         pytest.skip("onnx is not installed")
@@ -82,7 +82,7 @@ def test_layers_from_any_json_can_be_built_or_are_refused(entries, shape):
         layers = sequential.from_json(entries, shape)
     except DataError:
         return
-    net = sequential.build(layers, fuzz.ONE, np.random.default_rng(0))
+    net = sequential.build(layers, fuzz_formats.ONE, np.random.default_rng(0))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # constants that overflow
         y = net.forward(np.ones((*shape, 2), np.float32))
@@ -209,7 +209,7 @@ def test_a_decompression_bomb_is_refused_at_once(tmp_path):
     start = time.perf_counter()
     with (
         pytest.raises(DataError, match=r"bomb\.png: expected a picture: .*decompression bomb"),
-        fuzz.evaluate.picture_loader(fuzz.ONE, trained(), [tmp_path / "bomb.png"], 1),
+        evaluate.picture_loader(fuzz_formats.ONE, trained(), [tmp_path / "bomb.png"], 1),
     ):
         pass
     assert time.perf_counter() - start < 1
@@ -217,12 +217,12 @@ def test_a_decompression_bomb_is_refused_at_once(tmp_path):
 
 def trained():
     stated = pictures.KNOWN["caffe"]._replace(crop=20, resize=24)
-    return fuzz.SimpleNamespace(settings=None, mean=np.zeros(3, np.float32), classes=("a",), pictures=stated)
+    return SimpleNamespace(settings=None, mean=np.zeros(3, np.float32), classes=("a",), pictures=stated)
 
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    return fuzz.Shards(tmp_path_factory.mktemp("shards") / "format")
+    return fuzz_formats.Shards(tmp_path_factory.mktemp("shards") / "format")
 
 
 @pytest.mark.parametrize("name", ["../secret.npy", "/etc/passwd", "sub/train-000.npy", "..", ""])
@@ -236,7 +236,7 @@ def test_a_shard_outside_its_folder_is_refused(name, shards):
 
 def test_sizes_that_metadata_claim_are_not_believed(tmp_path):
     """A checkpoint of 100 kB that says it has a million hidden units."""
-    made = fuzz.Checkpoints(tmp_path / "format")
+    made = fuzz_formats.Checkpoints(tmp_path / "format")
     arrays, metadata = made.good[0]
     metadata["settings"]["network"] |= {"hidden": 1 << 20, "filters": [1 << 20] * 5}
     checkpoint.save(tmp_path / "large.safetensors", arrays, metadata)

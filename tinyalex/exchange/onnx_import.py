@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from tinyalex.errors import ArgumentError, DataError
-from tinyalex.exchange import Imported, onnx_module
+from tinyalex.exchange import Imported, onnx_module, onnx_norm
 from tinyalex.exchange.onnx_graph import CONSTANT_OPS, Graph, called, meant
 from tinyalex.models import sequential as seq
 
@@ -90,21 +90,21 @@ class _Reader(Graph):
         """Read what follows a value; return the value that this makes."""
         users = self.users.get(value, [])
         if len(users) == 2:
-            last = self._norm(value, users)
+            last = onnx_norm.norm(self, value, users)
         else:
-            node = self._only(value)
+            node = self.only(value)
             if node.op_type not in _READERS:
                 raise DataError(f"{called(node)}: expected one of {', '.join(_READERS)}")
-            self._take(node)
+            self.take(node)
             last = _READERS[node.op_type](self, node, value) or node
         self.sizes[last.output[0]] = self.size
         return last.output[0]
 
-    def _push(self, layer):
+    def push(self, layer):
         self.size = seq.shape_after(layer, self.size)
         self.layers.append(layer)
 
-    def _only(self, value):
+    def only(self, value):
         """The one node that reads a value."""
         users = self.users.get(value, [])
         if len(users) != 1:
@@ -112,13 +112,13 @@ class _Reader(Graph):
             raise DataError(f"value {value!r} is read by {names}: not a sequential network")
         return users[0]
 
-    def _take(self, node):
+    def take(self, node):
         if id(node) in self.read_nodes or not node.output or node.domain not in ("", "ai.onnx"):
             domain = f", of {node.domain}" if node.domain else ""
             raise DataError(f"{called(node)}: expected a node of ONNX that is read once{domain}")
         self.read_nodes.add(id(node))
 
-    def _name(self, kind):
+    def name(self, kind):
         """conv1, pool1, …, fc6: after the weighted layer, as AlexNet's are named."""
         if kind in ("conv", "fc"):
             self.weighted += 1
@@ -140,7 +140,7 @@ class _Reader(Graph):
         pads = self.attribute(node, "pads", "INTS", (0, 0, 0, 0))
         if auto in (b"SAME_UPPER", b"SAME_LOWER"):
             pad = ()
-            for size, z in zip(self._maps(node, value)[1:], window, strict=True):
+            for size, z in zip(self.maps(node, value)[1:], window, strict=True):
                 total = max(0, (math.ceil(size / stride) - 1) * stride + z - size)
                 less = total // 2
                 pad += (less, total - less) if auto == b"SAME_UPPER" else (total - less, less)
@@ -150,7 +150,7 @@ class _Reader(Graph):
         top, left, bottom, right = (0, 0, 0, 0) if auto == b"VALID" else pads
         return stride, (top, bottom, left, right)
 
-    def _maps(self, node, value):
+    def maps(self, node, value):
         if len(self.sizes[value]) != 3:
             raise DataError(f"{called(node)}: expected maps (C, H, W), found {self.sizes[value]}")
         return self.sizes[value]
@@ -165,9 +165,9 @@ class _Reader(Graph):
             raise DataError(f"{called(node)}: expected weights (F, C, KH, KW), found {w.shape}")
         self.allowed(node, kernel_shape=w.shape[2:])
         stride, pad = self._geometry(node, value, w.shape[2:])
-        layer = seq.Conv(self._name("conv"), w.shape, stride, pad, self.attribute(node, "group", "INT", 1))
+        layer = seq.Conv(self.name("conv"), w.shape, stride, pad, self.attribute(node, "group", "INT", 1))
         self._weights(node, layer.name, w, self.constant(node, node.input[2]) if node.input[2:] else None)
-        self._push(layer)
+        self.push(layer)
 
     def _weights(self, node, name, w, b):
         w = np.ascontiguousarray(w)
@@ -195,9 +195,9 @@ class _Reader(Graph):
         if w.ndim != 2 or w.dtype != np.float32:
             raise DataError(f"{called(node)}: expected weights of two axes, found {w.shape}")
         w = w if transposed else w.T
-        layer = seq.Linear(self._name("fc"), w.shape)
+        layer = seq.Linear(self.name("fc"), w.shape)
         self._weights(node, layer.name, w, bias)
-        self._push(layer)
+        self.push(layer)
 
     def _add(self, node, value):
         """The bias after a MatMul."""
@@ -223,7 +223,7 @@ class _Reader(Graph):
         if isinstance(last, (seq.Conv, seq.Linear)) and not last.activation:
             self.layers[-1] = last._replace(activation=activation)
         else:
-            self._push(seq.Activate(self._name("neuron"), activation))
+            self.push(seq.Activate(self.name("neuron"), activation))
 
     def _mul(self, node, value):
         """By a constant: a and b of a tanh(b x), or what dropout keeps."""
@@ -236,12 +236,12 @@ class _Reader(Graph):
             return node
         after = self.users.get(node.output[0], [])
         if len(after) == 1 and after[0].op_type == "Tanh":
-            self._take(after[0])
+            self.take(after[0])
             self._neuron(("tanh", 1.0, factor))
             return after[0]
         if not 0 < factor <= 1:
             raise DataError(f"{called(node)}: expected a factor as of dropout, in (0, 1], found {factor}")
-        self._push(seq.Dropout(self._name("dropout"), factor, inverted=False))
+        self.push(seq.Dropout(self.name("dropout"), factor, inverted=False))
         return node
 
     def _max_pool(self, node, value):
@@ -260,10 +260,10 @@ class _Reader(Graph):
         if window == (1, 1) and stride == 1 and not any(pad):
             return
         if kind is seq.AvgPool and any(pad) and self.attribute(node, "count_include_pad", "INT", 0):
-            self._push(seq.ZeroPad(self._name("pad"), pad))  # the padding counts: real zeros
+            self.push(seq.ZeroPad(self.name("pad"), pad))  # the padding counts: real zeros
             pad = (0, 0, 0, 0)
         z, size = window[0], self.size[1:]
-        self._push(kind(self._name("pool"), z, stride, pad, ceil))
+        self.push(kind(self.name("pool"), z, stride, pad, ceil))
         for axis in (0, 1):
             windows = 1 - (z - size[axis] - sum(pad[2 * axis : 2 * axis + 2])) // stride
             if ceil and self.size[1:][axis] != windows:  # onnx counts it, PyTorch does not
@@ -272,9 +272,9 @@ class _Reader(Graph):
     def _lrn(self, node, value):
         if list(node.input) != [value]:
             raise DataError(f"{called(node)}: expected one input")
-        self._push(seq.LRN(self._name("lrn"), *self._lrn_constants(node)))
+        self.push(seq.LRN(self.name("lrn"), *self.lrn_constants(node)))
 
-    def _lrn_constants(self, node):
+    def lrn_constants(self, node):
         defaults = ("bias", 1.0), ("alpha", 1e-4), ("beta", 0.75)
         k, alpha, beta = (self.attribute(node, name, "FLOAT", value) for name, value in defaults)
         n = self.attribute(node, "size", "INT")
@@ -287,14 +287,14 @@ class _Reader(Graph):
             raise DataError(f"{called(node)}: expected the value before it")
         ratio = self.attribute(node, "ratio", "FLOAT", 0.5)
         if len(node.input) > 1 and node.input[1]:
-            ratio = meant(self._number(node, node.input[1]))
-        if len(node.input) > 2 and node.input[2] and self._number(node, node.input[2]):
+            ratio = meant(self.number(node, node.input[1]))
+        if len(node.input) > 2 and node.input[2] and self.number(node, node.input[2]):
             raise DataError(f"{called(node)}: is in training mode")
         if not 0 <= ratio < 1:
             raise DataError(f"{called(node)}: ratio: expected 0 ≤ ratio < 1, found {ratio}")
-        self._push(seq.Dropout(self._name("dropout"), meant(1 - ratio)))
+        self.push(seq.Dropout(self.name("dropout"), meant(1 - ratio)))
 
-    def _number(self, node, name):
+    def number(self, node, name):
         array = self.constant(node, name)
         if array.size != 1:
             raise DataError(f"{called(node)}: expected one number, found {array.shape}")
@@ -306,7 +306,7 @@ class _Reader(Graph):
         if list(node.input) != [value] or axis not in (1, 1 - len(size) - 1):
             raise DataError(f"{called(node)}: axis: expected 1, found {axis}")
         if len(size) > 1:
-            self._push(seq.Flatten(self._name("flat")))
+            self.push(seq.Flatten(self.name("flat")))
 
     def _reshape(self, node, value):
         """Only as Flatten: to (batch, all the rest)."""
@@ -315,12 +315,12 @@ class _Reader(Graph):
         else:
             target = np.array(self.attribute(node, "shape", "INTS", ()), np.int64)  # before opset 5
         size = self.sizes[value]
-        if self._reshaped(node, size, target) != (math.prod(size),):
+        if self.reshaped(node, size, target) != (math.prod(size),):
             raise DataError(f"{called(node)}: expected (batch, {math.prod(size)}), found {target.tolist()}")
         if len(size) > 1:
-            self._push(seq.Flatten(self._name("flat")))
+            self.push(seq.Flatten(self.name("flat")))
 
-    def _reshaped(self, node, size, target):
+    def reshaped(self, node, size, target):
         """The shape without batch that Reshape makes of `size`; DataError where it moves the batch."""
         if target.dtype != np.int64 or target.ndim != 1 or not 1 <= target.size <= 8:
             raise DataError(f"{called(node)}: expected a shape, found {target.dtype} {target.shape}")
@@ -336,20 +336,20 @@ class _Reader(Graph):
         return tuple(rest)
 
     def _pad(self, node, value):
-        pads = self._pads(node, value, 4)
+        pads = self.pads(node, value, 4)
         if pads[:2] != (0, 0) or pads[4:6] != (0, 0):
             raise DataError(f"{called(node)}: expected padding along H and W alone, found {pads}")
         top, left, bottom, right = *pads[2:4], *pads[6:]
         if any(pads):
-            self._push(seq.ZeroPad(self._name("pad"), (top, bottom, left, right)))
+            self.push(seq.ZeroPad(self.name("pad"), (top, bottom, left, right)))
 
-    def _pads(self, node, value, rank):
+    def pads(self, node, value, rank):
         """What a Pad adds, of zeros: all the befores, then all the afters."""
         self.allowed(node, mode=b"constant", value=0.0)
         extra = [i for i in node.input[2:] if i]
         if not node.input or node.input[0] != value or len(node.input) > 3:
             raise DataError(f"{called(node)}: expected a value, paddings and a constant")
-        if extra and self._number(node, extra[0]) != 0:
+        if extra and self.number(node, extra[0]) != 0:
             raise DataError(f"{called(node)}: expected padding of zeros")
         if len(node.input) > 1:
             array = self.constant(node, node.input[1])
@@ -369,147 +369,6 @@ class _Reader(Graph):
         if self.attribute(node, "axis", "INT", -1) not in (1, -1):
             raise DataError(f"{called(node)}: axis: expected that of the classes")
 
-    # ---- layers that are spelled in several nodes ----------------------------------------------------
-
-    def _split(self, node, value):
-        """Split, an LRN for each part, Concat: one LRN whose windows end at the towers."""
-        C, _, _ = self._maps(node, value)
-        towers = len(node.output)
-        self.allowed(node, axis=1)
-        sizes = self.attribute(node, "split", "INTS", None)
-        if node.input[1:]:
-            sizes = tuple(self.constant(node, node.input[1]).reshape(-1).tolist())
-        if (
-            node.input[0] != value
-            or towers < 2
-            or (sizes or (C // towers,) * towers) != (C / towers,) * towers
-        ):
-            raise DataError(f"{called(node)}: expected equal parts of {C} channels, found {sizes or towers}")
-        norms = [self._only(part) for part in node.output]
-        for norm in norms:
-            if norm.op_type != "LRN":
-                raise DataError(f"{called(norm)}: expected an LRN in each tower, and nothing else")
-            self._take(norm)
-        constants = {self._lrn_constants(norm) for norm in norms}
-        join = self._only(norms[0].output[0])
-        if join.op_type != "Concat" or list(join.input) != [norm.output[0] for norm in norms]:
-            raise DataError(f"{called(join)}: expected the towers' Concat in their order")
-        self.allowed(join, axis=1)
-        if len(constants) > 1:
-            raise DataError(f"{called(node)}: expected the same constants in all towers")
-        self._take(join)
-        self._push(seq.LRN(self._name("lrn"), *constants.pop(), groups=towers))
-        return join
-
-    def _norm(self, value, users):
-        """x / (k + alpha · mean(x²))^beta, the mean over windows of channels or of a map."""
-        square = [u for u in users if u.op_type == "Mul" and list(u.input) == [value, value]]
-        divide = [u for u in users if u.op_type == "Div" and u.input[0] == value and len(u.input) == 2]
-        if len(square) != 1 or len(divide) != 1:
-            names = ", ".join(called(user) for user in users)
-            raise DataError(f"value {value!r} is read by {names}: not a sequential network")
-        square, divide = square[0], divide[0]
-        size = self._maps(square, value)
-        self._take(square)
-        node, at, window = self._mean(square, size)
-        constants = [self._factor(node, at, "Mul")]
-        for op in ("Add", "Pow"):
-            at = node.output[0]
-            node = self._only(at)
-            self._take(node)
-            constants.append(self._factor(node, at, op))
-        if list(divide.input) != [value, node.output[0]]:
-            raise DataError(f"{called(divide)}: expected a value divided by its norm")
-        self._take(divide)
-        alpha, k, beta = constants
-        kind, n = window
-        self._push(kind(self._name("lrn" if kind is seq.LRN else "cnorm"), n, k, alpha, beta))
-        return divide
-
-    def _factor(self, node, at, op):
-        factor = (
-            self.scalar(node, at) if node.op_type == op and (op != "Pow" or node.input[0] == at) else None
-        )
-        if factor is None:
-            raise DataError(f"{called(node)}: expected {op} with one constant number, as in a normalization")
-        return factor
-
-    def _mean(self, node, size):
-        """Follow the mean of a normalization; return the node after it, what that reads, and (layer, n)."""
-        around, window, now = (), None, size  # now: its shape without the batch
-        while True:
-            at = node.output[0]
-            self.sizes[at] = now
-            node = self._only(at)
-            self._take(node)
-            if node.op_type == "Mul":
-                if window is None or now != size:
-                    raise DataError(f"{called(node)}: expected it after the mean of a normalization")
-                return node, at, window
-            if node.op_type == "AveragePool" and window is None:
-                window, now = self._mean_window(node, now, size, around)
-            elif node.op_type == "Pad" and window is None and not around:
-                around = self._pads(node, at, len(now) + 1)
-                befores, afters = around[1 : len(now) + 1], around[len(now) + 2 :]
-                now = tuple(sum(sides) for sides in zip(now, befores, afters, strict=True))
-            else:
-                now = self._squeezed(node, at, now)
-
-    def _mean_window(self, node, now, size, around):
-        """(layer, n), and the shape after the mean."""
-        kernel = self.attribute(node, "kernel_shape", "INTS")
-        rank = len(kernel)
-        pads = self.attribute(node, "pads", "INTS", (0,) * 2 * rank)
-        self.allowed(node, strides=(1,) * rank, ceil_mode=0, auto_pad=b"NOTSET")
-        if any(pads):
-            self.allowed(node, count_include_pad=1)
-        if rank not in (2, 3) or len(now) != rank + 1 or len(pads) != 2 * rank:
-            raise DataError(f"{called(node)}: expected the mean of a normalization, found windows {kernel}")
-        d = rank + 2
-        around = around or (0,) * 2 * d
-        if len(around) != 2 * d or any(around[:2]) or any(around[d : d + 2]):
-            raise DataError(f"{called(node)}: expected padding around maps or channels, found {around}")
-        before, after = around[2:d], around[d + 2 :]
-        before = tuple(a + b for a, b in zip(before, pads[:rank], strict=True))
-        after = tuple(a + b for a, b in zip(after, pads[rank:], strict=True))
-        n, kind = kernel[0], seq.LRN if rank == 3 else seq.SameMapNorm
-        along = (1, 0, 0) if rank == 3 else (1, 1)
-        wanted = tuple((n if a else 1, n // 2 * a, (n - 1 - n // 2) * a) for a in along)
-        if n < 1 or tuple(zip(kernel, before, after, strict=True)) != wanted:
-            raise DataError(f"{called(node)}: expected windows around each channel or pixel, found {kernel}")
-        return (kind, n), ((1, *size) if rank == 3 else size)
-
-    def _squeezed(self, node, at, now):
-        """The shape after a node that adds or removes an axis of length 1, or decides (If) about one."""
-        if node.op_type == "If":
-            holds = self._number(node, node.input[0])
-            graph = self.attribute(node, "then_branch" if holds else "else_branch", "GRAPH")
-            inner = [n for n in graph.node if n.op_type != "Constant"]
-            self.makers |= {n.output[0]: n for n in graph.node if n.op_type == "Constant" and n.output}
-            if len(inner) != 1 or len(graph.output) != 1 or list(inner[0].output) != [graph.output[0].name]:
-                raise DataError(f"{called(node)}: expected one node in its branch")
-            return self._squeezed(inner[0], at, now) if inner[0].op_type != "If" else self._refuse(inner[0])
-        if not node.input or node.input[0] != at:
-            return self._refuse(node)
-        if node.op_type == "Identity":
-            return now
-        if node.op_type == "Reshape" and len(node.input) == 2:
-            after = self._reshaped(node, now, self.constant(node, node.input[1]))
-        elif node.op_type in ("Squeeze", "Unsqueeze"):
-            axes = self.attribute(node, "axes", "INTS", ())
-            axes = self.constant(node, node.input[1]).reshape(-1).tolist() if node.input[1:] else axes
-            if list(axes) != [1] or (node.op_type == "Squeeze" and now[0] != 1):
-                return self._refuse(node)
-            after = now[1:] if node.op_type == "Squeeze" else (1, *now)
-        else:
-            return self._refuse(node)
-        if after not in ((1, *now), now, now[1:] if now[0] == 1 else now):
-            return self._refuse(node)
-        return after
-
-    def _refuse(self, node):
-        raise DataError(f"{called(node)}: expected the mean of a normalization, which it is no part of")
-
 
 _READERS = {
     "Conv": _Reader._conv,
@@ -527,7 +386,7 @@ _READERS = {
     "Reshape": _Reader._reshape,
     "Pad": _Reader._pad,
     "Mul": _Reader._mul,
-    "Split": _Reader._split,
+    "Split": onnx_norm.towers,
     "Identity": _Reader._identity,
     "Softmax": _Reader._softmax,
 }
