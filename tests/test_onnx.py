@@ -8,7 +8,7 @@ import pytest
 
 from tinyalex.comm import Comm, launch
 from tinyalex.devices import Device, parse
-from tinyalex.errors import DataError
+from tinyalex.errors import ArgumentError, DataError
 from tinyalex.models import sequential as seq
 from tinyalex.models.alexnet import PRESETS, alexnet, narrow
 from tinyalex.models.cifar import figure1_net
@@ -135,6 +135,13 @@ def test_every_layer_goes_out_and_comes_back(tmp_path):
     assert list(map(type, found.layers)) == list(map(type, layers))
     assert seq.shapes(found.layers, shape) == seq.shapes(layers, shape)
     assert seq.from_json(seq.to_json(layers), shape) == layers
+
+
+def test_an_lrn_that_onnx_cannot_say_is_refused(tmp_path):
+    layers = [seq.LRN("lrn1", 4, 1.0, 1.0, 0.75), seq.Flatten("flat")]
+    with pytest.raises(ArgumentError, match="lrn1: a window of 4"):
+        onnx_export.write(tmp_path / "net.onnx", layers, {}, (6, 2, 2), {})
+    assert not list(tmp_path.iterdir())
 
 
 # ---- in: graphs by PyTorch -----------------------------------------------------------------------------

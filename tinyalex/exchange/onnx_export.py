@@ -141,6 +141,10 @@ class _Graph:
 
     @add.register
     def _(self, layer: seq.LRN):
+        if layer.n % 2 == 0:
+            raise ArgumentError(
+                f"{layer.name}: a window of {layer.n}: ONNX's LRN is ours for odd windows only"
+            )
         alpha = layer.alpha if layer.alpha_over_n else layer.alpha * layer.n
         constants = {"size": layer.n, "bias": layer.k, "alpha": alpha, "beta": layer.beta}
         if layer.groups == 1:
