@@ -247,8 +247,7 @@ def softmax(x):
 @pytest.mark.parametrize("fixed", [False, True], ids=["free batch", "fixed batch"])
 @pytest.mark.parametrize("name", NAMES)
 def test_what_pytorch_exports(name, fixed, tmp_path):
-    import torch
-
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     torch.manual_seed(0)
     shape, module = torch_networks()[name]
     x = np.random.default_rng(0).standard_normal((3, *shape)).astype(np.float32)
@@ -269,9 +268,8 @@ def test_what_pytorch_exports(name, fixed, tmp_path):
 
 def test_what_pytorch_s_newer_exporter_writes(tmp_path):
     """torch.export's graphs spell LRN in another way, and put the weights into a second file."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     pytest.importorskip("onnxscript", reason="onnxscript, which this exporter needs, is not installed")
-    import torch
-
     shape, module = torch_networks()["AlexNet, two towers"]
     x = np.random.default_rng(0).standard_normal((3, *shape)).astype(np.float32)
     module(torch.from_numpy(x))
