@@ -68,7 +68,7 @@ def test_of_ten_views_the_softmax_is_averaged_and_not_the_logits():
 
 def test_the_network_sees_the_ten_views_in_the_paper_s_order():
     """Corners and centre, then their mirror images; of the mean, each loses the centre."""
-    net, trained = Fake(), SimpleNamespace(settings=SETTINGS, mean=MEAN)
+    net, trained = Fake(), SimpleNamespace(settings=SETTINGS, mean=MEAN, pictures=None)
     net.forward = lambda x: Fake.forward(net, x).mean((1, 2))
     with evaluate.view_loader(ONE, trained, PICTURES, 10) as loader:
         found, labels = evaluate.probabilities(net, loader)
@@ -86,7 +86,7 @@ def test_the_network_sees_the_ten_views_in_the_paper_s_order():
 
 
 def test_one_view_is_the_third_of_the_ten():
-    net, trained = Fake(), SimpleNamespace(settings=SETTINGS, mean=MEAN)
+    net, trained = Fake(), SimpleNamespace(settings=SETTINGS, mean=MEAN, pictures=None)
     net.forward = lambda x: Fake.forward(net, x).mean((1, 2))
     for views in (1, 10):
         with evaluate.view_loader(ONE, trained, PICTURES, views) as loader:

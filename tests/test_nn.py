@@ -15,10 +15,13 @@ from tinyalex.nn import (
     AvgPool,
     Conv2d,
     Dropout,
+    Flatten,
     Linear,
     MaxPool,
+    Part,
     SameMapNorm,
     Sequential,
+    ZeroPad,
 )
 from tinyalex.ops.activation import logistic, relu, tanh
 from tinyalex.ops.softmax import softmax_loss_backward, softmax_loss_forward
@@ -86,6 +89,9 @@ KINDS = {
     ),
     "all-gather": Kind(lambda comm, rng, dtype: AllGather(comm), linear="x"),
     "all-gather, replicated": Kind(lambda comm, rng, dtype: AllGather(comm, replicated=True), linear="x"),
+    "flatten": Kind(plain(Flatten), linear="x"),
+    "zero pad": Kind(plain(ZeroPad, (1, 0, 2, 3)), linear="x"),
+    "part": Kind(lambda comm, rng, dtype: Part(comm), linear="x"),
     "sequential": Kind(two_layers),
 }
 

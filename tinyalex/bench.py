@@ -28,12 +28,12 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from tinyalex.comm import Comm, launch
-from tinyalex.describe import BlankWeights, blank, outline
+from tinyalex.describe import outline
 from tinyalex.devices import Device
 from tinyalex.errors import ArgumentError
 from tinyalex.models.alexnet import alexnet
 from tinyalex.models.cifar import figure1_net
-from tinyalex.nn import Conv2d, Linear, Sequential
+from tinyalex.nn import BlankWeights, Conv2d, Linear, Sequential, blank
 from tinyalex.optim import SGD
 from tinyalex.train import data_parallel_step, model_parallel_step
 

@@ -15,74 +15,107 @@ from tinyalex.errors import DataError
 def save(path, arrays, metadata):
     """Write host arrays (a dict by name) and metadata (anything JSON can hold) to path.
 
-    The file is written beside its place, flushed to the disk and then renamed: whatever happens, path
-    holds the old checkpoint or the new one.  Raises OSError (disk full, no permission), naming the file.
+    Raises OSError (disk full, no permission), naming the file: path then holds what it held before.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # safetensors writes an array's memory as it lies, whatever its strides: so C order first.
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    data = safetensors.numpy.save(arrays, {"tinyalex": json.dumps(metadata)})
-    part = path.with_name(path.name + ".part")
-    try:
-        with open(part, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise OSError(error.errno, f"{error.strerror}; the checkpoint was not written", str(path)) from error
+    write_bytes(path, safetensors.numpy.save(arrays, {"tinyalex": json.dumps(metadata)}), "the checkpoint")
+
+
+def write_bytes(path, data, what="the file"):
+    """Write a file, whole or not at all.  Raises OSError, naming the file."""
+    with _replacing(path, what) as file:
+        file.write(data)
 
 
 def write_text(path, text):
-    """Write a small text file, whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    os.replace(part, path)
+    """Write a small text file, whole or not at all.  Raises OSError, naming the file."""
+    write_bytes(path, text.encode())
 
 
 def write_array(path, array):
-    """Write a .npy file, whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    with open(part, "wb") as file:
+    """Write a .npy file, whole or not at all.  Raises OSError, naming the file."""
+    with _replacing(path, "the file") as file:
         np.save(file, array)
-    os.replace(part, path)
+
+
+@contextlib.contextmanager
+def _replacing(path, what):
+    """Yield a binary file that lies beside its place, is flushed to the disk and then renamed.
+
+    Whatever happens, path holds the old contents or the new.
+    """
+    path = Path(path)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")  # of this process: two may write one file
+    try:
+        with open(part, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        if isinstance(error, OSError):
+            message = f"{error.strerror or error}; {what} was not written"
+            raise OSError(error.errno, message, str(path)) from error
+        raise
 
 
 def load(path):
-    """Read a checkpoint: (arrays by name, metadata).  Raises DataError if it is not a whole one."""
-    with _opened(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, _metadata(path, file)  # noqa: SIM118
+    """Read a checkpoint: (arrays by name, metadata).  Raises DataError if it is not a whole one.
+
+    The file is read, not mapped: one that shrinks meanwhile is an error, not a signal that ends the process.
+    Memory: twice the file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise _none(path)
+    try:
+        data = path.read_bytes()
+        arrays = safetensors.numpy.load(data)
+    except Exception as error:  # SafetensorError, OSError; for a dtype that NumPy does not have, KeyError
+        raise _not_whole(path, error) from error
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return arrays, _metadata(path, header.get("__metadata__"))
 
 
 def metadata(path):
     """Read a checkpoint's metadata alone, without its arrays."""
-    with _opened(path) as file:
-        return _metadata(path, file)
+    return outline(path)[0]
 
 
-@contextlib.contextmanager
-def _opened(path):
+def outline(path):
+    """Read a checkpoint's metadata, and its arrays' shapes by name, without the arrays."""
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"{path}: expected a checkpoint (.safetensors), found no such file")
+        raise _none(path)
     try:
         with safetensors.safe_open(path, "numpy") as file:
-            yield file
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            return _metadata(path, file.metadata()), shapes
     except (safetensors.SafetensorError, OSError) as error:
-        size = path.stat().st_size
-        raise DataError(f"{path}: not a whole safetensors file ({size:,} bytes): {error}") from error
+        raise _not_whole(path, error) from error
 
 
-def _metadata(path, file):
-    text = (file.metadata() or {}).get("tinyalex")
+def _none(path):
+    return DataError(f"{path}: expected a checkpoint (.safetensors), found no such file")
+
+
+def _not_whole(path, error):
+    size = path.stat().st_size if path.is_file() else 0
+    return DataError(f"{path}: not a whole safetensors file ({size:,} bytes): {error}")
+
+
+def _metadata(path, strings):
+    text = (strings or {}).get("tinyalex")
     if text is None:
         raise DataError(f"{path}: a safetensors file, but without tinyalex's metadata")
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: its metadata are damaged: {error}") from error
 
 
@@ -111,13 +144,25 @@ def restore(model, optimizer, arrays, path):
     """
     comm = model.comm
     targets = _arrays(model, optimizer)
-    wanted = {n: ((a.shape[0] * comm.size, *a.shape[1:]), a.dtype.name) for n, a in targets.items()}
+    _compare(targets, comm.size, arrays, path, exactly=optimizer)
+    for name, target in targets.items():
+        target[...] = comm.device.put(arrays[name][comm.part(len(arrays[name]))])
+
+
+def adopt(model, arrays, path):
+    """As `restore` without an optimizer, for a model built with `BlankWeights`: the arrays become its own."""
+    comm = model.comm
+    _compare(_arrays(model, None), comm.size, arrays, path, exactly=False)
+    for name, layer, key in model.parameters():
+        layer.params[key] = comm.device.put(arrays[name][comm.part(len(arrays[name]))])
+
+
+def _compare(targets, ranks, arrays, path, exactly):
+    wanted = {n: ((a.shape[0] * ranks, *a.shape[1:]), a.dtype.name) for n, a in targets.items()}
     found = {n: (a.shape, a.dtype.name) for n, a in arrays.items()}
-    for name in sorted(wanted.keys() | found.keys() if optimizer else wanted.keys()):
+    for name in sorted(wanted.keys() | found.keys() if exactly else wanted.keys()):
         if wanted.get(name) != found.get(name):
             raise DataError(
                 f"{path}: {name}: this model has {wanted.get(name, 'no such array')}, "
                 f"the checkpoint {found.get(name, 'no such array')}"
             )
-    for name, target in targets.items():
-        target[...] = comm.device.put(arrays[name][comm.part(len(arrays[name]))])

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
+from tinyalex import cli_exchange
 from tinyalex import devices as device_names
 from tinyalex.comm import launch
 from tinyalex.errors import ArgumentError, DataError, TinyalexError
@@ -179,7 +180,7 @@ def prepare_imagenet(
     seed: Annotated[int, typer.Option(help="Seed of the order of the pictures.")] = 0,
     workers: Annotated[int | None, typer.Option(help="Processes; every core by default.", min=1)] = None,
 ):
-    """Cut every picture to its middle square and write memory-mapped shards; a killed run continues."""
+    """Cut every picture to its middle square and write shards; a killed run continues."""
     from tinyalex.data import imagenet
 
     done = imagenet.prepare(src, dst, size=size, seed=seed, workers=workers)
@@ -304,10 +305,11 @@ def evaluate(
 ):
     """Print the top-1 and top-5 error of a checkpoint, or of the average of several networks' predictions."""
     from tinyalex import evaluate as testing
+    from tinyalex.run import newest
 
     opened = _open_split(data, split)
     numbers = _numbers(weights, len(checkpoints))
-    paths = [_newest(path) for path in checkpoints]
+    paths = [newest(path) for path in checkpoints]
 
     def rank(comm):
         found = []
@@ -337,8 +339,9 @@ def predict(
 ):
     """Print the most probable classes of pictures."""
     from tinyalex import evaluate as testing
+    from tinyalex.run import newest
 
-    path = _newest(checkpoint)
+    path = newest(checkpoint)
 
     def rank(comm):
         trained = testing.load(comm, path)
@@ -364,8 +367,9 @@ def features(
     """Write a hidden layer's outputs for every picture of a split, in the order of the split."""
     from tinyalex import evaluate as testing
     from tinyalex.checkpoint import write_array
+    from tinyalex.run import newest
 
-    path, opened = _newest(checkpoint), _open_split(data, split)
+    path, opened = newest(checkpoint), _open_split(data, split)
 
     def rank(comm):
         trained = testing.load(comm, path)
@@ -383,11 +387,13 @@ def features(
 def figure_kernels(checkpoint: Checkpoint, out: Path = Path("kernels.png")):
     """Figure 3: the kernels of the first layer, one block for each tower."""
     from tinyalex import checkpoint as files
-    from tinyalex.evaluate import settings_of
     from tinyalex.figures import kernels_figure
+    from tinyalex.models.saved import open_network
+    from tinyalex.run import newest
 
-    path = _newest(checkpoint)
-    towers = settings_of(path).network.towers
+    path = newest(checkpoint)
+    settings = open_network(path)[0].settings
+    towers = settings.network.towers if settings else 1
     _save(kernels_figure(files.load(path)[0]["conv1.w"], towers), out)
 
 
@@ -403,9 +409,10 @@ def figure_predictions(
     """Figure 4, left: validation pictures with the five most probable classes."""
     from tinyalex import evaluate as testing
     from tinyalex.figures import predictions_figure
+    from tinyalex.run import newest
 
     source = _open_split(data, "val").val
-    path, (pictures, labels) = _newest(checkpoint), testing.some_pictures(source, count, seed)
+    path, (pictures, labels) = newest(checkpoint), testing.some_pictures(source, count, seed)
 
     def rank(comm):
         trained = testing.load(comm, path)
@@ -431,8 +438,9 @@ def figure_neighbours(
     from tinyalex import evaluate as testing
     from tinyalex.figures import neighbours_figure
     from tinyalex.retrieval import nearest
+    from tinyalex.run import newest
 
-    opened, path = _open_split(data, "val"), _newest(checkpoint)
+    opened, path = _open_split(data, "val"), newest(checkpoint)
     pictures, _ = testing.some_pictures(opened.val, count, seed)
 
     def rank(comm):
@@ -463,23 +471,31 @@ def figure_sizes(run: Annotated[Path, typer.Argument(help="A run folder.")], out
     _save(magnitudes_figure([r for r in _metrics(run) if r["kind"] == "sizes"]), out)
 
 
+app.command("export")(cli_exchange.export)
+app.command("import")(cli_exchange.import_network)
+
+
 # ---- what the commands share -------------------------------------------------------------------------
 
 
 def _devices(devices, network):
-    """Return the devices asked for, or a CPU core for each rank that the network's towers allow."""
+    """Return the devices asked for, or a CPU core for each rank that AlexNet's towers allow."""
     from tinyalex.models.alexnet import most_ranks
 
-    if devices in (None, "cpu"):
-        devices = ",".join(f"cpu:{k}" for k in range(min(most_ranks(network), device_names.cpu_count())))
-    return devices
+    return _or_cores(devices, most_ranks(network))
 
 
 def _devices_for(devices, path):
     """As `_devices`, for the network of a checkpoint."""
-    from tinyalex.evaluate import settings_of
+    from tinyalex.models.saved import open_network
 
-    return _devices(devices, settings_of(path).network)
+    return _or_cores(devices, open_network(path)[0].ranks)
+
+
+def _or_cores(devices, ranks):
+    if devices in (None, "cpu"):
+        devices = ",".join(f"cpu:{k}" for k in range(min(ranks, device_names.cpu_count())))
+    return devices
 
 
 def _launch(fn, devices):
@@ -505,18 +521,6 @@ def _network(preset, width, size, classes):
         raise DataError(f"--preset: expected one of {', '.join(PRESETS)}, found {preset!r}")
     network = PRESETS[preset] if width == 1 else narrow(PRESETS[preset], width)
     return network._replace(size=size or network.size, classes=classes or network.classes)
-
-
-def _newest(path):
-    """Return the checkpoint that is meant: the file itself, or the newest of a run folder."""
-    from tinyalex.run import checkpoints
-
-    if not path.is_dir():
-        return path
-    found = checkpoints(path)
-    if not found:
-        raise DataError(f"{path}: expected a run folder with checkpoints, found none")
-    return found[-1]
 
 
 def _metrics(path):

@@ -30,7 +30,6 @@ import re
 from functools import singledispatch
 from typing import NamedTuple
 
-import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -39,7 +38,19 @@ from tinyalex.comm import Comm
 from tinyalex.devices import Device
 from tinyalex.errors import ArgumentError, DataError
 from tinyalex.models.alexnet import alexnet
-from tinyalex.nn import LRN, Activate, AllGather, AvgPool, Conv2d, Dropout, Linear, MaxPool, SameMapNorm
+from tinyalex.nn import (
+    LRN,
+    Activate,
+    AllGather,
+    AvgPool,
+    BlankWeights,
+    Conv2d,
+    Dropout,
+    Linear,
+    MaxPool,
+    SameMapNorm,
+    blank,
+)
 from tinyalex.ops.conv import four_pads, output_size
 from tinyalex.ops.pool import pooled_size
 
@@ -144,30 +155,6 @@ def _bytes_2012(name, layer, x, y, ranks):
         places = math.prod(y.shape[1:-1])
         nbytes += 3 * own + -(-places // PARTIAL_SUM[name]) * layer.params["w"].nbytes
     return nbytes
-
-
-# ---- arrays that have a shape and no memory ----------------------------------------------------------
-
-
-class _Blank(np.ndarray):
-    """One number that every element of the shape refers to."""
-
-    def __mul__(self, factor):
-        return self
-
-    def astype(self, dtype):
-        return self
-
-
-def blank(shape, dtype=np.float32):
-    return np.broadcast_to(np.zeros((), dtype), shape).view(_Blank)
-
-
-class BlankWeights:
-    """Stands for the random generator where a network is built only to be looked at."""
-
-    def standard_normal(self, shape, dtype):
-        return blank(shape, dtype)
 
 
 # ---- the layers' shapes ------------------------------------------------------------------------------

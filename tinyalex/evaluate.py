@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from tinyalex import checkpoint
-from tinyalex.data import Images, imagenet
-from tinyalex.data.loader import Loader
+from tinyalex.data import Images, augment, imagenet
+from tinyalex.data.loader import Batch, Loader
 from tinyalex.errors import ArgumentError, DataError
-from tinyalex.models.alexnet import alexnet
+from tinyalex.exchange.pictures import KNOWN, Pictures
+from tinyalex.models.saved import load_network, open_network
 from tinyalex.nn import AllGather
 from tinyalex.ops.softmax import softmax, topk_error
-from tinyalex.settings import Settings
+
+BATCH = 32  # pictures at a time through an imported network
 
 
 def probabilities(net, loader):
@@ -78,40 +79,58 @@ class Trained(NamedTuple):
     """A network read from a checkpoint, with what it needs to look at pictures."""
 
     net: object
-    settings: object
-    mean: np.ndarray  # (3, S, S)
+    settings: object  # of the run, None for an imported network
+    mean: np.ndarray  # (3, S, S) for pictures of side S, or (3,)
     classes: tuple
-
-
-def settings_of(path):
-    """Return the settings of a run's checkpoint.  Raises DataError if it is none."""
-    metadata = checkpoint.metadata(path)
-    if "settings" not in metadata:
-        raise DataError(f"{path}: a checkpoint, but not of an AlexNet run")
-    try:
-        return Settings.from_json(metadata["settings"])
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
+    pictures: Pictures | None = None  # of an imported network
 
 
 def load(comm, path):
-    """Read a network from a run's checkpoint, on this rank of comm.  Raises DataError if it is none."""
-    settings = settings_of(path)
-    arrays, metadata = checkpoint.load(path)
-    net = alexnet(settings.network, comm, np.random.default_rng(0))
-    checkpoint.restore(net, None, arrays, path)
-    return Trained(net, settings, arrays["data.mean"], tuple(metadata["classes"]))
+    """Read a network, of a run or imported, on this rank of comm.  Raises DataError if the file has none."""
+    saved, _ = open_network(path)
+    if saved.settings is None and saved.pictures is None:
+        raise DataError(
+            f"{path}: expected an AlexNet run, or an imported network whose pictures are stated: "
+            f"import it again with --pictures, one of {', '.join(KNOWN)}, or a file"
+        )
+    arrays, _ = checkpoint.load(path)
+    net = load_network(comm, path, saved, arrays)
+    classes, count = saved.classes, saved.outputs()
+    if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes) or len(classes) != count:
+        raise DataError(f"{path}: classes: expected {count} names, found {str(classes)[:80]}")
+    if saved.pictures:
+        return Trained(net, None, saved.pictures.rgb_mean, tuple(classes), saved.pictures)
+    mean = arrays.get("data.mean")
+    if mean is None or mean.ndim != 3 or mean.dtype != np.float32:
+        raise DataError(f"{path}: data.mean: expected a mean picture (3, S, S), found none")
+    return Trained(net, saved.settings, mean, tuple(classes))
 
 
+@contextlib.contextmanager
 def view_loader(comm, trained, source, views):
-    """Return a context manager: the Loader of a source's test views on rank 0, None on the other ranks."""
+    """Yield the batches of a source's test views on rank 0, None on the other ranks."""
     if comm.rank:
-        return contextlib.nullcontext()
-    settings = trained.settings
-    return Loader(
-        source, settings.recipe.batch, settings.recipe.pictures, train=False, mean=trained.mean,
-        upscale=settings.upscale, views=views,
-    )  # fmt: skip
+        yield None
+        return
+    settings, pictures = trained.settings, trained.pictures
+    if pictures:
+        chosen = {"batch_size": BATCH, "recipe": augment.PLAIN._replace(crop=pictures.crop)}
+    else:
+        chosen = {
+            "batch_size": settings.recipe.batch,
+            "recipe": settings.recipe.pictures,
+            "upscale": settings.upscale,
+        }
+    with Loader(source, train=False, mean=trained.mean, views=views, **chosen) as loader:
+        yield _adapted(loader, pictures) if pictures else loader
+
+
+def _adapted(loader, pictures):
+    for images, labels in loader:
+        if isinstance(images, list):
+            yield Batch([pictures.adapt(view) for view in images], labels)
+        else:
+            yield Batch(pictures.adapt(images), labels)
 
 
 def array_loader(comm, trained, pictures, views):
@@ -125,12 +144,14 @@ def picture_loader(comm, trained, paths, views):
 
     Raises DataError for a file that cannot be read.
     """
-    side = trained.mean.shape[-1]
+    side = trained.pictures.resize if trained.pictures else trained.mean.shape[-1]
     pictures = []
     for path in paths:
         try:
             pictures.append(imagenet.read_picture(Path(path).read_bytes(), side))
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever a decoder makes of a damaged file
             raise DataError(f"{path}: expected a picture: {error}") from error
     return array_loader(comm, trained, np.stack(pictures, axis=-1), views)
 

@@ -11,6 +11,7 @@ gives the same network on any number of ranks.
 
 import numpy as np
 
+from tinyalex.devices import xp_of, zeros
 from tinyalex.errors import ArgumentError
 from tinyalex.ops.activation import Activation
 from tinyalex.ops.conv import conv2d_backward, conv2d_forward
@@ -187,6 +188,40 @@ class Dropout(Layer):
         return dropout_backward(dy, self.cache)
 
 
+class Flatten(Layer):
+    """Maps (C,H,W,N) read as features (C·H·W, N); Linear does so by itself."""
+
+    def forward(self, x, train=False):
+        """x (C,H,W,N) → y (C·H·W, N)."""
+        self.cache = x.shape
+        return x.reshape(-1, x.shape[-1])
+
+    def backward(self, dy):
+        """dy → dx, shaped like x."""
+        return dy.reshape(self.cache)
+
+
+class ZeroPad(Layer):
+    """Zeros around the maps: pad = (top, bottom, left, right).  Convolutions pad by themselves."""
+
+    def __init__(self, pad):
+        super().__init__()
+        self.pad = pad
+
+    def forward(self, x, train=False):
+        """x (C,H,W,N) → y (C, top+H+bottom, left+W+right, N)."""
+        top, bottom, left, right = self.pad
+        C, H, W, N = self.cache = x.shape
+        y = zeros(xp_of(x), (C, top + H + bottom, left + W + right, N), x.dtype)
+        y[:, top : top + H, left : left + W] = x
+        return y
+
+    def backward(self, dy):
+        """dy → dx, its part without the frame."""
+        (top, _, left, _), (_, H, W, _) = self.pad, self.cache
+        return dy[:, top : top + H, left : left + W].copy()
+
+
 class AllGather(Layer):
     """Join what the ranks hold along the channels: here the devices communicate (paper, section 3.2).
 
@@ -209,6 +244,29 @@ class AllGather(Layer):
         if self.replicated:
             return dy[self.comm.part(dy.shape[0])]
         return self.comm.reduce_scatter(dy, axis=0)
+
+
+class Part(Layer):
+    """Keep this rank's channels of what every rank holds whole: AllGather's opposite.
+
+    The other channels get no gradient from this rank: what backward returns is its part of a sum over the
+    ranks, which the AllGather before adds up.
+    """
+
+    def __init__(self, comm):
+        super().__init__()
+        self.comm = comm
+
+    def forward(self, x, train=False):
+        """x (C, …) → (C/ranks, …)."""
+        self.cache = x.shape
+        return x[self.comm.part(len(x))]
+
+    def backward(self, dy):
+        """dy (C/ranks, …) → dx (C, …), 0 outside this rank's channels."""
+        dx = zeros(xp_of(dy), self.cache, dy.dtype)
+        dx[self.comm.part(len(dx))] = dy
+        return dx
 
 
 class Sequential(Layer):
@@ -244,3 +302,24 @@ class Sequential(Layer):
         for name, layer in self.layers.items():
             for key in layer.params:
                 yield f"{name}.{key}", layer, key
+
+
+class BlankWeights:
+    """Stands for the random generator where a network's own weights are never used: shapes without memory."""
+
+    def standard_normal(self, shape, dtype):
+        """One number that every element of the shape refers to."""
+        return blank(shape, dtype)
+
+
+class _Blank(np.ndarray):
+    def __mul__(self, factor):
+        return self
+
+    def astype(self, dtype):
+        return self
+
+
+def blank(shape, dtype=np.float32):
+    """An array of this shape that takes no memory; not to be written to."""
+    return np.broadcast_to(np.zeros((), dtype), shape).view(_Blank)

@@ -7,6 +7,8 @@ eleven differences (the other six are in `tinyalex.models.alexnet.Network`).
 from typing import NamedTuple
 
 from tinyalex.data import augment
+from tinyalex.errors import DataError
+from tinyalex.fields import checked
 
 
 class Change(NamedTuple):
@@ -106,8 +108,15 @@ class Schedule:
 
 
 def from_json(fields):
-    """Build a Recipe from what json.loads(json.dumps(recipe._asdict())) gives."""
-    fields = dict(fields, pictures=augment.Recipe(*fields["pictures"]))
-    if fields["schedule"] is not None:
-        fields["schedule"] = tuple(Change(*change) for change in fields["schedule"])
-    return Recipe(**fields)
+    """Build a Recipe from what json.loads(json.dumps(recipe._asdict())) gives, else raise DataError."""
+    try:
+        named = dict(zip(augment.Recipe._fields, fields["pictures"], strict=True))
+        fields = fields | {"pictures": checked(augment.Recipe, named, "pictures")}
+        if fields["schedule"] is not None:
+            changes = [dict(zip(Change._fields, change, strict=True)) for change in fields["schedule"]]
+            fields["schedule"] = tuple(checked(Change, change, "schedule") for change in changes)
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"recipe: {error!r}") from error
+    return checked(Recipe, fields, "recipe")

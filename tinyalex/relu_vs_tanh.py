@@ -183,8 +183,11 @@ def _checkpoint(out, neuron, seed):
 
 def _search_results(out, neuron):
     path = out / f"{neuron}-search.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
-    return path, {float(rate): error for rate, error in known.items()}
+    try:
+        known = json.loads(path.read_text()) if path.exists() else {}
+        return path, {float(rate): float(error) for rate, error in known.items()}
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(f"{path}: expected the errors that a search found: {error!r}") from error
 
 
 def _search(data, plan, devices, neuron, out, progress):

@@ -39,13 +39,19 @@ def check(settings, data, ranks):
 
 
 def begin(out, settings):
-    """Make a run folder.  DataError if it exists and is not empty."""
+    """Make a run folder.  DataError if it exists and is not empty, or if another process begins one there."""
     out = Path(out)
-    if out.exists() and any(out.iterdir()):
+    _check_empty(out)
+    out.mkdir(parents=True, exist_ok=True)
+    with lock(out):  # of two that begin at once, one finds the other's file
+        _check_empty(out)
+        checkpoint.write_text(out / "run.json", json.dumps(settings.to_json(), indent=1) + "\n")
+
+
+def _check_empty(out):
+    if out.exists() and any(path.name != "lock" for path in out.iterdir()):
         more = f": resume it with `tinyalex resume {out}`" if (out / "run.json").exists() else ""
         raise DataError(f"{out}: expected a new or empty folder, found files in it{more}")
-    out.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_text(out / "run.json", json.dumps(settings.to_json(), indent=1) + "\n")
 
 
 def settings_of(out):
@@ -53,7 +59,7 @@ def settings_of(out):
     path = Path(out) / "run.json"
     try:
         return Settings.from_json(json.loads(path.read_text()))
-    except (OSError, ValueError) as error:  # DataError too
+    except (OSError, ValueError, RecursionError) as error:  # DataError too
         raise DataError(f"{path}: expected the settings of a run: {error}") from error
 
 
@@ -62,16 +68,50 @@ def checkpoints(out):
     return sorted(Path(out).glob("step-*.safetensors"))
 
 
+def newest(path):
+    """Return the checkpoint that a path means: the file itself, or the newest of a run folder."""
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    found = checkpoints(path)
+    if not found:
+        raise DataError(f"{path}: expected a run folder with checkpoints, found none")
+    return found[-1]
+
+
 def metrics(out):
     """Read metrics.jsonl: a list of records.  A last line that was cut short is left out."""
     path = Path(out) / "metrics.jsonl"
     if not path.exists():
         return []
-    lines = path.read_text().split("\n")[:-1]
     try:
-        return [json.loads(line) for line in lines]
-    except json.JSONDecodeError as error:
+        records = [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON
         raise DataError(f"{path}: a line is not JSON: {error}") from error
+    for record in records:
+        if not _is_record(record):
+            raise DataError(f"{path}: expected records of a run, found {str(record)[:80]}")
+    return records
+
+
+FIELDS = {"train": {"loss", "error"}, "validation": {"loss", "top1", "top5"}, "sizes": {"layers"}}
+
+
+def _is_record(record):
+    """Whether something from a file is what `_Run` writes: numbers, but for its kind."""
+    if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
+        return False
+    layers = record.get("layers", {})
+    sizes = layers.values() if isinstance(layers, dict) else [None]
+    numbers = [v for key, v in record.items() if key not in ("kind", "layers")]
+    for size in sizes:
+        numbers += [size.get("weight"), size.get("update")] if isinstance(size, dict) else [None]
+    wanted = FIELDS.get(record["kind"], set()) | {"step", "epoch", "rate"}
+    return wanted <= record.keys() and all(map(_is_number, numbers))
+
+
+def _is_number(value):
+    return type(value) is float or (type(value) is int and abs(value) < 1 << 63)
 
 
 @contextlib.contextmanager
@@ -83,6 +123,8 @@ def lock(out):
     except Timeout as error:
         raise DataError(f"{out}: another process is training in this folder") from error
     try:
+        for left in Path(out).glob("*.part"):  # by a process that was killed while it wrote
+            left.unlink()
         yield
     finally:
         held.release()

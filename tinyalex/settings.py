@@ -10,7 +10,10 @@ from tinyalex import recipe
 from tinyalex.data import augment, cifar10, imagenet
 from tinyalex.data.loader import Loader
 from tinyalex.errors import DataError
+from tinyalex.fields import checked
 from tinyalex.models.alexnet import Network
+
+LARGEST = 1 << 20  # filters, hidden units, classes, pixels
 
 
 class Settings(NamedTuple):
@@ -33,11 +36,27 @@ class Settings(NamedTuple):
     @classmethod
     def from_json(cls, fields):
         """Undo `to_json`; DataError where the fields are not those of this version."""
+        if not isinstance(fields, dict) or not {"network", "recipe"} <= fields.keys():
+            raise DataError("settings of another version of tinyalex: expected a network and a recipe")
         try:
-            network = Network(**dict(fields["network"], filters=tuple(fields["network"]["filters"])))
-            return cls(**dict(fields, network=network, recipe=recipe.from_json(fields["recipe"])))
-        except (KeyError, TypeError) as error:
+            network = checked(Network, fields["network"], "network")
+            parts = {"network": network, "recipe": recipe.from_json(fields["recipe"])}
+            made = checked(cls, fields | parts, "settings")
+        except DataError as error:
             raise DataError(f"settings of another version of tinyalex: {error}") from error
+        sizes = (
+            *network.filters,
+            network.hidden,
+            network.classes,
+            network.size,
+            network.towers,
+            network.pool,
+        )
+        if len(network.filters) != 5 or not all(type(n) is int and 0 < n <= LARGEST for n in sizes):
+            raise DataError(f"network: expected sizes from 1 to {LARGEST:,}, found {sizes}")
+        if min(made.recipe.batch, made.recipe.epochs, made.recipe.patience, made.save_every, made.keep) < 1:
+            raise DataError("settings: batch, epochs, patience, save_every, keep: expected at least 1")
+        return made
 
 
 class Data(NamedTuple):

@@ -10,11 +10,12 @@ import gzip
 import io
 import os
 import pickle
+import reprlib
 import tarfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import pooch
@@ -93,34 +94,92 @@ class _PickledType:
         pass  # byte order and the like: one byte has none
 
 
-def _latin1(text, encoding):
-    """Stands in for _codecs.encode, with which Python 3 writes bytes under protocol 2."""
-    if encoding not in ("latin1", b"latin1"):
-        raise ArgumentError(f"_codecs.encode to {encoding!r}")
-    return text.encode("latin1")
+class _Unpickler(pickle._Unpickler):
+    """Python's unpickler that is written in Python, without what a hostile pickle could use.
 
+    Left out are all opcodes but those for numbers, text, lists, dictionaries and tuples, and for the arrays
+    below.  Keys must be text: a key of tuples within tuples would be hashed by a recursion that ends the
+    process.  What is copied may not be more than the file is long, twice.
+    """
 
-_STAND_INS = {
-    ("numpy.core.multiarray", "_reconstruct"): _PickledArray,
-    ("numpy._core.multiarray", "_reconstruct"): _PickledArray,
-    ("numpy", "ndarray"): None,
-    ("numpy", "dtype"): _PickledType,
-    ("_codecs", "encode"): _latin1,
-}
+    # fmt: off
+    dispatch: ClassVar = {
+        opcode[0]: pickle._Unpickler.dispatch[opcode[0]]
+        for opcode in (
+            pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.MARK, pickle.NONE, pickle.NEWTRUE,
+            pickle.NEWFALSE,
+            pickle.INT, pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.LONG, pickle.LONG1,
+            pickle.STRING, pickle.BINSTRING, pickle.SHORT_BINSTRING, pickle.BINBYTES, pickle.SHORT_BINBYTES,
+            pickle.BINBYTES8, pickle.UNICODE, pickle.BINUNICODE, pickle.SHORT_BINUNICODE,
+            pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3,
+            pickle.EMPTY_LIST, pickle.LIST, pickle.APPEND, pickle.APPENDS, pickle.EMPTY_DICT,
+            pickle.GET, pickle.BINGET, pickle.LONG_BINGET, pickle.PUT, pickle.BINPUT, pickle.LONG_BINPUT,
+            pickle.MEMOIZE, pickle.GLOBAL, pickle.STACK_GLOBAL, pickle.REDUCE,
+        )
+    }
+    # fmt: on
 
-
-class _Unpickler(pickle.Unpickler):
     def __init__(self, raw, shown):
         super().__init__(io.BytesIO(raw), encoding="bytes")
-        self.shown = shown
+        self.shown, self.left = shown, 2 * len(raw)
 
     def find_class(self, module, name):
-        if (module, name) not in _STAND_INS:
+        """Return the stand-in of a global; DataError, and nothing run, for any other."""
+        stand_ins = {
+            ("numpy.core.multiarray", "_reconstruct"): _PickledArray,
+            ("numpy._core.multiarray", "_reconstruct"): _PickledArray,
+            ("numpy", "ndarray"): None,
+            ("numpy", "dtype"): _PickledType,
+            ("_codecs", "encode"): self._latin1,
+        }
+        if (module, name) not in stand_ins:
             raise DataError(
                 f"{self.shown}: expected a pickle of numbers and names only, found one that asks for "
                 f"{module}.{name}: refused, nothing was run"
             )
-        return _STAND_INS[module, name]
+        return stand_ins[module, name]
+
+    def _latin1(self, text, encoding):
+        """Stands in for _codecs.encode, with which Python 3 writes bytes under protocol 2."""
+        self.left -= len(text)
+        if encoding not in ("latin1", b"latin1") or self.left < 0:
+            raise ArgumentError(f"_codecs.encode to {encoding!r}")
+        return text.encode("latin1")
+
+    def _set(self, items):
+        target = self.stack[-1]
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if type(target) is not dict or type(key) not in (bytes, str):
+                raise ArgumentError(
+                    f"an entry of a {type(target).__name__} with a {type(key).__name__} as key"
+                )
+            target[key] = value
+
+    def _load_setitem(self):
+        items = self.stack[-2:]
+        del self.stack[-2:]
+        self._set(items)
+
+    def _load_setitems(self):
+        self._set(self.pop_mark())
+
+    def _load_dict(self):
+        items = self.pop_mark()
+        self.stack.append({})
+        self._set(items)
+
+    def _load_build(self):
+        state, target = self.stack.pop(), self.stack[-1]
+        if not isinstance(target, (_PickledArray, _PickledType)):
+            raise ArgumentError(f"a state for a {type(target).__name__}")
+        target.__setstate__(state)
+
+    dispatch |= {
+        pickle.SETITEM[0]: _load_setitem,
+        pickle.SETITEMS[0]: _load_setitems,
+        pickle.DICT[0]: _load_dict,
+        pickle.BUILD[0]: _load_build,
+    }
 
 
 def _unpickle(raw, shown):
@@ -152,7 +211,7 @@ def _python_batch(raw, shown):
     name = getattr(dtype, "name", dtype)
     name = name.decode("latin1") if isinstance(name, bytes) else name
     if shape != (RECORDS, PIXELS) or name not in ("u1", "|u1"):
-        raise DataError(f"{want}, found {name!r} of shape {shape}")
+        raise DataError(f"{want}, found {reprlib.repr(name)} of shape {reprlib.repr(shape)}")
     if not isinstance(pixels, bytes) or len(pixels) != RECORDS * PIXELS:
         raise DataError(f"{want}, found other than its {RECORDS * PIXELS} bytes")
     order = "F" if fortran else "C"

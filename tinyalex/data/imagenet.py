@@ -1,4 +1,4 @@
-"""ImageNet, or any folder of class folders: pictures to memory-mapped shards, and the shards to read.
+"""ImageNet, or any folder of class folders: pictures to shards, and the shards to read.
 
 prepare() makes of each picture its middle 256 x 256 (paper, section 2) and writes, under one folder:
 
@@ -15,6 +15,7 @@ random crop and flip three times as fast as pixel-interleaved (measured: 5 and 1
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -39,6 +40,7 @@ from tinyalex.data import augment
 from tinyalex.errors import ArgumentError, DataError
 
 FORMAT, VERSION = "tinyalex pictures", 1
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")  # Pillow knows more: PostScript runs programs
 SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
 TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 
@@ -47,7 +49,7 @@ TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 
 
 class Shards:
-    """The pictures of one split: len(shards), shards[i] -> uint8 (3, size, size), memory-mapped, read-only.
+    """The pictures of one split: len(shards), shards[i] -> uint8 (3, size, size), read from the disk.
 
     labels int64 (N,); classes: the name of each label; mean float32 (3, size, size) and covariance float64
     (3, 3), in grey levels, of the train split (of val where there is no train). Made by open().
@@ -59,7 +61,7 @@ class Shards:
         self.classes = tuple(entry["classes"])
         self.covariance = np.array(index["covariance"])
         picture = (3, self.size, self.size)
-        self.mean = np.asarray(_map(folder / "mean.npy", picture, np.float32))
+        self.mean = np.array(_map(folder / "mean.npy", picture, np.float32))
         labels = _map(folder / f"{split}-labels.npy", (entry["count"],), np.int32)
         self.labels = labels.astype(np.int64)
         if len(labels) and not 0 <= labels.min() <= labels.max() < len(self.classes):
@@ -67,9 +69,14 @@ class Shards:
                 f"{folder / f'{split}-labels.npy'}: expected labels in 0..{len(self.classes) - 1}, "
                 f"found {labels.min()}..{labels.max()}"
             )
-        self._entries = entry["shards"]
-        self._shards = [_map(folder / s["file"], (s["count"], *picture), np.uint8) for s in self._entries]
-        self._ends = np.cumsum([len(s) for s in self._shards])
+        self._digests = [str(s["sha256"]) for s in entry["shards"]]
+        self._paths = [folder / _plain(s["file"]) for s in entry["shards"]]
+        shards = [
+            _map(path, (s["count"], *picture), np.uint8)
+            for path, s in zip(self._paths, entry["shards"], strict=True)
+        ]
+        self._offsets = [path.stat().st_size - s.nbytes for path, s in zip(self._paths, shards, strict=True)]
+        self._ends = np.cumsum([len(s) for s in shards])
         if self._ends[-1] != entry["count"]:
             raise DataError(
                 f"{folder / 'index.json'}: {split} should hold {entry['count']} pictures, "
@@ -82,16 +89,29 @@ class Shards:
     def __getitem__(self, i):
         if not 0 <= i < len(self):
             raise IndexError(f"picture {i} of {len(self)}")
-        k = np.searchsorted(self._ends, i, side="right")
-        return self._shards[k][i - self._ends[k]]  # counted from the end: -len .. -1
+        k = int(np.searchsorted(self._ends, i, side="right"))
+        start = i - (self._ends[k - 1] if k else 0)
+        shape = (3, self.size, self.size)
+        pixels = math.prod(shape)
+        # Read, not mapped: a shard that shrinks meanwhile is an error, not a signal that ends the process.
+        found = np.fromfile(self._paths[k], np.uint8, pixels, offset=int(self._offsets[k] + start * pixels))
+        if found.size != pixels:
+            raise DataError(
+                f"{self._paths[k]}: expected {pixels:,} bytes of picture {i}, found {found.size:,}"
+            )
+        found.flags.writeable = False
+        return found.reshape(shape)
 
     def verify(self):
         """Read every shard and compare its SHA-256 with the index: DataError names the first that differs."""
-        for entry, shard in zip(self._entries, self._shards, strict=True):
-            if hashlib.sha256(shard).hexdigest() != entry["sha256"]:
-                raise DataError(
-                    f"{self.folder / entry['file']}: damaged, its SHA-256 is not the one in index.json"
-                )
+        for wanted, path, offset in zip(self._digests, self._paths, self._offsets, strict=True):
+            digest = hashlib.sha256()
+            with path.open("rb") as file:
+                file.seek(offset)
+                while block := file.read(1 << 20):
+                    digest.update(block)
+            if digest.hexdigest() != wanted:
+                raise DataError(f"{path}: damaged, its SHA-256 is not the one in index.json")
 
 
 def open(folder, split="train"):  # the module's own: imagenet.open
@@ -121,7 +141,9 @@ def open(folder, split="train"):  # the module's own: imagenet.open
         raise DataError(
             f"{error.filename}: no such file; expected a folder made by prepare{begun}"
         ) from error
-    except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # JSON can hold nearly anything
         raise DataError(f"{path}: not an index written by prepare ({error!r})") from error
 
 
@@ -144,6 +166,13 @@ def _map(path, shape, dtype):
     except (ValueError, OSError, EOFError) as error:
         found = f"{path.stat().st_size} bytes: {error}"
     raise DataError(f"{path}: expected {np.dtype(dtype)} {shape}, found {found}")
+
+
+def _plain(name):
+    """A file's name as index.json has it; DataError for a path, which would lead out of the folder."""
+    if not isinstance(name, str) or name != Path(name).name or name in ("", ".", ".."):
+        raise DataError(f"index.json: expected the name of a shard in its folder, found {str(name)[:80]!r}")
+    return name
 
 
 def _same_classes(where, train, val):
@@ -273,7 +302,7 @@ def _flat_classes(src, entries):
     entries = sorted(entries)
     mapping = next((p for p in (src / "val.txt", src / "val" / "val.txt") if p.exists()), None)
     if mapping:
-        pairs = [line.split() for line in mapping.read_text().splitlines() if line.strip()]
+        pairs = [line.split() for line in _text(mapping).splitlines() if line.strip()]
         bad = next((i for i, pair in enumerate(pairs, 1) if len(pair) != 2 or pair[1].isdigit()), None)
         if bad:
             raise DataError(
@@ -294,13 +323,13 @@ def _flat_classes(src, entries):
             f"{truth}: its ids need synsets.txt beside it, one class a line in the order of the devkit's "
             "meta.mat (which cannot be read here); or give val.txt with lines 'picture.JPEG class'"
         )
-    wnids = [line.split()[0] for line in synsets.read_text().splitlines() if line.strip()]
+    wnids = [line.split()[0] for line in _text(synsets).splitlines() if line.strip()]
     if len(wnids) == 1000 and wnids == sorted(wnids):
         raise DataError(
             f"{synsets}: is in alphabetical order, expected the order of meta.mat, in which {wnids[0]} "
             "is not the first: every validation label would be wrong"
         )
-    ids = truth.read_text().split()
+    ids = _text(truth).split()
     if len(ids) != len(entries):
         raise DataError(f"{truth}: expected {len(entries)} ids, one a picture of val, found {len(ids)}")
     wrong = next((i for i, x in enumerate(ids, 1) if not x.isdigit() or not 1 <= int(x) <= len(wnids)), None)
@@ -309,6 +338,13 @@ def _flat_classes(src, entries):
             f"{truth}: line {wrong}: expected an id from 1 to {len(wnids)}, found {ids[wrong - 1]!r}"
         )
     return [e._replace(label=wnids[int(i) - 1]) for e, i in zip(entries, ids, strict=True)]
+
+
+def _text(path):
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: expected a text file: {error}") from error
 
 
 # --- a picture ------------------------------------------------------------------------------------------
@@ -328,7 +364,7 @@ def read_picture(data, size=256):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             image.draft(None, (size, size))
             image = _rgb(image)
     w, h = image.size
@@ -448,7 +484,7 @@ def _begin(dst, plan):
         differ = [
             f"{key} {earlier.get(key)}, now {plan[key]}" for key in plan if earlier.get(key) != plan[key]
         ]
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{begun if begun.exists() else made}: not written by prepare ({error!r})") from error
     if differ:
         raise DataError(

@@ -1,0 +1,318 @@
+"""Networks that others trained, on the command line: import, predict, export."""
+
+import contextlib
+import io
+import json
+import sys
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from PIL import Image
+
+from tinyalex import checkpoint, cli, evaluate
+from tinyalex.comm import Comm
+from tinyalex.devices import Device
+from tinyalex.errors import DataError
+from tinyalex.exchange import pictures, state_dict
+from tinyalex.models import saved, sequential
+from tinyalex.models.alexnet import PRESETS, narrow
+from tinyalex.models.cifar import figure1_net
+from tinyalex.recipe import Recipe
+from tinyalex.settings import Settings
+
+ONE = Comm(Device("cpu:0"))
+needs_onnx = pytest.mark.skipif(not find_spec("onnx"), reason="onnx is not installed")
+
+
+def tinyalex(*args):
+    """Run a command in this process: exit code, and what it printed on both streams."""
+    out, argv = io.StringIO(), sys.argv
+    sys.argv = ["tinyalex", *map(str, args)]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+            cli.main()
+        return 0, out.getvalue()
+    except SystemExit as end:
+        return end.code or 0, out.getvalue()
+    finally:
+        sys.argv = argv
+
+
+def done(*args):
+    code, printed = tinyalex(*args)
+    assert code == 0, printed
+    return printed
+
+
+def refused(*args):
+    code, printed = tinyalex(*args)
+    assert code == 1
+    assert printed.startswith("error: ")
+    assert printed.count("\n") == 1, printed
+    return printed
+
+
+# ---- state dicts ---------------------------------------------------------------------------------------
+
+
+def torchvision_like(kind):
+    """A narrow network with torchvision's modules, under torchvision's names."""
+    nn = pytest.importorskip("torch", reason="PyTorch is not installed").nn
+
+    def relu():
+        return nn.ReLU()
+
+    if kind == "alexnet":
+        features = nn.Sequential(
+            nn.Conv2d(3, 8, 11, stride=4, padding=2), relu(), nn.MaxPool2d(3, 2),
+            nn.Conv2d(8, 12, 5, padding=2), relu(), nn.MaxPool2d(3, 2), nn.Conv2d(12, 16, 3, padding=1),
+            relu(), nn.Conv2d(16, 12, 3, padding=1), relu(), nn.Conv2d(12, 8, 3, padding=1), relu(),
+            nn.MaxPool2d(3, 2),
+        )  # fmt: skip
+        classifier = nn.Sequential(
+            nn.Dropout(), nn.Linear(8 * 36, 16), relu(), nn.Dropout(), nn.Linear(16, 16), relu(),
+            nn.Linear(16, 6),
+        )  # fmt: skip
+    else:
+        widths, layers, C = {"vgg11": (4, "M", 6, "M", 8, 8, "M", 8, 8, "M", 8, 8, "M")}[kind], [], 3
+        for F in widths:
+            layers += [nn.MaxPool2d(2, 2)] if F == "M" else [nn.Conv2d(C, F, 3, padding=1), relu()]
+            C = C if F == "M" else F
+        features = nn.Sequential(*layers)
+        classifier = nn.Sequential(
+            nn.Linear(8 * 49, 16), relu(), nn.Dropout(), nn.Linear(16, 16), relu(), nn.Dropout(),
+            nn.Linear(16, 6),
+        )  # fmt: skip
+    module = nn.Module()
+    module.features, module.classifier = features, classifier
+    module.forward = lambda x: classifier(features(x).flatten(1))
+    return module.eval()
+
+
+@pytest.mark.parametrize("kind", ["alexnet", "vgg11"])
+def test_torchvision_s_state_dicts(kind, tmp_path):
+    module = torchvision_like(kind)
+    import torch
+
+    torch.manual_seed(0)
+    for p in module.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    arrays = {name: p.detach().numpy() for name, p in module.state_dict().items()}
+    safetensors.numpy.save_file(arrays, tmp_path / "theirs.safetensors")
+    done(
+        "import", tmp_path / "theirs.safetensors", tmp_path / "ours.safetensors", "--pictures", "torchvision"
+    )
+    trained = evaluate.load(ONE, tmp_path / "ours.safetensors")
+    x = np.random.default_rng(0).standard_normal((2, 3, 224, 224)).astype(np.float32)
+    with torch.no_grad():
+        wanted = module(torch.from_numpy(x)).numpy()
+    found = trained.net.forward(np.ascontiguousarray(x.transpose(1, 2, 3, 0))).T
+    np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())
+
+
+def caffe_arrays(classes=6):
+    """A narrow bvlc_alexnet's weights under the names that its layers have in PyTorch."""
+    rng = np.random.default_rng(0)
+    shapes = {
+        "conv1": (8, 3, 11, 11), "conv2": (8, 4, 5, 5), "conv3": (8, 8, 3, 3), "conv4": (8, 4, 3, 3),
+        "conv5": (8, 4, 3, 3), "fc6": (16, 8 * 36), "fc7": (16, 16), "fc8": (classes, 16),
+    }  # fmt: skip
+    arrays = {}
+    for name, shape in shapes.items():
+        scale = np.sqrt(2 / np.prod(shape[1:]))
+        arrays[f"{name}.weight"] = (scale * rng.standard_normal(shape)).astype(np.float32)
+        arrays[f"{name}.bias"] = rng.standard_normal(shape[0]).astype(np.float32)
+    arrays["fc8.weight"] *= 0.01  # so that no class is certain
+    return arrays
+
+
+def test_a_state_dict_with_caffe_s_names_is_the_caffe_preset():
+    arrays = caffe_arrays()
+    data = safetensors.numpy.save(arrays)
+    layers = state_dict._network(safetensors.numpy.load(data)).layers
+    names = [layer.name for layer in layers]
+    assert names[:4] == ["conv1", "lrn1", "pool1", "conv2"]
+    assert sequential.most_ranks(layers) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a.pop("fc7.bias"), r"missing or unknown: fc7\.bias"),
+        (
+            lambda a: a.update({"bn1.running_mean": a["conv1.bias"]}),
+            r"bn1\.running_mean: expected float32 we",
+        ),
+        (lambda a: a.update({"fc8.weight": a["fc8.weight"].astype(np.float16)}), r"fc8\.weight: .*float16"),
+        (lambda a: a.update({"conv2.weight": a["conv3.weight"]}), r"conv2: filters"),
+        (
+            lambda a: a.update({"fc8.bias": a["fc7.bias"]}),
+            r"fc8: expected weights and a bias for each filter",
+        ),
+        (lambda a: [a.pop(n) for n in list(a) if n.startswith("conv1")], "names of a network that is known"),
+    ],
+)
+def test_other_state_dicts_are_refused_by_name(change, message, tmp_path):
+    arrays = caffe_arrays()
+    change(arrays)
+    safetensors.numpy.save_file(arrays, tmp_path / "theirs.safetensors")
+    with pytest.raises(DataError, match=r"theirs\.safetensors: .*" + message):
+        state_dict.read(tmp_path / "theirs.safetensors")
+
+
+# ---- predict -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def imported(tmp_path):
+    """A state dict on disk, class names, and a picture."""
+    safetensors.numpy.save_file(caffe_arrays(), tmp_path / "theirs.safetensors")
+    (tmp_path / "names.txt").write_text("tench, Tinca tinca\ngoldfish\n\nhai\nray\ncock\nhen\n", "utf-8")
+    rng = np.random.default_rng(1)
+    pixels = rng.integers(0, 256, (300, 350, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "picture.png")
+    return tmp_path
+
+
+def test_predict_with_an_imported_network_prepares_pictures_as_stated(imported):
+    out = imported / "net.safetensors"
+    printed = done(
+        "import", imported / "theirs.safetensors", out, "--pictures", "caffe",
+        "--classes", imported / "names.txt",
+    )  # fmt: skip
+    assert "6 classes, 2 towers" in printed
+    found = {}
+    for devices in ("cpu:0", "cpu:0,cpu:1"):
+        lines = done("predict", out, imported / "picture.png", "--views", 1, "--top", 6, "--devices", devices)
+        rows = [line.split(None, 1) for line in lines.splitlines()[1:]]
+        found[devices] = {name: float(p.rstrip("%")) / 100 for p, name in rows}
+    assert found["cpu:0"] == found["cpu:0,cpu:1"]
+
+    # by hand: shorter side to 256, middle 227, blue first, minus (104, 117, 123)
+    side = Image.open(imported / "picture.png").resize(
+        (256, 256), Image.Resampling.BICUBIC, (25, 0, 325, 300)
+    )
+    x = np.asarray(side, np.float32)[14 : 14 + 227, 14 : 14 + 227, ::-1] - np.float32([104, 117, 123])
+    arrays, metadata = checkpoint.load(out)
+    net = sequential.build(
+        sequential.from_json(metadata["layers"], (3, 227, 227)), ONE, np.random.default_rng(0)
+    )
+    checkpoint.adopt(net, arrays, out)
+    logits = net.forward(np.ascontiguousarray(x.transpose(2, 0, 1)[..., None]))[:, 0].astype(float)
+    p = np.exp(logits - logits.max())
+    names = ["tench, Tinca tinca", "goldfish", "hai", "ray", "cock", "hen"]
+    assert found["cpu:0"] == pytest.approx(dict(zip(names, p / p.sum(), strict=True)), abs=6e-4)
+    assert p.max() / p.sum() < 0.99  # or the comparison would say little
+
+
+def test_pictures_must_be_stated_before_predict(imported):
+    out = imported / "net.safetensors"
+    assert "how pictures are prepared is not stated" in done("import", imported / "theirs.safetensors", out)
+    assert "import it again with --pictures" in refused("predict", out, imported / "picture.png")
+
+
+def test_pictures_from_a_file(imported):
+    stated = pictures.Pictures("BGR", (1.0, 2.0, 3.0), (0.5, 0.25, 2.0), 300, 227)
+    (imported / "pictures.json").write_text(json.dumps(stated._asdict()))
+    out = imported / "net.safetensors"
+    done("import", imported / "theirs.safetensors", out, "--pictures", imported / "pictures.json")
+    trained = evaluate.load(ONE, out)
+    assert trained.pictures == stated
+    assert trained.classes == ("0", "1", "2", "3", "4", "5")
+    x = np.random.default_rng(0).uniform(0, 255, (3, 2, 2, 1)).astype(np.float32)
+    by_hand = (x[::-1] - np.float32([1, 2, 3]).reshape(3, 1, 1, 1)) * np.float32([0.5, 0.25, 2]).reshape(
+        3, 1, 1, 1
+    )
+    np.testing.assert_allclose(stated.adapt(x - stated.rgb_mean[:, None, None, None]), by_hand, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"order": "GBR"}, "order: expected RGB or BGR"),
+        ({"mean": [1, 2]}, "mean: expected three finite numbers"),
+        ({"scale": [1, 2, float("nan")]}, "scale: expected tuple, found"),
+        ({"crop": 224}, "crop: this network sees 227 pixels, found 224"),
+        ({"resize": 100}, "expected 0 < crop ≤ resize"),
+        ({"gamma": 2}, "gamma"),
+    ],
+)
+def test_pictures_that_cannot_be_are_refused(fields, message, imported):
+    stated = pictures.KNOWN["caffe"]._asdict() | fields
+    (imported / "pictures.json").write_text(json.dumps(stated))
+    printed = refused(
+        "import", imported / "theirs.safetensors", imported / "net.safetensors",
+        "--pictures", imported / "pictures.json",
+    )  # fmt: skip
+    assert message in printed
+    assert not (imported / "net.safetensors").exists()
+
+
+def test_class_names_of_another_number_are_refused(imported):
+    (imported / "names.txt").write_text("one\ntwo\n")
+    arguments = "import", imported / "theirs.safetensors", imported / "net.safetensors"
+    assert "expected 6 names of classes, found 2" in refused(*arguments, "--classes", imported / "names.txt")
+    assert "none.txt: expected a text file" in refused(*arguments, "--classes", imported / "none.txt")
+
+
+# ---- export and back -----------------------------------------------------------------------------------
+
+
+def run_checkpoint(path):
+    """A checkpoint as a run writes it, of a narrow code2012."""
+    network = narrow(PRESETS["code2012"], 0.02)._replace(size=67, classes=4)
+    settings = Settings("", "code2012", network, Recipe())
+    net = saved.alexnet(network, ONE, np.random.default_rng(0))
+    mean = np.random.default_rng(1).uniform(80, 160, (3, 72, 72)).astype(np.float32)
+    arrays = checkpoint.state(net, None) | {"data.mean": mean}
+    checkpoint.save(path, arrays, {"settings": settings.to_json(), "classes": ["a", "b", "c", "d"]})
+    return net, mean
+
+
+@needs_onnx
+def test_a_run_goes_out_and_comes_back_with_its_classes_and_pictures(tmp_path):
+    net, mean = run_checkpoint(tmp_path / "run.safetensors")
+    printed = done("export", tmp_path / "run.safetensors", tmp_path / "net.onnx")
+    assert "opset 13, input (batch, 3, 67, 67)" in printed
+    assert "4 classes, 2 towers" in done("import", tmp_path / "net.onnx", tmp_path / "back.safetensors")
+    trained = evaluate.load(ONE, tmp_path / "back.safetensors")
+    assert trained.classes == ("a", "b", "c", "d")
+    np.testing.assert_allclose(trained.mean, mean.mean((1, 2)), rtol=1e-5)
+    assert trained.pictures[3:] == (72, 67)
+    x = np.random.default_rng(2).uniform(-100, 100, (3, 67, 67, 5)).astype(np.float32)
+    np.testing.assert_array_equal(trained.net.forward(x), net.forward(x))
+
+    # an imported network goes out as well
+    done("export", tmp_path / "back.safetensors", tmp_path / "again.onnx")
+    done("import", tmp_path / "again.onnx", tmp_path / "again.safetensors")
+    again = evaluate.load(ONE, tmp_path / "again.safetensors")
+    np.testing.assert_array_equal(again.net.forward(x), net.forward(x))
+
+
+@needs_onnx
+def test_figure_1_s_network_goes_out(tmp_path):
+    net = figure1_net("tanh", ONE, np.random.default_rng(0))
+    checkpoint.save(tmp_path / "tanh.safetensors", checkpoint.state(net, None), {"neuron": "tanh"})
+    done("export", tmp_path / "tanh.safetensors", tmp_path / "tanh.onnx")
+    assert "89,578 parameters, 10 classes" in done(
+        "import", tmp_path / "tanh.onnx", tmp_path / "b.safetensors"
+    )
+
+
+@needs_onnx
+def test_export_says_what_it_cannot_write(tmp_path):
+    checkpoint.save(tmp_path / "other.safetensors", {"w": np.zeros(2, np.float32)}, {"curve": []})
+    assert "not of an AlexNet run" in refused("export", tmp_path / "other.safetensors", tmp_path / "net.onnx")
+    run_checkpoint(tmp_path / "run.safetensors")
+    printed = refused("export", tmp_path / "run.safetensors", tmp_path / "no" / "folder" / "net.onnx")
+    assert "net.onnx" in printed
+    assert "not written" in printed
+
+
+def test_without_onnx_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert "pip install 'tinyalex[onnx]'" in refused(
+        "import", tmp_path / "a.onnx", tmp_path / "b.safetensors"
+    )

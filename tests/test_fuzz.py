@@ -1,0 +1,246 @@
+"""Files that are not trusted: only documented errors come out, nothing runs, nothing takes the memory.
+
+`examples/fuzz.py` reads many thousands of damaged files of every format; here are a few of each, what
+hypothesis thinks of, and the attacks that have names.
+"""
+
+import io
+import json
+import os
+import pickle
+import resource
+import struct
+import subprocess
+import sys
+import time
+import warnings
+import zlib
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from tinyalex import checkpoint, evaluate, run
+from tinyalex.data import cifar10, imagenet
+from tinyalex.errors import DataError, TinyalexError
+from tinyalex.exchange import pictures
+from tinyalex.models import saved, sequential
+from tinyalex.settings import Settings
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+import fuzz
+import fuzz_formats
+
+MANY = {"CifarBinary": 4, "Onnx": 100, "Checkpoints": 60}
+
+
+@pytest.mark.filterwarnings("ignore")  # of Pillow, about what it is asked to read
+@pytest.mark.parametrize("kind", fuzz_formats.FORMATS, ids=lambda kind: kind.__name__)
+def test_damaged_files_raise_documented_errors_only(kind, tmp_path, capfd):
+    if kind.__name__ == "Onnx" and not find_spec("onnx"):
+        pytest.skip("onnx is not installed")
+    outcomes = []
+
+    def found(number, outcome, trace):
+        assert outcome in ("begun", "accepted", "refused"), f"input {number}: {trace}"
+        outcomes.append(outcome)
+
+    fuzz.try_inputs(kind, tmp_path / "format", 7, 0, MANY.get(kind.__name__, 40), found)
+    assert "refused" in outcomes
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda part: st.lists(part, max_size=4) | st.dictionaries(st.text(max_size=8), part, max_size=4),
+    max_leaves=12,
+)
+LAYERS = st.lists(
+    st.fixed_dictionaries(
+        {"kind": st.sampled_from([*sequential.KINDS, "Other"]), "name": st.sampled_from("abcd")},
+        optional={
+            "shape": st.lists(st.integers(-1, 6), max_size=4),
+            "pad": st.lists(st.integers(-1, 5000), min_size=3, max_size=5),
+            "activation": st.sampled_from([[], ["relu"], ["tanh", 1, 2], ["tanh", 0, 1], ["relu", 1]]),
+            **{name: st.integers(-1, 9) for name in ("stride", "window", "groups", "n")},
+            **{name: st.floats() for name in ("k", "alpha", "beta", "keep")},
+            **{name: st.booleans() for name in ("ceil", "inverted", "alpha_over_n")},
+        },
+    ),
+    max_size=5,
+)
+
+
+@given(entries=JSON | LAYERS, shape=st.tuples(*[st.integers(1, 12)] * 3))
+@settings(deadline=None)
+def test_layers_from_any_json_can_be_built_or_are_refused(entries, shape):
+    try:
+        layers = sequential.from_json(entries, shape)
+    except DataError:
+        return
+    net = sequential.build(layers, fuzz_formats.ONE, np.random.default_rng(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # constants that overflow
+        y = net.forward(np.ones((*shape, 2), np.float32))
+    assert y.shape == (*sequential.shapes(layers, shape)[-1], 2)
+
+
+@given(JSON)
+@settings(deadline=None)
+def test_settings_and_pictures_from_any_json_are_refused(value):
+    for read in (Settings.from_json, pictures.Pictures.from_json, saved._saved):
+        with pytest.raises(TinyalexError):
+            read(value)
+
+
+@given(st.binary(max_size=200))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_bytes_are_refused(tmp_path, data):
+    path = tmp_path / "run" / "file"
+    path.parent.mkdir(exist_ok=True)
+    for name in ("run.json", "metrics.jsonl", "index.json"):
+        path.with_name(name).write_bytes(data)
+    path.write_bytes(data)
+    for read in (
+        checkpoint.load,
+        saved.open_network,
+        pictures_of(path),
+        imagenet.open,
+        run.settings_of,
+        cifar10.load,
+    ):
+        with pytest.raises(TinyalexError):
+            read(path if read in (checkpoint.load, saved.open_network, cifar10.load) else path.parent)
+
+
+def pictures_of(path):
+    return lambda folder: pictures.parse(str(path), 224)
+
+
+# ---- attacks with names --------------------------------------------------------------------------------
+
+
+class Run:
+    """A pickle that runs a program."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+def deep_tuple():
+    """Tuples within tuples as the key of a dictionary: hashing them ends CPython's own unpickler."""
+    return b"\x80\x02})" + b"\x85" * 3_000_000 + b"K\x01s."
+
+
+def long_memo():
+    """An index of the memo that makes CPython's own unpickler take 16 GB and more."""
+    return b"\x80\x02}r\xff\xff\xff\x7f."
+
+
+def copies():
+    """A short pickle that copies a text of a megabyte many times."""
+    text = b"X" + (1 << 20).to_bytes(4, "little") + b"a" * (1 << 20)
+    call = b"c_codecs\nencode\nq\x00" + text + b"q\x01U\x06latin1q\x02\x86R"
+    return b"\x80\x02(" + call + b"h\x00h\x01h\x02\x86R" * 5_000 + b"l."
+
+
+def test_pickles_that_would_take_stack_or_memory(tmp_path):
+    """In a process of its own: at worst it dies."""
+    made = [deep_tuple, long_memo, copies]
+    for make in made:
+        (tmp_path / make.__name__).write_bytes(make())
+    code = (
+        "import sys, resource\n"
+        "from tinyalex.data import cifar10\n"
+        "for path in sys.argv[1:]:\n"
+        "    try:\n"
+        "        cifar10._python_batch(open(path, 'rb').read(), 'batch')\n"
+        "    except cifar10.DataError as error:\n"
+        "        print('refused', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    )
+    limit = 4 << 30
+    process = subprocess.run(
+        [sys.executable, "-c", code, *(tmp_path / make.__name__ for make in made)],
+        capture_output=True, text=True, timeout=120,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+    )  # fmt: skip
+    assert process.stdout.split()[::2] == ["refused"] * 3, process.stderr[-500:]
+    assert int(process.stdout.split()[-1]) < 1_000_000  # kB
+
+
+def test_a_pickle_that_runs_a_program_is_refused(tmp_path):
+    evil = pickle.dumps({"label_names": Run(tmp_path / "ran")})
+    with pytest.raises(DataError, match=r"asks for (posix|nt)\.system: refused, nothing was run"):
+        cifar10._python_classes(evil, "batches.meta")
+    assert not (tmp_path / "ran").exists()
+    np.save(tmp_path / "objects.npy", np.array([Run(tmp_path / "ran")]), allow_pickle=True)
+    with pytest.raises(DataError):  # an array of objects is a pickle within the .npy file
+        imagenet._map(tmp_path / "objects.npy", (1,), np.uint8)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_postscript_picture_is_not_run(tmp_path):
+    """Pillow would hand it to Ghostscript, whatever it is called."""
+    image = Image.new("RGB", (30, 30))
+    image.save(tmp_path / "a.eps")
+    with pytest.raises(OSError, match="cannot identify image file"):
+        imagenet.read_picture((tmp_path / "a.eps").read_bytes())
+
+
+def bomb(side):
+    """A PNG of a few bytes that says it has side² pixels."""
+    file = io.BytesIO()
+    Image.new("L", (1, 1)).save(file, "PNG")
+    data = bytearray(file.getvalue())
+    data[16:24] = struct.pack(">II", side, side)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    return bytes(data)
+
+
+def test_a_decompression_bomb_is_refused_at_once(tmp_path):
+    (tmp_path / "bomb.png").write_bytes(bomb(16_000))
+    start = time.perf_counter()
+    with (
+        pytest.raises(DataError, match=r"bomb\.png: expected a picture: .*decompression bomb"),
+        evaluate.picture_loader(fuzz_formats.ONE, trained(), [tmp_path / "bomb.png"], 1),
+    ):
+        pass
+    assert time.perf_counter() - start < 1
+
+
+def trained():
+    stated = pictures.KNOWN["caffe"]._replace(crop=20, resize=24)
+    return SimpleNamespace(settings=None, mean=np.zeros(3, np.float32), classes=("a",), pictures=stated)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return fuzz_formats.Shards(tmp_path_factory.mktemp("shards") / "format")
+
+
+@pytest.mark.parametrize("name", ["../secret.npy", "/etc/passwd", "sub/train-000.npy", "..", ""])
+def test_a_shard_outside_its_folder_is_refused(name, shards):
+    index = json.loads(shards.good["index.json"])
+    index["splits"]["train"]["shards"][0]["file"] = name
+    (shards.data / "index.json").write_text(json.dumps(index))
+    with pytest.raises(DataError, match="expected the name of a shard in its folder"):
+        imagenet.open(shards.data)
+
+
+def test_sizes_that_metadata_claim_are_not_believed(tmp_path):
+    """A checkpoint of 100 kB that says it has a million hidden units."""
+    made = fuzz_formats.Checkpoints(tmp_path / "format")
+    arrays, metadata = made.good[0]
+    metadata["settings"]["network"] |= {"hidden": 1 << 20, "filters": [1 << 20] * 5}
+    checkpoint.save(tmp_path / "large.safetensors", arrays, metadata)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(DataError, match=r"large\.safetensors: conv1\.[wb]: this model has"):
+        saved.open_network(tmp_path / "large.safetensors")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB

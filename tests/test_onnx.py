@@ -1,0 +1,458 @@
+"""ONNX both ways: other programs compute what we compute, and what they write is read as they mean it."""
+
+import io
+import warnings
+
+import numpy as np
+import pytest
+
+from tinyalex.comm import Comm, launch
+from tinyalex.devices import Device, parse
+from tinyalex.errors import ArgumentError, DataError
+from tinyalex.models import sequential as seq
+from tinyalex.models.alexnet import PRESETS, alexnet, narrow
+from tinyalex.models.cifar import figure1_net
+
+onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+ort = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+
+
+from onnx_graphs import bvlc, towers_2012, within_a_map  # noqa: E402
+
+from tinyalex.exchange import onnx_export, onnx_import  # noqa: E402
+
+ONE = Comm(Device("cpu:0"))
+
+
+def arrays_of(net):
+    return {name: layer.params[key] for name, layer, key in net.parameters()}
+
+
+def theirs(path, x):
+    """What onnxruntime computes of pictures (N, C, H, W)."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return session.run(None, {session.get_inputs()[0].name: x})[0]
+
+
+def ours(net, x):
+    """What a network computes of the same pictures, (N, classes)."""
+    return net.forward(np.ascontiguousarray(x.transpose(1, 2, 3, 0))).T
+
+
+def built(found, devices="cpu:0"):
+    """Forward passes of an imported network on some devices: a function of pictures (N, C, H, W)."""
+
+    def forward(x):
+        def rank(comm):
+            net = seq.build(found.layers, comm, np.random.default_rng(0))
+            for name, layer, key in net.parameters():
+                layer.params[key] = found.arrays[name][comm.part(len(found.arrays[name]))]
+            return ours(net, x)
+
+        results = launch(rank, parse(devices))
+        for other in results[1:]:
+            np.testing.assert_array_equal(other, results[0])
+        return results[0]
+
+    return forward
+
+
+def close(found, wanted, tolerance):
+    """Equal within `tolerance` times the largest value."""
+    assert found.shape == wanted.shape
+    assert np.abs(wanted).max() > 0
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerance * np.abs(wanted).max())
+
+
+# ---- out -----------------------------------------------------------------------------------------------
+
+
+def learned(net, seed=1):
+    """A network with weights as large as learned ones, so that every layer matters to its output."""
+    rng = np.random.default_rng(seed)
+    for _, layer, key in net.parameters():
+        w = layer.params[key]
+        scale = np.sqrt(2 / (w.size // len(w))) if key == "w" else 0.1
+        layer.params[key] = (scale * rng.standard_normal(w.shape)).astype(np.float32)
+    return net
+
+
+VARIANTS = {name: narrow(network, 0.05)._replace(classes=10) for name, network in PRESETS.items()}
+VARIANTS["paper, sizes that hang over"] = VARIANTS["paper"]._replace(size=94, pool=2)
+VARIANTS["LRN across towers, not over n"] = VARIANTS["paper"]._replace(
+    lrn_within_towers=False, lrn_alpha=0.01
+)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_alexnet_in_onnxruntime_is_alexnet_here_and_comes_back_bit_for_bit(name, tmp_path):
+    network = VARIANTS[name]._replace(size=min(VARIANTS[name].size, 99))
+    net = learned(alexnet(network, ONE, np.random.default_rng(0)))
+    x = np.random.default_rng(2).uniform(-120, 120, (3, 3, network.size, network.size)).astype(np.float32)
+    there_and_back(net, x, tmp_path / "net.onnx")
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "logistic"])
+def test_the_cifar_network_in_onnxruntime(activation, tmp_path):
+    net = learned(figure1_net(activation, ONE, np.random.default_rng(0)))
+    x = np.random.default_rng(2).uniform(-1, 1, (3, 3, 32, 32)).astype(np.float32)
+    there_and_back(net, x, tmp_path / "net.onnx")
+
+
+def there_and_back(net, x, path):
+    layers = seq.layers_of(net)
+    onnx_export.write(path, layers, arrays_of(net), x.shape[1:], {})
+    wanted = ours(net, x)
+    close(theirs(path, x), wanted, 1e-5)
+    close(theirs(path, x[:1]), wanted[:1], 1e-5)  # the batch is free
+    found = onnx_import.read(path)
+    np.testing.assert_array_equal(built(found)(x), wanted)
+    return found
+
+
+def test_every_layer_goes_out_and_comes_back(tmp_path):
+    layers = [
+        seq.ZeroPad("pad", (1, 0, 2, 3)),
+        seq.Conv("conv1", (8, 3, 3, 2), 2, (0, 1, 2, 1), 1, ("tanh", 1.7159, 2 / 3)),
+        seq.SameMapNorm("norm", 3, 2.0, 0.5, 0.75),
+        seq.LRN("lrn", 3, 1.5, 0.5, 0.6, False, 2),
+        seq.AvgPool("avg", 3, 2, (1, 0, 0, 1), True),
+        seq.Activate("neuron", ("tanh", 0.9, 1.3)),
+        seq.Conv("conv2", (6, 4, 2, 2), 1, (0, 0, 1, 1), 2, ("logistic",)),
+        seq.MaxPool("max", 2, 3, (0, 1, 1, 0), True),
+        seq.Dropout("drop", 0.7, False),
+        seq.Flatten("flat"),
+        seq.Dropout("drop2", 0.7, True),
+    ]
+    shape = (3, 17, 19)
+    D = seq.shapes(layers, shape)[-1][0]
+    layers.append(seq.Linear("fc", (5, D), ()))
+    net = learned(seq.build(layers, ONE, np.random.default_rng(0)))
+    x = np.random.default_rng(2).standard_normal((2, *shape)).astype(np.float32)
+    found = there_and_back(net, x, tmp_path / "net.onnx")
+    assert list(map(type, found.layers)) == list(map(type, layers))
+    assert seq.shapes(found.layers, shape) == seq.shapes(layers, shape)
+    assert seq.from_json(seq.to_json(layers), shape) == layers
+
+
+def test_an_lrn_that_onnx_cannot_say_is_refused(tmp_path):
+    layers = [seq.LRN("lrn1", 4, 1.0, 1.0, 0.75), seq.Flatten("flat")]
+    with pytest.raises(ArgumentError, match="lrn1: a window of 4"):
+        onnx_export.write(tmp_path / "net.onnx", layers, {}, (6, 2, 2), {})
+    assert not list(tmp_path.iterdir())
+
+
+# ---- in: graphs by PyTorch -----------------------------------------------------------------------------
+
+
+def torch_networks():
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    nn = torch.nn
+
+    class Pad(nn.Module):
+        def __init__(self, *pad):
+            super().__init__()
+            self.pad = pad
+
+        def forward(self, x):
+            return nn.functional.pad(x, self.pad)
+
+    class View(nn.Module):
+        def forward(self, x):
+            return x.view(x.size(0), -1)
+
+    def conv(*args, **kwargs):
+        return nn.Conv2d(*args, **kwargs), nn.ReLU()
+
+    def head(hidden=32, classes=10):
+        return (
+            nn.LazyLinear(hidden), nn.ReLU(), nn.Dropout(), nn.Linear(hidden, hidden), nn.ReLU(),
+            nn.Dropout(), nn.Linear(hidden, classes),
+        )  # fmt: skip
+
+    return {
+        "AlexNet, two towers": (
+            (3, 99, 99),
+            nn.Sequential(
+                *conv(3, 16, 11, stride=4), nn.LocalResponseNorm(5, 0.1, 0.75, 2.0), nn.MaxPool2d(3, 2),
+                *conv(16, 32, 5, padding=2, groups=2), nn.LocalResponseNorm(5, 0.1), nn.MaxPool2d(3, 2),
+                *conv(32, 24, 3, padding=1), *conv(24, 24, 3, padding=1, groups=2),
+                *conv(24, 16, 3, padding=1, groups=2), nn.MaxPool2d(3, 2), nn.Flatten(), *head(),
+            ),
+        ),
+        "AlexNet, one tower": (
+            (3, 95, 95),
+            nn.Sequential(
+                *conv(3, 16, 11, stride=4, padding=2), nn.MaxPool2d(3, 2), *conv(16, 24, 5, padding=2),
+                nn.MaxPool2d(3, 2), *conv(24, 32, 3, padding=1), *conv(32, 24, 3, padding=1),
+                nn.MaxPool2d(3, 2), nn.AdaptiveAvgPool2d((2, 2)), nn.Flatten(), nn.Dropout(), *head(),
+            ),
+        ),
+        "VGG": (
+            (3, 32, 32),
+            nn.Sequential(
+                *conv(3, 8, 3, padding=1), *conv(8, 8, 3, padding=1), nn.MaxPool2d(2, 2),
+                *conv(8, 16, 3, padding=1), *conv(16, 16, 1), nn.MaxPool2d(2, 2), View(), *head(),
+            ),
+        ),
+        "LRN, even window": (
+            (3, 14, 14),
+            nn.Sequential(*conv(3, 9, 3), nn.LocalResponseNorm(4, 2.0, 0.6, 1.5), View(), *head()),
+        ),
+        "ceil pooling": (
+            (3, 21, 24),
+            nn.Sequential(
+                *conv(3, 8, 3, padding=1), nn.MaxPool2d(3, 2, ceil_mode=True), nn.Conv2d(8, 8, 3), nn.Tanh(),
+                nn.AvgPool2d(2, 2, ceil_mode=True), nn.MaxPool2d(3, 2, padding=1, ceil_mode=True),
+                nn.Flatten(), *head(),
+            ),
+        ),
+        "asymmetric pads": (
+            (3, 30, 28),
+            nn.Sequential(
+                Pad(0, 3, 0, 3), *conv(3, 8, 5, stride=3), Pad(1, 0, 2, 0), nn.AvgPool2d(3, 2, padding=1),
+                nn.Sigmoid(), nn.AvgPool2d(3, 1, padding=1, count_include_pad=False), View(),
+                *head(), nn.Softmax(dim=1),
+            ),
+        ),
+    }  # fmt: skip
+
+
+NAMES = (
+    "AlexNet, two towers", "AlexNet, one tower", "VGG", "LRN, even window", "ceil pooling", "asymmetric pads"
+)  # fmt: skip
+
+
+def torch_export(module, x, path, fixed=False):
+    """Write a module by PyTorch's own exporter, the one that needs nothing but onnx."""
+    import torch
+
+    axes = None if fixed else {"input": {0: "batch"}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = io.BytesIO()
+        torch.onnx.export(
+            module.eval(), torch.from_numpy(x), made, dynamo=False, input_names=["input"], dynamic_axes=axes
+        )
+    path.write_bytes(made.getvalue())
+
+
+def softmax(x):
+    e = np.exp(x - x.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("fixed", [False, True], ids=["free batch", "fixed batch"])
+@pytest.mark.parametrize("name", NAMES)
+def test_what_pytorch_exports(name, fixed, tmp_path):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    torch.manual_seed(0)
+    shape, module = torch_networks()[name]
+    x = np.random.default_rng(0).standard_normal((3, *shape)).astype(np.float32)
+    module(torch.from_numpy(x))  # the lazy layer learns its size
+    torch_export(module, x, tmp_path / "net.onnx", fixed)
+    found = onnx_import.read(tmp_path / "net.onnx")
+    wanted = theirs(tmp_path / "net.onnx", x)
+    last = softmax if name == "asymmetric pads" else lambda y: y
+    close(last(built(found)(x)), wanted, 1e-4)
+    with torch.no_grad():
+        close(wanted, module(torch.from_numpy(x)).numpy(), 1e-4)
+    if name == "AlexNet, two towers":
+        assert seq.most_ranks(found.layers) == 2
+        close(built(found, "cpu:0,cpu:1")(x), wanted, 1e-4)
+    else:
+        assert seq.most_ranks(found.layers) == 1
+
+
+def test_what_pytorch_s_newer_exporter_writes(tmp_path):
+    """torch.export's graphs spell LRN in another way, and put the weights into a second file."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    pytest.importorskip("onnxscript", reason="onnxscript, which this exporter needs, is not installed")
+    shape, module = torch_networks()["AlexNet, two towers"]
+    x = np.random.default_rng(0).standard_normal((3, *shape)).astype(np.float32)
+    module(torch.from_numpy(x))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module.eval(), (torch.from_numpy(x),), dynamo=True, verbose=False,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+        )  # fmt: skip
+    program.save(str(tmp_path / "net.onnx"), external_data=True)
+    assert (tmp_path / "net.onnx.data").exists()
+    found = onnx_import.read(tmp_path / "net.onnx")
+    wanted = theirs(tmp_path / "net.onnx", x)
+    for devices in ("cpu:0", "cpu:0,cpu:1"):
+        close(built(found, devices)(x), wanted, 1e-4)
+
+
+# ---- in: graphs by hand --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "ranks"),
+    [
+        (bvlc, {"opset": 8, "ir": 3, "listed": True}, 2),
+        (bvlc, {"opset": 9, "ir": 4, "batch": 3}, 2),
+        (towers_2012, {}, 2),
+        (within_a_map, {}, 1),
+    ],
+    ids=["bvlc_alexnet", "bvlc_alexnet, fixed batch", "towers of 2012", "within a map"],
+)
+def test_graphs_written_by_hand(make, options, ranks, tmp_path):
+    g = make()
+    path = g.write(tmp_path / "net.onnx", **options)
+    x = np.random.default_rng(3).standard_normal((3, *g.shape)).astype(np.float32)
+    found = onnx_import.read(path)
+    last = softmax if make is bvlc else lambda y: y
+    wanted = theirs(path, x)
+    assert seq.most_ranks(found.layers) == ranks
+    close(last(built(found)(x)), wanted, 1e-4)
+    if ranks == 2:
+        close(last(built(found, "cpu:0,cpu:1")(x)), wanted, 1e-4)
+
+
+def test_an_imported_network_s_gradients_are_the_same_on_two_ranks(tmp_path):
+    """LRN across the towers is the hard case: the ranks meet, and part again."""
+    path = bvlc().write(tmp_path / "net.onnx", opset=8, ir=3)
+    found = onnx_import.read(path)
+    x = np.random.default_rng(3).standard_normal((*found.shape, 2))
+    dy = np.random.default_rng(4).standard_normal((32, 2))
+
+    def rank(comm):
+        net = seq.build(found.layers, comm, np.random.default_rng(0), np.float64)
+        for name, layer, key in net.parameters():
+            whole = found.arrays[name].astype(np.float64)
+            layer.params[key] = whole[comm.part(len(whole))]
+        net.forward(x)
+        net.backward(dy)
+        return {name: comm.all_gather(layer.grads[key]) for name, layer, key in net.parameters()}
+
+    (wanted,), (grads, _) = (launch(rank, parse(devices)) for devices in ("cpu:0", "cpu:0,cpu:1"))
+    assert len(wanted) == 16
+    for name, gradient in wanted.items():
+        assert np.abs(gradient).max() > 0
+        np.testing.assert_allclose(grads[name], gradient, rtol=1e-9, atol=1e-9 * np.abs(gradient).max())
+
+
+# ---- refused by name -----------------------------------------------------------------------------------
+
+
+def changed(path, change, make=towers_2012, **options):
+    """Write a graph by hand, changed."""
+    g = make()
+    change(g)
+    return g.write(path, **options)
+
+
+def append(op, **attributes):
+    return lambda g: g.node(op, g.nodes[-1].output[0], "last", **attributes)
+
+
+def alter(index, name, value):
+    """Give a node another attribute."""
+
+    def change(g):
+        node = g.nodes[index]
+        kept = [a for a in node.attribute if a.name != name]
+        del node.attribute[:]
+        node.attribute.extend([*kept, onnx.helper.make_attribute(name, value)])
+
+    return change
+
+
+def residual(g):
+    g.node("Add", "conv2 tanh2", "sum")
+    g.nodes[:] = [*g.nodes[:9], g.nodes[-1], *g.nodes[9:-1]]
+    g.nodes[10].input[0] = "sum"  # what was pooled
+
+
+def swapped(g):
+    g.nodes[4].input[:] = ["right.norm", "left.norm"]
+
+
+def unequal(g):
+    g.array("parts", [3, 5], np.int64)
+    g.nodes[1].input.append("parts")
+
+
+REFUSED = {
+    "another operation": (append("Elu"), r"node 'n_last' \(Elu\)"),
+    "another's operation": (append("Relu", domain="com.x"), r"node 'n_last' \(Relu\).*com\.x"),
+    "dilation": (alter(0, "dilations", [2, 2]), r"node 'n_conv1' \(Conv\): dilations: expected \(1, 1\)"),
+    "strides that differ": (alter(0, "strides", [2, 1]), r"node 'n_conv1' \(Conv\): .*stride.*\(2, 1\)"),
+    "a window that is not square": (alter(5, "kernel_shape", [3, 2]), r"node 'n_pool' \(MaxPool\).*square"),
+    "an even LRN": (
+        alter(2, "size", 4),
+        r"node 'n_left.norm' \(LRN\): size: expected an odd window, found 4",
+    ),
+    "towers that differ": (alter(2, "alpha", 0.25), r"node 'n_left right' .*same constants"),
+    "towers swapped": (swapped, r"node 'n_norm' \(Concat\).*order"),
+    "unequal towers": (unequal, r"node 'n_left right' \(Split\).*equal parts of 8 channels"),
+    "a residual": (residual, r"'conv2' is read by node 'n_tanh2' .* node 'n_sum' .*not a sequential"),
+    "a factor above 1": (lambda g: g.array("half", 1.5), r"node 'n_dropped' \(Mul\).*1\.5"),
+    "a softmax in the middle": (append("Softmax"), None),
+    "an unused node": (lambda g: g.nodes.insert(0, onnx.helper.make_node("Abs", ["data"], ["x"])), "read by"),
+    "weights that do not fit": (lambda g: g.weight("w1", 8, 4, 5, 5), "conv1: filters"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_not_a_sequential_classifier_is_refused_with_its_node(what, tmp_path):
+    change, message = REFUSED[what]
+    path = changed(tmp_path / "net.onnx", change)
+    if message is None:
+        onnx_import.read(path)  # at the end it is no fault
+        path = changed(path, lambda g: (append("Softmax")(g), g.node("Relu", "last", "more")))
+        message = r"node 'n_last' \(Softmax\): expected at the end only"
+    with pytest.raises(DataError, match=r"net\.onnx: .*" + message):
+        onnx_import.read(path)
+
+
+def test_sizes_that_are_not_fixed_are_refused(tmp_path):
+    g = towers_2012()
+    g.shape = (3, "height", 35)
+    with pytest.raises(DataError, match=r"input 'data': expected \(batch, C, H, W\) of fixed sizes.*height"):
+        onnx_import.read(g.write(tmp_path / "net.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("location", "message"),
+    [
+        ("weights.bin", None),
+        ("../secret.bin", "outside the model's folder"),
+        ("link.bin", "outside the model's folder"),
+        ("/etc/passwd", "outside the model's folder"),
+        ("nothing.bin", "cannot be read"),
+        ("short.bin", "expected 2,400 bytes"),
+    ],
+)
+def test_weights_in_another_file_must_lie_in_the_model_s_folder(location, message, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    g = towers_2012()
+    w1 = g.weights[0]
+    for name in ("secret.bin", "model/weights.bin"):
+        (tmp_path / name).write_bytes(w1.raw_data)
+    (folder / "short.bin").write_bytes(w1.raw_data[:-1])
+    (folder / "link.bin").symlink_to("../secret.bin")
+    wanted = onnx.numpy_helper.to_array(w1)
+    w1.ClearField("raw_data")
+    w1.data_location = onnx.TensorProto.EXTERNAL
+    w1.external_data.add(key="location", value=location)
+    path = folder / "net.onnx"
+    g.write(path)
+    if message is None:
+        np.testing.assert_array_equal(onnx_import.read(path).arrays["conv1.w"], wanted)
+    else:
+        with pytest.raises(DataError, match=rf"net\.onnx: tensor 'w1': .*{message}"):
+            onnx_import.read(path)
+
+
+def test_a_constant_that_would_fill_the_memory_is_refused(tmp_path):
+    def change(g):
+        g.weights[1].CopyFrom(onnx.numpy_helper.from_array(np.array([1 << 40], np.int64), "six"))
+
+    with pytest.raises(DataError, match=r"node 'n_b1' \(ConstantOfShape\): expected at most"):
+        onnx_import.read(changed(tmp_path / "net.onnx", change, within_a_map))

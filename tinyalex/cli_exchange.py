@@ -1,0 +1,121 @@
+"""The commands that take networks out of this program and into it."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tinyalex.errors import DataError
+
+
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run folder: its newest checkpoint.")],
+    out: Annotated[Path, typer.Argument(help="The ONNX file.")],
+):
+    """Write a network as ONNX (opset 13): AlexNet, Figure 1's, or one that was imported."""
+    from tinyalex import checkpoint as files
+    from tinyalex.exchange import onnx_export
+    from tinyalex.models.saved import open_network
+    from tinyalex.run import newest
+
+    path = newest(checkpoint)
+    saved, _ = open_network(path)
+    arrays, _ = files.load(path)
+    pictures = saved.pictures or _pictures_of(saved, arrays)
+    metadata = {"classes": saved.classes, "pictures": pictures and pictures._asdict()}
+    onnx_export.write(out, saved.layers(), arrays, saved.shape, metadata)
+    typer.echo(
+        f"{out}: opset {onnx_export.OPSET}, input (batch, {', '.join(map(str, saved.shape))}), logits out"
+    )
+
+
+def _pictures_of(saved, arrays):
+    """What a run's network wants to see, the mean picture as one colour: None for Figure 1's network."""
+    from tinyalex.exchange.pictures import Pictures
+
+    if saved.settings is None:
+        return None
+    mean = arrays["data.mean"]
+    side = saved.settings.upscale or mean.shape[-1]
+    colour = tuple(float(m) for m in mean.mean((1, 2), dtype=float))
+    return Pictures("RGB", colour, (1.0, 1.0, 1.0), side, saved.shape[-1])
+
+
+def import_network(
+    source: Annotated[
+        Path, typer.Argument(help="An ONNX file, or a PyTorch state dict saved as .safetensors.")
+    ],
+    out: Annotated[Path, typer.Argument(help="The checkpoint to write (.safetensors).")],
+    pictures: Annotated[
+        str | None,
+        typer.Option(help="What it was trained on: caffe, torchvision, or a JSON file; see the README."),
+    ] = None,
+    classes: Annotated[
+        Path | None, typer.Option(help="A text file: the name of a class in each line.")
+    ] = None,
+):
+    """Read a network that another program wrote, into a checkpoint that `predict` takes."""
+    from tinyalex import checkpoint as files
+    from tinyalex.exchange import state_dict
+    from tinyalex.exchange.pictures import parse
+    from tinyalex.models import sequential
+
+    if source.suffix == ".safetensors":
+        found = state_dict.read(source)
+    else:
+        from tinyalex.exchange import onnx_import
+
+        found = onnx_import.read(source)
+    count = sequential.shapes(found.layers, found.shape)[-1][0]
+    stated = _stated(found.properties, found.shape)
+    if pictures is not None:
+        if found.shape[0] != 3 or found.shape[1] != found.shape[2]:
+            raise DataError(
+                f"{source}: --pictures: expected an input of three square maps, found {found.shape}"
+            )
+        stated["pictures"] = parse(pictures, found.shape[1])
+    names = _names(classes) if classes else stated.get("classes") or [str(i) for i in range(count)]
+    if len(names) != count:
+        raise DataError(f"{classes or source}: expected {count} names of classes, found {len(names)}")
+    metadata = {
+        "layers": sequential.to_json(found.layers),
+        "input": found.shape,
+        "classes": names,
+        "pictures": stated["pictures"]._asdict() if stated.get("pictures") else None,
+    }
+    files.save(out, found.arrays, metadata)
+    ranks = sequential.most_ranks(found.layers)
+    typer.echo(
+        f"{out}: {len(found.layers)} layers, {sum(a.size for a in found.arrays.values()):,} parameters, "
+        f"{count:,} classes" + (f", {ranks} towers" if ranks > 1 else "")
+    )
+    if not stated.get("pictures"):
+        typer.echo("how pictures are prepared is not stated: predict needs it; import with --pictures")
+
+
+def _stated(properties, shape):
+    """The classes and pictures that an ONNX file of this program states; {} where it states none."""
+    from tinyalex.exchange.pictures import Pictures
+
+    if "tinyalex" not in properties:
+        return {}
+    try:
+        fields = json.loads(properties["tinyalex"])
+        names, pictures = fields.get("classes"), fields.get("pictures")
+        if names is not None and not (isinstance(names, list) and all(isinstance(n, str) for n in names)):
+            raise DataError("classes: expected a list of names")
+        pictures = None if pictures is None else Pictures.from_json(pictures)
+        if pictures and shape != (3, pictures.crop, pictures.crop):
+            raise DataError(f"pictures: crop {pictures.crop} does not fit an input {shape}")
+        return {"classes": names, "pictures": pictures}
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise DataError(f"metadata tinyalex: not as tinyalex writes it: {error}") from error
+
+
+def _names(path):
+    try:
+        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: expected a text file, a name in each line: {error}") from error
+    return [name for name in names if name]

@@ -1,0 +1,198 @@
+"""A network out as ONNX, opset 13: readable by every runtime since 2020.
+
+The graph takes "input" float32 (batch, C, H, W), the batch free: pixels as the network wants them (metadata
+"pictures" of the file says which), and gives "logits" (batch, classes), before the softmax.  Weights go out
+as they are.  What ONNX says in another way, exactly:
+
+    LRN, α·Σ          ONNX means α/n·Σ: its alpha is α n
+    LRN, two towers   Split, an LRN each, Concat
+    same-map norm     x / (k + α avg(x²))^β; avg is AveragePool with the padding counted, Σ/n² everywhere
+    a tanh(b x)       Mul, Tanh, Mul
+    2012's dropout    Mul by keep; inverted dropout is Dropout, which does nothing outside training
+    ceil pooling      padding at bottom and right, as far as the last window hangs over
+"""
+
+import json
+from functools import singledispatchmethod
+
+import numpy as np
+
+from tinyalex.checkpoint import write_bytes
+from tinyalex.errors import ArgumentError
+from tinyalex.exchange import onnx_module
+from tinyalex.models import sequential as seq
+
+OPSET, IR_VERSION = 13, 8
+LARGEST = (1 << 31) - (1 << 20)  # bytes that a protobuf file can hold, with room for all but the weights
+
+
+def write(path, layers, arrays, shape, metadata):
+    """Write layers (a list of `tinyalex.models.sequential`) and their arrays to an ONNX file.
+
+    shape: (C, H, W) of the input.  metadata: JSON kept in the file under the key "tinyalex".
+    Raises ArgumentError without the package onnx, or for weights beyond the 2 GiB that one file can hold;
+    OSError, naming the file, where it cannot be written: then nothing is left of it.
+    """
+    onnx = onnx_module()
+    weights = sum(arrays[name].nbytes for name in _weights(layers))
+    if weights > LARGEST:
+        raise ArgumentError(f"{path}: {weights:,} bytes of weights; an ONNX file holds at most {LARGEST:,}")
+    graph = _Graph(onnx, arrays, shape)
+    for layer in layers:
+        graph.add(layer)
+        graph.shape = seq.shape_after(layer, graph.shape)
+    if len(graph.shape) != 1:
+        raise ArgumentError(f"expected a network that ends in a row of logits, found {graph.shape}")
+    graph.nodes[-1].output[0] = "logits"
+    helper, float32 = onnx.helper, onnx.TensorProto.FLOAT
+    made = helper.make_graph(
+        graph.nodes,
+        "tinyalex",
+        [helper.make_tensor_value_info("input", float32, ["batch", *shape])],
+        [helper.make_tensor_value_info("logits", float32, ["batch", *graph.shape])],
+        graph.initializers,
+    )
+    model = helper.make_model(
+        made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="tinyalex"
+    )
+    helper.set_model_props(model, {"tinyalex": json.dumps(metadata)})
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:  # two layers' names that make one
+        raise ArgumentError(f"{path}: {error}") from error
+    write_bytes(path, model.SerializeToString())
+
+
+def _weights(layers):
+    return [f"{x.name}.{key}" for x in layers if isinstance(x, (seq.Conv, seq.Linear)) for key in "wb"]
+
+
+class _Graph:
+    """Nodes one after the other; `shape` is that of the value they have come to."""
+
+    def __init__(self, onnx, arrays, shape):
+        self.onnx, self.arrays, self.shape, self.value = onnx, arrays, tuple(shape), "input"
+        self.nodes, self.initializers = [], []
+
+    def node(self, op, name, *others, value=None, outputs=None, **attributes):
+        """Append a node that reads `value` (the newest by default) and the others."""
+        inputs = [value or self.value, *others]
+        made = self.onnx.helper.make_node(op, inputs, outputs or [name], name=name, **attributes)
+        self.nodes.append(made)
+        self.value = made.output[0]
+        return self.value
+
+    def constant(self, name, value, dtype=np.float32):
+        """Add a constant array; return its name."""
+        array = np.ascontiguousarray(value, dtype)
+        self.initializers.append(self.onnx.numpy_helper.from_array(array.reshape(np.shape(value)), name))
+        return name
+
+    def weights(self, name):
+        return [self.constant(key, self.arrays[key]) for key in (f"{name}.w", f"{name}.b")]
+
+    def neuron(self, name, activation):
+        match activation:
+            case ("relu",):
+                self.node("Relu", name)
+            case ("logistic",):
+                self.node("Sigmoid", name)
+            case ("tanh", a, b):
+                if b != 1:
+                    self.node("Mul", f"{name}.in", self.constant(f"{name}.b", b))
+                self.node("Tanh", name)
+                if a != 1:
+                    self.node("Mul", f"{name}.out", self.constant(f"{name}.a", a))
+
+    @singledispatchmethod
+    def add(self, layer):
+        """Append a layer's nodes."""
+        raise TypeError(f"expected a layer of tinyalex.models.sequential, found {layer!r}")
+
+    @add.register
+    def _(self, layer: seq.Conv):
+        self.node(
+            "Conv", layer.name, *self.weights(layer.name), kernel_shape=layer.shape[2:],
+            strides=[layer.stride] * 2, pads=_pads(layer.pad), group=layer.groups,
+        )  # fmt: skip
+        self.neuron(f"{layer.name}.neuron", layer.activation)
+
+    @add.register
+    def _(self, layer: seq.Linear):
+        if len(self.shape) > 1:
+            self.node("Flatten", f"{layer.name}.flat", axis=1)
+        self.node("Gemm", layer.name, *self.weights(layer.name), transB=1)
+        self.neuron(f"{layer.name}.neuron", layer.activation)
+
+    @add.register
+    def _(self, layer: seq.MaxPool):
+        self.node("MaxPool", layer.name, **self._pool(layer))
+
+    @add.register
+    def _(self, layer: seq.AvgPool):
+        self.node("AveragePool", layer.name, **self._pool(layer))
+
+    def _pool(self, layer):
+        z, s = layer.window, layer.stride
+        pads = list(layer.pad)
+        for i, size, out in zip((0, 2), self.shape[1:], seq.shape_after(layer, self.shape)[1:], strict=True):
+            pads[i + 1] = max(pads[i + 1], (out - 1) * s + z - size - pads[i])
+        return {"kernel_shape": [z, z], "strides": [s, s], "pads": _pads(pads)}
+
+    @add.register
+    def _(self, layer: seq.LRN):
+        if layer.n % 2 == 0:
+            raise ArgumentError(
+                f"{layer.name}: a window of {layer.n}: ONNX's LRN is ours for odd windows only"
+            )
+        alpha = layer.alpha if layer.alpha_over_n else layer.alpha * layer.n
+        constants = {"size": layer.n, "bias": layer.k, "alpha": alpha, "beta": layer.beta}
+        if layer.groups == 1:
+            self.node("LRN", layer.name, **constants)
+            return
+        towers = [f"{layer.name}.tower{g}" for g in range(layer.groups)]
+        self.node("Split", f"{layer.name}.split", axis=1, outputs=towers)
+        for tower in towers:
+            self.node("LRN", f"{tower}.lrn", value=tower, **constants)
+        first, *others = (f"{tower}.lrn" for tower in towers)
+        self.node("Concat", layer.name, *others, value=first, axis=1)
+
+    @add.register
+    def _(self, layer: seq.SameMapNorm):
+        name, x, n = layer.name, self.value, layer.n
+        before, after = n // 2, n - 1 - n // 2
+        self.node("Mul", f"{name}.square", x)
+        self.node(
+            "AveragePool", f"{name}.mean", kernel_shape=[n, n], strides=[1, 1],
+            pads=[before, before, after, after], count_include_pad=1,
+        )  # fmt: skip
+        for op, key in (("Mul", "alpha"), ("Add", "k"), ("Pow", "beta")):
+            self.node(op, f"{name}.{op.lower()}", self.constant(f"{name}.{key}", getattr(layer, key)))
+        self.node("Div", name, self.value, value=x)
+
+    @add.register
+    def _(self, layer: seq.Activate):
+        self.neuron(layer.name, layer.activation)
+
+    @add.register
+    def _(self, layer: seq.Dropout):
+        if layer.inverted:
+            self.node("Dropout", layer.name, self.constant(f"{layer.name}.ratio", 1 - layer.keep))
+        else:
+            self.node("Mul", layer.name, self.constant(f"{layer.name}.keep", layer.keep))
+
+    @add.register
+    def _(self, layer: seq.Flatten):
+        self.node("Flatten", layer.name, axis=1)
+
+    @add.register
+    def _(self, layer: seq.ZeroPad):
+        top, bottom, left, right = layer.pad
+        pads = self.constant(f"{layer.name}.pads", [0, 0, top, left, 0, 0, bottom, right], np.int64)
+        self.node("Pad", layer.name, pads)
+
+
+def _pads(pad):
+    """(top, bottom, left, right) in ONNX's order."""
+    top, bottom, left, right = pad
+    return [top, left, bottom, right]

@@ -1,0 +1,148 @@
+"""Normalizations that an ONNX graph spells in several nodes, each read as one layer.
+
+reader: the `_Reader` of `tinyalex.exchange.onnx_import`, which has come to the value that is normalized.
+"""
+
+from tinyalex.errors import DataError
+from tinyalex.exchange.onnx_graph import called
+from tinyalex.models import sequential as seq
+
+
+def towers(reader, node, value):
+    """Split, an LRN for each part, Concat: one LRN whose windows end at the towers."""
+    C, _, _ = reader.maps(node, value)
+    towers = len(node.output)
+    reader.allowed(node, axis=1)
+    sizes = reader.attribute(node, "split", "INTS", None)
+    if node.input[1:]:
+        sizes = tuple(reader.constant(node, node.input[1]).reshape(-1).tolist())
+    if node.input[0] != value or towers < 2 or (sizes or (C // towers,) * towers) != (C / towers,) * towers:
+        raise DataError(f"{called(node)}: expected equal parts of {C} channels, found {sizes or towers}")
+    norms = [reader.only(part) for part in node.output]
+    for norm in norms:
+        if norm.op_type != "LRN":
+            raise DataError(f"{called(norm)}: expected an LRN in each tower, and nothing else")
+        reader.take(norm)
+    constants = {reader.lrn_constants(norm) for norm in norms}
+    join = reader.only(norms[0].output[0])
+    if join.op_type != "Concat" or list(join.input) != [norm.output[0] for norm in norms]:
+        raise DataError(f"{called(join)}: expected the towers' Concat in their order")
+    reader.allowed(join, axis=1)
+    if len(constants) > 1:
+        raise DataError(f"{called(node)}: expected the same constants in all towers")
+    reader.take(join)
+    reader.push(seq.LRN(reader.name("lrn"), *constants.pop(), groups=towers))
+    return join
+
+
+def norm(reader, value, users):
+    """x / (k + alpha · mean(x²))^beta, the mean over windows of channels or of a map."""
+    square = [u for u in users if u.op_type == "Mul" and list(u.input) == [value, value]]
+    divide = [u for u in users if u.op_type == "Div" and u.input[0] == value and len(u.input) == 2]
+    if len(square) != 1 or len(divide) != 1:
+        names = ", ".join(called(user) for user in users)
+        raise DataError(f"value {value!r} is read by {names}: not a sequential network")
+    square, divide = square[0], divide[0]
+    size = reader.maps(square, value)
+    reader.take(square)
+    node, at, window = _mean(reader, square, size)
+    constants = [_factor(reader, node, at, "Mul")]
+    for op in ("Add", "Pow"):
+        at = node.output[0]
+        node = reader.only(at)
+        reader.take(node)
+        constants.append(_factor(reader, node, at, op))
+    if list(divide.input) != [value, node.output[0]]:
+        raise DataError(f"{called(divide)}: expected a value divided by its norm")
+    reader.take(divide)
+    alpha, k, beta = constants
+    kind, n = window
+    reader.push(kind(reader.name("lrn" if kind is seq.LRN else "cnorm"), n, k, alpha, beta))
+    return divide
+
+
+def _factor(reader, node, at, op):
+    factor = reader.scalar(node, at) if node.op_type == op and (op != "Pow" or node.input[0] == at) else None
+    if factor is None:
+        raise DataError(f"{called(node)}: expected {op} with one constant number, as in a normalization")
+    return factor
+
+
+def _mean(reader, node, size):
+    """Follow the mean of a normalization; return the node after it, what that reads, and (layer, n)."""
+    around, window, now = (), None, size  # now: its shape without the batch
+    while True:
+        at = node.output[0]
+        reader.sizes[at] = now
+        node = reader.only(at)
+        reader.take(node)
+        if node.op_type == "Mul":
+            if window is None or now != size:
+                raise DataError(f"{called(node)}: expected it after the mean of a normalization")
+            return node, at, window
+        if node.op_type == "AveragePool" and window is None:
+            window, now = _mean_window(reader, node, now, size, around)
+        elif node.op_type == "Pad" and window is None and not around:
+            around = reader.pads(node, at, len(now) + 1)
+            befores, afters = around[1 : len(now) + 1], around[len(now) + 2 :]
+            now = tuple(sum(sides) for sides in zip(now, befores, afters, strict=True))
+        else:
+            now = _squeezed(reader, node, at, now)
+
+
+def _mean_window(reader, node, now, size, around):
+    """(layer, n), and the shape after the mean."""
+    kernel = reader.attribute(node, "kernel_shape", "INTS")
+    rank = len(kernel)
+    pads = reader.attribute(node, "pads", "INTS", (0,) * 2 * rank)
+    reader.allowed(node, strides=(1,) * rank, ceil_mode=0, auto_pad=b"NOTSET")
+    if any(pads):
+        reader.allowed(node, count_include_pad=1)
+    if rank not in (2, 3) or len(now) != rank + 1 or len(pads) != 2 * rank:
+        raise DataError(f"{called(node)}: expected the mean of a normalization, found windows {kernel}")
+    d = rank + 2
+    around = around or (0,) * 2 * d
+    if len(around) != 2 * d or any(around[:2]) or any(around[d : d + 2]):
+        raise DataError(f"{called(node)}: expected padding around maps or channels, found {around}")
+    before, after = around[2:d], around[d + 2 :]
+    before = tuple(a + b for a, b in zip(before, pads[:rank], strict=True))
+    after = tuple(a + b for a, b in zip(after, pads[rank:], strict=True))
+    n, kind = kernel[0], seq.LRN if rank == 3 else seq.SameMapNorm
+    along = (1, 0, 0) if rank == 3 else (1, 1)
+    wanted = tuple((n if a else 1, n // 2 * a, (n - 1 - n // 2) * a) for a in along)
+    if n < 1 or tuple(zip(kernel, before, after, strict=True)) != wanted:
+        raise DataError(f"{called(node)}: expected windows around each channel or pixel, found {kernel}")
+    return (kind, n), ((1, *size) if rank == 3 else size)
+
+
+def _squeezed(reader, node, at, now):
+    """The shape after a node that adds or removes an axis of length 1, or decides (If) about one."""
+    if node.op_type == "If":
+        holds = reader.number(node, node.input[0])
+        graph = reader.attribute(node, "then_branch" if holds else "else_branch", "GRAPH")
+        inner = [n for n in graph.node if n.op_type != "Constant"]
+        reader.makers |= {n.output[0]: n for n in graph.node if n.op_type == "Constant" and n.output}
+        if len(inner) != 1 or len(graph.output) != 1 or list(inner[0].output) != [graph.output[0].name]:
+            raise DataError(f"{called(node)}: expected one node in its branch")
+        return _squeezed(reader, inner[0], at, now) if inner[0].op_type != "If" else _refuse(inner[0])
+    if not node.input or node.input[0] != at:
+        return _refuse(node)
+    if node.op_type == "Identity":
+        return now
+    if node.op_type == "Reshape" and len(node.input) == 2:
+        after = reader.reshaped(node, now, reader.constant(node, node.input[1]))
+    elif node.op_type in ("Squeeze", "Unsqueeze"):
+        axes = reader.attribute(node, "axes", "INTS", ())
+        axes = reader.constant(node, node.input[1]).reshape(-1).tolist() if node.input[1:] else axes
+        if list(axes) != [1] or (node.op_type == "Squeeze" and now[0] != 1):
+            return _refuse(node)
+        after = now[1:] if node.op_type == "Squeeze" else (1, *now)
+    else:
+        return _refuse(node)
+    if after not in ((1, *now), now, now[1:] if now[0] == 1 else now):
+        return _refuse(node)
+    return after
+
+
+def _refuse(node):
+    raise DataError(f"{called(node)}: expected the mean of a normalization, which it is no part of")
