@@ -7,9 +7,12 @@ Backward, with g = dL/dy (through the activation, if one is fused):
 
 from typing import NamedTuple
 
+import numpy as np
+
 from tinyalex.devices import check_dy, empty, same_dtype, xp_of
 from tinyalex.errors import ArgumentError
 from tinyalex.ops.activation import Activation
+from tinyalex.ops.cuda import linear as cuda
 
 
 class LinearCache(NamedTuple):
@@ -33,6 +36,9 @@ def linear_forward(x, w, b, activation=None):
         raise ArgumentError(
             f"linear: expected x (D,N), w (F,D), b (F,), found {x.shape}, {w.shape}, {b.shape}"
         )
+    if xp is not np:
+        y = cuda.linear_forward(x, w, b, activation)
+        return y, LinearCache(x, w, y if activation else None, activation)
     y = xp.matmul(w, x, out=empty(xp, (len(w), x.shape[1]), x.dtype))
     y += b[:, None]
     if activation:

@@ -1,0 +1,42 @@
+"""Compile a kernel for the current device once, and launch it on the current stream."""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+
+from tinyalex.devices import xp_of
+
+BLOCK = 256  # threads in a block
+SOURCES = sorted(Path(__file__).parent.glob("*.cu"))
+
+
+def launch(kernel, threads, *args):
+    """Run ``kernel``, named "file.function", with a thread for each of ``threads``: (x,), (x, y) or (x, y, z).
+
+    args: what the kernel takes, an array first.  Arrays must be C-contiguous and on the current device.
+    Python ints are passed as int, floats as REAL, which is the first array's dtype (float for one that is
+    not of floats); NumPy scalars as they are.  Returns at once: the device is not waited for.
+    """
+    xp, dtype = xp_of(args[0]), args[0].dtype
+    real = dtype.type if dtype.kind == "f" else np.float32
+    x, y, z = (*threads, 1, 1)[:3]
+    if not x * y * z:
+        return
+    function = _function(xp, xp.cuda.runtime.getDevice(), kernel, real)
+    types = {int: np.int32, bool: np.int32, float: real}
+    args = [types[type(a)](a) if type(a) in types else a for a in args]
+    block = min(BLOCK, -(-x // 32) * 32)
+    function((-(-x // block), y, z), (block,), tuple(args))
+
+
+@functools.cache
+def _function(xp, device, kernel, real):
+    file, name = kernel.split(".")
+    return _module(xp, device, file, real).get_function(name)
+
+
+@functools.cache
+def _module(xp, device, file, real):
+    source = Path(__file__).with_name(f"{file}.cu").read_text()
+    return xp.RawModule(code=source, options=(f"-DREAL={'float' if real == np.float32 else 'double'}",))
