@@ -1,0 +1,132 @@
+"""NumPy, the stand-in for CuPy, and CuPy itself where there is a GPU: the same tests run on each.
+
+A module that asks for the fixture `backend` (conftest.py) runs once on each.  Its tests hold NumPy's arrays;
+what is here takes them to the backend's device and brings the results back.
+"""
+
+import contextlib
+import functools
+import sys
+
+import cupy_standin
+import numpy as np
+import pytest
+
+from tinyalex.devices import Device
+
+BACKENDS = ["numpy", "standin", "cupy"]
+kind = "cpu"  # of the current backend's devices
+
+
+@contextlib.contextmanager
+def use(name, cache):
+    """Run what follows on a backend; cache: a folder for the stand-in's compiled kernels."""
+    global kind
+    if name == "standin" and not cupy_standin.CXX:
+        pytest.skip("g++ is not installed: the stand-in for CuPy compiles the kernels with it")
+    if name == "cupy":
+        reason = _no_gpu()
+        if reason:
+            pytest.skip(reason)
+    before = sys.modules.get("cupy")
+    if name == "standin":
+        cupy_standin.machine.cache = cache
+        cupy_standin.install()
+    kind = "cpu" if name == "numpy" else "cuda"
+    try:
+        yield
+    finally:
+        kind = "cpu"
+        if name == "standin":
+            del sys.modules["cupy"]
+            if before:
+                sys.modules["cupy"] = before
+
+
+def _no_gpu():
+    """Why the tests cannot run on a GPU, or None."""
+    try:
+        import cupy
+
+        return None if cupy.cuda.runtime.getDeviceCount() else "no GPU"
+    except ImportError:
+        return "CuPy is not installed"
+    except Exception as error:  # what CuPy raises without a driver differs between versions
+        return f"no GPU: {error}"
+
+
+def need(ranks):
+    """Skip a test that wants more devices than there are."""
+    if kind == "cuda" and ranks > (count := sys.modules["cupy"].cuda.runtime.getDeviceCount()):
+        pytest.skip(f"{ranks} GPUs are wanted, {count} are here")
+
+
+def names(ranks):
+    """The names of so many devices: "cuda:0,cuda:1"."""
+    need(ranks)
+    return ",".join(f"{kind}:{k}" for k in range(ranks))
+
+
+def device():
+    """The first device."""
+    return Device(f"{kind}:0")
+
+
+def put(array):
+    """Copy an array of NumPy's to the current device: strided if it is, read-only if it is."""
+    if kind == "cpu" or not isinstance(array, np.ndarray):
+        return array
+    cupy = sys.modules["cupy"]
+    there = cupy.asarray(array.copy())
+    if not array.flags.c_contiguous:
+        wide = cupy.empty([2 * size for size in array.shape[::-1]], array.dtype).T
+        view = wide[(slice(None, None, 2),) * array.ndim]
+        view[...] = there
+        there = view
+    if not array.flags.writeable and hasattr(there, "_memory"):
+        cupy_standin.freeze(there)
+    return there
+
+
+def get(value):
+    """Bring an array, or those of a tuple or a dict, back to NumPy; anything else stays as it is."""
+    if type(value) is tuple:
+        return tuple(get(part) for part in value)
+    if type(value) is dict:
+        return {name: get(part) for name, part in value.items()}
+    return sys.modules["cupy"].asnumpy(value) if type(value).__module__.startswith("cupy") else value
+
+
+def through(operation):
+    """The operation on the current device: its arguments are copied there, its results back."""
+
+    @functools.wraps(operation)
+    def run(*args, out=None, **kwargs):
+        if kind == "cpu":
+            return operation(*args, **kwargs, **({} if out is None else {"out": out}))
+        sent = {id(a): put(a) for a in (*args, out)}
+        if out is None:
+            return get(operation(*(sent[id(a)] for a in args), **kwargs))
+        found = operation(*(sent[id(a)] for a in args), out=sent[id(out)], **kwargs)
+        written = found[0] if isinstance(found, tuple) else found
+        assert written is sent[id(out)]
+        out[...] = get(written)
+        return (out, out) if isinstance(found, tuple) else out
+
+    return run
+
+
+class Hosted:
+    """A layer that is given and gives arrays of NumPy's."""
+
+    def __init__(self, layer):
+        self.layer = layer
+
+    def forward(self, x, *args, **kwargs):
+        return get(self.layer.forward(put(x), *args, **kwargs))
+
+    def backward(self, dy):
+        return get(self.layer.backward(put(dy)))
+
+    def __getattr__(self, name):
+        return getattr(self.layer, name)

@@ -1,0 +1,14 @@
+import backends
+import pytest
+
+
+@pytest.fixture(scope="session")
+def kernel_cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("kernels")
+
+
+@pytest.fixture(scope="module", params=backends.BACKENDS)
+def backend(request, kernel_cache):
+    """Run the module's tests on NumPy, on the stand-in for CuPy, and on CuPy."""
+    with backends.use(request.param, kernel_cache):
+        yield request.param
