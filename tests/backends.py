@@ -14,33 +14,7 @@ import pytest
 
 from tinyalex.devices import Device
 
-BACKENDS = ["numpy", "standin", "cupy"]
 kind = "cpu"  # of the current backend's devices
-
-
-@contextlib.contextmanager
-def use(name, cache):
-    """Run what follows on a backend; cache: a folder for the stand-in's compiled kernels."""
-    global kind
-    if name == "standin" and not cupy_standin.CXX:
-        pytest.skip("g++ is not installed: the stand-in for CuPy compiles the kernels with it")
-    if name == "cupy":
-        reason = _no_gpu()
-        if reason:
-            pytest.skip(reason)
-    before = sys.modules.get("cupy")
-    if name == "standin":
-        cupy_standin.machine.cache = cache
-        cupy_standin.install()
-    kind = "cpu" if name == "numpy" else "cuda"
-    try:
-        yield
-    finally:
-        kind = "cpu"
-        if name == "standin":
-            del sys.modules["cupy"]
-            if before:
-                sys.modules["cupy"] = before
 
 
 def _no_gpu():
@@ -53,6 +27,32 @@ def _no_gpu():
         return "CuPy is not installed"
     except Exception as error:  # what CuPy raises without a driver differs between versions
         return f"no GPU: {error}"
+
+
+MISSING = {  # backend: why it cannot be used here
+    "standin": None if cupy_standin.CXX else "g++ is not installed: the stand-in compiles the kernels with it",
+    "cupy": _no_gpu(),
+}
+BACKENDS = [name for name in ("numpy", "standin", "cupy") if not MISSING.get(name)]
+
+
+@contextlib.contextmanager
+def use(name, cache):
+    """Run what follows on a backend; cache: a folder for the stand-in's compiled kernels."""
+    global kind
+    before = sys.modules.pop("cupy", None) if name == "standin" else None
+    if name == "standin":
+        cupy_standin.machine.cache = cache
+        cupy_standin.install()
+    kind = "cpu" if name == "numpy" else "cuda"
+    try:
+        yield
+    finally:
+        kind = "cpu"
+        if name == "standin":
+            del sys.modules["cupy"]
+        if before:
+            sys.modules["cupy"] = before
 
 
 def need(ranks):

@@ -234,13 +234,15 @@ class ndarray:
     itemsize = property(lambda self: self._data.itemsize)
     flags = property(lambda self: types.SimpleNamespace(c_contiguous=self._data.flags.c_contiguous))
     data = property(MemoryPointer)
+    device = property(lambda self: Device(self._memory.device))
     T = property(lambda self: self._view(self._data.T))
 
     def _view(self, data):
         return ndarray(data, self._memory)
 
     def _view_or_new(self, data):
-        return self._view(data) if np.may_share_memory(data, self._memory.bytes) else new(data, [self])
+        same = not data.size or np.may_share_memory(data, self._memory.bytes)
+        return self._view(data) if same else new(data, [self])
 
     def __len__(self):
         return len(self._data)
@@ -268,7 +270,10 @@ class ndarray:
         self._data.fill(value)
 
     def __getitem__(self, index):
-        return self._view_or_new(np.asarray(self._data[plain(index)])) if not fancy(index) else gather(self, index)
+        if list(arrays_in(index)):
+            return new(self._data[plain(index)], [self, index])
+        index = index if isinstance(index, tuple) else (index,)
+        return self._view(self._data[index if Ellipsis in index else (*index, Ellipsis)])
 
     def __setitem__(self, index, value):
         touch(memories([value, index]), [self._memory])
@@ -305,14 +310,6 @@ def plain(value):
     if isinstance(value, (list, tuple)):
         return type(value)(plain(part) for part in value)
     return value
-
-
-def fancy(index):
-    return any(True for _ in arrays_in(index))
-
-
-def gather(array, index):
-    return new(array._data[plain(index)], [array, index])
 
 
 def fresh(shape, dtype):

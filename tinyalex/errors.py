@@ -17,5 +17,13 @@ class DeviceError(TinyalexError, RuntimeError):
     """A device that was asked for does not exist, or arrays sit on different devices."""
 
 
+class DeviceMemoryError(DeviceError):
+    """A GPU's memory is full: ``free`` and ``total`` are its bytes, ``device`` its name."""
+
+    def __init__(self, device, asked, free, total):
+        super().__init__(f"{device}: {asked} {free / 1e9:.2f} of its {total / 1e9:.2f} GB are free.")
+        self.device, self.free, self.total = device, free, total
+
+
 class NonFiniteError(TinyalexError, ArithmeticError):
     """The loss became NaN or infinite: training stops here, naming the step and the first layer."""
