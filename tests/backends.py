@@ -83,9 +83,7 @@ def put(array):
         view = wide[(slice(None, None, 2),) * array.ndim]
         view[...] = there
         there = view
-    if not array.flags.writeable and hasattr(there, "_memory"):
-        cupy_standin.freeze(there)
-    return there
+    return there if array.flags.writeable else freeze(there)
 
 
 def get(value):
@@ -95,6 +93,15 @@ def get(value):
     if type(value) is dict:
         return {name: get(part) for name, part in value.items()}
     return sys.modules["cupy"].asnumpy(value) if type(value).__module__.startswith("cupy") else value
+
+
+def freeze(array):
+    """Make a device's array read-only, where that can be: on NumPy and the stand-in."""
+    if hasattr(array, "_memory"):
+        cupy_standin.freeze(array)
+    elif kind == "cpu":
+        array.flags.writeable = False
+    return array
 
 
 def through(operation):
