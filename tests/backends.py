@@ -14,7 +14,7 @@ import pytest
 
 from tinyalex.devices import Device
 
-kind = "cpu"  # of the current backend's devices
+name, kind = "numpy", "cpu"  # the current backend and its devices' kind
 
 
 def _no_gpu():
@@ -37,22 +37,21 @@ BACKENDS = [name for name in ("numpy", "standin", "cupy") if not MISSING.get(nam
 
 
 @contextlib.contextmanager
-def use(name, cache):
+def use(backend, cache):
     """Run what follows on a backend; cache: a folder for the stand-in's compiled kernels."""
-    global kind
-    before = sys.modules.pop("cupy", None) if name == "standin" else None
-    if name == "standin":
+    global name, kind
+    real = sys.modules.get("cupy")
+    if backend == "standin":
         cupy_standin.machine.cache = cache
         cupy_standin.install()
-    kind = "cpu" if name == "numpy" else "cuda"
+    name, kind = backend, "cpu" if backend == "numpy" else "cuda"
     try:
         yield
     finally:
-        kind = "cpu"
-        if name == "standin":
-            del sys.modules["cupy"]
-        if before:
-            sys.modules["cupy"] = before
+        name, kind = "numpy", "cpu"
+        sys.modules.pop("cupy", None)
+        if real:
+            sys.modules["cupy"] = real
 
 
 def need(ranks):

@@ -12,3 +12,10 @@ def backend(request, kernel_cache):
     """Run the module's tests on NumPy, on the stand-in for CuPy, and on CuPy."""
     with backends.use(request.param, kernel_cache):
         yield request.param
+
+
+@pytest.fixture(params=backends.BACKENDS)
+def each_backend(request, kernel_cache):
+    """The same for a single test, in a module whose others run on NumPy alone."""
+    with backends.use(request.param, kernel_cache):
+        yield request.param

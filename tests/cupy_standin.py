@@ -488,7 +488,7 @@ def compiled(code, options):
     library = Path(machine.cache) / f"{digest}.so"
     with lock:
         if not library.exists():
-            command = [CXX, "-O2", "-std=c++17", "-Wall", "-Wextra", "-Werror", "-Wno-unused-function"]
+            command = [CXX, "-O3", "-std=c++17", "-Wall", "-Wextra", "-Werror", "-Wno-unused-function"]
             command += ["-Wno-unused-variable", *options, "-shared", "-fPIC", "-x", "c++", "-", "-o", library]
             done = subprocess.run(command, input=source, capture_output=True, text=True)
             if done.returncode:

@@ -41,15 +41,12 @@ extern "C" __global__ void col2im(const REAL *dcols, REAL *dx, int H, int W, int
     int u = u0 + blockIdx.y, c = blockIdx.z;
     int v = t / N, n = t % N;
     REAL sum = 0;
-    for (int p = (u + top) % s; p < KH; p += s) {
-        int i = (u + top - p) / s - first;
-        if (u + top < p || i < 0 || i >= rows)
+    for (int p = (u + top) % s, i = (u + top) / s - first; p < KH; p += s, i--) {
+        if (i < 0 || i >= rows)
             continue;
-        for (int q = (v + left) % s; q < KW; q += s) {
-            int j = (v + left - q) / s;
-            if (v + left < q || j >= OW)
-                continue;
-            sum += dcols[((((long long)c * KH + p) * KW + q) * rows + i) * OW * N + (long long)j * N + n];
+        for (int q = (v + left) % s, j = (v + left) / s; q < KW; q += s, j--) {
+            if (j >= 0 && j < OW)
+                sum += dcols[((((long long)c * KH + p) * KW + q) * rows + i) * OW * N + j * N + n];
         }
     }
     long long pixel = ((long long)c * H + u) * W * N + t;

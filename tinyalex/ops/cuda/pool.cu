@@ -47,12 +47,10 @@ extern "C" __global__ void max_pool_backward(const REAL *dy, const unsigned shor
         return;
     int u = blockIdx.y + top, v = t / N + left, c = blockIdx.z, n = t % N;  // u, v: in the padded picture
     REAL sum = 0;
-    for (int p = u % s; p < z && p <= u; p += s) {
-        int i = (u - p) / s;
+    for (int p = u % s, i = u / s; p < z && i >= 0; p += s, i--) {
         if (i >= OH)
             continue;
-        for (int q = v % s; q < z && q <= v; q += s) {
-            int j = (v - q) / s;
+        for (int q = v % s, j = v / s; q < z && j >= 0; q += s, j--) {
             if (j >= OW)
                 continue;
             long long place = (((long long)c * OH + i) * OW + j) * N + n;
@@ -106,12 +104,10 @@ extern "C" __global__ void avg_pool_backward(const REAL *dy, REAL *dx, int W, in
         return;
     int H = gridDim.y, u = blockIdx.y + top, v = t / N + left, c = blockIdx.z, n = t % N;
     REAL sum = 0;
-    for (int p = u % s; p < z && p <= u; p += s) {
-        int i = (u - p) / s;
+    for (int p = u % s, i = u / s; p < z && i >= 0; p += s, i--) {
         if (i >= OH)
             continue;
-        for (int q = v % s; q < z && q <= v; q += s) {
-            int j = (v - q) / s;
+        for (int q = v % s, j = v / s; q < z && j >= 0; q += s, j--) {
             if (j >= OW)
                 continue;
             int count = real_pixels(i, z, s, top, H) * real_pixels(j, z, s, left, W);
