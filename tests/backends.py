@@ -30,7 +30,9 @@ def _no_gpu():
 
 
 MISSING = {  # backend: why it cannot be used here
-    "standin": None if cupy_standin.CXX else "g++ is not installed: the stand-in compiles the kernels with it",
+    "standin": None
+    if cupy_standin.CXX
+    else "g++ is not installed: the stand-in compiles the kernels with it",
     "cupy": _no_gpu(),
 }
 BACKENDS = [name for name in ("numpy", "standin", "cupy") if not MISSING.get(name)]

@@ -30,12 +30,13 @@ from pathlib import Path
 
 import numpy as np
 
-GUARD = 256  # bytes around each array
+GUARD = 4096  # bytes around each array: more than a block's threads can write
 CXX = shutil.which("g++")
 
 lock = threading.RLock()
 local = threading.local()
 launches = Counter()  # kernel → how often it ran
+waits = Counter()  # device → how often the host waited for it
 transfers = Counter()  # "peer", "staged", "to host" → bytes
 machine = types.SimpleNamespace(devices=3, peers={(0, 1), (1, 0)}, memory=2**33, cache=None)
 
@@ -112,13 +113,14 @@ class Stream:
 
     def synchronize(self):
         with lock:
+            waits[self.device] += 1
             merge(host_clock, self.clock)
 
     def wait_event(self, event):
         with lock:
             merge(self.clock, event.clock)
 
-    def tick(self):
+    def _tick(self):
         """Begin the stream's next piece of work."""
         merge(self.clock, host_clock)
         null, *others = streams[self.device]
@@ -146,19 +148,20 @@ class Event:
 # ---- memory --------------------------------------------------------------------------------------------
 
 
+pools = defaultdict(list)  # (device, stream, bytes) → [(bytes, writer, readers)]
+in_use = Counter()  # device → bytes
+
+
 class Memory:
     """A piece of a device's memory; it goes back to the pool of the stream that it was made on."""
-
-    pools = defaultdict(list)  # (device, stream, bytes) → [(bytes, writer, readers)]
-    in_use = Counter()  # device → bytes
 
     def __init__(self, nbytes):
         with lock:
             self.stream, self.device, self.nbytes = get_current_stream(), current_device(), nbytes
-            if self.in_use[self.device] + nbytes > machine.memory:
-                raise OutOfMemoryError(nbytes, self.in_use[self.device])
-            self.in_use[self.device] += nbytes
-            pool = self.pools[self.device, self.stream.id, nbytes]
+            if in_use[self.device] + nbytes > machine.memory:
+                raise OutOfMemoryError(nbytes, in_use[self.device])
+            in_use[self.device] += nbytes
+            pool = pools[self.device, self.stream.id, nbytes]
             if pool:
                 self.bytes, self.writer, self.readers = pool.pop()
             else:
@@ -167,10 +170,8 @@ class Memory:
 
     def __del__(self):
         if hasattr(self, "bytes"):
-            self.in_use[self.device] -= self.nbytes
-            self.pools[self.device, self.stream.id, self.nbytes].append(
-                (self.bytes, self.writer, self.readers)
-            )
+            in_use[self.device] -= self.nbytes
+            pools[self.device, self.stream.id, self.nbytes].append((self.bytes, self.writer, self.readers))
 
     def check_guards(self, kernel):
         if (self.bytes[:GUARD] != 0xFF).any() or (self.bytes[GUARD + self.nbytes :] != 0xFF).any():
@@ -181,7 +182,7 @@ def touch(reads, writes, foreign=()):
     """Record a piece of work of the current stream, and refuse one that it must not do."""
     with lock:
         stream, device = get_current_stream(), current_device()
-        tick = stream.tick()
+        tick = stream._tick()
         for memory in (*reads, *writes):
             if memory.device != device and memory not in foreign:
                 raise ValueError(f"array of device {memory.device}, but device {device} is current")
@@ -366,12 +367,14 @@ for _name, _fn in {
 }.items():  # fmt: skip
     setattr(ndarray, f"__{_name}__", method(_fn))
 ndarray.__neg__ = lambda self: computed(np.negative)(self)
+
+
+def reduction(fn):
+    return lambda self, axis=None, keepdims=False: computed(fn)(self, axis=axis, keepdims=keepdims)
+
+
 for _fn in (np.sum, np.max, np.min, np.mean, np.all, np.any):
-    setattr(
-        ndarray,
-        _fn.__name__,
-        lambda self, axis=None, _fn=_fn, keepdims=False: computed(_fn)(self, axis=axis, keepdims=keepdims),
-    )
+    setattr(ndarray, _fn.__name__, reduction(_fn))
 
 
 def freeze(array):
@@ -396,8 +399,8 @@ def asarray(a, dtype=None):
     return new(np.asarray(plain(a) if isinstance(a, (list, tuple)) else a, dtype))
 
 
-def array(a, dtype=None):
-    return asarray(a, dtype).copy()
+def array(obj, dtype=None):
+    return asarray(obj, dtype).copy()
 
 
 def ascontiguousarray(a, dtype=None):
@@ -425,7 +428,7 @@ def moveaxis(a, source, destination):
     return a._view(np.moveaxis(a._data, source, destination))
 
 
-def matmul(x1, x2, out=None):
+def matmul(x1, x2, /, *, out=None):
     if out is not None and not out.flags.c_contiguous:
         raise ValueError("Output array must be C-contiguous")
     return computed(np.matmul)(x1, x2, out=out)
@@ -548,7 +551,7 @@ class Kernel:
 
 
 def memGetInfo():
-    free = machine.memory - Memory.in_use[current_device()]
+    free = machine.memory - in_use[current_device()]
     return free, machine.memory
 
 

@@ -181,7 +181,9 @@ def test_launch_returns_what_each_rank_returned():
     assert on(3, lambda comm: (comm.rank, comm.size, comm.device.name)) == [
         (rank, 3, f"{backends.kind}:{rank}") for rank in range(3)
     ]
-    devices = [Device(f"{backends.kind}:{k}") for k in (2, 1)]  # a rank is a place in the list, not the device's number
+    devices = [
+        Device(f"{backends.kind}:{k}") for k in (2, 1)
+    ]  # a rank is a place in the list, not the device's number
     assert launch(lambda comm: comm.device, devices) == devices
 
 

@@ -268,7 +268,12 @@ def test_the_weights_are_drawn_as_told():
     single, double = (
         arrays_of(
             Conv2d(
-                (64, 8, 5, 5), Comm(backends.device()), np.random.default_rng(0), std=0.03, bias=1, dtype=dtype
+                (64, 8, 5, 5),
+                Comm(backends.device()),
+                np.random.default_rng(0),
+                std=0.03,
+                bias=1,
+                dtype=dtype,
             ),
             "params",
         )

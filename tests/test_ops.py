@@ -26,11 +26,11 @@ from tinyalex.ops.activation import (
     tanh_forward,
 )
 from tinyalex.ops.conv import col2im, conv2d_backward, conv2d_forward, im2col
+from tinyalex.ops.cuda import conv as cuda_conv
 from tinyalex.ops.dropout import dropout_backward, dropout_forward, dropout_mask
 from tinyalex.ops.linear import linear_backward, linear_forward
 from tinyalex.ops.lrn import lrn_backward, lrn_forward, same_map_norm_backward, same_map_norm_forward
 from tinyalex.ops.pool import avg_pool_backward, avg_pool_forward, max_pool_backward, max_pool_forward
-from tinyalex.ops.cuda import conv as cuda_conv
 from tinyalex.ops.softmax import softmax, softmax_loss_backward, softmax_loss_forward, topk_error
 
 pytestmark = pytest.mark.usefixtures("backend")

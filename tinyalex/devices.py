@@ -125,9 +125,12 @@ def _cupy(device):
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
-        raise DeviceError(f"device {device.name}: the CUDA driver answered: {error}") from error
+        raise DeviceError(
+            f"device {device.name}: the CUDA driver answered: {error}; `tinyalex doctor` says what is here"
+        ) from error
     if device.index >= count:
-        raise DeviceError(f"device {device.name}: this machine has {count} GPUs (cuda:0 … cuda:{count - 1})")
+        found = {0: "no GPU", 1: "1 GPU (cuda:0)"}.get(count, f"{count} GPUs (cuda:0 … cuda:{count - 1})")
+        raise DeviceError(f"device {device.name}: this machine has {found}")
     return cupy
 
 

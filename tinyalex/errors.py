@@ -21,7 +21,7 @@ class DeviceMemoryError(DeviceError):
     """A GPU's memory is full: ``free`` and ``total`` are its bytes, ``device`` its name."""
 
     def __init__(self, device, asked, free, total):
-        super().__init__(f"{device}: {asked} {free / 1e9:.2f} of its {total / 1e9:.2f} GB are free.")
+        super().__init__(f"{device}: {asked.rstrip('.')}; {free / 1e9:.2f} of {total / 1e9:.2f} GB are free")
         self.device, self.free, self.total = device, free, total
 
 

@@ -41,8 +41,8 @@ def conv2d_backward(dy, cache, need_dx):
             "bias.relu_backward", (width, len(block)), g_maps[fs], outputs[fs], block,
             width, g_maps[0].size, start, is_relu(activation),
         )  # fmt: skip
-        db[fs] += block.sum(axis=1)
-        dweights[g] += xp.matmul(block, columns.T)
+        for total, more in ((db[fs], block.sum(axis=1)), (dweights[g], xp.matmul(block, columns.T))):
+            total += more
         if not need_dx:
             continue
         xp.matmul(weights[g].T, block, out=columns)  # they have been read: their memory is free

@@ -13,9 +13,8 @@ def dropout_mask(xp, key, first, shape, most):
     mask = empty(xp, shape, bool)
     size = math.prod(shape)
     blocks = (first + size - 1) // 8 - first // 8 + 1  # eight numbers come from each value of the counter
-    launch(
-        "dropout.dropout_mask", (blocks,), mask, np.uint64(key), np.uint64(first), blocks, size, np.uint32(most)
-    )  # fmt: skip
+    key, first, most = np.uint64(key), np.uint64(first), np.uint32(most)
+    launch("dropout.dropout_mask", (blocks,), mask, key, first, blocks, size, most)
     return mask
 
 

@@ -12,7 +12,7 @@ SOURCES = sorted(Path(__file__).parent.glob("*.cu"))
 
 
 def launch(kernel, threads, *args):
-    """Run ``kernel``, named "file.function", with a thread for each of ``threads``: (x,), (x, y) or (x, y, z).
+    """Run the kernel "file.function" with a thread for each of ``threads``: (x,), (x, y) or (x, y, z).
 
     args: what the kernel takes, an array first.  Arrays must be C-contiguous and on the current device.
     Python ints are passed as int, floats as REAL, which is the first array's dtype (float for one that is
@@ -38,5 +38,10 @@ def _function(xp, device, kernel, real):
 
 @functools.cache
 def _module(xp, device, file, real):
-    source = Path(__file__).with_name(f"{file}.cu").read_text()
-    return xp.RawModule(code=source, options=(f"-DREAL={'float' if real == np.float32 else 'double'}",))
+    options = (f"-DREAL={'float' if real == np.float32 else 'double'}",)
+    return xp.RawModule(code=source(file), options=options)
+
+
+def source(file):
+    """Return the text of a .cu file of this folder, named without its ending."""
+    return Path(__file__).with_name(f"{file}.cu").read_text()

@@ -1,0 +1,535 @@
+"""The GPU path: kernels against NumPy, faults that must be caught, what a real CuPy has, what nvcc compiles.
+
+The stand-in runs the kernels' own source, one thread after the other.  So it cannot show a race between the
+threads of one kernel (the kernels write each place from one thread, which is what the sources say), whether
+loads are coalesced, how fast anything is, or the last bits of cuBLAS and of fused multiply-adds.
+"""
+
+import inspect
+import re
+import shutil
+import subprocess
+import sys
+
+import backends
+import cupy_standin
+import numpy as np
+import pytest
+from cupy_standin import Unordered
+
+from tinyalex.comm import Comm, ThreadComm, launch
+from tinyalex.devices import Device, parse
+from tinyalex.errors import DeviceError, DeviceMemoryError
+from tinyalex.nn import LRN, AllGather, Conv2d, Dropout, Linear, MaxPool, Sequential
+from tinyalex.ops.activation import relu
+from tinyalex.ops.conv import conv2d_backward, conv2d_forward
+from tinyalex.ops.cuda import conv as cuda_conv
+from tinyalex.ops.cuda import launch as cuda_launch
+from tinyalex.ops.cuda import softmax as cuda_softmax
+from tinyalex.ops.dropout import dropout_backward, dropout_forward, dropout_mask
+from tinyalex.ops.lrn import lrn_backward, lrn_forward, same_map_norm_backward, same_map_norm_forward
+from tinyalex.ops.pool import avg_pool_backward, avg_pool_forward, max_pool_backward, max_pool_forward
+from tinyalex.ops.softmax import softmax_loss_backward, softmax_loss_forward
+from tinyalex.optim import SGD
+from tinyalex.train import model_parallel_step
+
+
+@pytest.mark.parametrize("name", ["standin", "cupy"])
+def test_backend_is_here(name):
+    """One place that says what did not run."""
+    if backends.MISSING[name]:
+        pytest.skip(backends.MISSING[name])
+
+
+# ---- kernels against NumPy -----------------------------------------------------------------------------
+# Each check compares a family of kernels with NumPy's operations, on shapes that reach every branch.
+
+
+def compare(forward, backward, *arrays):
+    """The operation on the device gives NumPy's y and gradients, in float64 to 1e-12, in float32 to 1e-5."""
+    for dtype, tolerance in ((np.float64, 1e-12), (np.float32, 1e-5)):
+        args = [a.astype(dtype) if a.dtype.kind == "f" else a for a in arrays]
+        y, cache = forward(*args)
+        there, cache_there = forward(*map(backends.put, args))
+        dy = np.random.default_rng(5).standard_normal(y.shape).astype(dtype)
+        expected, found = backward(dy, cache), backward(backends.put(dy), cache_there)
+        if not isinstance(expected, tuple):
+            expected, found = (expected,), (found,)
+        for wanted, got in zip((y, *expected), (there, *found), strict=True):
+            if wanted is None:
+                assert got is None
+                continue
+            got = backends.get(got)
+            assert (got.shape, got.dtype) == (wanted.shape, wanted.dtype)
+            np.testing.assert_allclose(got, wanted, rtol=0, atol=tolerance * max(1, abs(wanted).max()))
+
+
+def drawn(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def check_conv():
+    for stride, pad, rows in ((1, (1, 0, 2, 1), 2), (2, 1, 1), (3, (0, 2, 1, 0), 5), (4, 0, 1)):
+        blocks = cuda_conv.BLOCK_BYTES
+        cuda_conv.BLOCK_BYTES = rows * 2 * 3 * 2 * 8 * 8 * 3  # a few output rows
+        try:
+            for need_dx in (True, False):
+                compare(
+                    lambda x, w, b, how=(stride, pad): conv2d_forward(x, w, b, *how, 2, relu),
+                    lambda dy, cache, need_dx=need_dx: conv2d_backward(dy, cache, need_dx),
+                    drawn(4, 11, 9, 3), drawn(6, 2, 3, 2), drawn(6),
+                )  # fmt: skip
+        finally:
+            cuda_conv.BLOCK_BYTES = blocks
+
+
+def check_pool():
+    maps = -np.random.default_rng(1).integers(1, 4, (2, 9, 8, 3)).astype(float)  # with ties, no 0
+    for z, s, pad in ((3, 2, 0), (3, 2, (1, 0, 2, 1)), (2, 3, 1), (4, 1, 0)):
+        compare(lambda x, how=(z, s, pad): max_pool_forward(x, *how), max_pool_backward, maps)
+        compare(lambda x, how=(z, s, pad): avg_pool_forward(x, *how), avg_pool_backward, maps)
+
+
+def check_lrn():
+    for n, beta in ((5, 0.75), (4, 0.5), (9, 1.0)):
+        compare(
+            lambda x, n=n, b=beta: lrn_forward(x, n, 2.0, 1.0, b, groups=2), lrn_backward, drawn(8, 3, 2, 5)
+        )
+        compare(
+            lambda x, n=n, b=beta: same_map_norm_forward(x, n, 1.0, 9.0, b), same_map_norm_backward,
+            drawn(2, 6, 5, 3),
+        )  # fmt: skip
+
+
+def check_softmax():
+    for classes, images in ((7, 5), (100, 33)):
+        labels = np.random.default_rng(2).integers(0, classes, images)
+        compare(
+            lambda z, labels: softmax_loss_forward(z, labels, 11),
+            lambda dy, cache: softmax_loss_backward(cache),
+            3 * drawn(classes, images), labels,
+        )  # fmt: skip
+
+
+def check_dropout():
+    for shape, first, keep in (
+        ((40, 7), 0, 0.5),
+        ((3, 5, 7), 15, 0.8),
+        ((1,), 1007, 0.5),
+        ((64, 8), 64 * 8, 1.0),
+    ):
+        masks = [
+            backends.get(dropout_mask(np.random.default_rng(3), shape, keep, xp, first))
+            for xp in (np, backends.device().xp)
+        ]
+        assert masks[1].dtype == bool
+        assert (masks[0] == masks[1]).all()
+    mask = masks[0]
+    compare(lambda x, m: dropout_forward(x, m, 0.3, inverted=True), dropout_backward, drawn(64, 8), mask)
+
+
+def check_sgd():
+    runs = []
+    for device in (Device("cpu:0"), backends.device()):
+        rng = np.random.default_rng(4)
+        net = Sequential({"fc": Linear((30, 50), Comm(device), rng, std=1.0, dtype=np.float64)}, Comm(device))
+        optimizer = SGD(net, 0.1, momentum=0.9, decay=0.05, bias_rate=0.3)
+        for _ in range(3):
+            for _, layer, key in net.parameters():
+                layer.grads[key] = device.put(rng.standard_normal(layer.params[key].shape))
+            optimizer.step()
+        runs.append([device.get(layer.params[key]) for _, layer, key in net.parameters()])
+    for found, expected in zip(*runs, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-13)
+
+
+def towers(comm, dtype=np.float64):
+    """Two towers that meet, with every kind of layer that a GPU has a kernel for."""
+    rng = np.random.default_rng(6)
+    common = {"comm": comm, "rng": rng, "dtype": dtype, "std": 0.3}
+    return Sequential(
+        {
+            "conv1": Conv2d((8, 3, 3, 3), stride=2, activation=relu, need_dx=False, **common),
+            "lrn1": LRN(alpha=1.0, groups=2 // comm.size),
+            "pool1": MaxPool(3, 2),
+            "conv2": Conv2d((12, 4, 3, 3), pad=1, groups=2, activation=relu, **common),
+            "gather3": AllGather(comm),
+            "fc3": Linear((10, 12 * 4 * 4), activation=relu, **common),
+            "drop3": Dropout(comm, rng),
+            "gather4": AllGather(comm),
+            "fc4": Linear((6, 10), **common),
+            "gather": AllGather(comm, replicated=True),
+        },
+        comm,
+    )
+
+
+def trained(names, steps=3):
+    """Train the towers; return each rank's results and weights, and what the ledger counted."""
+
+    def rank(comm):
+        net = towers(comm)
+        optimizer = SGD(net, 0.05, 0.9, 5e-4)
+        put = comm.device.put
+        x, labels = put(drawn(3, 17, 17, 4)), put(np.array([0, 3, 5, 2]))
+        results = [model_parallel_step(net, optimizer, x, labels, step) for step in range(steps)]
+        if comm.device.kind == "cuda":
+            arrays = [layer.params["w"] for _, layer, key in net.parameters() if key == "w"]
+            assert {a.device.id for a in (*arrays, *optimizer.velocity.values())} == {comm.device.index}
+        whole = [comm.device.get(comm.all_gather(layer.params[key])) for _, layer, key in net.parameters()]
+        return results, whole, dict(comm.ledger)
+
+    return launch(rank, parse(names))
+
+
+def check_towers():
+    [(losses, weights, _)] = trained("cpu:0")
+    ledger = trained("cpu:0,cpu:1")[0][2]
+    for names in ("cuda:0", "cuda:0,cuda:1", "cuda:1,cuda:2"):
+        backends.need(3)
+        for found_losses, found, found_ledger in trained(names):
+            np.testing.assert_allclose(found_losses, losses, rtol=1e-10)
+            for w, expected in zip(found, weights, strict=True):
+                np.testing.assert_allclose(w, expected, rtol=0, atol=1e-10 * abs(expected).max())
+            assert found_ledger == ({} if names == "cuda:0" else ledger)
+
+
+def check_exchange():
+    """Whoever shows an array writes to it right after the collective, and so does who was given one."""
+    backends.need(3)
+
+    def rank(comm):
+        x = comm.device.put(np.full((3, 6), 1.0 + comm.rank))
+        found = []
+        for collective in ("all_gather", "reduce_scatter", "all_reduce", "broadcast"):
+            y = getattr(comm, collective)(x)
+            found.append(y.mean())
+            y.fill(0)
+            x.fill(1 + comm.rank)  # to the root of the broadcast, x is y
+        return [float(mean) for mean in found]  # the host waits only here: the events alone must do
+
+    assert launch(rank, parse("cuda:0,cuda:1,cuda:2")) == [[2, 6, 6, 1]] * 3
+
+
+CHECKS = [
+    check_conv, check_pool, check_lrn, check_softmax, check_dropout, check_sgd, check_exchange, check_towers,
+]  # fmt: skip
+gpu = pytest.fixture(params=[b for b in backends.BACKENDS if b != "numpy"])(
+    lambda request, kernel_cache: (yield from on(request.param, kernel_cache))
+)
+
+
+def on(name, cache):
+    with backends.use(name, cache):
+        yield name
+
+
+@pytest.fixture
+def standin(kernel_cache):
+    if backends.MISSING["standin"]:
+        pytest.skip(backends.MISSING["standin"])
+    yield from on("standin", kernel_cache)
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda c: c.__name__)
+def test_the_same_numbers_as_numpy(check, gpu):
+    check()
+
+
+# ---- planted faults ------------------------------------------------------------------------------------
+
+
+def in_source(file, old, new, count=1):
+    """A fault in a .cu file: `old` stands there `count` times and becomes `new`."""
+
+    def plant(patch):
+        def source(name):
+            text = right(name)
+            if name == file:
+                assert text.count(old) == count
+                text = text.replace(old, new)
+            return text
+
+        right = cuda_launch.source
+        patch.setattr(cuda_launch, "source", source)
+
+    return plant
+
+
+def no_device_switch(patch):
+    import cupy
+
+    patch.setattr(Device, "context", lambda self: cupy.cuda.Stream())
+
+
+def no_wait_before_reading(patch):
+    patch.setattr(Device, "wait", lambda self, event: None)
+
+
+def no_wait_before_writing(patch):
+    patch.setattr(ThreadComm, "_leave", lambda self: self._wait())
+
+
+def implicit_host_copy(patch):
+    patch.setattr(cuda_softmax, "_int64", lambda labels: np.asarray(labels, np.int64))
+
+
+def host_array_in_a_kernel(patch):
+    patch.setattr(cuda_conv, "empty", lambda xp, shape, dtype: np.empty(shape, dtype))
+
+
+def one_device_for_all(patch):
+    right = cuda_launch._function
+    patch.setattr(cuda_launch, "_function", lambda xp, device, kernel, real: right(xp, 0, kernel, real))
+
+
+FAULTS = {  # name: (what catches it, how to plant it, what is raised, AssertionError unless told)
+    "im2col: stride left out": (
+        check_conv, in_source("conv", "int v = t / N * s + q - left;", "int v = t / N + q - left;"),
+    ),
+    "im2col: no guard at the right edge": (check_conv, in_source("conv", " && v < W;", ";")),
+    "im2col: no guard for the last threads": (
+        check_conv, in_source("conv", "    if (t >= OW * N)\n        return;\n", ""), IndexError,
+    ),
+    "col2im: one window too few": (check_conv, in_source("conv", "p < KH; p += s", "p < KH - 1; p += s")),
+    "col2im: a block's first rows set, not added to": (
+        check_conv, in_source("conv", "u < begun ? dx", "begun < 0 ? dx"),
+    ),
+    "bias: of the neighbouring map": (check_conv, in_source("bias", "+ b[f]", "+ b[f ? f - 1 : 0]")),
+    "max pooling: the last of equals wins": (
+        check_pool, in_source("pool", "value > largest", "value >= largest"),
+    ),
+    "max pooling: a shared winner gets one gradient": (
+        check_pool, in_source("pool", "sum += dy[place];", "sum = dy[place];"),
+    ),
+    "average pooling: cut-off windows divided by z*z": (
+        check_pool, in_source("pool", "return (last < size ? last : size) - (first > 0 ? first : 0)",
+                              "return (last < size ? last : last) - first"),
+    ),
+    "lrn: window off by one": (
+        check_lrn, in_source("lrn", "int first = c - n / 2,", "int first = c - n / 2 + 1,"),
+    ),
+    "lrn: window crosses the towers": (
+        check_lrn, in_source("lrn", "start = c / size * size, stop = start + size;",
+                             "start = 0 * size, stop = gridDim.y;", 2),
+    ),
+    "softmax: slices added without regard to their largest logits": (
+        check_softmax, in_source("softmax", " * exp(largest[(long long)i * N + n] - m)", ""),
+    ),
+    "dropout: the stream begins at counter 0": (
+        check_dropout, in_source("dropout", "c0 = block + 1", "c0 = block"),
+    ),
+    "sgd: decay not multiplied by the weight": (
+        check_sgd, in_source("sgd", "decay_rate * w[t]", "decay_rate"),
+    ),
+    "a missing device switch": (check_towers, no_device_switch, AssertionError),
+    "an implicit host copy": (check_softmax, implicit_host_copy, TypeError),
+    "a host array handed to a kernel": (check_conv, host_array_in_a_kernel, TypeError),
+    "a kernel loaded on another device": (check_towers, one_device_for_all, ValueError),
+    "an exchange read before it is written": (check_exchange, no_wait_before_reading, Unordered),
+    "an exchange overwritten before it is read": (check_exchange, no_wait_before_writing, Unordered),
+    "a gathered array read before it is written": (check_towers, no_wait_before_reading, Unordered),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_caught(fault, standin, monkeypatch):
+    check, plant, *rest = FAULTS[fault]
+    error = rest[0] if rest else AssertionError
+    caches = cuda_launch._function, cuda_launch._module
+    for cache in caches:
+        cache.cache_clear()
+    plant(monkeypatch)
+    try:
+        with pytest.raises(error):
+            check()
+    finally:
+        for cache in caches:
+            cache.cache_clear()
+
+
+# ---- what the host waits for ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_step_waits_for_the_device_once(ranks, standin):
+    """Where the loss is read: in data-parallel steps too, and nothing else crosses to the host."""
+    steps = []
+
+    def rank(comm):
+        net = towers(comm, np.float32)
+        optimizer = SGD(net, 0.05)
+        x, labels = comm.device.put(drawn(3, 17, 17, 4).astype("f4")), comm.device.put(np.array([0, 3, 5, 2]))
+        for _ in range(3):
+            before = cupy_standin.waits[comm.device.index], cupy_standin.transfers["to host"]
+            model_parallel_step(net, optimizer, x, labels)
+            comm.share(None)  # the other rank has counted its own
+            after = cupy_standin.waits[comm.device.index], cupy_standin.transfers["to host"]
+            steps.append((after[0] - before[0], (after[1] - before[1]) / ranks))
+            comm.share(None)
+
+    launch(rank, parse(backends.names(ranks)))
+    assert len(steps) == 3 * ranks
+    assert {waits for waits, _ in steps} == {1}
+    assert min(nbytes for _, nbytes in steps) <= 16  # the loss and the error
+
+
+@pytest.mark.parametrize(("names", "way"), [("cuda:0,cuda:1", "peer"), ("cuda:1,cuda:2", "staged")])
+def test_pairs_that_cannot_read_each_other_go_through_the_host(names, way, standin):
+    """Which is the driver's work: the stand-in only tells the pairs apart."""
+    before = cupy_standin.transfers.copy()
+    trained(names, steps=1)
+    crossed = {kind: cupy_standin.transfers[kind] - before[kind] for kind in ("peer", "staged")}
+    assert crossed.pop(way) > 0
+    assert not any(crossed.values())
+
+
+def test_gpu_memory_is_given_back(standin):
+    import cupy
+
+    trained("cuda:0,cuda:1", steps=2)
+    free, total = cupy.cuda.runtime.memGetInfo()
+    assert total - free < 1e6
+
+
+# ---- bad input -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("label", [6, -1, 2**40])
+def test_a_label_that_is_no_class_makes_the_loss_nan(label, gpu):
+    """Its value is not looked at, for that would stop the device; the loss is, in every step."""
+    logits, labels = backends.put(drawn(6, 3)), backends.put(np.array([0, label, 5]))
+    assert np.isnan(float(softmax_loss_forward(logits, labels)[0]))
+
+
+def test_a_gpu_that_is_not_there(standin):
+    with pytest.raises(DeviceError, match=r"device cuda:3: this machine has 3 GPUs \(cuda:0 … cuda:2\)"):
+        parse("cuda:0,cuda:3")
+
+
+def test_one_gpu_where_two_are_asked(standin, monkeypatch):
+    monkeypatch.setattr(cupy_standin.machine, "devices", 1)
+    with pytest.raises(DeviceError, match=r"device cuda:1: this machine has 1 GPU \(cuda:0\)"):
+        parse("cuda:0,cuda:1")
+    monkeypatch.setattr(cupy_standin.machine, "devices", 0)
+    with pytest.raises(DeviceError, match=r"device cuda:0: this machine has no GPU"):
+        parse("cuda:0")
+
+
+def test_no_driver(standin, monkeypatch):
+    import cupy
+
+    def no_driver():
+        raise cupy.cuda.runtime.CUDARuntimeError("cudaErrorInsufficientDriver: CUDA driver version is …")
+
+    monkeypatch.setattr(cupy.cuda.runtime, "getDeviceCount", no_driver)
+    with pytest.raises(DeviceError, match=r"device cuda:0: .*InsufficientDriver.*tinyalex doctor"):
+        parse("cuda:0")
+
+
+def test_no_cupy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)  # as if it were not installed
+    with pytest.raises(DeviceError, match=r"cuda:0: CuPy is not installed.*pip install 'tinyalex\[cuda12\]'"):
+        parse("cuda:0")
+
+
+def test_a_full_gpu_says_what_was_asked_and_what_is_free(standin, monkeypatch):
+    monkeypatch.setattr(cupy_standin.machine, "memory", 10**6)
+
+    def rank(comm):
+        kept = comm.device.put(np.zeros(50_000))
+        return kept, conv2d_forward(*map(comm.device.put, (drawn(4, 60, 60, 8), drawn(8, 4, 3, 3), drawn(8))))
+
+    with pytest.raises(DeviceMemoryError) as caught:
+        launch(rank, parse("cuda:1"))
+    assert re.search(r"^cuda:1: .* [0-9,]+ bytes .*; [0-9.]+ of 0.00 GB are free$", str(caught.value))
+    assert caught.value.total == 10**6
+
+
+def test_arrays_on_another_device_are_refused(standin):
+    import cupy
+
+    with cupy.cuda.Device(1):
+        x = cupy.asarray(drawn(2, 5, 5, 3))
+    with pytest.raises(ValueError, match="device 1, but device 0 is current"):
+        max_pool_forward(x, 3, 2)
+    with pytest.raises(TypeError, match=r"all of one kind, found.*cupy.*numpy"):
+        conv2d_forward(cupy.asarray(drawn(2, 5, 5, 3)), drawn(2, 2, 3, 3), drawn(2))
+
+
+# ---- the real thing ------------------------------------------------------------------------------------
+
+
+def real_cupy():
+    """CuPy as it is installed: it imports without a GPU."""
+    if "cupy" in sys.modules and not hasattr(sys.modules["cupy"], "__version__"):
+        pytest.fail("the stand-in is still there")
+    return pytest.importorskip("cupy", reason="CuPy is not installed: its names are not checked")
+
+
+def arguments(function):
+    """The names by which arguments can be passed, from the signature or the docstring's first line."""
+    try:
+        found = inspect.signature(function).parameters.values()
+        return {p.name for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    except (TypeError, ValueError):
+        head = (function.__doc__ or "").strip().split("\n")[0]
+        return set(re.findall(r"(\w+)(?:=[^,)]*)?(?=[,)])", head))
+
+
+@pytest.mark.parametrize("name", cupy_standin.API)
+def test_cupy_has_what_is_used_of_it(name):
+    """Every name of the stand-in is CuPy's, with the same arguments, methods and attributes."""
+    ours, found = cupy_standin.API[name], real_cupy()
+    for part in name.split("."):
+        found = getattr(found, part)
+    if not inspect.isclass(ours):
+        assert arguments(ours) <= arguments(found)
+    elif issubclass(ours, Exception):
+        assert issubclass(found, Exception)
+    else:
+        assert name == "ndarray" or arguments(ours) <= arguments(found)
+        used = {n: member for n, member in vars(ours).items() if n in OPERATORS or not n.startswith("_")}
+        for n, member in used.items():
+            assert hasattr(found, n), n
+            if n not in OPERATORS and inspect.isfunction(member):
+                assert arguments(member) - {"self"} <= arguments(getattr(found, n)), n
+
+
+OPERATORS = {f"__{way}{op}__" for way in ("", "r", "i") for op in ("add", "sub", "mul", "truediv")}
+OPERATORS |= {f"__{name}__" for name in ("lt", "le", "gt", "ge", "eq", "ne", "neg", "matmul", "len", "bool")}
+OPERATORS |= {f"__{name}__" for name in ("int", "float", "getitem", "setitem", "enter", "exit")}
+
+
+def test_cupys_memory_pointer_copies_from_another_device():
+    pointer = real_cupy().cuda.MemoryPointer
+    assert arguments(pointer.copy_from_device_async) >= {"src", "size", "stream"}
+    assert "possibly different" in pointer.copy_from_device_async.__doc__
+    assert {"ptr", "device"} <= set(dir(pointer))
+
+
+def test_the_standin_has_nothing_else(standin):
+    import cupy
+
+    with pytest.raises(AttributeError):
+        cupy.einsum  # noqa: B018
+    with pytest.raises(AttributeError):
+        cupy.cuda.nccl  # noqa: B018
+
+
+NVCC = shutil.which("nvcc")
+
+
+@pytest.mark.skipif(NVCC is None, reason="nvcc is not installed: the kernels are compiled by g++ alone")
+@pytest.mark.parametrize("real", ["float", "double"])
+def test_nvcc_compiles_every_kernel(real, tmp_path):
+    """For sm_75, 80 and 90, with every warning an error."""
+    everything = tmp_path / "all.cu"  # one file: each start of nvcc costs seconds
+    everything.write_text("".join(f'#include "{path}"\n' for path in cuda_launch.SOURCES))
+    targets = [f"-gencode=arch=compute_{sm},code=sm_{sm}" for sm in (75, 80, 90)]
+    command = [NVCC, "-c", "-Werror=all-warnings", "-Xcompiler=-Wall,-Wextra,-Werror", f"-DREAL={real}"]
+    done = subprocess.run(
+        [*command, *targets, everything, "-o", tmp_path / "all.o"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(cuda_launch.SOURCES) == 7
