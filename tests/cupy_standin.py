@@ -26,6 +26,7 @@ import sys
 import threading
 import types
 from collections import Counter, defaultdict
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import numpy as np
@@ -555,6 +556,10 @@ def memGetInfo():
     return free, machine.memory
 
 
+def getDeviceProperties(device):
+    return {"name": b"Stand-in", "major": 9, "minor": 0}
+
+
 API = {
     "array": array, "asarray": asarray, "asnumpy": asnumpy, "ascontiguousarray": ascontiguousarray,
     "empty": empty, "zeros": zeros, "zeros_like": zeros_like, "arange": arange, "moveaxis": moveaxis,
@@ -570,12 +575,17 @@ API = {
     "cuda.runtime.getDevice": current_device,
     "cuda.runtime.getDeviceCount": lambda: machine.devices,
     "cuda.runtime.memGetInfo": memGetInfo,
+    "cuda.runtime.runtimeGetVersion": lambda: 12090,
+    "cuda.runtime.getDeviceProperties": getDeviceProperties,
+    "cuda.runtime.deviceCanAccessPeer": lambda device, peerDevice: (device, peerDevice) in machine.peers,
+    "__version__": "14.2.0",
 }  # fmt: skip
 
 
 def install():
     """Put the stand-in into sys.modules as cupy; the caller takes it out again."""
     root = types.ModuleType("cupy")
+    root.__spec__ = ModuleSpec("cupy", None)
     for path, value in API.items():
         *parents, name = path.split(".")
         place = root

@@ -47,6 +47,14 @@ def check_grads(seed: Annotated[int, typer.Option(help="Seed of all random draws
     raise typer.Exit(print_table(run(seed), console))
 
 
+@app.command()
+def doctor():
+    """Say what devices and libraries are here, test every operation on each; exit code 1 if one is wrong."""
+    from tinyalex.doctor import print_report
+
+    raise typer.Exit(print_report(console))
+
+
 @app.command("relu-vs-tanh")
 def relu_vs_tanh(
     data: Annotated[
