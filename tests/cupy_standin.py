@@ -37,6 +37,7 @@ CXX = shutil.which("g++")
 lock = threading.RLock()
 local = threading.local()
 launches = Counter()  # kernel → how often it ran
+moved = Counter()  # kernel → bytes of the arrays that it was given
 waits = Counter()  # device → how often the host waited for it
 transfers = Counter()  # "peer", "staged", "to host" → bytes
 machine = types.SimpleNamespace(devices=3, peers={(0, 1), (1, 0)}, memory=2**33, cache=None)
@@ -542,6 +543,7 @@ class Kernel:
         touch(reads, writes)
         with lock:
             launches[self.name] += 1
+            moved[self.name] += sum(arg.nbytes for arg in args if isinstance(arg, ndarray))
         self.count += 1
         self.run(grid, block, ctypes.c_bool(self.count % 2 == 0), *passed)
         for memory in writes:
@@ -560,6 +562,11 @@ def getDeviceProperties(device):
     return {"name": b"Stand-in", "major": 9, "minor": 0}
 
 
+class MemoryPool:
+    def total_bytes(self):
+        return in_use[current_device()]
+
+
 API = {
     "array": array, "asarray": asarray, "asnumpy": asnumpy, "ascontiguousarray": ascontiguousarray,
     "empty": empty, "zeros": zeros, "zeros_like": zeros_like, "arange": arange, "moveaxis": moveaxis,
@@ -568,6 +575,7 @@ API = {
     **{fn.__name__: computed(fn) for fn in (
         np.add, np.subtract, np.multiply, np.maximum, np.tanh, np.exp, np.log, np.isfinite,
     )},
+    "get_default_memory_pool": lambda: MemoryPool(),
     "cuda.Device": Device, "cuda.Stream": Stream, "cuda.Event": Event,
     "cuda.get_current_stream": get_current_stream,
     "cuda.memory.OutOfMemoryError": OutOfMemoryError,

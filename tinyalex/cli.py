@@ -13,7 +13,7 @@ from rich.text import Text
 
 from tinyalex import devices as device_names
 from tinyalex.comm import launch
-from tinyalex.errors import ArgumentError, DataError, TinyalexError
+from tinyalex.errors import ArgumentError, DataError, DeviceError, DeviceMemoryError, TinyalexError
 
 app = typer.Typer(
     help="AlexNet written out by hand, on NumPy or CuPy arrays.",
@@ -290,11 +290,26 @@ def _go(out, settings, data, devices, new=False):
                 comm.share(None)  # nobody looks into the folder before
                 return run.train(comm, out, settings, data, stop, on_event)
 
-        done = _launch(rank, _devices(devices, settings.network))
+        try:
+            done = _launch(rank, _devices(devices, settings.network))
+        except DeviceMemoryError as error:
+            raise DeviceError(f"{error}; {_batch_that_fits(settings, devices, error.available)}") from error
     if not done:
         console.print(f"stopped after a checkpoint; go on with: tinyalex resume {out}")
         raise typer.Exit(130)
     console.print(f"done: {run.checkpoints(out)[-1]}")
+
+
+def _batch_that_fits(settings, devices, memory):
+    from tinyalex.describe import largest_batch
+    from tinyalex.ops.cuda.conv import BLOCK_BYTES
+
+    memory -= 2 * BLOCK_BYTES  # what describe does not count: columns, and a block of their product
+    batch, ranks = settings.recipe.batch, len(_devices(devices, settings.network).split(","))
+    fits = largest_batch(settings.network, ranks, memory)
+    if fits >= batch:
+        return f"a batch of {batch} should just fit by `tinyalex describe`: try a smaller one"
+    return f"in place of {batch}, a batch of {fits} images would fit" if fits else "not one image would fit"
 
 
 @app.command()

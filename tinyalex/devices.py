@@ -79,7 +79,8 @@ class Device:
                     stream.synchronize()
             except self.xp.cuda.memory.OutOfMemoryError as error:
                 free, total = self.xp.cuda.runtime.memGetInfo()
-                raise DeviceMemoryError(self.name, str(error), free, total) from error
+                ours = self.xp.get_default_memory_pool().total_bytes()
+                raise DeviceMemoryError(self.name, str(error), free, total, free + ours) from error
 
     def record(self):
         """Return an event: what this device has been given to do so far (on the CPU it is done: None)."""

@@ -18,11 +18,11 @@ class DeviceError(TinyalexError, RuntimeError):
 
 
 class DeviceMemoryError(DeviceError):
-    """A GPU's memory is full: ``free`` and ``total`` are its bytes, ``device`` its name."""
+    """A GPU's memory is full; ``available``: its bytes that are free or this process's own."""
 
-    def __init__(self, device, asked, free, total):
+    def __init__(self, device, asked, free, total, available):
         super().__init__(f"{device}: {asked.rstrip('.')}; {free / 1e9:.2f} of {total / 1e9:.2f} GB are free")
-        self.device, self.free, self.total = device, free, total
+        self.available = available
 
 
 class NonFiniteError(TinyalexError, ArithmeticError):
