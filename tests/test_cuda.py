@@ -5,6 +5,7 @@ threads of one kernel (the kernels write each place from one thread, which is wh
 loads are coalesced, how fast anything is, or the last bits of cuBLAS and of fused multiply-adds.
 """
 
+import contextlib
 import inspect
 import re
 import shutil
@@ -476,7 +477,9 @@ def test_arrays_on_another_device_are_refused(standin):
 
     with cupy.cuda.Device(1):
         x = cupy.asarray(drawn(2, 5, 5, 3))
-    with pytest.raises(ValueError, match="device 1, but device 0 is current"):
+    with pytest.raises(
+        DeviceError, match="max_pool_forward: expected arrays on cuda:0, found some on cuda:1"
+    ):
         max_pool_forward(x, 3, 2)
     with pytest.raises(TypeError, match=r"all of one kind, found.*cupy.*numpy"):
         conv2d_forward(cupy.asarray(drawn(2, 5, 5, 3)), drawn(2, 2, 3, 3), drawn(2))
@@ -493,13 +496,18 @@ def real_cupy():
 
 
 def arguments(function):
-    """The names by which arguments can be passed, from the signature or the docstring's first line."""
-    try:
-        found = inspect.signature(function).parameters.values()
-        return {p.name for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    except (TypeError, ValueError):
-        head = (function.__doc__ or "").strip().split("\n")[0]
-        return set(re.findall(r"(\w+)(?:=[^,)]*)?(?=[,)])", head))
+    """The names by which arguments can be passed, from the signature."""
+    found = inspect.signature(function).parameters.values()
+    return {p.name for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+
+
+def documented(function):
+    """The same of one of CuPy's: many are compiled, and show theirs in the docstring's first line alone."""
+    head = (function.__doc__ or "").strip().split("\n")[0]
+    shown = set(re.findall(r"(\w+)(?:=[^,)]*)?(?=[,)])", head))
+    with contextlib.suppress(TypeError, ValueError):
+        shown |= arguments(function)
+    return shown
 
 
 @pytest.mark.parametrize("name", cupy_standin.API)
@@ -509,7 +517,7 @@ def test_cupy_has_what_is_used_of_it(name):
     for part in name.split("."):
         found = getattr(found, part)
     if not inspect.isclass(ours):
-        assert arguments(ours) <= arguments(found)
+        assert arguments(ours) <= documented(found)
     elif issubclass(ours, Exception):
         assert issubclass(found, Exception)
     else:
@@ -518,7 +526,7 @@ def test_cupy_has_what_is_used_of_it(name):
         for n, member in used.items():
             assert hasattr(found, n), n
             if n not in OPERATORS and inspect.isfunction(member):
-                assert arguments(member) - {"self"} <= arguments(getattr(found, n)), n
+                assert arguments(member) - {"self"} <= documented(getattr(found, n)), n
 
 
 OPERATORS = {f"__{way}{op}__" for way in ("", "r", "i") for op in ("add", "sub", "mul", "truediv")}
@@ -528,7 +536,7 @@ OPERATORS |= {f"__{name}__" for name in ("int", "float", "getitem", "setitem", "
 
 def test_cupys_memory_is_what_is_used_of_it():
     pointer = real_cupy().cuda.MemoryPointer
-    assert arguments(pointer.copy_from_device_async) >= {"src", "size", "stream"}
+    assert documented(pointer.copy_from_device_async) >= {"src", "size", "stream"}
     assert "possibly different" in pointer.copy_from_device_async.__doc__
     assert hasattr(real_cupy().cuda.MemoryPool, "total_bytes")
 

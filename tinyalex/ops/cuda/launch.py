@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from tinyalex.devices import xp_of
+from tinyalex.errors import DeviceError
 
 BLOCK = 256  # threads in a block
 SOURCES = sorted(Path(__file__).parent.glob("*.cu"))
@@ -14,16 +15,21 @@ SOURCES = sorted(Path(__file__).parent.glob("*.cu"))
 def launch(kernel, threads, *args):
     """Run the kernel "file.function" with a thread for each of ``threads``: (x,), (x, y) or (x, y, z).
 
-    args: what the kernel takes, an array first.  Arrays must be C-contiguous and on the current device.
-    Python ints are passed as int, floats as REAL, which is the first array's dtype (float for one that is
-    not of floats); NumPy scalars as they are.  Returns at once: the device is not waited for.
+    args: what the kernel takes, an array first.  Arrays must be C-contiguous.  Python ints are passed as int,
+    floats as REAL, which is the first array's dtype (float for one that is not of floats); NumPy scalars as
+    they are.  Returns at once: the device is not waited for.  Raises DeviceError for an array that is not on
+    the current device, which CuPy would not notice.
     """
     xp, dtype = xp_of(args[0]), args[0].dtype
     real = dtype.type if dtype.kind == "f" else np.float32
     x, y, z = (*threads, 1, 1)[:3]
     if not x * y * z:
         return
-    function = _function(xp, xp.cuda.runtime.getDevice(), kernel, real)
+    device = xp.cuda.runtime.getDevice()
+    elsewhere = {a.device.id for a in args if isinstance(a, xp.ndarray)} - {device}
+    if elsewhere:
+        raise DeviceError(f"{kernel}: expected arrays on cuda:{device}, found some on cuda:{min(elsewhere)}")
+    function = _function(xp, device, kernel, real)
     types = {int: np.int32, bool: np.int32, float: real}
     args = [types[type(a)](a) if type(a) in types else a for a in args]
     block = min(BLOCK, -(-x // 32) * 32)
