@@ -31,7 +31,7 @@ def trained(data, out, devices, epochs=2):
 
 
 def test_a_run_on_two_gpus_is_that_of_two_cpus(data, gpus, tmp_path):
-    """Eight steps in float32: the weights agree to rounding, and either goes on from the other's checkpoint."""
+    """Eight steps in float32: the weights and the errors agree, to rounding."""
     cpu, gpu = (trained(data, tmp_path / kind, f"{kind}:0,{kind}:1") for kind in ("cpu", "cuda"))
     (expected, _), (found, metadata) = checkpoint.load(cpu), checkpoint.load(gpu)
     assert metadata["step"] == 8
