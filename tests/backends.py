@@ -8,6 +8,7 @@ import contextlib
 import functools
 import sys
 
+import cuda_machine
 import cupy_standin
 import numpy as np
 import pytest
@@ -29,12 +30,8 @@ def _no_gpu():
         return f"no GPU: {error}"
 
 
-MISSING = {  # backend: why it cannot be used here
-    "standin": None
-    if cupy_standin.CXX
-    else "g++ is not installed: the stand-in compiles the kernels with it",
-    "cupy": _no_gpu(),
-}
+NO_CXX = "g++ is not installed: the stand-in compiles the kernels with it"
+MISSING = {"standin": None if cupy_standin.CXX else NO_CXX, "cupy": _no_gpu()}  # why one cannot be used here
 BACKENDS = [name for name in ("numpy", "standin", "cupy") if not MISSING.get(name)]
 
 
@@ -44,14 +41,15 @@ def use(backend, cache):
     global name, kind
     real = sys.modules.get("cupy")
     if backend == "standin":
-        cupy_standin.machine.cache = cache
+        cuda_machine.machine.cache = cache
         cupy_standin.install()
     name, kind = backend, "cpu" if backend == "numpy" else "cuda"
     try:
         yield
     finally:
         name, kind = "numpy", "cpu"
-        sys.modules.pop("cupy", None)
+        if backend == "standin":
+            del sys.modules["cupy"]
         if real:
             sys.modules["cupy"] = real
 

@@ -14,6 +14,22 @@ def backend(request, kernel_cache):
         yield request.param
 
 
+@pytest.fixture
+def standin(kernel_cache):
+    """The stand-in for CuPy alone."""
+    if backends.MISSING["standin"]:
+        pytest.skip(backends.MISSING["standin"])
+    with backends.use("standin", kernel_cache):
+        yield
+
+
+@pytest.fixture(params=[name for name in backends.BACKENDS if name != "numpy"])
+def gpu(request, kernel_cache):
+    """The stand-in, and CuPy where there is a GPU."""
+    with backends.use(request.param, kernel_cache):
+        yield request.param
+
+
 @pytest.fixture(params=backends.BACKENDS)
 def each_backend(request, kernel_cache):
     """The same for a single test, in a module whose others run on NumPy alone."""

@@ -1,25 +1,21 @@
-"""The GPU path: kernels against NumPy, faults that must be caught, what a real CuPy has, what nvcc compiles.
+"""The GPU path: kernels against NumPy, what the host waits for, and what goes wrong on a GPU.
 
 The stand-in runs the kernels' own source, one thread after the other.  So it cannot show a race between the
 threads of one kernel (the kernels write each place from one thread, which is what the sources say), whether
 loads are coalesced, how fast anything is, or the last bits of cuBLAS and of fused multiply-adds.
 """
 
-import contextlib
-import inspect
 import re
-import shutil
-import subprocess
 import sys
 from collections import Counter
 
 import backends
+import cuda_machine
 import cupy_standin
 import numpy as np
 import pytest
-from cupy_standin import Unordered
 
-from tinyalex.comm import Comm, ThreadComm, launch
+from tinyalex.comm import Comm, launch
 from tinyalex.describe import blank, outline
 from tinyalex.devices import Device, parse
 from tinyalex.errors import DeviceError, DeviceMemoryError
@@ -27,8 +23,6 @@ from tinyalex.nn import LRN, AllGather, Conv2d, Dropout, Linear, MaxPool, Sequen
 from tinyalex.ops.activation import relu
 from tinyalex.ops.conv import conv2d_backward, conv2d_forward
 from tinyalex.ops.cuda import conv as cuda_conv
-from tinyalex.ops.cuda import launch as cuda_launch
-from tinyalex.ops.cuda import softmax as cuda_softmax
 from tinyalex.ops.cuda import traffic
 from tinyalex.ops.dropout import dropout_backward, dropout_forward, dropout_mask
 from tinyalex.ops.lrn import lrn_backward, lrn_forward, same_map_norm_backward, same_map_norm_forward
@@ -218,138 +212,11 @@ def check_exchange():
 CHECKS = [
     check_conv, check_pool, check_lrn, check_softmax, check_dropout, check_sgd, check_exchange, check_towers,
 ]  # fmt: skip
-gpu = pytest.fixture(params=[b for b in backends.BACKENDS if b != "numpy"])(
-    lambda request, kernel_cache: (yield from on(request.param, kernel_cache))
-)
-
-
-def on(name, cache):
-    with backends.use(name, cache):
-        yield name
-
-
-@pytest.fixture
-def standin(kernel_cache):
-    if backends.MISSING["standin"]:
-        pytest.skip(backends.MISSING["standin"])
-    yield from on("standin", kernel_cache)
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda c: c.__name__)
 def test_the_same_numbers_as_numpy(check, gpu):
     check()
-
-
-# ---- planted faults ------------------------------------------------------------------------------------
-
-
-def in_source(file, old, new, count=1):
-    """A fault in a .cu file: `old` stands there `count` times and becomes `new`."""
-
-    def plant(patch):
-        def source(name):
-            text = right(name)
-            if name == file:
-                assert text.count(old) == count
-                text = text.replace(old, new)
-            return text
-
-        right = cuda_launch.source
-        patch.setattr(cuda_launch, "source", source)
-
-    return plant
-
-
-def no_device_switch(patch):
-    import cupy
-
-    patch.setattr(Device, "context", lambda self: cupy.cuda.Stream())
-
-
-def no_wait_before_reading(patch):
-    patch.setattr(Device, "wait", lambda self, event: None)
-
-
-def no_wait_before_writing(patch):
-    patch.setattr(ThreadComm, "_leave", lambda self: self._wait())
-
-
-def implicit_host_copy(patch):
-    patch.setattr(cuda_softmax, "_int64", lambda labels: np.asarray(labels, np.int64))
-
-
-def host_array_in_a_kernel(patch):
-    patch.setattr(cuda_conv, "empty", lambda xp, shape, dtype: np.empty(shape, dtype))
-
-
-def one_device_for_all(patch):
-    right = cuda_launch._function
-    patch.setattr(cuda_launch, "_function", lambda xp, device, kernel, real: right(xp, 0, kernel, real))
-
-
-FAULTS = {  # name: (what catches it, how to plant it, what is raised, AssertionError unless told)
-    "im2col: stride left out": (
-        check_conv, in_source("conv", "int v = t / N * s + q - left;", "int v = t / N + q - left;"),
-    ),
-    "im2col: no guard at the right edge": (check_conv, in_source("conv", " && v < W;", ";")),
-    "im2col: no guard for the last threads": (
-        check_conv, in_source("conv", "    if (t >= OW * N)\n        return;\n", ""), IndexError,
-    ),
-    "col2im: one window too few": (check_conv, in_source("conv", "p < KH; p += s", "p < KH - 1; p += s")),
-    "col2im: a block's first rows set, not added to": (
-        check_conv, in_source("conv", "u < begun ? dx", "begun < 0 ? dx"),
-    ),
-    "bias: of the neighbouring map": (check_conv, in_source("bias", "+ b[f]", "+ b[f ? f - 1 : 0]")),
-    "max pooling: the last of equals wins": (
-        check_pool, in_source("pool", "value > largest", "value >= largest"),
-    ),
-    "max pooling: a shared winner gets one gradient": (
-        check_pool, in_source("pool", "sum += dy[place];", "sum = dy[place];"),
-    ),
-    "average pooling: cut-off windows divided by z*z": (
-        check_pool, in_source("pool", "return (last < size ? last : size) - (first > 0 ? first : 0)",
-                              "return (last < size ? last : last) - first"),
-    ),
-    "lrn: window off by one": (
-        check_lrn, in_source("lrn", "int first = c - n / 2,", "int first = c - n / 2 + 1,"),
-    ),
-    "lrn: window crosses the towers": (
-        check_lrn, in_source("lrn", "start = c / size * size, stop = start + size;",
-                             "start = 0 * size, stop = gridDim.y;", 2),
-    ),
-    "softmax: slices added without regard to their largest logits": (
-        check_softmax, in_source("softmax", " * exp(largest[(long long)i * N + n] - m)", ""),
-    ),
-    "dropout: the stream begins at counter 0": (
-        check_dropout, in_source("dropout", "c0 = block + 1", "c0 = block"),
-    ),
-    "sgd: decay not multiplied by the weight": (
-        check_sgd, in_source("sgd", "decay_rate * w[t]", "decay_rate"),
-    ),
-    "a missing device switch": (check_towers, no_device_switch, AssertionError),
-    "an implicit host copy": (check_softmax, implicit_host_copy, TypeError),
-    "a host array handed to a kernel": (check_conv, host_array_in_a_kernel, TypeError),
-    "a kernel loaded on another device": (check_towers, one_device_for_all, ValueError),
-    "an exchange read before it is written": (check_exchange, no_wait_before_reading, Unordered),
-    "an exchange overwritten before it is read": (check_exchange, no_wait_before_writing, Unordered),
-    "a gathered array read before it is written": (check_towers, no_wait_before_reading, Unordered),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_planted_fault_is_caught(fault, standin, monkeypatch):
-    check, plant, *rest = FAULTS[fault]
-    error = rest[0] if rest else AssertionError
-    caches = cuda_launch._function, cuda_launch._module
-    for cache in caches:
-        cache.cache_clear()
-    plant(monkeypatch)
-    try:
-        with pytest.raises(error):
-            check()
-    finally:
-        for cache in caches:
-            cache.cache_clear()
 
 
 # ---- what the host waits for ---------------------------------------------------------------------------
@@ -365,10 +232,10 @@ def test_a_step_waits_for_the_device_once(ranks, standin):
         optimizer = SGD(net, 0.05)
         x, labels = comm.device.put(drawn(3, 17, 17, 4).astype("f4")), comm.device.put(np.array([0, 3, 5, 2]))
         for _ in range(3):
-            before = cupy_standin.waits[comm.device.index], cupy_standin.transfers["to host"]
+            before = cuda_machine.waits[comm.device.index], cuda_machine.transfers["to host"]
             model_parallel_step(net, optimizer, x, labels)
             comm.share(None)  # the other rank has counted its own
-            after = cupy_standin.waits[comm.device.index], cupy_standin.transfers["to host"]
+            after = cuda_machine.waits[comm.device.index], cuda_machine.transfers["to host"]
             steps.append((after[0] - before[0], (after[1] - before[1]) / ranks))
             comm.share(None)
 
@@ -403,9 +270,9 @@ def test_the_bytes_of_the_forecast_are_those_of_the_arrays(standin):
 @pytest.mark.parametrize(("names", "way"), [("cuda:0,cuda:1", "peer"), ("cuda:1,cuda:2", "staged")])
 def test_pairs_that_cannot_read_each_other_go_through_the_host(names, way, standin):
     """Which is the driver's work: the stand-in only tells the pairs apart."""
-    before = cupy_standin.transfers.copy()
+    before = cuda_machine.transfers.copy()
     trained(names, steps=1)
-    crossed = {kind: cupy_standin.transfers[kind] - before[kind] for kind in ("peer", "staged")}
+    crossed = {kind: cuda_machine.transfers[kind] - before[kind] for kind in ("peer", "staged")}
     assert crossed.pop(way) > 0
     assert not any(crossed.values())
 
@@ -434,10 +301,10 @@ def test_a_gpu_that_is_not_there(standin):
 
 
 def test_one_gpu_where_two_are_asked(standin, monkeypatch):
-    monkeypatch.setattr(cupy_standin.machine, "devices", 1)
+    monkeypatch.setattr(cuda_machine.machine, "devices", 1)
     with pytest.raises(DeviceError, match=r"device cuda:1: this machine has 1 GPU \(cuda:0\)"):
         parse("cuda:0,cuda:1")
-    monkeypatch.setattr(cupy_standin.machine, "devices", 0)
+    monkeypatch.setattr(cuda_machine.machine, "devices", 0)
     with pytest.raises(DeviceError, match=r"device cuda:0: this machine has no GPU"):
         parse("cuda:0")
 
@@ -460,7 +327,7 @@ def test_no_cupy(monkeypatch):
 
 
 def test_a_full_gpu_says_what_was_asked_and_what_is_free(standin, monkeypatch):
-    monkeypatch.setattr(cupy_standin.machine, "memory", 10**6)
+    monkeypatch.setattr(cuda_machine.machine, "memory", 10**6)
 
     def rank(comm):
         kept = comm.device.put(np.zeros(50_000))
@@ -483,88 +350,3 @@ def test_arrays_on_another_device_are_refused(standin):
         max_pool_forward(x, 3, 2)
     with pytest.raises(TypeError, match=r"all of one kind, found.*cupy.*numpy"):
         conv2d_forward(cupy.asarray(drawn(2, 5, 5, 3)), drawn(2, 2, 3, 3), drawn(2))
-
-
-# ---- the real thing ------------------------------------------------------------------------------------
-
-
-def real_cupy():
-    """CuPy as it is installed: it imports without a GPU."""
-    if "cupy" in sys.modules and not hasattr(sys.modules["cupy"], "__version__"):
-        pytest.fail("the stand-in is still there")
-    return pytest.importorskip("cupy", reason="CuPy is not installed: its names are not checked")
-
-
-def arguments(function):
-    """The names by which arguments can be passed, from the signature."""
-    found = inspect.signature(function).parameters.values()
-    return {p.name for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-
-
-def documented(function):
-    """The same of one of CuPy's: many are compiled, and show theirs in the docstring's first line alone."""
-    head = (function.__doc__ or "").strip().split("\n")[0]
-    shown = set(re.findall(r"(\w+)(?:=[^,)]*)?(?=[,)])", head))
-    with contextlib.suppress(TypeError, ValueError):
-        shown |= arguments(function)
-    return shown
-
-
-@pytest.mark.parametrize("name", cupy_standin.API)
-def test_cupy_has_what_is_used_of_it(name):
-    """Every name of the stand-in is CuPy's, with the same arguments, methods and attributes."""
-    ours, found = cupy_standin.API[name], real_cupy()
-    for part in name.split("."):
-        found = getattr(found, part)
-    if not callable(ours):
-        assert type(found) is type(ours)
-    elif not inspect.isclass(ours):
-        assert arguments(ours) <= documented(found)
-    elif issubclass(ours, Exception):
-        assert issubclass(found, Exception)
-    else:
-        assert name == "ndarray" or arguments(ours) <= documented(found)
-        used = {n: member for n, member in vars(ours).items() if n in OPERATORS or not n.startswith("_")}
-        for n, member in used.items():
-            assert hasattr(found, n), n
-            if n not in OPERATORS and inspect.isfunction(member):
-                assert arguments(member) - {"self"} <= documented(getattr(found, n)), n
-
-
-OPERATORS = {f"__{way}{op}__" for way in ("", "r", "i") for op in ("add", "sub", "mul", "truediv")}
-OPERATORS |= {f"__{name}__" for name in ("lt", "le", "gt", "ge", "eq", "ne", "neg", "matmul", "len", "bool")}
-OPERATORS |= {f"__{name}__" for name in ("int", "float", "getitem", "setitem", "enter", "exit")}
-
-
-def test_cupys_memory_is_what_is_used_of_it():
-    pointer = real_cupy().cuda.MemoryPointer
-    assert documented(pointer.copy_from_device_async) >= {"src", "size", "stream"}
-    assert "possibly different" in pointer.copy_from_device_async.__doc__
-    assert hasattr(real_cupy().cuda.MemoryPool, "total_bytes")
-
-
-def test_the_standin_has_nothing_else(standin):
-    import cupy
-
-    with pytest.raises(AttributeError):
-        cupy.einsum  # noqa: B018
-    with pytest.raises(AttributeError):
-        cupy.cuda.nccl  # noqa: B018
-
-
-NVCC = shutil.which("nvcc")
-
-
-@pytest.mark.skipif(NVCC is None, reason="nvcc is not installed: the kernels are compiled by g++ alone")
-@pytest.mark.parametrize("real", ["float", "double"])
-def test_nvcc_compiles_every_kernel(real, tmp_path):
-    """For sm_75, 80 and 90, with every warning an error."""
-    everything = tmp_path / "all.cu"  # one file: each start of nvcc costs seconds
-    everything.write_text("".join(f'#include "{path}"\n' for path in cuda_launch.SOURCES))
-    targets = [f"-gencode=arch=compute_{sm},code=sm_{sm}" for sm in (75, 80, 90)]
-    command = [NVCC, "-c", "-Werror=all-warnings", "-Xcompiler=-Wall,-Wextra,-Werror", f"-DREAL={real}"]
-    done = subprocess.run(
-        [*command, *targets, everything, "-o", tmp_path / "all.o"], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert len(cuda_launch.SOURCES) == 7

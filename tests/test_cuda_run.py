@@ -1,20 +1,13 @@
 """Whole commands on GPUs: the same run as on the CPU, and memory that does not suffice."""
 
 import backends
-import cupy_standin
+import cuda_machine
 import numpy as np
 import pytest
 from test_cli import CLASSES, SMALL, class_folders, done, refused
 
 from tinyalex import checkpoint, run
 from tinyalex.ops.cuda import conv as cuda_conv
-
-
-@pytest.fixture(scope="module", params=[b for b in backends.BACKENDS if b != "numpy"])
-def gpus(request, kernel_cache):
-    with backends.use(request.param, kernel_cache):
-        backends.need(2)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +23,9 @@ def trained(data, out, devices, epochs=2):
     return run.checkpoints(out)[-1]
 
 
-def test_a_run_on_two_gpus_is_that_of_two_cpus(data, gpus, tmp_path):
+def test_a_run_on_two_gpus_is_that_of_two_cpus(data, gpu, tmp_path):
     """Eight steps in float32: the weights and the errors agree, to rounding."""
+    backends.need(2)
     cpu, gpu = (trained(data, tmp_path / kind, f"{kind}:0,{kind}:1") for kind in ("cpu", "cuda"))
     (expected, _), (found, metadata) = checkpoint.load(cpu), checkpoint.load(gpu)
     assert metadata["step"] == 8
@@ -45,7 +39,8 @@ def test_a_run_on_two_gpus_is_that_of_two_cpus(data, gpus, tmp_path):
     )
 
 
-def test_a_resumed_run_on_gpus_has_the_same_bits(data, gpus, tmp_path):
+def test_a_resumed_run_on_gpus_has_the_same_bits(data, gpu, tmp_path):
+    backends.need(2)
     once = trained(data, tmp_path / "once", "cuda:0,cuda:1")
     begun = tmp_path / "begun"
     trained(data, begun, "cuda:0,cuda:1")
@@ -57,13 +52,10 @@ def test_a_resumed_run_on_gpus_has_the_same_bits(data, gpus, tmp_path):
     assert run.checkpoints(begun)[-1].read_bytes() == once.read_bytes()
 
 
-def test_a_batch_that_is_too_large_is_told_what_would_fit(data, tmp_path, kernel_cache, monkeypatch):
-    if backends.MISSING["standin"]:
-        pytest.skip(backends.MISSING["standin"])
-    with backends.use("standin", kernel_cache):
-        monkeypatch.setattr(cupy_standin.machine, "memory", 900_000)
-        monkeypatch.setattr(cuda_conv, "BLOCK_BYTES", 2**16)
-        line = refused("train", data, tmp_path / "run", *SMALL, "--epochs", 1, "--devices", "cuda:0")
+def test_a_batch_that_is_too_large_is_told_what_would_fit(data, tmp_path, standin, monkeypatch):
+    monkeypatch.setattr(cuda_machine.machine, "memory", 900_000)
+    monkeypatch.setattr(cuda_conv, "BLOCK_BYTES", 2**16)
+    line = refused("train", data, tmp_path / "run", *SMALL, "--epochs", 1, "--devices", "cuda:0")
     assert "cuda:0: Out of memory allocating" in line
     assert "of 0.00 GB are free" in line
     assert "in place of 8, a batch of 6 images would fit" in line

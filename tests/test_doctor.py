@@ -3,7 +3,6 @@
 import io
 import sys
 
-import backends
 import cupy_standin
 import pytest
 from rich.console import Console
@@ -17,14 +16,6 @@ def told():
     text = io.StringIO()
     code = doctor.print_report(Console(file=text, width=200))
     return code, text.getvalue()
-
-
-@pytest.fixture
-def standin(kernel_cache):
-    if backends.MISSING["standin"]:
-        pytest.skip(backends.MISSING["standin"])
-    with backends.use("standin", kernel_cache):
-        yield
 
 
 def test_without_cupy_and_without_a_driver(monkeypatch):
