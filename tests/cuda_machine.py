@@ -7,6 +7,7 @@ clock has what the host has waited for.
 
 import itertools
 import threading
+import time
 import types
 from collections import Counter, defaultdict
 
@@ -121,8 +122,13 @@ class Event:
         self.clock = {}
 
     def record(self, stream=None):
+        self.seconds = time.perf_counter()
         with lock:
             self.clock = dict((stream or get_current_stream()).clock)
+
+
+def get_elapsed_time(start_event, end_event):
+    return 1e3 * (end_event.seconds - start_event.seconds)
 
 
 # ---- memory --------------------------------------------------------------------------------------------

@@ -1,13 +1,20 @@
 """Whole commands on GPUs: the same run as on the CPU, and memory that does not suffice."""
 
+import json
+
 import backends
 import cuda_machine
 import numpy as np
 import pytest
 from test_cli import CLASSES, SMALL, class_folders, done, refused
 
-from tinyalex import checkpoint, run
+from tinyalex import bench_cuda, checkpoint, run
+from tinyalex.comm import Comm
+from tinyalex.describe import BlankWeights
+from tinyalex.devices import Device
+from tinyalex.models.alexnet import PRESETS, alexnet
 from tinyalex.ops.cuda import conv as cuda_conv
+from tinyalex.ops.cuda import traffic
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +66,27 @@ def test_a_batch_that_is_too_large_is_told_what_would_fit(data, tmp_path, standi
     assert "cuda:0: Out of memory allocating" in line
     assert "of 0.00 GB are free" in line
     assert "in place of 8, a batch of 6 images would fit" in line
+
+
+def test_bench_shows_what_each_kernel_achieves(standin, monkeypatch):
+    """On the stand-in the times mean nothing; the launches and bytes are counted all the same."""
+    right = bench_cuda.rates
+    monkeypatch.setattr(bench_cuda, "rates", lambda device: right(device, 2**16, 64, 2))
+    options = "--batch", 2, "--rounds", 1, "--devices", "cuda:0,cuda:1"
+    found = json.loads(done("bench", "conv2", *options, "--json"))
+    rows = {row["kernel"]: row for row in found["kernels"]}
+    assert rows["matmul"]["flop"] == 3 * 2 * 128 * 48 * 25 * 27 * 27 * 2  # one of two towers
+    launches = traffic.of_layer("conv2", *conv2_of_one_tower())
+    for kernel in ("im2col", "col2im", "bias_relu", "relu_backward"):
+        assert rows[kernel]["bytes"] == sum(one.bytes for one in launches if one.kernel == kernel)
+    printed = done("bench", "pool5", *options)
+    assert "max_pool_backward" in printed
+    assert "the card copies" in printed
+    assert "leave out --vs on a GPU" in refused("bench", "pool5", *options, "--vs", "torch")
+
+
+def conv2_of_one_tower():
+    """The paper's conv2 as one of two ranks has it, and the shapes that it reads and makes for two images."""
+    comm = Comm(Device("cpu:0"))
+    comm.size = 2
+    return alexnet(PRESETS["paper"], comm, BlankWeights()).layers["conv2"], (48, 27, 27, 2), (128, 27, 27, 2)

@@ -74,13 +74,18 @@ class Device:
             return
         with self.xp.cuda.Device(self.index):
             try:
-                with self.xp.cuda.Stream() as stream:
+                with self.xp.cuda.Stream():
                     yield
-                    stream.synchronize()
+                    self.finish()
             except self.xp.cuda.memory.OutOfMemoryError as error:
                 free, total = self.xp.cuda.runtime.memGetInfo()
                 ours = self.xp.get_default_memory_pool().total_bytes()
                 raise DeviceMemoryError(self.name, str(error), free, total, free + ours) from error
+
+    def finish(self):
+        """Wait until all that this device has been given to do is done."""
+        if self.kind == "cuda":
+            self.xp.cuda.get_current_stream().synchronize()
 
     def record(self):
         """Return an event: what this device has been given to do so far (on the CPU it is done: None)."""

@@ -52,6 +52,8 @@ def linear_backward(dy, cache, need_dx=True):
     xp = xp_of(dy, x)
     check_dy("linear backward", dy, (len(w), x.shape[1]), x)
     g = activation.backward(dy, y) if activation else dy
+    if xp is not np:
+        return cuda.linear_backward(g, x, w, need_dx)
     dx = xp.matmul(w.T, g, out=empty(xp, x.shape, x.dtype)) if need_dx else None
     dw = xp.matmul(g, x.T, out=empty(xp, w.shape, w.dtype))
     return dx, dw, g.sum(axis=1)

@@ -5,7 +5,7 @@ that memory does not grow with the picture.  Rows of columns are in the order c,
 """
 
 from tinyalex.devices import empty, xp_of, zeros
-from tinyalex.ops.cuda.launch import launch
+from tinyalex.ops.cuda.launch import launch, matmul
 
 BLOCK_BYTES = 1 << 27  # of columns: not yet tuned on hardware
 
@@ -16,7 +16,7 @@ def conv2d_forward(y, b, cache):
     xp = xp_of(y, b, w)
     weights = xp.ascontiguousarray(w).reshape(groups, len(w) // groups, -1)
     for g, fs, start, columns, _ in _blocks(cache, y.shape):
-        bias(xp.matmul(weights[g], columns), b[fs], y[fs], start, is_relu(activation))
+        bias(matmul(weights[g], columns), b[fs], y[fs], start, is_relu(activation))
     if activation and not is_relu(activation):
         activation.forward(y, out=y)
 
@@ -41,11 +41,11 @@ def conv2d_backward(dy, cache, need_dx):
             "bias.relu_backward", (width, len(block)), g_maps[fs], outputs[fs], block,
             width, g_maps[0].size, start, is_relu(activation),
         )  # fmt: skip
-        for total, more in ((db[fs], block.sum(axis=1)), (dweights[g], xp.matmul(block, columns.T))):
+        for total, more in ((db[fs], block.sum(axis=1)), (dweights[g], matmul(block, columns.T))):
             total += more
         if not need_dx:
             continue
-        xp.matmul(weights[g].T, block, out=columns)  # they have been read: their memory is free
+        matmul(weights[g].T, block, out=columns)  # they have been read: their memory is free
         # Set what no earlier block has begun, up to the last pixel that this one's windows cover.
         top = pads[0]
         begun = 0 if rows.start == 0 else min(H, max(0, (rows.start - 1) * stride + KH - top))

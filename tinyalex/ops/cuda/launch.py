@@ -1,6 +1,8 @@
 """Compile a kernel for the current device once, and launch it on the current stream."""
 
+import contextlib
 import functools
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +33,46 @@ def launch(kernel, threads, *args):
         raise DeviceError(f"{kernel}: expected arrays on cuda:{device}, found some on cuda:{min(elsewhere)}")
     function = _function(xp, device, kernel, real)
     types = {int: np.int32, bool: np.int32, float: real}
-    args = [types[type(a)](a) if type(a) in types else a for a in args]
+    args = tuple(types[type(a)](a) if type(a) in types else a for a in args)
     block = min(BLOCK, -(-x // 32) * 32)
-    function((-(-x // block), y, z), (block,), tuple(args))
+    with _clocked(xp, kernel, arrays=[a for a in args if isinstance(a, xp.ndarray)]):
+        function((-(-x // block), y, z), (block,), args)
+
+
+def matmul(a, b, out=None):
+    """The product of two matrices, by cuBLAS.  out: C-contiguous."""
+    xp = xp_of(a, b)
+    with _clocked(xp, "matmul", 2 * a.shape[0] * a.shape[1] * b.shape[1]):
+        return xp.matmul(a, b, out=out)
+
+
+_clock = threading.local()
+
+
+@contextlib.contextmanager
+def timed():
+    """Yield a list that gets (kernel, bytes, FLOP, event before, event after) of each launch of this thread.
+
+    The bytes are those of the arrays that the kernel is given, each once: what it must move, if it does not
+    read and write the same array.
+    """
+    _clock.events = []
+    try:
+        yield _clock.events
+    finally:
+        del _clock.events
+
+
+@contextlib.contextmanager
+def _clocked(xp, kernel, flop=0, arrays=()):
+    if not hasattr(_clock, "events"):
+        yield
+        return
+    start, end = xp.cuda.Event(), xp.cuda.Event()
+    start.record()
+    yield
+    end.record()
+    _clock.events.append((kernel, sum(a.nbytes for a in arrays), flop, start, end))
 
 
 @functools.cache
