@@ -82,7 +82,7 @@ def test_bench_shows_what_each_kernel_achieves(standin, monkeypatch):
     printed = done("bench", "pool5", *options)
     assert "max_pool_backward" in printed
     assert "the card copies" in printed
-    assert "leave out --vs on a GPU" in refused("bench", "pool5", *options, "--vs", "torch")
+    assert "PyTorch is timed on the CPU only" in refused("bench", "pool5", *options, "--vs", "torch")
 
 
 def conv2_of_one_tower():

@@ -105,9 +105,6 @@ def measure(what, network, neuron, devices, batch, rounds, against=None, forward
     `bench_torch`.  on_round(round) is called by rank 0 after each round.
     """
 
-    if against and devices[0].kind == "cuda":
-        raise ArgumentError("bench: PyTorch runs beside tinyalex on the CPU only; leave out --vs on a GPU")
-
     def rank(comm):
         work = _Work(comm, what, network, neuron, batch, forward)
         for _ in range(2):  # buffers are made in the first step

@@ -166,6 +166,8 @@ def bench(
         chosen = device_names.parse(devices or "cpu", batch)
     else:
         chosen = device_names.parse(_devices(devices, network))
+    if vs and chosen[0].kind == "cuda":
+        raise DataError(f"--vs {vs}: PyTorch is timed on the CPU only; leave it out with --devices {devices}")
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=error_console
     ) as bar:
