@@ -54,10 +54,15 @@ def use(backend, cache):
             sys.modules["cupy"] = real
 
 
+def count():
+    """How many GPUs the current backend has."""
+    return sys.modules["cupy"].cuda.runtime.getDeviceCount()
+
+
 def need(ranks):
     """Skip a test that wants more devices than there are."""
-    if kind == "cuda" and ranks > (count := sys.modules["cupy"].cuda.runtime.getDeviceCount()):
-        pytest.skip(f"{ranks} GPUs are wanted, {count} are here")
+    if kind == "cuda" and ranks > count():
+        pytest.skip(f"{ranks} GPUs are wanted, {count()} are here")
 
 
 def names(ranks):

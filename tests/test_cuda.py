@@ -184,7 +184,8 @@ def check_towers():
     [(losses, weights, _)] = trained("cpu:0")
     ledger = trained("cpu:0,cpu:1")[0][2]
     for names in ("cuda:0", "cuda:0,cuda:1", "cuda:1,cuda:2"):
-        backends.need(3)
+        if int(names[-1]) >= backends.count():
+            break
         for found_losses, found, found_ledger in trained(names):
             np.testing.assert_allclose(found_losses, losses, rtol=1e-10)
             for w, expected in zip(found, weights, strict=True):
@@ -194,10 +195,11 @@ def check_towers():
 
 def check_exchange():
     """Whoever shows an array writes to it right after the collective, and so does who was given one."""
-    backends.need(3)
+    backends.need(2)
+    size = min(3, backends.count())
 
     def rank(comm):
-        x = comm.device.put(np.full((3, 6), 1.0 + comm.rank))
+        x = comm.device.put(np.full((6, 5), 1.0 + comm.rank))
         found = []
         for collective in ("all_gather", "reduce_scatter", "all_reduce", "broadcast"):
             y = getattr(comm, collective)(x)
@@ -206,7 +208,8 @@ def check_exchange():
             x.fill(1 + comm.rank)  # to the root of the broadcast, x is y
         return [float(mean) for mean in found]  # the host waits only here: the events alone must do
 
-    assert launch(rank, parse("cuda:0,cuda:1,cuda:2")) == [[2, 6, 6, 1]] * 3
+    total = size * (size + 1) / 2
+    assert launch(rank, parse(backends.names(size))) == [[total / size, total, total, 1]] * size
 
 
 CHECKS = [

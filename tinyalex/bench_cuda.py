@@ -1,7 +1,7 @@
 """What a step's kernels achieve on a GPU, by the device's own clock, beside what the card can do.
 
 Every launch of one more step stands between two events on the rank's stream.  A kernel's bandwidth is the
-least bytes it must move (`tinyalex.ops.cuda.traffic`) over its time; the products' rate is their arithmetic
+least bytes it must move (the arrays that it is given) over its time; the products' rate is their arithmetic
 over theirs.  The card's rates are measured in the same process: a copy of 256 MiB, reading and writing, and a
 product of 4096×4096 matrices in float32.
 """
