@@ -1,8 +1,9 @@
-"""The table of faults: how often each was tried, and how often work survived it."""
+"""The table of faults, how often each was tried and survived; NumPy, the stand-in for CuPy, and CuPy."""
 
 import contextlib
 from collections import Counter
 
+import backends
 import pytest
 
 TRIED, SURVIVED = Counter(), Counter()
@@ -30,3 +31,38 @@ def pytest_terminal_summary(terminalreporter):
     for name, tried in TRIED.items():
         lost = tried - SURVIVED[name]
         terminalreporter.line(f"{name:{width}}  {tried:5}  {SURVIVED[name]:8}  {lost:4}")
+
+
+@pytest.fixture(scope="session")
+def kernel_cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("kernels")
+
+
+@pytest.fixture(scope="module", params=backends.BACKENDS)
+def backend(request, kernel_cache):
+    """Run the module's tests on NumPy, on the stand-in for CuPy, and on CuPy."""
+    with backends.use(request.param, kernel_cache):
+        yield request.param
+
+
+@pytest.fixture
+def standin(kernel_cache):
+    """The stand-in for CuPy alone."""
+    if backends.MISSING["standin"]:
+        pytest.skip(backends.MISSING["standin"])
+    with backends.use("standin", kernel_cache):
+        yield
+
+
+@pytest.fixture(params=[name for name in backends.BACKENDS if name != "numpy"])
+def gpu(request, kernel_cache):
+    """The stand-in, and CuPy where there is a GPU."""
+    with backends.use(request.param, kernel_cache):
+        yield request.param
+
+
+@pytest.fixture(params=backends.BACKENDS)
+def each_backend(request, kernel_cache):
+    """The same for a single test, in a module whose others run on NumPy alone."""
+    with backends.use(request.param, kernel_cache):
+        yield request.param

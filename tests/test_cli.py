@@ -161,7 +161,7 @@ def test_evaluate_prints_the_errors(world, views):
         assert line.startswith(str(name))
         loss, top1, top5 = evaluate.errors(p, labels)
         assert percentages(line) == pytest.approx([100 * top1, 100 * top5], abs=0.0051)
-        assert f"loss {loss:.3f}" in line
+        assert f"loss {loss:.4f} " in line
         assert f"(16 pictures, {views} view{'s' if views > 1 else ''})" in line
 
 

@@ -1,9 +1,13 @@
-"""Ranks and collectives: what they return, what they count, and how they fail."""
+"""Ranks and collectives: what they return, what they count, and how they fail.
+
+All run on NumPy, on the stand-in for CuPy and on GPUs.
+"""
 
 import _thread
 import threading
 import time
 
+import backends
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
@@ -12,18 +16,32 @@ from tinyalex.comm import Comm, launch
 from tinyalex.devices import Device, parse
 from tinyalex.errors import DeviceError
 
+pytestmark = pytest.mark.usefixtures("backend")
 SIZES = pytest.mark.parametrize("size", [1, 2, 3])
 MANY = pytest.mark.parametrize("size", [2, 3])
 SHAPE = (6, 12, 3)
 
 
 def on(size, fn):
-    """Run fn on so many CPU ranks, and be sure that no thread is left."""
+    """Run fn on so many ranks, and be sure that no thread is left."""
     before = threading.active_count()
     try:
-        return launch(fn, parse(",".join(f"cpu:{k}" for k in range(size))))
+        return launch(lambda comm: fn(OnHost(comm)), parse(backends.names(size)))
     finally:
         assert threading.active_count() == before
+
+
+class OnHost:
+    """A communicator whose collectives are given arrays of NumPy's, and give such."""
+
+    def __init__(self, comm):
+        self.comm = comm
+
+    def __getattr__(self, name):
+        value = getattr(self.comm, name)
+        if name not in ("all_gather", "reduce_scatter", "all_reduce", "broadcast"):
+            return (lambda: OnHost(value())) if name == "alone" else value
+        return lambda x, *args, **kwargs: backends.get(value(backends.put(x), *args, **kwargs))
 
 
 def drawn(rank, dtype=np.float64, shape=SHAPE):
@@ -122,12 +140,13 @@ def test_an_array_may_be_changed_as_soon_as_the_call_returns(size):
     meetings = [
         (lambda comm, x: comm.all_reduce(x), lambda value: (value + ranks).sum()),
         (lambda comm, x: comm.reduce_scatter(x, 1), lambda value: (value + ranks).sum()),
-        (lambda comm, x: comm.all_gather(x)[:: len(x), 0], lambda value: value + ranks),
+        (lambda comm, x: comm.all_gather(x)[:: len(x), 0], lambda value: backends.put(value + ranks)),
         (lambda comm, x: comm.broadcast(x, size - 1).copy(), lambda value: value + size - 1),
     ]
 
-    def rank(comm):
-        x = np.empty((50, 400 * size))  # long enough to be caught reading
+    def rank(host):
+        comm = host.comm
+        x = backends.put(np.empty((50, 400 * size)))  # long enough to be caught reading
         wrong = 0
         for value in range(200):
             if (value // 4 + comm.rank) % 7 == 0:
@@ -160,11 +179,11 @@ def test_all_gather_and_reduce_scatter_are_adjoint(size, axis):
 
 def test_launch_returns_what_each_rank_returned():
     assert on(3, lambda comm: (comm.rank, comm.size, comm.device.name)) == [
-        (0, 3, "cpu:0"),
-        (1, 3, "cpu:1"),
-        (2, 3, "cpu:2"),
+        (rank, 3, f"{backends.kind}:{rank}") for rank in range(3)
     ]
-    devices = [Device("cpu:7"), Device("cpu:3")]  # a rank is a place in the list, not the device's number
+    devices = [
+        Device(f"{backends.kind}:{k}") for k in (2, 1)
+    ]  # a rank is a place in the list, not the device's number
     assert launch(lambda comm: comm.device, devices) == devices
 
 
@@ -381,9 +400,10 @@ def blas_threads():
 def test_each_rank_has_one_blas_thread(size):
     before = blas_threads()
     assert before
-    for inside in on(size, lambda comm: blas_threads()):
+    cpus = parse(",".join(f"cpu:{k}" for k in range(size)))
+    for inside in launch(lambda comm: blas_threads(), cpus):
         assert set(inside) == {1}
     assert blas_threads() == before
     with pytest.raises(ZeroDivisionError):
-        on(size, lambda comm: 1 / 0)
+        launch(lambda comm: 1 / 0, cpus)
     assert blas_threads() == before

@@ -1,12 +1,16 @@
-"""Layers: the contracts that each of them keeps, and the same numbers on any number of ranks."""
+"""Layers: the contracts that each of them keeps, and the same numbers on any number of ranks.
+
+All run on NumPy, on the stand-in for CuPy and on GPUs.
+"""
 
 from typing import NamedTuple
 
+import backends
 import numpy as np
 import pytest
 
 from tinyalex.comm import Comm, launch
-from tinyalex.devices import Device, parse
+from tinyalex.devices import parse
 from tinyalex.gradcheck import check_layer
 from tinyalex.nn import (
     LRN,
@@ -26,6 +30,8 @@ from tinyalex.nn import (
 from tinyalex.ops.activation import logistic, relu, tanh
 from tinyalex.ops.softmax import softmax_loss_backward, softmax_loss_forward
 from tinyalex.optim import SGD
+
+pytestmark = pytest.mark.usefixtures("backend")
 
 MAPS = (4, 7, 6, 3)  # C, H, W, N
 
@@ -102,7 +108,7 @@ both_dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def make(kind, dtype=np.float64, seed=0):
     """Return the layer, an x and a dy that fits, drawn from the seed; x and dy are read-only."""
     rng = np.random.default_rng(seed)
-    layer = kind.make(Comm(Device("cpu:0")), rng, dtype)
+    layer = backends.Hosted(kind.make(Comm(backends.device()), rng, dtype))
     x = rng.standard_normal(kind.shape).astype(dtype)
     dy = rng.standard_normal(layer.forward(x).shape).astype(dtype)
     x.flags.writeable = dy.flags.writeable = False
@@ -110,8 +116,13 @@ def make(kind, dtype=np.float64, seed=0):
 
 
 def arrays_of(layer, what):
-    """The layer's params or grads by name, also of a Sequential's layers."""
-    if isinstance(layer, Sequential):
+    """The layer's params or grads by name, also of a Sequential's layers, as arrays of NumPy's."""
+    return backends.get(on_device(layer, what))
+
+
+def on_device(layer, what):
+    """The same as the device's own arrays."""
+    if hasattr(layer, "parameters"):
         return {name: getattr(part, what)[key] for name, part, key in layer.parameters()}
     return dict(getattr(layer, what))
 
@@ -158,8 +169,8 @@ def test_backward_again_gives_the_same_bits(kind, dtype):
 @every_kind
 def test_nothing_that_is_passed_in_or_out_is_written_to(kind, dtype):
     layer, x, dy = make(kind, dtype)
-    for array in arrays_of(layer, "params").values():
-        array.flags.writeable = False
+    for array in on_device(layer, "params").values():
+        backends.freeze(array)
     y = layer.forward(x, train=True)
     before = [a.tobytes() for a in (x, dy, y, *arrays_of(layer, "params").values())]
     layer.backward(dy)
@@ -182,7 +193,7 @@ def test_gradient_has_the_shape_and_dtype_of_its_variable(kind, dtype):
 @every_kind
 def test_gradients_agree_with_the_slope(kind):
     layer, x, _ = make(kind)
-    report = check_layer(layer, x, np.random.default_rng(1), linear=kind.linear)
+    report = check_layer(layer.layer, backends.put(x), np.random.default_rng(1), linear=kind.linear)
     expected = {"x", *arrays_of(layer, "params")} - ({"x"} if not getattr(layer, "need_dx", True) else set())
     assert report.errors.keys() == expected
 
@@ -211,18 +222,18 @@ def test_results_are_the_callers_own(kind):
     """Large enough for the host's buffer pool: a later call must not write into an earlier result."""
     small, _, _ = make(kind)
     rng = np.random.default_rng(3)
-    layer = kind.make(Comm(Device("cpu:0")), rng, np.float64)
+    layer = backends.Hosted(kind.make(Comm(backends.device()), rng, np.float64))
     x = rng.standard_normal((*kind.shape[:-1], 1000))
-    y = layer.forward(x, train=True)
+    y = layer.layer.forward(backends.put(x), train=True)
     dy = rng.standard_normal(y.shape)
     grads = gradients(layer, dy)
-    dx = layer.backward(dy)
-    kept = [y, *([] if dx is None else [dx]), *arrays_of(layer, "grads").values()]
-    before = [a.tobytes() for a in kept]
+    dx = layer.layer.backward(backends.put(dy))
+    kept = [y, *([] if dx is None else [dx]), *on_device(layer, "grads").values()]
+    before = [backends.get(a).tobytes() for a in kept]
     for _ in range(2):
         layer.forward(2 * x, train=True)
         layer.backward(-dy)
-    assert [a.tobytes() for a in kept] == before
+    assert [backends.get(a).tobytes() for a in kept] == before
     assert grads.keys() >= arrays_of(small, "params").keys()
 
 
@@ -243,7 +254,7 @@ def test_only_dropout_knows_training_from_test(kind):
 @pytest.mark.parametrize(("inverted", "kept", "test"), [(False, 1.0, 0.7), (True, 1 / 0.7, 1.0)])
 def test_dropout_in_training_and_test(inverted, kept, test, dtype):
     rng = np.random.default_rng(5)
-    layer = Dropout(Comm(Device("cpu:0")), rng, keep=0.7, inverted=inverted)
+    layer = backends.Hosted(Dropout(Comm(backends.device()), rng, keep=0.7, inverted=inverted))
     x = np.ones((200, 50), dtype)
 
     state = rng.bit_generator.state
@@ -260,20 +271,31 @@ def test_dropout_in_training_and_test(inverted, kept, test, dtype):
 
 
 def test_the_weights_are_drawn_as_told():
-    comm = Comm(Device("cpu:0"))
-    layer = Conv2d((64, 8, 5, 5), comm, np.random.default_rng(0), std=0.03, bias=1)
-    assert abs(layer.params["w"].std() / 0.03 - 1) < 0.05
-    assert abs(layer.params["w"].mean()) < 0.002
-    assert (layer.params["b"] == 1).all()
-    double = Conv2d((64, 8, 5, 5), comm, np.random.default_rng(0), std=0.03, bias=1, dtype=np.float64)
+    single, double = (
+        arrays_of(
+            Conv2d(
+                (64, 8, 5, 5),
+                Comm(backends.device()),
+                np.random.default_rng(0),
+                std=0.03,
+                bias=1,
+                dtype=dtype,
+            ),
+            "params",
+        )
+        for dtype in (np.float32, np.float64)
+    )
+    assert abs(single["w"].std() / 0.03 - 1) < 0.05
+    assert abs(single["w"].mean()) < 0.002
+    assert (single["b"] == 1).all()
     for key in "wb":
-        assert layer.params[key].dtype == np.float32
-        assert double.params[key].dtype == np.float64
-        assert (double.params[key] == layer.params[key]).all()  # the same network in either precision
+        assert single[key].dtype == np.float32
+        assert double[key].dtype == np.float64
+        assert (double[key] == single[key]).all()  # the same network in either precision
 
 
 def test_sequential_names_its_parameters():
-    net = two_layers(Comm(Device("cpu:0")), np.random.default_rng(0), np.float32)
+    net = two_layers(Comm(backends.device()), np.random.default_rng(0), np.float32)
     assert [(name, layer, key) for name, layer, key in net.parameters()] == [
         ("conv.w", net.layers["conv"], "w"),
         ("conv.b", net.layers["conv"], "b"),
@@ -283,10 +305,10 @@ def test_sequential_names_its_parameters():
 
 
 def test_sequential_can_stop_after_a_named_layer():
-    net = two_layers(Comm(Device("cpu:0")), np.random.default_rng(0), np.float64)
+    net = backends.Hosted(two_layers(Comm(backends.device()), np.random.default_rng(0), np.float64))
     x = np.random.default_rng(1).standard_normal(MAPS)
     y = net.forward(x, last="conv")
-    assert y.tobytes() == net.layers["conv"].forward(x).tobytes()
+    assert y.tobytes() == backends.Hosted(net.layers["conv"]).forward(x).tobytes()
     assert net.forward(x, last="fc").tobytes() == net.forward(x).tobytes()
 
 
@@ -301,19 +323,20 @@ def run_on(ranks, build, x, dy, steps=0, labels=None):
     """
 
     def rank(comm):
-        net = build(comm, np.random.default_rng(7))
+        net = backends.Hosted(build(comm, np.random.default_rng(7)))
         mine = x[comm.part(len(x))]
         optimizer = SGD(net, rate=0.05, momentum=0.9, decay=0.01, bias_rate=0.1)
         for _ in range(steps):
-            _, cache = softmax_loss_forward(net.forward(mine, train=True), labels)
-            net.backward(softmax_loss_backward(cache))
+            logits = net.layer.forward(backends.put(mine), train=True)
+            _, cache = softmax_loss_forward(logits, backends.put(labels))
+            net.layer.backward(softmax_loss_backward(cache))
             optimizer.step()
         y = net.forward(mine, train=True)
         dx = net.backward(dy)
         params = arrays_of(net, "params")
         return y, {"x": dx, **arrays_of(net, "grads")}, params, comm.ledger, comm.calls
 
-    results = launch(rank, parse(",".join(f"cpu:{k}" for k in range(ranks))))
+    results = launch(rank, parse(backends.names(ranks)))
     ys = [y for y, *_ in results]
     assert all(y.tobytes() == ys[0].tobytes() for y in ys)
     joined = [{name: np.concatenate([r[i][name] for r in results]) for name in results[0][i]} for i in (1, 2)]

@@ -1,12 +1,14 @@
 """The fast operations give the numbers of the reference, on shapes whose axes are all different.
 
-Every input is read-only, so that an operation that writes to an argument fails in any test here.
+Every input is read-only, so that an operation that writes to an argument fails in any test here.  All run on
+NumPy, on the stand-in for CuPy with the real kernels, and on CuPy where there is a GPU.
 """
 
 import itertools
 import re
 from unittest import mock
 
+import backends
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -24,11 +26,32 @@ from tinyalex.ops.activation import (
     tanh_forward,
 )
 from tinyalex.ops.conv import col2im, conv2d_backward, conv2d_forward, im2col
+from tinyalex.ops.cuda import conv as cuda_conv
 from tinyalex.ops.dropout import dropout_backward, dropout_forward, dropout_mask
 from tinyalex.ops.linear import linear_backward, linear_forward
 from tinyalex.ops.lrn import lrn_backward, lrn_forward, same_map_norm_backward, same_map_norm_forward
 from tinyalex.ops.pool import avg_pool_backward, avg_pool_forward, max_pool_backward, max_pool_forward
 from tinyalex.ops.softmax import softmax, softmax_loss_backward, softmax_loss_forward, topk_error
+
+pytestmark = pytest.mark.usefixtures("backend")
+
+relu_forward, relu_backward, tanh_forward, tanh_backward, logistic_forward, logistic_backward = map(
+    backends.through,
+    (relu_forward, relu_backward, tanh_forward, tanh_backward, logistic_forward, logistic_backward),
+)
+im2col, col2im, conv2d_forward, conv2d_backward, linear_forward, linear_backward = map(
+    backends.through, (im2col, col2im, conv2d_forward, conv2d_backward, linear_forward, linear_backward)
+)
+max_pool_forward, max_pool_backward, avg_pool_forward, avg_pool_backward = map(
+    backends.through, (max_pool_forward, max_pool_backward, avg_pool_forward, avg_pool_backward)
+)
+lrn_forward, lrn_backward, same_map_norm_forward, same_map_norm_backward = map(
+    backends.through, (lrn_forward, lrn_backward, same_map_norm_forward, same_map_norm_backward)
+)
+dropout_forward, dropout_backward = map(backends.through, (dropout_forward, dropout_backward))
+softmax, softmax_loss_forward, softmax_loss_backward, topk_error = map(
+    backends.through, (softmax, softmax_loss_forward, softmax_loss_backward, topk_error)
+)
 
 # Largest error allowed, relative to the largest number of the array. The longest sums here have about
 # 200 terms: rounding adds up to 200 * 6e-8 = 1e-5 in float32 at worst, to 200 * 1e-16 in float64.
@@ -88,7 +111,9 @@ def other(draw, choices, *taken):
 def block_sizes(module):
     """One piece a block, a few, and as it is: small maps would else never need a second block."""
     return st.sampled_from([1, 1000, module.BLOCK_BYTES]).map(
-        lambda size: mock.patch.object(module, "BLOCK_BYTES", size)
+        lambda size: mock.patch.object(
+            cuda_conv if module is conv and backends.kind == "cuda" else module, "BLOCK_BYTES", size
+        )
     )
 
 
@@ -736,7 +761,9 @@ def _typed(function, *arrays):
         ),
     ],
 )
-def test_bad_arguments_are_named(call, error, said):
+def test_bad_arguments_are_named(call, error, said, request):
+    if backends.kind == "cuda" and any(f"-{name}" in request.node.name for name in ("label", "top-k")):
+        pytest.skip("the values of labels are not looked at on a GPU")
     with pytest.raises(error) as caught:
         call()
     assert all(word in str(caught.value) for word in said), f"{caught.value} does not say {said}"

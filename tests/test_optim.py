@@ -1,18 +1,18 @@
-"""The update rule, by hand."""
+"""The update rule, by hand: on NumPy, on the stand-in for CuPy and on a GPU."""
 
+import backends
 import numpy as np
 import pytest
 
 from tinyalex.comm import Comm
-from tinyalex.devices import Device
 from tinyalex.nn import Linear, Sequential
 from tinyalex.optim import SGD
 
-CPU = Device("cpu:0")
+pytestmark = pytest.mark.usefixtures("backend")
 
 
 def model(dtype=np.float64, seed=0):
-    comm, rng = Comm(CPU), np.random.default_rng(seed)
+    comm, rng = Comm(backends.device()), np.random.default_rng(seed)
     layers = {name: Linear((3, 4), comm, rng, std=1, bias=0.5, dtype=dtype) for name in ("fc1", "fc2")}
     return Sequential(layers, comm)
 
@@ -22,12 +22,17 @@ def put_grads(net, rng):
     grads = {}
     for name, layer, key in net.parameters():
         w = layer.params[key]
-        grads[name] = layer.grads[key] = rng.standard_normal(w.shape).astype(w.dtype)
+        grads[name] = rng.standard_normal(w.shape).astype(w.dtype)
+        layer.grads[key] = backends.freeze(backends.put(grads[name]))
     return grads
 
 
 def params(net):
-    return {name: layer.params[key].copy() for name, layer, key in net.parameters()}
+    return {name: backends.get(layer.params[key]).copy() for name, layer, key in net.parameters()}
+
+
+def velocities(optimizer):
+    return {name: backends.get(v).copy() for name, v in optimizer.velocity.items()}
 
 
 @pytest.mark.parametrize(
@@ -63,7 +68,8 @@ def test_four_steps_by_hand(settings, weight_rate, bias_rate, bias_decay, scale)
             w[name] = w[name] + v[name]
     for name, found in params(net).items():
         np.testing.assert_allclose(found, w[name], rtol=1e-13, atol=1e-15)
-        np.testing.assert_allclose(optimizer.velocity[name], v[name] + 0 * w[name], rtol=1e-13, atol=1e-15)
+        v_found = velocities(optimizer)[name]
+        np.testing.assert_allclose(v_found, v[name] + 0 * w[name], rtol=1e-13, atol=1e-15)
 
 
 def test_a_worked_example_with_plain_numbers():
@@ -72,11 +78,11 @@ def test_a_worked_example_with_plain_numbers():
     optimizer = SGD(net, 0.1, momentum=0.9, decay=0.5)
     for _, layer, key in net.parameters():
         layer.params[key].fill(1)
-        layer.grads[key] = np.full_like(layer.params[key], 2)
+        layer.grads[key] = layer.params[key] * 2
     for v, w in ((-0.25, 0.75), (-0.4625, 0.2875)):
         optimizer.step()
-        assert np.allclose(optimizer.velocity["fc1.w"], v, rtol=1e-14)
-        assert np.allclose(net.layers["fc2"].params["b"], w, rtol=1e-14)
+        assert np.allclose(velocities(optimizer)["fc1.w"], v, rtol=1e-14)
+        assert np.allclose(params(net)["fc2.b"], w, rtol=1e-14)
 
 
 def test_scale_0_freezes_a_layer_that_has_not_moved():
@@ -98,13 +104,13 @@ def test_after_a_change_of_rate_the_old_velocity_fades():
     optimizer = SGD(net, 0.1, momentum=0.5)
     put_grads(net, np.random.default_rng(0))
     optimizer.step()
-    w, v = params(net), {name: a.copy() for name, a in optimizer.velocity.items()}
+    w, v = params(net), velocities(optimizer)
     optimizer.rate = 0.0
     optimizer.step()
     optimizer.step()
     for name, found in params(net).items():
         np.testing.assert_allclose(found, w[name] + 0.75 * v[name], rtol=1e-13, atol=1e-15)
-        np.testing.assert_allclose(optimizer.velocity[name], 0.25 * v[name], rtol=1e-13)
+        np.testing.assert_allclose(velocities(optimizer)[name], 0.25 * v[name], rtol=1e-13)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -115,11 +121,11 @@ def test_updates_in_place_and_keeps_the_dtype(dtype):
     velocity, before = dict(optimizer.velocity), params(net)
     for _ in range(2):
         grads = put_grads(net, np.random.default_rng(2))
-        given = {name: g.tobytes() for name, g in grads.items()}
         optimizer.step()
-        assert {name: g.tobytes() for name, g in grads.items()} == given  # gradients are only read
+        for name, layer, key in net.parameters():  # gradients are only read
+            assert backends.get(layer.grads[key]).tobytes() == grads[name].tobytes()
     for name, layer, key in net.parameters():
         assert layer.params[key] is arrays[name]
         assert optimizer.velocity[name] is velocity[name]
         assert layer.params[key].dtype == optimizer.velocity[name].dtype == dtype
-        assert (layer.params[key] != before[name]).all()
+        assert (params(net)[name] != before[name]).all()

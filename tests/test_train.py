@@ -1,11 +1,15 @@
-"""Training: ranks change nothing, seeds decide everything, and a step that cannot be is refused."""
+"""Training: ranks change nothing, seeds decide everything, and a step that cannot be is refused.
 
+All run on NumPy, on the stand-in for CuPy and on GPUs.
+"""
+
+import backends
 import numpy as np
 import pytest
 
 from tinyalex.comm import Comm, launch
 from tinyalex.data import Images, shapes
-from tinyalex.devices import Device, parse
+from tinyalex.devices import parse
 from tinyalex.errors import NonFiniteError
 from tinyalex.models.cifar import figure1_net
 from tinyalex.nn import AllGather, Conv2d, Linear, Sequential
@@ -13,6 +17,8 @@ from tinyalex.ops.activation import relu
 from tinyalex.ops.softmax import softmax_loss_forward, topk_error
 from tinyalex.optim import SGD
 from tinyalex.train import InMemory, StepResult, data_parallel_step, model_parallel_step
+
+pytestmark = pytest.mark.usefixtures("backend")
 
 BATCH = 12
 overflows = pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")  # that is what is tested
@@ -24,11 +30,11 @@ def pictures():
 
 
 def on(size, fn):
-    return launch(fn, parse(",".join(f"cpu:{k}" for k in range(size))))
+    return launch(fn, parse(backends.names(size)))
 
 
 def arrays_of(net):
-    return {name: layer.params[key].copy() for name, layer, key in net.parameters()}
+    return {name: backends.get(layer.params[key]).copy() for name, layer, key in net.parameters()}
 
 
 def small_net(comm, seed, dtype=np.float64):
@@ -57,7 +63,7 @@ def trained(size, pictures, make, steps, seed=0, dtype=np.float64, rate=1e-3):
             for x, labels in batches.epoch(np.random.default_rng([seed, epoch])):
                 results.append(data_parallel_step(net, optimizer, comm, x, labels, len(results)))
             epoch += 1
-        return arrays_of(net), dict(optimizer.velocity), results
+        return arrays_of(net), backends.get(dict(optimizer.velocity)), results
 
     return on(size, rank)
 
@@ -67,16 +73,17 @@ def trained(size, pictures, make, steps, seed=0, dtype=np.float64, rate=1e-3):
 
 @pytest.mark.parametrize("neuron", ["relu", "tanh"])
 def test_ranks_train_to_the_same_weights(neuron, pictures):
-    """Ten steps of the network of Figure 1 on one rank, on two, and on three."""
+    """Ten steps of the network of Figure 1 on one rank, on two, and on three (on the stand-in, two steps)."""
+    steps = 2 if backends.name == "standin" else 10
 
     def make(comm, seed, dtype):
         return figure1_net(neuron, comm, np.random.default_rng(seed), dtype)
 
-    [(weights, velocities, results)] = trained(1, pictures, make, steps=10)
-    start = arrays_of(figure1_net(neuron, Comm(Device("cpu:0")), np.random.default_rng(0), np.float64))
-    assert len(results) == 10
+    [(weights, velocities, results)] = trained(1, pictures, make, steps)
+    start = arrays_of(figure1_net(neuron, Comm(backends.device()), np.random.default_rng(0), np.float64))
+    assert len(results) == steps
     for size in (2, 3):
-        ranks = trained(size, pictures, make, steps=10)
+        ranks = trained(size, pictures, make, steps)
         for found_weights, found_velocities, found_results in ranks:
             for name, w in weights.items():
                 assert (w != start[name]).any()
@@ -110,10 +117,10 @@ def test_result_is_of_the_whole_batch_before_the_update(size, pictures):
         x, labels = next(InMemory(pictures, comm, BATCH, np.float64).epoch(np.random.default_rng(0)))
         return data_parallel_step(net, SGD(net, 0.1), comm, x, labels)
 
-    alone = Comm(Device("cpu:0"))
+    alone = Comm(backends.device())
     x, labels = next(InMemory(pictures, alone, BATCH, np.float64).epoch(np.random.default_rng(0)))
     logits = small_net(alone, seed=3).forward(x)
-    loss, error = softmax_loss_forward(logits, labels)[0], topk_error(logits, labels).mean()
+    loss, error = float(softmax_loss_forward(logits, labels)[0]), float(topk_error(logits, labels).mean())
     for result in on(size, rank):
         assert type(result) is StepResult
         np.testing.assert_allclose(result, (loss, error), rtol=1e-12)
@@ -211,7 +218,7 @@ def test_what_is_not_finite_is_named_before_any_update(size, change, where, pict
 
 def pickled(net, velocity, x):
     """The bytes of all that a step might change."""
-    return [a.tobytes() for a in (*arrays_of(net).values(), *velocity.values(), x)]
+    return [backends.get(a).tobytes() for a in (*arrays_of(net).values(), *velocity.values(), x)]
 
 
 @overflows
@@ -277,6 +284,11 @@ def test_mixed_dtypes_are_refused(size, net_dtype, data_dtype, pictures):
 # ---- batches -------------------------------------------------------------------------------------------
 
 
+def epoch_of(batches, seed):
+    """The epoch's (images, labels), as arrays of NumPy's."""
+    return [backends.get(batch) for batch in batches.epoch(np.random.default_rng(seed))]
+
+
 def numbered(n):
     """Pictures that are told apart by their first pixel and their label."""
     images = np.random.default_rng(1).integers(0, 256, (3, 4, 5, n)).astype(np.uint8)
@@ -291,7 +303,7 @@ def test_an_epoch_shows_each_picture_once_with_the_mean_taken_off(size, dtype):
 
     def rank(comm):
         batches = InMemory(data, comm, BATCH, dtype)
-        return [list(batches.epoch(np.random.default_rng([2, epoch]))) for epoch in (0, 0, 1)]
+        return [epoch_of(batches, [2, epoch]) for epoch in (0, 0, 1)]
 
     ranks = on(size, rank)
     mean = data.images.astype(np.float64).mean(axis=3, keepdims=True)
@@ -313,7 +325,7 @@ def test_an_epoch_shows_each_picture_once_with_the_mean_taken_off(size, dtype):
 
 def test_the_ranks_share_the_very_batches_of_one_rank():
     def rank(comm):
-        return [labels for _, labels in InMemory(numbered(30), comm, BATCH).epoch(np.random.default_rng(0))]
+        return [labels for _, labels in epoch_of(InMemory(numbered(30), comm, BATCH), 0)]
 
     [one] = on(1, rank)
     for size in (2, 3):
@@ -323,8 +335,8 @@ def test_the_ranks_share_the_very_batches_of_one_rank():
 
 
 def test_pictures_that_fill_no_batch_are_left_out():
-    batches = InMemory(numbered(29), Comm(Device("cpu:0")), BATCH)
-    shown = [labels for _, labels in batches.epoch(np.random.default_rng(0))]
+    batches = InMemory(numbered(29), Comm(backends.device()), BATCH)
+    shown = [labels for _, labels in epoch_of(batches, 0)]
     assert [len(labels) for labels in shown] == [12, 12]
     assert len(set(np.concatenate(shown))) == 24
 
@@ -337,6 +349,7 @@ def test_a_batch_that_cannot_be_shared_is_refused():
 def test_the_pictures_stay_as_they_are():
     data = numbered(24)
     before = data.images.tobytes(), data.labels.tobytes()
-    for x, labels in InMemory(data, Comm(Device("cpu:0")), BATCH).epoch(np.random.default_rng(0)):
-        x[...] = labels[...] = 0
+    for x, labels in InMemory(data, Comm(backends.device()), BATCH).epoch(np.random.default_rng(0)):
+        x[...] = 0
+        labels[...] = 0
     assert (data.images.tobytes(), data.labels.tobytes()) == before

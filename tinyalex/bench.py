@@ -27,6 +27,7 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from tinyalex import bench_cuda
 from tinyalex.comm import Comm, launch
 from tinyalex.describe import outline
 from tinyalex.devices import Device
@@ -121,6 +122,7 @@ def measure(what, network, neuron, devices, batch, rounds, against=None, forward
                 start, faults = perf_counter(), _faults()
                 for _ in range(steps):
                     work()
+                comm.device.finish()
                 comm.share(None)
                 found["seconds"].append((perf_counter() - start) / steps)
                 found["faults"].append((_faults() - faults) / steps)
@@ -131,6 +133,11 @@ def measure(what, network, neuron, devices, batch, rounds, against=None, forward
                     found.setdefault("other_seconds", []).append((perf_counter() - start) / steps)
                 if on_round and comm.rank == 0:
                     on_round(number)
+        if comm.device.kind == "cuda":  # the host's clock sees only that layers are queued
+            found["limit"], found["layers"] = None, []
+            found["kernels"] = bench_cuda.kernels(comm.device, work)
+            found["rates"] = bench_cuda.rates(comm.device)
+            return found
         found["limit"] = _limit(work) if not forward else None
         found["layers"] = _layer_rows(work, layers, steps * rounds)
         return found
@@ -255,6 +262,10 @@ def print_result(found, console, layers=False):
     )
     if layers:
         console.print(_table(found, step))
+    if "kernels" in found:
+        copy, product = found["rates"]
+        console.print(bench_cuda.table(found["kernels"], copy, product))
+        console.print(f"the card copies {copy / 1e9:,.0f} GB/s and multiplies {product / 1e12:.1f} TFLOP/s")
     if found["limit"]:
         console.print(
             f"its matrix products alone take {spread([found['limit']]).partition(' (')[0]}: "

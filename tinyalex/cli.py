@@ -14,7 +14,7 @@ from rich.text import Text
 from tinyalex import cli_exchange
 from tinyalex import devices as device_names
 from tinyalex.comm import launch
-from tinyalex.errors import ArgumentError, DataError, TinyalexError
+from tinyalex.errors import ArgumentError, DataError, DeviceError, DeviceMemoryError, TinyalexError
 
 app = typer.Typer(
     help="AlexNet written out by hand, on NumPy or CuPy arrays.",
@@ -46,6 +46,14 @@ def check_grads(seed: Annotated[int, typer.Option(help="Seed of all random draws
     from tinyalex.gradtable import print_table, run
 
     raise typer.Exit(print_table(run(seed), console))
+
+
+@app.command()
+def doctor():
+    """Say what devices and libraries are here, test every operation on each; exit code 1 if one is wrong."""
+    from tinyalex.doctor import print_report
+
+    raise typer.Exit(print_report(console))
 
 
 @app.command("relu-vs-tanh")
@@ -159,6 +167,8 @@ def bench(
         chosen = device_names.parse(devices or "cpu", batch)
     else:
         chosen = device_names.parse(_devices(devices, network))
+    if vs and chosen[0].kind == "cuda":
+        raise DataError(f"--vs {vs}: PyTorch is timed on the CPU only; leave it out with --devices {devices}")
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=error_console
     ) as bar:
@@ -283,11 +293,26 @@ def _go(out, settings, data, devices, new=False):
                 comm.share(None)  # nobody looks into the folder before
                 return run.train(comm, out, settings, data, stop, on_event)
 
-        done = _launch(rank, _devices(devices, settings.network))
+        try:
+            done = _launch(rank, _devices(devices, settings.network))
+        except DeviceMemoryError as error:
+            raise DeviceError(f"{error}; {_batch_that_fits(settings, devices, error.available)}") from error
     if not done:
         console.print(f"stopped after a checkpoint; go on with: tinyalex resume {out}")
         raise typer.Exit(130)
     console.print(f"done: {run.checkpoints(out)[-1]}")
+
+
+def _batch_that_fits(settings, devices, memory):
+    from tinyalex.describe import largest_batch
+    from tinyalex.ops.cuda.conv import BLOCK_BYTES
+
+    memory -= 2 * BLOCK_BYTES  # what describe does not count: columns, and a block of their product
+    batch, ranks = settings.recipe.batch, len(_devices(devices, settings.network).split(","))
+    fits = largest_batch(settings.network, ranks, memory)
+    if fits >= batch:
+        return f"a batch of {batch} should just fit by `tinyalex describe`: try a smaller one"
+    return f"in place of {batch}, a batch of {fits} images would fit" if fits else "not one image would fit"
 
 
 @app.command()

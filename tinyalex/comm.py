@@ -83,22 +83,36 @@ class _Stopped(Exception):
 
 
 class ThreadComm(Comm):
-    """A rank that is a thread of this process; the arrays are read straight from the others' memory."""
+    """A rank that is a thread of this process; the arrays are read straight from the others' memory.
+
+    On GPUs a collective only queues work: events keep a rank's stream from reading what another has not yet
+    written, and from writing what another has not yet read.
+    """
 
     def __init__(self, device, rank, shared):
         super().__init__(device)
         self.rank, self.size, self._shared = rank, len(shared.slots), shared
 
-    def _exchange(self, x):
-        """Show x to the other ranks; return the list of all ranks' arrays."""
-        shared = self._shared
-        shared.slots[self.rank] = x
-        self._wait()
-        arrays = list(shared.slots)
-        kinds = {(a.shape, a.dtype.name) for a in arrays}
-        if len(kinds) > 1:
-            raise ArgumentError(f"{self.label or 'collective'}: the ranks' arrays differ: {sorted(kinds)}")
+    def _exchange(self, x, cut=None):
+        """Show x (or x `cut` to be read) to the other ranks; return all ranks' arrays, C-contiguous."""
+        array = self.device.xp.ascontiguousarray(x if cut is None else cut)
+        arrays, kinds = zip(*self._show((array, (x.shape, x.dtype.name)), self._shared.slots), strict=True)
+        if len(set(kinds)) > 1:
+            raise ArgumentError(
+                f"{self.label or 'collective'}: the ranks' arrays differ: {sorted(set(kinds))}"
+            )
         return arrays
+
+    def _show(self, thing, slots):
+        slots[self.rank] = thing, self.device.record()
+        self._wait()
+        for _, event in slots:
+            self.device.wait(event)
+        return [shown for shown, _ in slots]
+
+    def _leave(self):
+        """Wait until everybody has read what was shown: only then may its owner touch it again."""
+        self._show(None, self._shared.left)
 
     def _wait(self):
         try:
@@ -112,18 +126,20 @@ class ThreadComm(Comm):
         xp = self.device.xp
         shape = list(x.shape)
         shape[axis] *= self.size
-        out = xp.concatenate(arrays, axis=axis, out=empty(xp, shape, x.dtype))
+        out = xp.concatenate(self._fetch(arrays), axis=axis, out=empty(xp, shape, x.dtype))
         self._enter("all_gather", (self.size - 1) * x.nbytes)
-        self._wait()  # nobody may touch his array before everybody has read it
+        self._leave()
         return out
 
     def reduce_scatter(self, x, axis=0):
         """Sum the ranks' arrays; return this rank's part (of `size` equal ones) of the axis."""
-        mine = (slice(None),) * (axis % x.ndim) + (self.part(x.shape[axis]),)
-        arrays = self._exchange(x)
-        out = self._sum([a[mine] for a in arrays])
+        axis %= x.ndim
+        mine = self.part(x.shape[axis])
+        split = x.reshape(*x.shape[:axis], self.size, mine.stop - mine.start, *x.shape[axis + 1 :])
+        arrays = self._exchange(x, self.device.xp.moveaxis(split, axis, 0))  # (ranks, …): a part for each
+        out = self._sum([a[self.rank] for a in arrays])
         self._enter("reduce_scatter", (self.size - 1) * out.nbytes)
-        self._wait()
+        self._leave()
         return out
 
     def all_reduce(self, x):
@@ -136,16 +152,19 @@ class ThreadComm(Comm):
         bounds = [x.size * r // self.size for r in range(self.size + 1)]
         mine = slice(bounds[self.rank], bounds[self.rank + 1])
         part = self._sum([a.reshape(-1)[mine] for a in arrays])
-        self._shared.parts[self.rank] = part
-        self._wait()
         xp = self.device.xp
-        out = xp.concatenate(self._shared.parts, out=empty(xp, (x.size,), x.dtype)).reshape(x.shape)
+        parts = self._fetch(self._show(part, self._shared.parts))
+        out = xp.concatenate(parts, out=empty(xp, (x.size,), x.dtype)).reshape(x.shape)
         self._enter("all_reduce", (self.size - 1) * part.nbytes + x.nbytes - part.nbytes)
-        self._wait()
+        self._leave()
         return out
+
+    def _fetch(self, arrays):
+        return [self.device.fetch(a) for a in arrays]
 
     def _sum(self, arrays):
         xp = self.device.xp
+        arrays = self._fetch(arrays)
         out = xp.add(arrays[0], arrays[1], out=empty(xp, arrays[0].shape, arrays[0].dtype))
         for a in arrays[2:]:
             out += a
@@ -153,27 +172,25 @@ class ThreadComm(Comm):
 
     def broadcast(self, x, root=0):
         """Return the root's array on every rank (there, the array itself)."""
-        self._shared.slots[self.rank] = x
-        self._wait()
-        out = self._shared.slots[root]
+        xp = self.device.xp
+        shown = self._show(xp.ascontiguousarray(x) if self.rank == root else None, self._shared.slots)[root]
         if self.rank != root:
-            out = out.copy()
-            self._enter("broadcast", out.nbytes)
-        self._wait()
-        return out
+            x = empty(xp, shown.shape, shown.dtype)
+            x[...] = self.device.fetch(shown)
+            self._enter("broadcast", x.nbytes)
+        self._leave()
+        return x
 
     def share(self, obj):
         """Return rank 0's Python object on every rank: threads just read it."""
-        self._shared.slots[self.rank] = obj
-        self._wait()
-        out = self._shared.slots[0]
+        out = self._show(obj, self._shared.slots)[0]
         self._wait()
         return out
 
 
 class _Shared:
     def __init__(self, size):
-        self.slots, self.parts = [None] * size, [None] * size
+        self.slots, self.parts, self.left = ([None] * size for _ in range(3))  # (thing, event) of each rank
         self.barrier = threading.Barrier(size)
 
 

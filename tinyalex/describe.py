@@ -115,6 +115,20 @@ def describe(network, ranks=1, batch=128):
     return Description(ranks, batch, rows, total)
 
 
+def largest_batch(network, ranks, memory):
+    """Return how many images a step can have in so many bytes on each device, as `describe` counts; or 0."""
+    fits, too_many = 0, 1
+    while describe(network, ranks, too_many).total.memory <= memory:
+        fits, too_many = too_many, 2 * too_many
+    while too_many - fits > 1:
+        middle = (fits + too_many) // 2
+        if describe(network, ranks, middle).total.memory <= memory:
+            fits = middle
+        else:
+            too_many = middle
+    return fits
+
+
 def _row(name, layer, x, y, ranks, kept_bytes):
     own = sum(p.size for p in layer.params.values())
     weights = layer.params["w"].size if own else 0

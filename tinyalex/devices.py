@@ -16,7 +16,7 @@ import threading
 
 import numpy as np
 
-from tinyalex.errors import ArgumentError, DeviceError
+from tinyalex.errors import ArgumentError, DeviceError, DeviceMemoryError
 
 
 def xp_of(*arrays):
@@ -45,7 +45,12 @@ def check_dy(operation, dy, shape, like):
 
 
 class Device:
-    """One device: ``name``, array module ``xp``, ``put`` (host → here) and ``get`` (here → host)."""
+    """One device: ``name``, array module ``xp``, ``put`` (host → here) and ``get`` (here → host).
+
+    Work on a GPU is queued on the rank's own stream, and the host does not wait for it: only ``get`` (and
+    float() of an array) does.  Devices exchange arrays in three steps: the giver calls ``record`` when it has
+    queued what writes the array, the taker ``wait``, then ``fetch``.
+    """
 
     def __init__(self, name):
         match = re.fullmatch(r"(cpu|cuda):(\d+)", name)
@@ -57,9 +62,54 @@ class Device:
     def __repr__(self):
         return f"Device({self.name!r})"
 
+    @contextlib.contextmanager
     def context(self):
-        """Return a context manager that makes this the device that new arrays are made on."""
-        return contextlib.nullcontext() if self.kind == "cpu" else self.xp.cuda.Device(self.index)
+        """Return a context manager in which arrays are made on this device; a GPU gets a stream of its own.
+
+        At its end all work of the stream is done.  (The stream is in order with the default one, on which
+        arrays may have been made before.)  Running out of the GPU's memory raises DeviceMemoryError.
+        """
+        if self.kind == "cpu":
+            yield
+            return
+        with self.xp.cuda.Device(self.index):
+            try:
+                with self.xp.cuda.Stream():
+                    yield
+                    self.finish()
+            except self.xp.cuda.memory.OutOfMemoryError as error:
+                free, total = self.xp.cuda.runtime.memGetInfo()
+                ours = self.xp.get_default_memory_pool().total_bytes()
+                raise DeviceMemoryError(self.name, str(error), free, total, free + ours) from error
+
+    def finish(self):
+        """Wait until all that this device has been given to do is done."""
+        if self.kind == "cuda":
+            self.xp.cuda.get_current_stream().synchronize()
+
+    def record(self):
+        """Return an event: what this device has been given to do so far (on the CPU it is done: None)."""
+        if self.kind == "cpu":
+            return None
+        event = self.xp.cuda.Event(disable_timing=True)
+        event.record()
+        return event
+
+    def wait(self, event):
+        """Let what this device is given to do from now on wait for another's event; the host goes on."""
+        if event is not None:
+            self.xp.cuda.get_current_stream().wait_event(event)
+
+    def fetch(self, array):
+        """Return the array, or a copy of it here if it is another GPU's (and then it must be C-contiguous).
+
+        GPUs read each other directly where the pair can; elsewhere the driver goes through the host.
+        """
+        if self.kind == "cpu" or array.device.id == self.index:
+            return array
+        out = empty(self.xp, array.shape, array.dtype)
+        out.data.copy_from_device_async(array.data, array.nbytes)
+        return out
 
     def put(self, array):
         """Copy a host array to this device (on the CPU: the array itself)."""
@@ -81,9 +131,12 @@ def _cupy(device):
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
-        raise DeviceError(f"device {device.name}: the CUDA driver answered: {error}") from error
+        raise DeviceError(
+            f"device {device.name}: the CUDA driver answered: {error}; `tinyalex doctor` says what is here"
+        ) from error
     if device.index >= count:
-        raise DeviceError(f"device {device.name}: this machine has {count} GPUs (cuda:0 … cuda:{count - 1})")
+        found = {0: "no GPU", 1: "1 GPU (cuda:0)"}.get(count, f"{count} GPUs (cuda:0 … cuda:{count - 1})")
+        raise DeviceError(f"device {device.name}: this machine has {found}")
     return cupy
 
 

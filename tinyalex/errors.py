@@ -17,5 +17,13 @@ class DeviceError(TinyalexError, RuntimeError):
     """A device that was asked for does not exist, or arrays sit on different devices."""
 
 
+class DeviceMemoryError(DeviceError):
+    """A GPU's memory is full; ``available``: its bytes that are free or this process's own."""
+
+    def __init__(self, device, asked, free, total, available):
+        super().__init__(f"{device}: {asked.rstrip('.')}; {free / 1e9:.2f} of {total / 1e9:.2f} GB are free")
+        self.available = available
+
+
 class NonFiniteError(TinyalexError, ArithmeticError):
     """The loss became NaN or infinite: training stops here, naming the step and the first layer."""

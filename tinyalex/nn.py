@@ -165,8 +165,8 @@ class Activate(Layer):
 class Dropout(Layer):
     """Dropout of features shared by the ranks (paper, section 4.2).
 
-    The mask is drawn for the whole layer, by the same generator on every rank, and each takes its rows:
-    the same units drop on any number of ranks.  Without training nothing is drawn.
+    The ranks' generators are equal, and each makes its own rows of the whole layer's mask: the same units
+    drop on any number of ranks and on any device.  Without training nothing is drawn.
     """
 
     def __init__(self, comm, rng, keep=0.5, inverted=False):
@@ -177,9 +177,8 @@ class Dropout(Layer):
         """x → y; a fresh mask each time in training."""
         mask = None
         if train:
-            features = x.shape[0] * self.comm.size
-            mask = dropout_mask(self.rng, (features, *x.shape[1:]), self.keep)[self.comm.part(features)]
-            mask = self.comm.device.put(mask)
+            first = self.comm.rank * x.size
+            mask = dropout_mask(self.rng, x.shape, self.keep, self.comm.device.xp, first)
         y, self.cache = dropout_forward(x, mask, self.keep, train, self.inverted)
         return y
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from tinyalex.devices import empty, zeros
 from tinyalex.errors import ArgumentError
+from tinyalex.ops.cuda import sgd as cuda
 
 BLOCK = 1 << 16  # numbers: four arrays of them fit a core's second-level cache
 
@@ -47,6 +48,9 @@ class SGD:
     def _update(self, w, g, v, rate, decay):
         # Six passes over each block while it is in cache, not over fc6's 150 MB one after the other.
         xp = self.model.comm.device.xp
+        if xp is not np:
+            cuda.sgd(w, g, v, self.momentum, rate, decay * rate)
+            return
         number = w.dtype.type
         size = min(BLOCK, w.size) if xp is np else w.size
         buffer = empty(xp, (size,), w.dtype)

@@ -53,7 +53,8 @@ def model_parallel_step(model, optimizer, images, labels, step=0):
     logits = model.forward(images, train=True)
     loss, cache = softmax_loss_forward(logits, labels)
     model.backward(softmax_loss_backward(cache))
-    loss, error = float(loss), float(topk_error(logits, labels).mean())
+    both = model.comm.device.xp.stack([loss, topk_error(logits, labels).mean()])
+    loss, error = (float(v) for v in model.comm.device.get(both))  # only here is a GPU waited for
     _check_finite(loss, model, model.comm, optimizer, images, step)
     optimizer.step()
     return StepResult(loss, error)

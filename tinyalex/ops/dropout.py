@@ -6,15 +6,31 @@
 In both, the expected output in training is the output at test.  Backward: dx = dy times the same factor.
 """
 
+import math
 from typing import NamedTuple
+
+import numpy as np
 
 from tinyalex.devices import check_dy, same_dtype, xp_of
 from tinyalex.errors import ArgumentError
+from tinyalex.ops.cuda import dropout as cuda
 
 
-def dropout_mask(rng, shape, keep=0.5):
-    """Draw a boolean mask, True with probability keep, from a NumPy generator (so: on the host)."""
-    return rng.random(shape, dtype="float32") < keep
+def dropout_mask(rng, shape, keep=0.5, xp=np, first=0):
+    """Draw a boolean mask, True with probability keep: the same bits on the host and on a GPU.
+
+    The generator rng gives a key; the mask is numbers first, first + 1, … of the key's stream of 32-bit
+    words (`np.random.Philox`, a counter-based generator), so that each rank makes its own part of one mask,
+    on its own device, and nothing is copied.  keep is rounded to a multiple of 2⁻³².
+    """
+    key = int(rng.integers(2**64, dtype=np.uint64))
+    most = max(0, round(keep * 2**32) - 1)  # the words up to this one are kept
+    if xp is not np:
+        return cuda.dropout_mask(xp, key, first, shape, most)
+    stream = np.random.Philox(key=key).advance(first // 8)  # eight words come from each value of its counter
+    skipped, size = first % 8, math.prod(shape)
+    words = stream.random_raw((skipped + size + 1) // 2).astype("<u8", copy=False).view("<u4")
+    return (words[skipped : skipped + size] <= most).reshape(shape)
 
 
 class DropoutCache(NamedTuple):
@@ -48,4 +64,8 @@ def dropout_backward(dy, cache):
     mask, scale, shape = cache
     check_dy("dropout backward", dy, shape, dy)
     factor = dy.dtype.type(scale)
-    return dy * factor if mask is None else xp_of(dy, mask).multiply(dy, mask) * factor
+    if mask is None:
+        return dy * factor
+    if xp_of(dy, mask) is not np:
+        return cuda.dropout_apply(dy, mask, scale)
+    return np.multiply(dy, mask) * factor

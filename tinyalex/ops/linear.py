@@ -7,9 +7,12 @@ Backward, with g = dL/dy (through the activation, if one is fused):
 
 from typing import NamedTuple
 
+import numpy as np
+
 from tinyalex.devices import check_dy, empty, same_dtype, xp_of
 from tinyalex.errors import ArgumentError
 from tinyalex.ops.activation import Activation
+from tinyalex.ops.cuda import linear as cuda
 
 
 class LinearCache(NamedTuple):
@@ -33,6 +36,9 @@ def linear_forward(x, w, b, activation=None):
         raise ArgumentError(
             f"linear: expected x (D,N), w (F,D), b (F,), found {x.shape}, {w.shape}, {b.shape}"
         )
+    if xp is not np:
+        y = cuda.linear_forward(x, w, b, activation)
+        return y, LinearCache(x, w, y if activation else None, activation)
     y = xp.matmul(w, x, out=empty(xp, (len(w), x.shape[1]), x.dtype))
     y += b[:, None]
     if activation:
@@ -46,6 +52,8 @@ def linear_backward(dy, cache, need_dx=True):
     xp = xp_of(dy, x)
     check_dy("linear backward", dy, (len(w), x.shape[1]), x)
     g = activation.backward(dy, y) if activation else dy
+    if xp is not np:
+        return cuda.linear_backward(g, x, w, need_dx)
     dx = xp.matmul(w.T, g, out=empty(xp, x.shape, x.dtype)) if need_dx else None
     dw = xp.matmul(g, x.T, out=empty(xp, w.shape, w.dtype))
     return dx, dw, g.sum(axis=1)

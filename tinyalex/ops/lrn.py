@@ -18,8 +18,11 @@ a backward without it passes any gradient check; check with α near 1.
 
 from typing import NamedTuple
 
+import numpy as np
+
 from tinyalex.devices import check_dy, empty, same_dtype, xp_of
 from tinyalex.errors import ArgumentError
+from tinyalex.ops.cuda import lrn as cuda
 
 # Of x handled at a time, all channels of some pixels: long runs, to be fetched ahead, and still in cache.
 BLOCK_BYTES = 1 << 21
@@ -106,6 +109,9 @@ def lrn_forward(x, n=5, k=2.0, alpha=1e-4, beta=0.75, alpha_over_n=False, groups
     if groups < 1 or x.shape[0] % groups:
         raise ArgumentError(f"lrn: {x.shape[0]} channels cannot be cut into {groups} equal groups")
     a = alpha / n if alpha_over_n else alpha
+    if xp is not np:
+        y, s = cuda.lrn_forward(x, n, k, a, beta, groups)
+        return y, NormCache(x, s, n, a, beta, groups)
     y, s = empty(xp, x.shape, x.dtype), empty(xp, x.shape, x.dtype)
     xm, ym, sm = (v.reshape(len(x), -1) for v in (x, y, s))
     for block, (work1, work2) in _blocks(x, groups, 2):
@@ -122,6 +128,8 @@ def lrn_backward(dy, cache):
     x, s, n, a, beta, groups = cache
     xp = xp_of(dy, x)
     check_dy("lrn backward", dy, x.shape, x)
+    if xp is not np:
+        return cuda.lrn_backward(dy, cache)
     dx = empty(xp, x.shape, x.dtype)
     dym, xm, sm, dxm = (v.reshape(len(x), -1) for v in (dy, x, s, dx))
     for block, (direct, ratio, work) in _blocks(x, groups, 3):
@@ -146,6 +154,9 @@ def same_map_norm_forward(x, n=5, k=1.0, alpha=1e-3, beta=0.75):
     xp = xp_of(x)
     _check(x, n, "same_map_norm")
     a = alpha / n**2
+    if xp is not np:
+        y, s = cuda.same_map_norm_forward(x, n, k, a, beta)
+        return y, NormCache(x, s, n, a, beta, 1)
     y, s = empty(xp, x.shape, x.dtype), empty(xp, x.shape, x.dtype)
     work1, work2 = empty(xp, (2, *x.shape[1:]), x.dtype)
     for c in range(len(x)):
@@ -161,6 +172,8 @@ def same_map_norm_backward(dy, cache):
     x, s, n, a, beta, _ = cache
     xp = xp_of(dy, x)
     check_dy("same_map_norm backward", dy, x.shape, x)
+    if xp is not np:
+        return cuda.same_map_norm_backward(dy, cache)
     dx = empty(xp, x.shape, x.dtype)
     direct, ratio, rows, work = empty(xp, (4, *x.shape[1:]), x.dtype)
     for c in range(len(x)):

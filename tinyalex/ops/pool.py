@@ -17,9 +17,12 @@ window o that covers it, so with overlap the contributions add up (`+=`, never `
 import math
 from typing import NamedTuple
 
+import numpy as np
+
 from tinyalex.devices import check_dy, empty, same_dtype, xp_of, zeros
 from tinyalex.errors import ArgumentError
 from tinyalex.ops.conv import four_pads, output_size
+from tinyalex.ops.cuda import pool as cuda
 
 BLOCK_BYTES = 1 << 21  # of input handled at a time, whole channels: smaller, and the ranks wait for the GIL
 
@@ -77,6 +80,8 @@ def max_pool_forward(x, z, s, pad=0, ceil=True):
     xp = xp_of(x)
     same_dtype("max_pool", x=x)
     pads, OH, OW = _geometry(x, z, s, pad, ceil)
+    if xp is not np:
+        return cuda.max_pool_forward(x, (OH, OW), z, s, pads)
     C, _, _, N = x.shape
     y = empty(xp, (C, OH, OW, N), x.dtype)
     for cs in _channel_blocks(x):
@@ -107,6 +112,8 @@ def max_pool_backward(dy, cache):
     rule; 2012's kernel gives each of them the whole gradient).  Taking the first column within each row
     and then the first row is that order.
     """
+    if isinstance(cache, cuda.MaxPoolCache):
+        return cuda.max_pool_backward(dy, cache)
     x, y, z, s, pads = cache
     xp = xp_of(dy, x)
     check_dy("max_pool backward", dy, y.shape, x)
@@ -157,6 +164,8 @@ def avg_pool_forward(x, z, s, pad=0, ceil=True):
     same_dtype("avg_pool", x=x)
     pads, OH, OW = _geometry(x, z, s, pad, ceil)
     C, _, _, N = x.shape
+    if xp is not np:
+        return cuda.avg_pool_forward(x, (OH, OW), z, s, pads), PoolCache(x, (C, OH, OW, N), z, s, pads)
     y = empty(xp, (C, OH, OW, N), x.dtype)
     share = _shares(x, z, s, pads, OH, OW)
     for cs in _channel_blocks(x):
@@ -191,6 +200,8 @@ def avg_pool_backward(dy, cache):
     x, (C, OH, OW, N), z, s, pads = cache
     xp = xp_of(dy, x)
     check_dy("avg_pool backward", dy, (C, OH, OW, N), x)
+    if xp is not np:
+        return cuda.avg_pool_backward(dy, x.shape, z, s, pads)
     dx = zeros(xp, x.shape, x.dtype)
     share = _shares(x, z, s, pads, OH, OW)
     for cs in _channel_blocks(x):

@@ -1,0 +1,183 @@
+"""The machine that the stand-in for CuPy runs on: devices, streams with vector clocks, events, memory.
+
+Work is done at once, in the thread that asks for it.  Clocks tell what is in order with what: each piece of
+work is a tick of its stream, an event carries its stream's clock to those that wait for it, and the host's
+clock has what the host has waited for.
+"""
+
+import itertools
+import threading
+import time
+import types
+from collections import Counter, defaultdict
+
+import numpy as np
+
+GUARD = 4096  # bytes around each array: more than a block's threads can write
+
+lock = threading.RLock()
+local = threading.local()
+waits = Counter()  # device → how often the host waited for it
+transfers = Counter()  # "peer", "staged", "to host" → bytes
+machine = types.SimpleNamespace(devices=3, peers={(0, 1), (1, 0)}, memory=2**33, cache=None)
+
+
+class Unordered(RuntimeError):
+    """Two streams touch the same memory, and nothing orders them."""
+
+
+class CUDARuntimeError(RuntimeError):
+    """An error of the CUDA runtime."""
+
+
+class OutOfMemoryError(MemoryError):
+    """Worded as CuPy's."""
+
+    def __init__(self, size, total):
+        super().__init__(f"Out of memory allocating {size:,} bytes (allocated so far: {total:,} bytes).")
+
+
+# ---- devices, streams, events --------------------------------------------------------------------------
+
+
+def current_device():
+    return getattr(local, "device", 0)
+
+
+class Device:
+    def __init__(self, device=None):
+        self.id = current_device() if device is None else device
+
+    def __enter__(self):
+        local.before = [*getattr(local, "before", []), current_device()]
+        local.device = self.id
+        return self
+
+    def __exit__(self, *error):
+        local.device = local.before.pop()
+
+
+serial = itertools.count()
+streams = defaultdict(list)  # device → its streams, the null stream first
+host_clock = {}  # what the host has waited for
+
+
+def merge(clock, other):
+    for stream, tick in other.items():
+        clock[stream] = max(tick, clock.get(stream, 0))
+
+
+class Stream:
+    def __init__(self, null=False, non_blocking=False):
+        assert not null, "not used by tinyalex"
+        if not streams[current_device()]:
+            self.null()
+        self._begin(non_blocking)
+
+    def _begin(self, non_blocking):
+        self.device, self.id, self.clock, self.non_blocking = current_device(), next(serial), {}, non_blocking
+        streams[self.device].append(self)
+
+    @classmethod
+    def null(cls):
+        """The device's null stream, with which every stream that is not non_blocking is in order."""
+        if not streams[current_device()]:
+            cls._begin(cls.__new__(cls), False)
+        return streams[current_device()][0]
+
+    def __enter__(self):
+        local.streams = [*getattr(local, "streams", []), self]
+        return self
+
+    def __exit__(self, *error):
+        local.streams.pop()
+
+    def synchronize(self):
+        with lock:
+            waits[self.device] += 1
+            merge(host_clock, self.clock)
+
+    def wait_event(self, event):
+        with lock:
+            merge(self.clock, event.clock)
+
+    def _tick(self):
+        """Begin the stream's next piece of work."""
+        merge(self.clock, host_clock)
+        null, *others = streams[self.device]
+        for stream in others if self is null else [null]:
+            if not (self.non_blocking or stream.non_blocking):
+                merge(self.clock, stream.clock)
+        self.clock[self.id] = self.clock.get(self.id, 0) + 1
+        return self.clock[self.id]
+
+
+def get_current_stream():
+    mine = [s for s in getattr(local, "streams", []) if s.device == current_device()]
+    return mine[-1] if mine else Stream.null()
+
+
+class Event:
+    def __init__(self, block=False, disable_timing=False, interprocess=False):
+        self.clock = {}
+
+    def record(self, stream=None):
+        self.seconds = time.perf_counter()
+        with lock:
+            self.clock = dict((stream or get_current_stream()).clock)
+
+
+def get_elapsed_time(start_event, end_event):
+    return 1e3 * (end_event.seconds - start_event.seconds)
+
+
+# ---- memory --------------------------------------------------------------------------------------------
+
+
+pools = defaultdict(list)  # (device, stream, bytes) → [(bytes, writer, readers)]
+in_use = Counter()  # device → bytes
+
+
+class Memory:
+    """A piece of a device's memory; it goes back to the pool of the stream that it was made on."""
+
+    def __init__(self, nbytes):
+        with lock:
+            self.stream, self.device, self.nbytes = get_current_stream(), current_device(), nbytes
+            if in_use[self.device] + nbytes > machine.memory:
+                raise OutOfMemoryError(nbytes, in_use[self.device])
+            in_use[self.device] += nbytes
+            pool = pools[self.device, self.stream.id, nbytes]
+            if pool:
+                self.bytes, self.writer, self.readers = pool.pop()
+            else:
+                self.bytes, self.writer, self.readers = np.empty(nbytes + 2 * GUARD, np.uint8), None, {}
+        self.bytes.fill(0xFF)  # NaN, in float32 and float64
+
+    def __del__(self):
+        if hasattr(self, "bytes"):
+            in_use[self.device] -= self.nbytes
+            pools[self.device, self.stream.id, self.nbytes].append((self.bytes, self.writer, self.readers))
+
+    def check_guards(self, kernel):
+        if (self.bytes[:GUARD] != 0xFF).any() or (self.bytes[GUARD + self.nbytes :] != 0xFF).any():
+            raise IndexError(f"{kernel} wrote outside an array")
+
+
+def touch(reads, writes, foreign=()):
+    """Record a piece of work of the current stream, and refuse one that it must not do."""
+    with lock:
+        stream, device = get_current_stream(), current_device()
+        tick = stream._tick()
+        for memory in (*reads, *writes):
+            if memory.device != device and memory not in foreign:
+                raise ValueError(f"array of device {memory.device}, but device {device} is current")
+            if memory.writer and stream.clock.get(memory.writer[0], 0) < memory.writer[1]:
+                raise Unordered(f"stream {stream.id} uses what stream {memory.writer[0]} may yet be writing")
+        for memory in writes:
+            for reader, then in memory.readers.items():
+                if stream.clock.get(reader, 0) < then:
+                    raise Unordered(f"stream {stream.id} writes what stream {reader} may yet be reading")
+            memory.writer, memory.readers = (stream.id, tick), {}
+        for memory in reads:
+            memory.readers[stream.id] = tick

@@ -1,0 +1,92 @@
+"""Whole commands on GPUs: the same run as on the CPU, and memory that does not suffice."""
+
+import json
+
+import backends
+import cuda_machine
+import numpy as np
+import pytest
+from test_cli import CLASSES, SMALL, class_folders, done, refused
+
+from tinyalex import bench_cuda, checkpoint, run
+from tinyalex.comm import Comm
+from tinyalex.describe import BlankWeights
+from tinyalex.devices import Device
+from tinyalex.models.alexnet import PRESETS, alexnet
+from tinyalex.ops.cuda import conv as cuda_conv
+from tinyalex.ops.cuda import traffic
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("pictures")
+    source = class_folders(root / "src", CLASSES)
+    done("prepare", "imagenet", source, root / "data", "--size", 72, "--workers", 1)
+    return root / "data"
+
+
+def trained(data, out, devices, epochs=2):
+    done("train", data, out, *SMALL, "--epochs", epochs, "--save-every", 4, "--devices", devices)
+    return run.checkpoints(out)[-1]
+
+
+def test_a_run_on_two_gpus_is_that_of_two_cpus(data, gpu, tmp_path):
+    """Eight steps in float32: the weights and the errors agree, to rounding."""
+    backends.need(2)
+    cpu, gpu = (trained(data, tmp_path / kind, f"{kind}:0,{kind}:1") for kind in ("cpu", "cuda"))
+    (expected, _), (found, metadata) = checkpoint.load(cpu), checkpoint.load(gpu)
+    assert metadata["step"] == 8
+    assert found.keys() == expected.keys()
+    for name, w in expected.items():
+        assert (found[name].shape, found[name].dtype) == (w.shape, w.dtype)
+        assert np.abs(found[name] - w).max() <= 1e-4 * np.abs(w).max(), name
+    assert (
+        done("evaluate", data, cpu, "--devices", "cuda:0").split()[1:5]
+        == (done("evaluate", data, cpu, "--devices", "cpu:0").split()[1:5])
+    )
+
+
+def test_a_resumed_run_on_gpus_has_the_same_bits(data, gpu, tmp_path):
+    backends.need(2)
+    once = trained(data, tmp_path / "once", "cuda:0,cuda:1")
+    begun = tmp_path / "begun"
+    trained(data, begun, "cuda:0,cuda:1")
+    for newer in run.checkpoints(begun)[1:]:
+        newer.unlink()
+    first = run.checkpoints(begun)[0]
+    assert first.name != once.name
+    done("resume", begun, "--devices", "cuda:0,cuda:1")
+    assert run.checkpoints(begun)[-1].read_bytes() == once.read_bytes()
+
+
+def test_a_batch_that_is_too_large_is_told_what_would_fit(data, tmp_path, standin, monkeypatch):
+    monkeypatch.setattr(cuda_machine.machine, "memory", 900_000)
+    monkeypatch.setattr(cuda_conv, "BLOCK_BYTES", 2**16)
+    line = refused("train", data, tmp_path / "run", *SMALL, "--epochs", 1, "--devices", "cuda:0")
+    assert "cuda:0: Out of memory allocating" in line
+    assert "of 0.00 GB are free" in line
+    assert "in place of 8, a batch of 6 images would fit" in line
+
+
+def test_bench_shows_what_each_kernel_achieves(standin, monkeypatch):
+    """On the stand-in the times mean nothing; the launches and bytes are counted all the same."""
+    right = bench_cuda.rates
+    monkeypatch.setattr(bench_cuda, "rates", lambda device: right(device, 2**16, 64, 2))
+    options = "--batch", 2, "--rounds", 1, "--devices", "cuda:0,cuda:1"
+    found = json.loads(done("bench", "conv2", *options, "--json"))
+    rows = {row["kernel"]: row for row in found["kernels"]}
+    assert rows["matmul"]["flop"] == 3 * 2 * 128 * 48 * 25 * 27 * 27 * 2  # one of two towers
+    launches = traffic.of_layer("conv2", *conv2_of_one_tower())
+    for kernel in ("im2col", "col2im", "bias_relu", "relu_backward"):
+        assert rows[kernel]["bytes"] == sum(one.bytes for one in launches if one.kernel == kernel)
+    printed = done("bench", "pool5", *options)
+    assert "max_pool_backward" in printed
+    assert "the card copies" in printed
+    assert "PyTorch is timed on the CPU only" in refused("bench", "pool5", *options, "--vs", "torch")
+
+
+def conv2_of_one_tower():
+    """The paper's conv2 as one of two ranks has it, and the shapes that it reads and makes for two images."""
+    comm = Comm(Device("cpu:0"))
+    comm.size = 2
+    return alexnet(PRESETS["paper"], comm, BlankWeights()).layers["conv2"], (48, 27, 27, 2), (128, 27, 27, 2)

@@ -1,0 +1,95 @@
+"""What the real CuPy has of what is used of it, and what nvcc says of the kernels: neither needs a GPU."""
+
+import contextlib
+import inspect
+import re
+import shutil
+import subprocess
+import sys
+
+import cupy_standin
+import pytest
+
+from tinyalex.ops.cuda import launch as cuda_launch
+
+
+def real_cupy():
+    """CuPy as it is installed: it imports without a GPU."""
+    if "cupy" in sys.modules and not hasattr(sys.modules["cupy"], "__version__"):
+        pytest.fail("the stand-in is still there")
+    return pytest.importorskip("cupy", reason="CuPy is not installed: its names are not checked")
+
+
+def arguments(function):
+    """The names by which arguments can be passed, from the signature."""
+    found = inspect.signature(function).parameters.values()
+    return {p.name for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+
+
+def documented(function):
+    """The same of one of CuPy's: many are compiled, and show theirs in the docstring's first line alone."""
+    head = (function.__doc__ or "").strip().split("\n")[0]
+    shown = set(re.findall(r"(\w+)(?:=[^,)]*)?(?=[,)])", head))
+    with contextlib.suppress(TypeError, ValueError):
+        shown |= arguments(function)
+    return shown
+
+
+@pytest.mark.parametrize("name", cupy_standin.API)
+def test_cupy_has_what_is_used_of_it(name):
+    """Every name of the stand-in is CuPy's, with the same arguments, methods and attributes."""
+    ours, found = cupy_standin.API[name], real_cupy()
+    for part in name.split("."):
+        found = getattr(found, part)
+    if not callable(ours):
+        assert type(found) is type(ours)
+    elif not inspect.isclass(ours):
+        assert arguments(ours) <= documented(found)
+    elif issubclass(ours, Exception):
+        assert issubclass(found, Exception)
+    else:
+        assert name == "ndarray" or arguments(ours) <= documented(found)
+        used = {n: member for n, member in vars(ours).items() if n in OPERATORS or not n.startswith("_")}
+        for n, member in used.items():
+            assert hasattr(found, n), n
+            if n not in OPERATORS and inspect.isfunction(member):
+                assert arguments(member) - {"self"} <= documented(getattr(found, n)), n
+
+
+OPERATORS = {f"__{way}{op}__" for way in ("", "r", "i") for op in ("add", "sub", "mul", "truediv")}
+OPERATORS |= {f"__{name}__" for name in ("lt", "le", "gt", "ge", "eq", "ne", "neg", "matmul", "len", "bool")}
+OPERATORS |= {f"__{name}__" for name in ("int", "float", "getitem", "setitem", "enter", "exit")}
+
+
+def test_cupys_memory_is_what_is_used_of_it():
+    pointer = real_cupy().cuda.MemoryPointer
+    assert documented(pointer.copy_from_device_async) >= {"src", "size", "stream"}
+    assert "possibly different" in pointer.copy_from_device_async.__doc__
+    assert hasattr(real_cupy().cuda.MemoryPool, "total_bytes")
+
+
+def test_the_standin_has_nothing_else(standin):
+    import cupy
+
+    with pytest.raises(AttributeError):
+        cupy.einsum  # noqa: B018
+    with pytest.raises(AttributeError):
+        cupy.cuda.nccl  # noqa: B018
+
+
+NVCC = shutil.which("nvcc")
+
+
+@pytest.mark.skipif(NVCC is None, reason="nvcc is not installed: the kernels are compiled by g++ alone")
+@pytest.mark.parametrize("real", ["float", "double"])
+def test_nvcc_compiles_every_kernel(real, tmp_path):
+    """For sm_75, 80 and 90, with every warning an error."""
+    everything = tmp_path / "all.cu"  # one file: each start of nvcc costs seconds
+    everything.write_text("".join(f'#include "{path}"\n' for path in cuda_launch.SOURCES))
+    targets = [f"-gencode=arch=compute_{sm},code=sm_{sm}" for sm in (75, 80, 90)]
+    command = [NVCC, "-c", "-Werror=all-warnings", "-Xcompiler=-Wall,-Wextra,-Werror", f"-DREAL={real}"]
+    done = subprocess.run(
+        [*command, *targets, everything, "-o", tmp_path / "all.o"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(cuda_launch.SOURCES) == 7

@@ -1,0 +1,299 @@
+"""What this machine has for tinyalex, whether it works, and what to install: ``tinyalex doctor``.
+
+Every operation is run on every device, forward and backward, in float32, and compared with the plain loops
+of `tinyalex.ops.reference`.  Nothing that is missing is an error; an operation that gives wrong numbers is.
+"""
+
+import ctypes
+import platform
+import shutil
+import sys
+from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
+from time import perf_counter
+from typing import NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from threadpoolctl import threadpool_info
+
+from tinyalex.comm import launch
+from tinyalex.devices import Device, cpu_count
+from tinyalex.errors import DeviceError
+from tinyalex.ops import reference
+from tinyalex.ops.activation import ACTIVATIONS, relu
+from tinyalex.ops.conv import conv2d_backward, conv2d_forward
+from tinyalex.ops.dropout import dropout_backward, dropout_forward, dropout_mask
+from tinyalex.ops.linear import linear_backward, linear_forward
+from tinyalex.ops.lrn import lrn_backward, lrn_forward, same_map_norm_backward, same_map_norm_forward
+from tinyalex.ops.pool import avg_pool_backward, avg_pool_forward, max_pool_backward, max_pool_forward
+from tinyalex.ops.softmax import softmax_loss_backward, softmax_loss_forward
+
+TOLERANCE = 1e-4  # of the largest number: float32's rounding over the sums here is 1e-6 to 1e-5
+
+
+# ---- what is here --------------------------------------------------------------------------------------
+
+
+class Report(NamedTuple):
+    """What was found: (what, text) pairs, the names of the devices to test, and what to do about the rest."""
+
+    found: list
+    devices: list
+    advice: list
+
+
+def look():
+    """Return a `Report` of this machine."""
+    blas = [b for b in threadpool_info() if b["user_api"] == "blas"]
+    libraries = ", ".join(f"{b['internal_api']} {b['version']}, {b['num_threads']} threads" for b in blas)
+    found = [
+        ("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
+        ("CPU", f"{cpu_count()} cores for this process"),
+        ("NumPy", f"{np.__version__}, BLAS: {libraries or 'unknown'}"),
+    ]
+    devices, advice = ["cpu:0"], []
+    found.append(("MPI", _mpi(advice)))
+    driver = _driver()
+    found.append(("NVIDIA driver", f"for CUDA up to {_cuda(driver)}" if driver else "none"))
+    if find_spec("cupy"):
+        _gpus(driver, found, devices, advice)
+    else:
+        found.append(("CuPy", "not installed"))
+        if driver:
+            advice.append(f"to use the GPU: pip install 'tinyalex[{_extra(driver)}]'")
+    if not driver and len(devices) == 1:
+        advice.append("no NVIDIA driver: everything runs on the CPU; a GPU would need a driver, then CuPy")
+    return Report(found, devices, advice)
+
+
+def _mpi(advice):
+    if not find_spec("mpi4py"):
+        advice.append(
+            "for ranks that are MPI processes: pip install 'tinyalex[mpi]', and an MPI such as mpich"
+        )
+        return "mpi4py is not installed"
+    try:
+        from mpi4py import MPI
+
+        library = " ".join(MPI.Get_library_version().strip("\0").split("\n")[0].split())
+    except (ImportError, RuntimeError) as error:
+        advice.append("for ranks that are MPI processes: pip install mpich, or the system's MPI")
+        return f"mpi4py {version('mpi4py')}, but no MPI library ({error})"
+    where = shutil.which("mpiexec", path=sys.exec_prefix + "/bin") or shutil.which("mpiexec")
+    return f"mpi4py {version('mpi4py')}, {library}, mpiexec: {where or 'none'}"
+
+
+def _driver():
+    """The newest CUDA that the driver supports, 12080 for 12.8; 0 without a driver."""
+    number = ctypes.c_int(0)
+    try:
+        library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+        ctypes.CDLL(library).cuDriverGetVersion(ctypes.byref(number))
+    except (OSError, AttributeError):
+        return 0
+    return number.value
+
+
+def _cuda(number):
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def _extra(driver):
+    return "cuda13" if driver >= 13000 else "cuda12"
+
+
+def _gpus(driver, found, devices, advice):
+    """Add CuPy and each GPU to what was found."""
+    try:
+        import cupy
+    except Exception as error:  # a library that is not there can show as any error
+        found.append(("CuPy", f"installed, but cannot be imported: {error}"))
+        advice.append(f"install CuPy anew: pip install 'tinyalex[{_extra(driver)}]'")
+        return
+    runtime = cupy.cuda.runtime
+    built = runtime.runtimeGetVersion()
+    found.append(("CuPy", f"{cupy.__version__}, for CUDA {_cuda(built)}"))
+    try:
+        count = runtime.getDeviceCount()
+    except runtime.CUDARuntimeError as error:
+        found.append(("GPUs", f"none: {error}"))
+        if driver and driver // 1000 < built // 1000:
+            advice.append(
+                f"CuPy wants CUDA {_cuda(built)}, the driver has {_cuda(driver)}: "
+                f"pip uninstall what is here and install 'tinyalex[{_extra(driver)}]', or renew the driver"
+            )
+        return
+    for k in range(count):
+        properties = runtime.getDeviceProperties(k)
+        with cupy.cuda.Device(k):
+            free, total = runtime.memGetInfo()
+        name, major, minor = (properties[key] for key in ("name", "major", "minor"))
+        memory = f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free"
+        text = f"{name.decode()}, compute capability {major}.{minor}, {memory}"
+        found.append((f"cuda:{k}", text))
+        devices.append(f"cuda:{k}")
+    for k in range(count):
+        reads = [f"cuda:{j}" for j in range(count) if j != k and runtime.deviceCanAccessPeer(k, j)]
+        if count > 1:
+            others = ", ".join(reads) or "no other: exchanges go through the host"
+            found.append(("peer access", f"cuda:{k} reads {others}"))
+
+
+# ---- whether it works ----------------------------------------------------------------------------------
+
+
+class Case(NamedTuple):
+    """An operation, its plain twin, and the shapes of its arguments (or what draws them)."""
+
+    operation: str
+    forward: object
+    backward: object
+    plain: object  # (*arguments) → y
+    plain_backward: object  # (dy, *arguments) → gradient, or gradients
+    arguments: list
+
+
+def _labels(rng):
+    return rng.integers(0, 40, 7)
+
+
+def _mask(rng):
+    return rng.random((9, 7)) < 0.5
+
+
+MAPS = (6, 9, 8, 5)
+CONV = {"stride": 2, "pad": 1, "groups": 2}
+LRN = {"alpha": 1.0, "groups": 2}
+BOX = {"alpha": 5.0}
+CASES = [
+    Case(
+        "conv2d + relu", partial(conv2d_forward, activation=relu, **CONV), conv2d_backward,
+        lambda x, w, b: reference.relu(reference.conv2d(x, w, b, **CONV)),
+        lambda dy, x, w, b: reference.conv2d_backward(
+            reference.relu_backward(dy, reference.conv2d(x, w, b, **CONV)), x, w, **CONV
+        ),
+        [MAPS, (4, 3, 3, 2), (4,)],
+    ),
+    Case(
+        "linear", linear_forward, linear_backward,
+        reference.linear, lambda dy, x, w, b: reference.linear_backward(dy, x, w), [(6, 5), (9, 6), (9,)],
+    ),
+    Case(
+        "max pool", partial(max_pool_forward, z=3, s=2), max_pool_backward,
+        partial(reference.max_pool, z=3, s=2), partial(reference.max_pool_backward, z=3, s=2), [MAPS],
+    ),
+    Case(
+        "average pool", partial(avg_pool_forward, z=3, s=2), avg_pool_backward,
+        partial(reference.avg_pool, z=3, s=2), partial(reference.avg_pool_backward, z=3, s=2), [MAPS],
+    ),
+    Case(
+        "lrn", partial(lrn_forward, **LRN), lrn_backward,
+        partial(reference.lrn, **LRN), partial(reference.lrn_backward, **LRN), [MAPS],
+    ),
+    Case(
+        "same-map norm", partial(same_map_norm_forward, **BOX), same_map_norm_backward,
+        partial(reference.same_map_norm, **BOX), partial(reference.same_map_norm_backward, **BOX), [MAPS],
+    ),
+    *(
+        Case(
+            name, ACTIVATIONS[name].forward, ACTIVATIONS[name].backward,
+            getattr(reference, name), getattr(reference, f"{name}_backward"), [MAPS],
+        )
+        for name in ("relu", "tanh", "logistic")
+    ),
+    Case(
+        "dropout", dropout_forward, dropout_backward,
+        reference.dropout, lambda dy, x, mask: reference.dropout_backward(dy, mask), [(9, 7), _mask],
+    ),
+    Case(
+        "softmax loss", softmax_loss_forward, lambda dy, cache: dy * softmax_loss_backward(cache),
+        lambda *z: np.asarray(reference.softmax_loss(*z)),
+        lambda dy, *z: dy * reference.softmax_loss_backward(*z), [(40, 7), _labels],
+    ),
+]  # fmt: skip
+
+
+def self_test(device):
+    """Yield (operation, what is wrong or "") for every operation on the device."""
+    for number, case in enumerate(CASES):
+        yield case.operation, _error(case, device, np.random.default_rng(number))
+    here = device.get(dropout_mask(np.random.default_rng(1), (5, 7), 0.5, device.xp, first=3))
+    host = dropout_mask(np.random.default_rng(1), (5, 7), 0.5, first=3)
+    yield "dropout mask", "" if (here == host).all() else "not the host's"
+
+
+def _error(case, device, rng):
+    arguments = [
+        draw(rng) if callable(draw) else rng.standard_normal(draw).astype(np.float32)
+        for draw in case.arguments
+    ]
+    y = case.plain(*arguments)
+    dy = rng.standard_normal(y.shape).astype(np.float32)
+    gradients = case.plain_backward(dy, *arguments)
+    found_y, cache = case.forward(*map(device.put, arguments))
+    found = case.backward(device.put(dy), cache)
+    pairs = [
+        (found_y, y),
+        *zip(*(g if isinstance(g, tuple) else (g,) for g in (found, gradients)), strict=True),
+    ]
+    for got, expected in pairs:
+        error = np.abs(device.get(got) - expected).max() / np.abs(expected).max()
+        if not error <= TOLERANCE:
+            return f"relative error {error:.1e}, expected at most {TOLERANCE:.0e}"
+    return ""
+
+
+def _exchange(comm):
+    x = comm.device.put(np.full((2, 3), 1.0 + comm.rank, np.float32))
+    return comm.device.get(comm.all_reduce(x)).tolist()
+
+
+# ---- the command ---------------------------------------------------------------------------------------
+
+
+def print_report(console=None):
+    """Print what is here, the self-test and the advice; return the exit code: 1 if a test failed, else 0."""
+    console = console or Console()
+    report = look()
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for what, text in report.found:
+        table.add_row(what, Text(text))
+    console.print(table)
+    console.print("\nSelf-test, every operation against the plain loops:")
+    failed = False
+    for name in report.devices:
+        start, wrong, count = perf_counter(), [], 0
+        try:
+            device = Device(name)
+            for operation, error in launch(lambda comm: list(self_test(comm.device)), [device])[0]:
+                count += 1
+                wrong += [f"{operation}: {error}"] if error else []
+        except Exception as error:  # whatever a broken installation raises belongs into the report
+            wrong.append(f"{type(error).__name__}: {error}")
+        _say(console, name, wrong, f"{count} operations in {perf_counter() - start:.1f} s")
+        failed |= bool(wrong)
+    gpus = report.devices[1:]
+    if len(gpus) > 1:
+        wrong = []
+        total = len(gpus) * (len(gpus) + 1) / 2
+        try:
+            found = launch(_exchange, [Device(name) for name in gpus])
+            wrong += [] if found == [[[total] * 3] * 2] * len(gpus) else ["the sum over the GPUs is wrong"]
+        except DeviceError as error:
+            wrong.append(str(error))
+        _say(console, f"{gpus[0]} … {gpus[-1]}", wrong, "exchange")
+        failed |= bool(wrong)
+    for line in report.advice:
+        console.print(f"- {line}", markup=False, highlight=False, soft_wrap=True)
+    return int(failed)
+
+
+def _say(console, name, wrong, what):
+    verdict = Text("FAIL", "red") if wrong else Text("ok", "green")
+    console.print(Text.assemble(f"  {name}  ", verdict, f"  {what}"))
+    for line in wrong:
+        console.print(f"    {line}", style="red", highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,81 @@
+"""The least bytes that each kernel must move in a training step, in float32: its bound, whatever the code.
+
+The rule is that of the headers in the .cu files: what a kernel reads counts once (what neighbouring threads
+read again comes from the cache), what it writes counts once.  Matrix products are not in it: they are bound
+by arithmetic, and counted in multiply-adds.
+"""
+
+import math
+from typing import NamedTuple
+
+from tinyalex.nn import LRN, AvgPool, Conv2d, Dropout, Linear, MaxPool, SameMapNorm
+from tinyalex.ops.cuda.conv import is_relu
+from tinyalex.ops.cuda.softmax import HEIGHT
+
+
+class Launch(NamedTuple):
+    """A kernel's work for one layer in one direction, over the whole batch."""
+
+    layer: str
+    direction: str  # forward, backward, loss or update
+    kernel: str
+    bytes: int
+
+
+def of_layer(name, layer, x, y):
+    """Return the `Launch`es of a layer that makes an array of shape y of one of shape x; images last."""
+    kernels = _kernels(layer, math.prod(x), math.prod(y), y)
+    return [Launch(name, direction, kernel, nbytes) for direction, kernel, nbytes in kernels]
+
+
+def _kernels(layer, x, y, y_shape):
+    """(direction, kernel, bytes) of a layer that reads x numbers and makes y."""
+    if isinstance(layer, Conv2d):
+        F, CG, KH, KW = layer.params["w"].shape
+        columns = layer.geometry[2] * CG * KH * KW * y // F
+        relu = is_relu(layer.geometry[3])
+        return [
+            ("forward", "im2col", 4 * (x + columns)),
+            ("forward", "bias_relu", 4 * (2 * y + F)),
+            ("backward", "relu_backward", 4 * (3 if relu else 2) * y),
+            ("backward", "im2col", 4 * (x + columns)),
+        ] + [("backward", "col2im", 4 * (x + columns))] * layer.need_dx
+    if isinstance(layer, Linear):
+        return [("forward", "bias_relu", 4 * (2 * y + len(layer.params["b"])))]
+    if isinstance(layer, MaxPool):
+        return [
+            ("forward", "max_pool_forward", 4 * x + 6 * y),
+            ("backward", "max_pool_backward", 4 * x + 6 * y),
+        ]
+    if isinstance(layer, AvgPool):
+        return [("forward", "avg_pool_forward", 4 * (x + y)), ("backward", "avg_pool_backward", 4 * (x + y))]
+    if isinstance(layer, LRN):
+        return [("forward", "lrn_forward", 12 * x), ("backward", "lrn_backward", 16 * x)]
+    if isinstance(layer, SameMapNorm):
+        return [
+            ("forward", "same_map_forward", 12 * x),
+            ("backward", "same_map_ratio", 16 * x),
+            ("backward", "same_map_backward", 20 * x),
+        ]
+    if isinstance(layer, Dropout):
+        return [
+            ("forward", "dropout_mask", x),
+            ("forward", "dropout_apply", 9 * x),
+            ("backward", "dropout_apply", 9 * x),
+        ]
+    return []
+
+
+def of_loss(classes, images):
+    """Return the `Launch`es of the softmax loss."""
+    numbers, slices = classes * images, -(-classes // HEIGHT) * images
+    return [
+        Launch("loss", "loss", "softmax_slices", 4 * (numbers + 2 * slices)),
+        Launch("loss", "loss", "softmax_loss", 4 * (2 * numbers + 2 * slices + images) + 8 * images),
+        Launch("loss", "loss", "softmax_backward", 4 * 2 * numbers + 8 * images),
+    ]
+
+
+def of_update(parameters):
+    """Return the `Launch` of the update of so many parameters."""
+    return Launch("update", "update", "sgd", 4 * 5 * parameters)
