@@ -52,7 +52,7 @@ class SGD:
             cuda.sgd(w, g, v, self.momentum, rate, decay * rate)
             return
         number = w.dtype.type
-        size = min(BLOCK, w.size) if xp is np else w.size
+        size = min(BLOCK, w.size)
         buffer = empty(xp, (size,), w.dtype)
         for start in range(0, w.size, size):
             block = slice(start, start + size)

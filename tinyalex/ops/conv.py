@@ -155,7 +155,7 @@ def conv2d_forward(x, w, b, stride=1, pad=0, groups=1, activation=None):
     if xp is not np:
         cuda.conv2d_forward(y, b, cache)
         return y, cache
-    if xp is np and winograd.pays(w, stride, groups):
+    if winograd.pays(w, stride, groups):
         for cs, fs in _groups(C, F, groups):
             finish = partial(_bias_and_neuron, b[fs], activation)
             winograd.convolve(x[cs], w[fs], pads, y[fs], finish)
@@ -213,7 +213,7 @@ def conv2d_backward(dy, cache, need_dx=True):
     if xp is not np:
         return cuda.conv2d_backward(dy, cache, need_dx)
     g_maps, db = _before_neuron(dy, y, activation)
-    if xp is np and need_dx and winograd.pays(w, stride, groups):
+    if need_dx and winograd.pays(w, stride, groups):
         dx, dw = empty(xp, x.shape, x.dtype), empty(xp, w.shape, w.dtype)
         for cs, fs in _groups(len(x), F, groups):
             dw[fs] = winograd.convolve_backward(g_maps[fs], x[cs], w[fs], pads, dx[cs])
