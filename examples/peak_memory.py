@@ -40,29 +40,18 @@ def tinyalex_steps(batch):
 
 
 def torch_steps(batch):
-    """Train as many steps in PyTorch, written as people write it, on two threads."""
-    import torch
-    from torch import nn
+    """Train as many steps in PyTorch, written as people write it; return the seconds of the last."""
+    from tinyalex.bench import layers_of
+    from tinyalex.bench_torch import twin
+    from tinyalex.comm import Comm
+    from tinyalex.describe import BlankWeights
+    from tinyalex.devices import Device
+    from tinyalex.models.alexnet import PRESETS
 
-    torch.set_num_threads(2)
-    norm = nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)  # over all maps: the towers' ends differ
-    pool = nn.MaxPool2d(3, 2, ceil_mode=True)
-    net = nn.Sequential(
-        nn.ZeroPad2d((0, 3, 0, 3)), nn.Conv2d(3, 96, 11, 4), nn.ReLU(), norm, pool,
-        nn.Conv2d(96, 256, 5, padding=2, groups=2), nn.ReLU(), norm, pool,
-        nn.Conv2d(256, 384, 3, padding=1), nn.ReLU(),
-        nn.Conv2d(384, 384, 3, padding=1, groups=2), nn.ReLU(),
-        nn.Conv2d(384, 256, 3, padding=1, groups=2), nn.ReLU(), pool, nn.Flatten(),
-        nn.Linear(9216, 4096), nn.ReLU(), nn.Dropout(), nn.Linear(4096, 4096), nn.ReLU(), nn.Dropout(),
-        nn.Linear(4096, 1000),
-    )  # fmt: skip
-    optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9, weight_decay=0.0005)
-    x, labels = torch.randn(batch, 3, 224, 224), torch.randint(0, 1000, (batch,))
-    for _ in range(STEPS):
-        start = perf_counter()
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(net(x), labels).backward()
-        optimizer.step()
+    layers, shape = layers_of("alexnet", PRESETS["paper"], None, Comm(Device("cpu:0")), BlankWeights())
+    step = twin(layers, (batch, *shape), forward=False, tuned=False, whole=True)  # warmed up: two steps
+    start = perf_counter()
+    step()
     return perf_counter() - start
 
 

@@ -60,6 +60,7 @@ class Device:
 serial = itertools.count()
 streams = defaultdict(list)  # device → its streams, the null stream first
 host_clock = {}  # what the host has waited for
+retired = set()  # ids of the streams that were left when the host had waited for all of their work
 
 
 def merge(clock, other):
@@ -86,11 +87,24 @@ class Stream:
         return streams[current_device()][0]
 
     def __enter__(self):
+        assert self.id not in retired, "a stream is entered once"
         local.streams = [*getattr(local, "streams", []), self]
         return self
 
     def __exit__(self, *error):
         local.streams.pop()
+        with lock:
+            if all(host_clock.get(stream, 0) >= tick for stream, tick in self.clock.items()):
+                self._retire()
+
+    def _retire(self):
+        """Forget the stream: what is done later is in order with all that it did, as the host is."""
+        retired.add(self.id)
+        streams[self.device].remove(self)
+        for clock in (host_clock, *(stream.clock for all_of in streams.values() for stream in all_of)):
+            clock.pop(self.id, None)
+        for key in [key for key in pools if key[1] == self.id]:
+            del pools[key]
 
     def synchronize(self):
         with lock:
@@ -157,7 +171,10 @@ class Memory:
     def __del__(self):
         if hasattr(self, "bytes"):
             in_use[self.device] -= self.nbytes
-            pools[self.device, self.stream.id, self.nbytes].append((self.bytes, self.writer, self.readers))
+            if self.stream.id not in retired:
+                pools[self.device, self.stream.id, self.nbytes].append(
+                    (self.bytes, self.writer, self.readers)
+                )
 
     def check_guards(self, kernel):
         if (self.bytes[:GUARD] != 0xFF).any() or (self.bytes[GUARD + self.nbytes :] != 0xFF).any():
@@ -172,11 +189,12 @@ def touch(reads, writes, foreign=()):
         for memory in (*reads, *writes):
             if memory.device != device and memory not in foreign:
                 raise ValueError(f"array of device {memory.device}, but device {device} is current")
-            if memory.writer and stream.clock.get(memory.writer[0], 0) < memory.writer[1]:
-                raise Unordered(f"stream {stream.id} uses what stream {memory.writer[0]} may yet be writing")
+            writer = memory.writer
+            if writer and writer[0] not in retired and stream.clock.get(writer[0], 0) < writer[1]:
+                raise Unordered(f"stream {stream.id} uses what stream {writer[0]} may yet be writing")
         for memory in writes:
             for reader, then in memory.readers.items():
-                if stream.clock.get(reader, 0) < then:
+                if reader not in retired and stream.clock.get(reader, 0) < then:
                     raise Unordered(f"stream {stream.id} writes what stream {reader} may yet be reading")
             memory.writer, memory.readers = (stream.id, tick), {}
         for memory in reads:
