@@ -229,8 +229,9 @@ runs = {
     "one pixel of each picture": (run(a[0, 0, 0]), run(b[:, 0, 0, 0])),
     "one picture": (run(a[..., 0]), run(b[0])),
 }
+print(f"{'pictures':26}  last first")
 for what, (in_a, in_b) in runs.items():
-    print(f"{what:26} pictures last: {in_a:6}    first: {in_b:6}")
+    print(f"{what:26} {in_a:5} {in_b:5}")
 
 assert runs["a row's every 4th pixel"] == (N, 1)
 assert runs["half of the channels"] == (C // 2 * H * W * N, C // 2 * H * W)
@@ -277,7 +278,8 @@ print(f"every 4th pixel, pictures first: {milliseconds(every_b.copy):.2f} ms")
 #
 # "From each pixel" is meant literally: the mean is a picture of its own,
 # $m[c,h,w] = \frac1N \sum_n x[c,h,w,n]$, and it is taken away from every picture.  Raw pixels are all
-# positive, so all of them push a weight in the same direction at once; centred ones are above and below 0.
+# positive, and then the gradients of all weights of a neuron have one sign in every picture (lesson 2);
+# centred ones are above and below 0.
 #
 # Nothing is divided.  AlexNet's inputs are numbers from about −128 to 127, not from 0 to 1.  Remember it:
 # in lesson 8 it explains a constant.
@@ -340,6 +342,7 @@ right, wrong = star.transpose(2, 0, 1), star.reshape(3, 32, 32)
 assert right.shape == wrong.shape
 assert not (right == wrong).all()
 assert sorted(right.reshape(-1)) == sorted(wrong.reshape(-1))  # the same numbers
+assert (wrong[0, 0] == star[0].reshape(-1)[:32]).all()  # a third of a row
 
 axes = draw.panels(1, 1, 1, 1, 1, height=1.7)
 draw.picture(axes[0], right, "transpose")
@@ -348,10 +351,10 @@ for axis, channel, name in zip(axes[2:], wrong, ("red", "green", "blue"), strict
     draw.picture(axis, channel, f"its {name}")
 
 # %% [markdown]
-# Nine small grey pictures, three abreast: the numbers are dealt out in memory order, and there red, green
-# and blue alternate, so every third number of a row is red.  Three of the picture's rows, of 96 numbers
-# each, fill nine of the new ones.  Such a network still *learns* something.  That makes the mistake so
-# long-lived.
+# `reshape` deals the numbers out in the order of memory.  So the new "red" is the upper third of the
+# picture and the new "blue" the lower; each old row of 96 numbers is broken into three lines of 32, and
+# along a line red, green and blue take turns.  A network still learns *something* from such pictures.  That
+# makes the mistake so long-lived.
 #
 # The second: leave the pixels in one byte.  `uint8` counts modulo 256, and says nothing.
 
@@ -361,7 +364,8 @@ print("100 − 120 in uint8:", (hundred - mean_120)[0])
 assert hundred - mean_120 == 236
 
 bytes_only = made.images - mean.astype(np.uint8)
-axes = draw.panels(1, 1, height=1.9)
+axes = draw.panels(1, 1, 0.6, height=2.4)
+axes[2].remove()
 draw.picture(axes[0], x[..., 0], "centred in float32")
 draw.picture(axes[1], bytes_only[..., 0], "centred in uint8")
 
