@@ -133,6 +133,7 @@ def lesson(number):
     return Lesson(check, hint, solution)
 
 
+@np.errstate(all="ignore")  # a NaN is told of in words
 def judge(hole, function):
     """Return (PASSED, NOT_YET or WRONG, what to say about the function as an answer to the hole)."""
     if todo := _todo(function):
@@ -259,8 +260,9 @@ def _array_difference(found, expected):
 def _close(a, b):
     tolerance = TOLERANCES.get(b.dtype.name, 1e-8)
     a, b = a.astype(np.float64), b.astype(np.float64)
-    scale = np.abs(b).max(initial=0)
-    return bool((np.abs(a - b) <= tolerance * max(scale, 1e-30)).all()) and bool(np.isfinite(a).all())
+    scale = np.abs(b[np.isfinite(b)]).max(initial=1e-30)
+    near = (np.abs(a - b) <= tolerance * scale) | (a == b) | (np.isnan(a) & np.isnan(b))
+    return bool(near.all())
 
 
 def _other_shape(a, b):
