@@ -179,9 +179,9 @@ linear_gradients = check(linear_gradients)
 
 # %% [markdown]
 # With a rate $\varepsilon$, one step of gradient descent is $W \leftarrow W - \varepsilon\,dW$.  Step
-# through eight of them, for one picture of four pixels, $x = (1, 2, 0, -1)$, whose label is 1, from
-# $W = 0$.  First all classes have $\frac13$, so $dz = (\frac13, -\frac23, \frac13)$, and row 1 of $W$
-# becomes a small copy of the picture; the other rows its negative, half as large.
+# through five of them, for one picture of four pixels, $x = (1, 2, 0, -1)$, whose label is 1, from $W = 0$.
+# First all classes have $\frac13$, so $dz = (\frac13, -\frac23, \frac13)$, and row 1 of $W$ becomes a small
+# copy of the picture; the other rows its negative, half as large.
 
 # %%
 one, label, rate = np.array([[1.0], [2], [0], [-1]]), np.array([1]), 0.1
