@@ -51,16 +51,17 @@ assert np.isclose(central, 12.01)
 assert round((one_sided - 12) / (central - 12)) == 61
 
 # %% [markdown]
-# Taylor's series says why.  In $f(x \pm h) = f \pm h f' + \frac{h^2}{2} f'' \pm \frac{h^3}{6} f''' + \dots$
-# the even terms have the same sign on both sides, so they cancel in the difference:
+# Taylor's series says why.  In
+# $f(x \pm h) = f \pm h f' + \frac{h^2}{2} f^{(2)} \pm \frac{h^3}{6} f^{(3)} + \dots$ where $f^{(k)}$ is the
+# $k$-th derivative, the even terms have the same sign on both sides, so they cancel in the difference:
 #
 # $$\begin{aligned}
-# \frac{f(x+h) - f(x)}{h} &= f' + \frac{h}{2} f'' + \dots \\
-# \frac{f(x+h) - f(x-h)}{2h} &= f' + \frac{h^2}{6} f''' + \dots
+# \frac{f(x+h) - f(x)}{h} &= f' + \frac{h}{2} f^{(2)} + \dots \\
+# \frac{f(x+h) - f(x-h)}{2h} &= f' + \frac{h^2}{6} f^{(3)} + \dots
 # \end{aligned}$$
 #
 # The first error shrinks with $h$, the second with $h^2$.  Halve $h$ and watch: the secants turn into the
-# tangent, the central one four times as near with each step, the one-sided one only twice.
+# tangent, the central one four times as near with each step, the one-sided one only about twice.
 
 # %%
 widths = [1 / 2**k for k in range(6)]
@@ -139,7 +140,7 @@ draw.array(axes[2], np.abs(claimed - measured), "difference", fmt="{:.0e}", limi
 # $\epsilon = 2.2\cdot10^{-16}$ of its size.  The difference of two such numbers is divided by $2h$, and so
 # is their error.  The total is about
 #
-# $$\text{error}(h) \;\approx\; \frac{h^2}{6}\,|f'''| \;+\; \frac{\epsilon\,|f|}{h}$$
+# $$\text{error}(h) \;\approx\; \frac{h^2}{6}\,|f^{(3)}| \;+\; \frac{\epsilon\,|f|}{h}$$
 #
 # The first term falls with $h$, the second rises.  They meet where $h^3 \approx \epsilon$: at
 # $h = \epsilon^{1/3} = 6\cdot10^{-6}$ for numbers of size 1.
