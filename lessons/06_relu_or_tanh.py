@@ -71,11 +71,11 @@ assert round(slope_of_tanh[1] ** 5, 7) == 0.0000018
 # %% [markdown]
 # ## Backward from the output alone
 #
-# By the chain rule $dx = dy \cdot f'(x)$, number by number.  For all three curves the slope can be written
-# with the **output** $y$, which the next layer keeps anyway:
+# By the chain rule $dx = dy \cdot f'(x)$, number by number.  For these curves the slope can be written with
+# the **output** $y$, which the next layer keeps anyway (for the logistic function it is $y\,(1-y)$):
 #
 # $$\begin{aligned}
-# y = \tanh x &: & dx &= dy\,(1 - y^2) \\
+# y = \tanh\,x &: & dx &= dy\,(1 - y^2) \\
 # y = \max(0, x) &: & dx &= \begin{cases} dy & \text{if } y > 0 \\ 0 & \text{else} \end{cases}
 # \end{aligned}$$
 #
@@ -292,7 +292,7 @@ def dead_filters(rate, epochs=3):
     optimizer, batches = SGD(model, rate), InMemory(pictures, comm, batch=20)
     for _ in range(epochs):
         for images, labels in batches.epoch(rng):
-            step = data_parallel_step(model, optimizer, comm, images, labels)
+            data_parallel_step(model, optimizer, comm, images, labels)
     images, labels = next(InMemory(pictures, comm, batch=400).epoch(rng))
     x = images
     for name in ("conv1", "pool1", "conv2"):

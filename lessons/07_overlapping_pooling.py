@@ -142,7 +142,7 @@ for axis, values, title in zip(
 # $$dx[u] \;=\; \sum_{o\,:\;\text{u wins window } o} dy[o] .$$
 #
 # Step through it.  Six windows of $3\times3$ over a picture of $5\times7$.  The blue frame is the window,
-# the orange one its winner.  Two pixels win more than once.
+# the orange one its winner.  One pixel wins four of them.
 
 # %%
 picture = np.array(
@@ -318,9 +318,9 @@ assert 30 < noticed[3, 2] < noticed[3, 1]
 # row of four windows may happen to have none.  So the library's tests contain such a row by hand, like the
 # one at the top of this lesson.
 #
-# This bug has been found in many networks written from scratch.  One of the reports ends with the remark
-# that the model as it is still converges.  It does: most of the gradient is right.  That is the trouble
-# with gradients.
+# Wrong backwards of this kind live in networks written from scratch, and one report of such a bug ends with
+# the remark that the model as it is still converges.  It does: most of the gradient is right.  That is the
+# trouble with gradients.
 #
 # ## What does the overlap buy?
 #
