@@ -172,7 +172,7 @@ def test_page_is_whole(stem, pages):
 def browser():
     """Start a headless Chromium that sees no network, as wide as a phone."""
     webdriver = pytest.importorskip("selenium.webdriver")
-    chromium, driver = (shutil.which(n) for n in ("chromium", "chromedriver"))
+    chromium, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
     if not (chromium and driver):
         pytest.skip("chromium and chromedriver are not installed")
     options = webdriver.ChromeOptions()
