@@ -92,14 +92,13 @@ conv_loops = check(conv_loops)
 # %% [markdown]
 # ## How large is the result?
 #
-# Along an axis of $H$ pixels, a window of $K$ can start at 0, and at last at $H - K$.  In steps of $s$ that
-# makes
+# Put $P$ zeros around the picture on each side (**padding**; $P$ may be 0).  Along an axis of $H$ pixels a
+# window of $K$ can then start at 0, and at last at $H + 2P - K$.  In steps of $s$ that makes
 #
 # $$OH = \left\lfloor \frac{H + 2P - K}{s} \right\rfloor + 1$$
 #
-# windows, where $P$ zeros have been put around the picture on each side (**padding**).  Where the division
-# leaves a remainder, the last pixels are under no window.  AlexNet's conv2 has $K = 5$, $s = 1$, $P = 2$:
-# then $OH = H + 4 - 5 + 1 = H$, and the map keeps its size.
+# windows.  Where the division leaves a remainder, the last pixels are under no window.  AlexNet's conv2 has
+# $K = 5$, $s = 1$, $P = 2$: then $OH = H + 4 - 5 + 1 = H$, and the map keeps its size.
 #
 # **Your turn.**
 
@@ -154,6 +153,7 @@ places = list(np.ndindex(2, 4))
 every = np.stack([picture[i : i + 3, j : j + 3].ravel() for i, j in places], axis=1)
 sums = (kernel.ravel() @ every).reshape(2, 4)
 assert every.shape == (9, 8)
+assert (picture.size, every.size) == (24, 72)
 assert sums.tolist() == [[-6, -13, -13, -6], [6, 13, 13, 6]]
 
 
@@ -315,7 +315,7 @@ assert output_size(224, 11, 4, pad=2) == 55
 
 pixels = np.where(np.arange(208, 227) < 224, 1, 0)
 axes = draw.panels(1, height=1.5)
-draw.array(axes, pixels, "pixels 208 … 226; 0: not in the picture")
+draw.array(axes, pixels, "pixels 208 … 226; 0: not in the picture", limit=4)
 for o, colour in ((52, draw.INK[1]), (53, draw.INK[2]), (54, draw.INK[0])):
     draw.frame(axes, 0, o * 4 - 208, 1, 11, colour, inset=0.12 * (54 - o))
 
@@ -370,7 +370,8 @@ zero = np.zeros(1)
 for stride, shift in ((1, 1), (4, 4), (4, 1)):
     before = conv.conv2d_forward(row[:, :, :-shift], w, zero, stride)[0][0, 0, :, 0]
     after = conv.conv2d_forward(row[:, :, shift:], w, zero, stride)[0][0, 0, :, 0]
-    moved = np.allclose(before[shift // stride or 1 :], after[: -(shift // stride or 1)])
+    places = max(1, shift // stride)
+    moved = np.allclose(before[places:], after[:-places])
     print(f"stride {stride}, moved by {shift}: map moved along: {moved}")
     assert moved == (shift % stride == 0)
 

@@ -58,7 +58,7 @@ print(f"slope measured: {slope:.6f}")
 # Take a row of $W = 9$ pixels, windows of $K = 3$, stride $s = 2$.  There are $OW = (9-3)/2+1 = 4$ windows,
 # and `im2col` is
 #
-# $$\mathrm{cols}[p, o] = x[o\,s + p] \qquad p = 0 \dots K-1,\quad o = 0 \dots OW-1 .$$
+# $$\mathrm{cols}[p, o] = x[o\,s + p], \quad 0 \le p < K,\; 0 \le o < OW .$$
 
 # %%
 W, K, s = 9, 3, 2
@@ -142,10 +142,12 @@ assert list(add_back(dcols, W, s)) == [1, 2, 7, -1, 0, 5, 4, 2, -4]
 # (`cols` written as one long vector).  Row $(p,o)$ of $P$ has its single one at pixel $o\,s+p$.  For any
 # linear map $c = P x$ the chain rule reads
 #
-# $$dx[u] = \sum_k dc[k]\,\frac{\partial c[k]}{\partial x[u]} = \sum_k dc[k]\,P[k,u]
-# \qquad\text{that is}\qquad dx = P^{\mathsf T} dc .$$
+# $$\begin{aligned}
+# dx[u] &= \sum_k dc[k]\,\frac{\partial c[k]}{\partial x[u]} = \sum_k dc[k]\,P[k,u] \\
+# dx &= P^{\mathsf T} dc .
+# \end{aligned}$$
 #
-# **col2im is $P^{\mathsf T}$.**  $P$ has a single one in each *row* (each column entry is a copy of one
+# **col2im is $P^{\mathsf T}$.**  $P$ has a single one in each *row* (a number in `cols` is a copy of one
 # pixel), but up to two in each *column* (a pixel has up to two copies).  A row with two ones adds: that is
 # where `+=` lives.
 
