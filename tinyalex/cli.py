@@ -102,6 +102,27 @@ def _pictures(data, full):
     return "CIFAR-10", cifar10.load(path)
 
 
+@app.command()
+def lessons(
+    folder: Annotated[Path, typer.Argument(help="Where your copies go.")] = Path("tinyalex-lessons"),
+    html: Annotated[
+        Path | None, typer.Option(help="Write the course as static pages into this folder instead.")
+    ] = None,
+):
+    """Copy the lessons to a folder and open them in JupyterLab; what is there already is left alone."""
+    from tinyalex.lessons import course, site
+
+    if html:
+        pages = site.build(html)
+        console.print(f"{len(pages)} pages: open {pages[0]}")
+        return
+    copied, left = course.copy(folder)
+    console.print(f"{folder}: {len(copied)} files copied")
+    if left:
+        console.print(f"there already, and left as they are: {', '.join(left)}")
+    raise typer.Exit(course.open_lab(folder))
+
+
 prepare_app = typer.Typer(help="Turn a data set into the form that training reads.", no_args_is_help=True)
 app.add_typer(prepare_app, name="prepare")
 figure_app = typer.Typer(help="Draw a picture from a run or a checkpoint.", no_args_is_help=True)

@@ -1,0 +1,156 @@
+"""`tinyalex lessons` and the checks behind the notebooks."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tinyalex import cli
+from tinyalex.errors import DataError
+from tinyalex.lessons import checks, course
+
+LESSONS = Path(__file__).parents[1] / "lessons"
+NAMES = sorted(path.name for path in LESSONS.glob("[0-9][0-9]_*.ipynb"))
+
+
+def _cases(rng):
+    return [(rng.standard_normal((3, 4)), rng.standard_normal((3, 4)))]
+
+
+@checks.hole(
+    cases=_cases,
+    hints=["a thought", "nearly the line"],
+    wrong=[("dy * x", "dy + x", "a sum: the product is wanted.")],
+)
+def product(dy, x):
+    """dx = dy·x."""
+    dx = dy * x
+    return dx
+
+
+def _open(dy, x):
+    dx = ...  # a product
+    return dx
+
+
+def _writes(dy, x):
+    x *= dy
+    return x
+
+
+def _raises(dy, x):
+    y = dy @ x
+    return y
+
+
+def _one_wrong(dy, x):
+    dx = dy * x
+    dx[1, 2] = 7
+    return dx
+
+
+def _indexes(dy, x):
+    return dy[..., :] * x[...]  # an Ellipsis that is no hole
+
+
+@pytest.mark.parametrize(
+    ("answer", "state", "texts"),
+    [
+        (lambda dy, x: dy * x, checks.PASSED, []),
+        (_indexes, checks.PASSED, []),
+        (_open, checks.NOT_YET, ["still to do: dx = ...  # a product"]),
+        (lambda dy, x: None, checks.NOT_YET, ["it returns nothing"]),
+        (lambda dy, x: dy + x, checks.WRONG, ["a sum: the product is wanted."]),
+        (_raises, checks.WRONG, ["called with (3, 4), (3, 4) it raised ValueError", "in: y = dy @ x"]),
+        (_writes, checks.WRONG, ["wrote into its argument x"]),
+        (lambda dy, x: (dy * x).T, checks.WRONG, ["expected shape (3, 4), found (4, 3)", "transposed"]),
+        (lambda dy, x: (dy * x).ravel(), checks.WRONG, ["found (12,)", "to be reshaped"]),
+        (lambda dy, x: dy[0], checks.WRONG, ["expected shape (3, 4), found (4,)."]),
+        (lambda dy, x: (dy * x).astype("f"), checks.WRONG, ["expected float64", "found float32"]),
+        (lambda dy, x: (dy * x).tolist(), checks.WRONG, ["expected an array (3, 4), found list"]),
+        (lambda dy, x: (dy, x), checks.WRONG, ["expected dx: 1 value(s), found 2"]),
+        (lambda dy, x: -dy * x, checks.WRONG, ["the sign is the other way round"]),
+        (lambda dy, x: 3 * dy * x, checks.WRONG, ["everything is 3 times as large"]),
+        (lambda dy, x: (dy * x)[:, ::-1], checks.WRONG, ["flipped along axis 1"]),
+        (lambda dy, x: (dy * x)[::-1, ::-1], checks.WRONG, ["flipped along axis 0 and 1"]),
+        (lambda dy, x: dy * x + 2, checks.WRONG, ["too large by 2"]),
+        (lambda dy, x: x + 0, checks.WRONG, ["dy has no effect"]),
+        (lambda dy, x: 0 * x, checks.WRONG, ["everything is 0"]),
+        (lambda dy, x: np.log(-(dy**2)), checks.WRONG, ["not finite"]),
+        (_one_wrong, checks.WRONG, ["11 of 12 numbers are right", "at [1, 2]", "found 7."]),
+    ],
+)
+def test_general_diagnoses(answer, state, texts):
+    found, message = checks.judge(product.hole, answer)
+    assert found == state
+    assert all(text in message for text in texts), message
+    assert bool(message) == (state != checks.PASSED)
+
+
+def test_check_gives_the_right_function_back_and_the_book_s_for_a_wrong_one(capsys):
+    check, hint, solution = checks.lesson(5)
+    book = checks.holes_of(5)["add_back"].solution
+    mine = checks.holes_of(5)["add_back"].compiled(checks.holes_of(5)["add_back"].source)
+    assert check(mine) is mine
+    assert capsys.readouterr().out == f"{checks.PASSED}: add_back\n"
+
+    def add_back(dcols, W, stride):
+        return np.zeros(W)
+
+    assert check(add_back) is book
+    assert capsys.readouterr().out.startswith(f"{checks.WRONG}: add_back\ndx: everything is 0")
+    assert check(book) is book  # the cell was run twice
+    assert "run the cell with your function first" in capsys.readouterr().out
+
+    for k in (1, 2, 3, 3):
+        hint("add_back")
+        assert capsys.readouterr().out.startswith(f"hint {k} of 3: ")
+    solution("add_back")
+    assert "dx[o * stride : o * stride + K] += dcols[:, o]" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"lesson 5: expected one of add_back, .*, found colour"):
+        hint("colour")
+
+
+def test_copying_never_overwrites(tmp_path):
+    target = tmp_path / "mine"
+    copied, left = course.copy(target)
+    assert copied == [*NAMES, "README.md"]
+    assert left == []
+    assert (target / NAMES[0]).read_bytes() == (LESSONS / NAMES[0]).read_bytes()
+
+    (target / NAMES[0]).write_text("my work")
+    (target / NAMES[-1]).unlink()
+    assert course.copy(target) == ([NAMES[-1]], [*NAMES[:-1], "README.md"])
+    assert (target / NAMES[0]).read_text() == "my work"
+
+    with pytest.raises(DataError, match="expected a folder for the lessons, found a file"):
+        course.copy(target / NAMES[0])
+
+
+def test_without_jupyterlab_the_command_says_what_to_install(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "jupyterlab", None)  # as if it were not installed
+    monkeypatch.setattr(sys, "argv", ["tinyalex", "lessons", str(tmp_path / "mine")])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 1
+    assert 'jupyterlab: not installed; run  pip install "tinyalex[lessons]"' in capsys.readouterr().err
+    assert (tmp_path / "mine" / NAMES[0]).exists()
+
+
+def test_the_installed_package_has_the_notebooks(tmp_path):
+    code = "from tinyalex.lessons import course; print(*(p.name for p in course.notebooks()))"
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,  # not the checkout: what is imported is what was installed
+        capture_output=True,
+        text=True,
+    )
+    assert found.stdout.split() == NAMES, found.stderr
+
+
+def test_the_map_links_to_every_lesson_once():
+    links = re.findall(r"\]\((\S+\.ipynb)\)", (LESSONS / "README.md").read_text(encoding="utf-8"))
+    assert links == NAMES

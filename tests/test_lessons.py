@@ -1,0 +1,229 @@
+"""The lessons: sources and notebooks in step, run with and without solutions, wrong answers, the pages."""
+
+import ast
+import importlib.util
+import os
+import re
+import shutil
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tinyalex.lessons import checks, course, site
+
+for name in ("nbclient", "ipykernel", "jupytext", "latex2mathml", "mdit_py_plugins"):
+    pytest.importorskip(name, reason="the lessons need their extra: pip install 'tinyalex[lessons]'")
+nbformat = pytest.importorskip("nbformat")
+
+LESSONS = Path(__file__).parents[1] / "lessons"
+STEMS = [path.stem for path in sorted(LESSONS.glob("[0-9][0-9]_*.py"))]
+HOLES = [(stem, hole) for stem in STEMS for hole in checks.holes_of(int(stem[:2])).values()]
+EACH_LESSON = pytest.mark.parametrize("stem", STEMS)
+EACH_HOLE = pytest.mark.parametrize(
+    ("stem", "hole"), HOLES, ids=[f"{stem[:2]}-{hole.name}" for stem, hole in HOLES]
+)
+
+
+def _book(stem):
+    return nbformat.read(LESSONS / f"{stem}.ipynb", 4)
+
+
+def _with_solutions(stem):
+    book, holes = _book(stem), checks.holes_of(int(stem[:2]))
+    for cell in book.cells:
+        if cell.cell_type == "code" and (name := site.hole_in(cell.source)) in holes:
+            cell.source = holes[name].source
+    return book
+
+
+def _texts(book):
+    outputs = [o for cell in book.cells if cell.cell_type == "code" for o in cell.outputs]
+    errors = ["\n".join(o.traceback) for o in outputs if o.output_type == "error"]
+    assert not errors, errors[0]
+    return "".join(o.text for o in outputs if o.output_type == "stream" and o.name == "stdout")
+
+
+def _kernels_seconds():
+    """CPU time of all kernels that have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def _run(request, books, how, static):
+    """Run the lessons that the selected tests ask for; list their times."""
+    wanted = {item.callspec.params.get("stem") for item in request.session.items if hasattr(item, "callspec")}
+    books = {stem: book for stem, book in books.items() if stem in wanted}
+    start = _kernels_seconds()
+    seconds = course.execute(books.values(), static, stop=False)
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        times = ", ".join(f"{stem[:2]}: {s:.1f}" for stem, s in zip(books, seconds, strict=True))
+        cpu = _kernels_seconds() - start
+        print(f"\nlessons {how}, seconds: {times}; of CPU time, together: {cpu:.0f}")
+    assert cpu < 30 * len(books)  # not the seconds on the clock: the machine may be busy
+    return books
+
+
+@pytest.fixture(scope="module")
+def shipped(request):
+    return _run(request, {stem: _book(stem) for stem in STEMS}, "as shipped", static=True)
+
+
+@pytest.fixture(scope="module")
+def solved(request):
+    return _run(request, {stem: _with_solutions(stem) for stem in STEMS}, "with solutions", static=False)
+
+
+@EACH_LESSON
+def test_notebook_is_built_from_its_source(stem):
+    spec = importlib.util.spec_from_file_location("build", LESSONS / "build.py")
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    text = (LESSONS / f"{stem}.ipynb").read_text(encoding="utf-8")
+    assert text == build.notebook(LESSONS / f"{stem}.py"), "run: python lessons/build.py"
+
+
+@EACH_LESSON
+def test_every_hole_has_its_cell_and_its_check(stem):
+    code = [cell.source for cell in _book(stem).cells if cell.cell_type == "code"]
+    for name, hole in checks.holes_of(int(stem[:2])).items():
+        (source,) = [text for text in code if site.hole_in(text) == name]
+        (shown,) = ast.parse(source).body  # the cell holds nothing else
+        (solution,) = ast.parse(hole.source).body
+        assert ast.unparse(shown.args) == ast.unparse(solution.args)
+        assert ast.get_docstring(shown) == ast.get_docstring(solution)
+        (helped,) = [text for text in code if f"check({name})" in text]
+        assert f'# hint("{name}")' in helped
+        assert f'# solution("{name}")' in helped
+        assert len(hole.hints) >= 2
+
+
+@EACH_LESSON
+def test_as_shipped_every_check_answers_not_yet(stem, shipped):
+    text = _texts(shipped[stem])
+    for name in checks.holes_of(int(stem[:2])):
+        assert f"{checks.NOT_YET}: {name}\n" in text
+    assert checks.PASSED not in text
+    assert checks.WRONG not in text
+
+
+@EACH_LESSON
+def test_with_the_solutions_every_check_passes(stem, solved):
+    text = _texts(solved[stem])
+    for name in checks.holes_of(int(stem[:2])):
+        assert f"{checks.PASSED}: {name}\n" in text
+    assert checks.NOT_YET not in text
+    assert checks.WRONG not in text
+
+
+@EACH_HOLE
+def test_each_typical_wrong_answer_is_told_what_is_wrong_with_it(stem, hole):
+    mistakes = hole.mistakes()
+    assert len({message for _, message in mistakes}) == len(mistakes) >= 3
+    for function, message in mistakes:
+        assert checks.judge(hole, function) == (checks.WRONG, message)
+
+
+@EACH_HOLE
+def test_each_solution_passes_and_leaves_its_arguments_alone(stem, hole):
+    again = hole.compiled(hole.source)
+    assert checks.judge(hole, again) == (checks.PASSED, "")
+    for args in hole.cases(np.random.default_rng(1)):
+        kept = [a.copy() if isinstance(a, np.ndarray) else a for a in args]
+        hole.solution(*args)
+        for a, b in zip(args, kept, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+class _Page(HTMLParser):
+    """What a page points to, and what it has."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.links, self.sources, self.tags = [], [], []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.tags.append(tag)
+        if tag == "a":
+            self.links.append(attrs["href"])
+        if tag == "img":
+            assert attrs["alt"]
+        if tag in ("img", "script", "link", "iframe"):
+            self.sources.append(attrs.get("src") or attrs.get("href"))
+
+
+@pytest.fixture(scope="module")
+def pages(shipped, tmp_path_factory):
+    out = tmp_path_factory.mktemp("pages") / "course"
+    return {path.stem: path for path in site.write(shipped, out)}
+
+
+@EACH_LESSON
+def test_page_is_whole(stem, pages):
+    page = _Page(pages[stem])
+    for link in page.links:
+        assert (pages[stem].parent / link).exists(), link
+    assert all(source.startswith("data:") for source in page.sources)  # nothing is fetched
+    assert "img" in page.tags
+    assert "math" in page.tags
+    text = pages[stem].read_text(encoding="utf-8")
+    assert len(re.findall("<summary>Solution</summary>", text)) == len(checks.holes_of(int(stem[:2])))
+    visible = re.sub(r"<(pre|style|details)\b.*?</\1>|<[^>]*>", "", text, flags=re.DOTALL)
+    assert "$" not in visible  # every formula was set
+    assert "\\" not in visible
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Start a headless Chromium that sees no network, as wide as a phone."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    chromium, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("chromium and chromedriver are not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in (
+        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+        "--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFOUND",
+    ):  # fmt: skip
+        options.add_argument(argument)
+    phone = {"width": 390, "height": 844, "pixelRatio": 2.0}
+    options.add_experimental_option("mobileEmulation", {"deviceMetrics": phone})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield started
+    started.quit()
+
+
+LOOK = """
+await document.fonts.ready;
+const bad = (all, good) => [...all].filter(e => !good(e)).length;
+const size = e => e.getBoundingClientRect();
+return {
+    pictures: bad(document.images, e => e.complete && e.naturalWidth > 0),
+    formulas: bad(document.querySelectorAll('math'), e => size(e).width > 0 && size(e).height > 0),
+    font: [...document.fonts].every(f => f.status == 'loaded'),
+    width: document.documentElement.scrollWidth,
+}
+"""
+
+
+@EACH_LESSON
+def test_page_in_a_browser_on_a_phone(stem, pages, browser):
+    browser.get(pages[stem].as_uri())
+    found = browser.execute_script(f"return (async () => {{{LOOK}}})()")
+    assert found == {"pictures": 0, "formulas": 0, "font": True, "width": 390}
+    buttons = browser.find_elements("css selector", ".steps button[aria-label='next step']")
+    assert buttons
+    browser.execute_script("arguments[0].click()", buttons[0])
+    moved = "return document.querySelector('.steps').lastElementChild.scrollLeft"
+    for _ in range(50):
+        if browser.execute_script(moved) > 0:
+            break
+        time.sleep(0.1)
+    assert browser.execute_script(moved) > 0
+    assert browser.get_log("browser") == []

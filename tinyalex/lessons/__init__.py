@@ -1,0 +1,32 @@
+"""What the notebooks in the folder `lessons` share.
+
+    lesson(5)       check, hint and solution for the holes of lesson 5
+    step_through    a computation, one step at a time
+    draw            pictures of arrays
+
+To write or change a lesson:
+
+1. lessons/NN_name.py is the source, in py:percent.  `python lessons/build.py` writes the notebook beside it,
+   which is committed too.
+2. A hole is a cell with one function in it and nothing else.  What the learner is to write is `...`: a line
+   of its own, the right side of an assignment, or what is returned; a comment behind it says what belongs
+   there.  The cell after it is
+
+       name = check(name)
+       # hint("name")
+       # solution("name")
+
+   so that later cells use the learner's function once it is right, and the solution until then.
+3. tinyalex/lessons/holes/lessonNN.py holds the solution of each hole under the same name, signature and
+   docstring, with its cases, hints and at least three wrong answers: see `checks`.
+4. Numbers in the prose are asserted in the next cell.  Sizes are all different.  A picture of every array
+   that matters, a `step_through`, something to break on purpose, three questions, what comes next.
+5. `pytest tests/test_lessons.py -k NN_` runs the lesson as shipped and with its solutions, tries the wrong
+   answers, and looks at its page in a browser.
+"""
+
+from tinyalex.lessons import draw
+from tinyalex.lessons.checks import lesson
+from tinyalex.lessons.steps import step_through
+
+__all__ = ["draw", "lesson", "step_through"]

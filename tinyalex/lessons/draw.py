@@ -1,0 +1,83 @@
+"""Pictures of arrays for the lessons: heat maps with their numbers, windows on them, images.
+
+Each function draws into the matplotlib axes that it is given.  Colours: orange is positive, blue negative,
+white is 0; both stay apart for colour-blind readers.
+"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.patches import Rectangle
+
+COLOURS = "PuOr_r"
+INK = ["#c2410c", "#1d4ed8", "#15803d", "#7e22ce", "#b45309", "#0f766e"]  # of frames; dark on white
+INSIDE = {"in_layout": False}  # the layout need not look at what is inside the axes: twice as fast
+MOST_NUMBERS = 260  # a map with more cells is drawn without its numbers
+
+
+def panels(*widths, height=2.6, figure=None):
+    """Axes side by side, as wide as the given proportions; one is returned as it is, several as an array.
+
+    A step's drawing passes its figure, a cell of a lesson does not: then pyplot makes and shows one.
+    """
+    if figure is None:
+        figure = plt.figure(figsize=(7, height), layout="constrained")
+    return figure.subplots(1, len(widths), width_ratios=widths)
+
+
+def array(axes, values, title="", fmt=None, limit=None, numbers=True):
+    """Draw a vector or matrix as a heat map with a number in each cell and the shape in the title.
+
+    limit: the size of number that gets full colour, by default the largest.  NaN: an empty cell.
+    """
+    values = np.asarray(values)
+    rows = np.atleast_2d(values)
+    limit = limit or np.nanmax(np.abs(rows), initial=0) or 1
+    axes.imshow(rows, cmap=COLOURS, vmin=-limit, vmax=limit, aspect="equal")
+    if numbers and rows.size <= MOST_NUMBERS:
+        fmt = fmt or ("{:d}" if rows.dtype.kind in "iub" else "{:.2g}")
+        for (i, j), value in np.ndenumerate(rows):
+            if not np.isnan(value):
+                colour = "white" if abs(value) > 0.72 * limit else "0.15"
+                axes.text(j, i, fmt.format(value), ha="center", va="center", color=colour, size=8, **INSIDE)
+    _grid(axes, rows.shape)
+    shape = "×".join(map(str, values.shape))
+    axes.set_title(f"{title}  ({shape})" if title else f"({shape})", size=9)
+
+
+def _grid(axes, shape):
+    axes.set_xticks([])
+    axes.set_yticks([])
+    bottom, right = shape[0] - 0.5, shape[1] - 0.5
+    style = {"color": "0.75", "linewidth": 0.6, **INSIDE}
+    axes.hlines(np.arange(shape[0] + 1) - 0.5, -0.5, right, **style)
+    axes.vlines(np.arange(shape[1] + 1) - 0.5, -0.5, bottom, **style)
+    axes.set(xlim=(-0.5, right), ylim=(bottom, -0.5))
+    axes.spines[:].set_visible(False)
+
+
+def frame(axes, row, column, height=1, width=1, colour=INK[0], inset=0.0):
+    """Draw a frame around cells of a heat map or pixels of a picture.
+
+    inset: how far inside the cells' edge, in cells; different ones keep overlapping frames apart.
+    """
+    corner = (column - 0.5 + inset, row - 0.5 + inset)
+    style = {"fill": False, "edgecolor": colour, "linewidth": 2.2, "zorder": 3, "clip_on": False}
+    axes.add_patch(Rectangle(corner, width - 2 * inset, height - 2 * inset, **style))
+
+
+def picture(axes, image, title=""):
+    """Draw a picture (3,H,W) or (H,W): uint8, or floats that are scaled to what there is."""
+    image = np.asarray(image)
+    if image.dtype != np.uint8:
+        low, high = image.min(), image.max()
+        image = (255 * (image - low) / (high - low or 1)).astype(np.uint8)
+    axes.imshow(image.transpose(1, 2, 0) if image.ndim == 3 else image, cmap="gray", interpolation="nearest")
+    axes.set_axis_off()
+    axes.set_title(title, size=9)
+
+
+def plain(axes, xlabel="", ylabel="", title=""):
+    """Label a plot and take away the frame's upper and right line."""
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.set_title(title, size=10)
+    axes.spines[["top", "right"]].set_visible(False)

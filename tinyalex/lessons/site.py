@@ -1,0 +1,177 @@
+"""The course as static pages: the notebooks as run, formulas as MathML, hints and solutions folded.
+
+A page needs nothing but itself: pictures and style are inside, and no script is loaded.
+"""
+
+import base64
+import html
+import re
+from importlib import resources
+
+import nbformat
+
+from tinyalex.lessons import course
+from tinyalex.lessons.checks import holes_of
+
+STYLE = """
+@font-face { font-family: "STIX Two Math"; src: url(data:font/woff2;base64,FONT); }
+:root { --ink: #1f2328; --soft: #59636e; --line: #d5dae0; --paper: #fff; --code: #f5f6f8; --mark: #b3400b; }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 48rem; padding: 0 1rem 4rem; color: var(--ink); background: var(--paper);
+  font: 1.06rem/1.6 Georgia, "Noto Serif", "DejaVu Serif", serif; overflow-wrap: break-word; }
+h1, h2, h3, nav, summary, button, figcaption, th { font-family: system-ui, "DejaVu Sans", sans-serif; }
+h1 { font-size: 1.7rem; line-height: 1.25; margin: 1.2rem 0; }
+h2 { font-size: 1.3rem; margin: 2.4rem 0 .6rem; padding-top: .6rem; border-top: 1px solid var(--line); }
+nav { display: flex; justify-content: space-between; gap: 1rem; padding: .8rem 0; font-size: .92rem; }
+a { color: #0b57a4; }
+pre, code { font-family: ui-monospace, "DejaVu Sans Mono", monospace; }
+code { font-size: .88em; background: var(--code); padding: .08em .25em; border-radius: 3px; }
+pre { font-size: .84rem; line-height: 1.5; margin: .8rem 0; padding: .7rem .9rem; overflow-x: auto;
+  background: var(--code); border-radius: 5px; }
+pre code { background: none; padding: 0; font-size: inherit; }
+pre.out { background: none; border-left: 3px solid var(--line); border-radius: 0; white-space: pre-wrap; }
+pre.verdict { border-color: var(--mark); }
+img { max-width: 100%; height: auto; }
+.figure { overflow-x: auto; }
+.figure img { display: block; margin: .6rem auto; max-width: max(100%, 33rem); }
+.steps button { font-size: 1rem; min-width: 4rem; min-height: 2.4rem; margin: .2rem .4rem .2rem 0; }
+.steps figcaption { color: var(--soft); font-size: .85rem; }
+blockquote { margin: 1rem 0; padding: 0 1rem; border-left: 3px solid var(--mark); color: var(--soft); }
+div.math { overflow-x: auto; overflow-y: hidden; padding: .3rem 0; }
+math { font-family: "STIX Two Math", math; font-size: 1.04em; }
+mtd[columnalign="left"] { text-align: left; padding-left: 0; }
+mtd[columnalign="right"] { text-align: right; padding-right: 0; }
+.together { white-space: nowrap; }
+.table { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .94rem; }
+th, td { border-bottom: 1px solid var(--line); padding: .35rem .7rem .35rem 0;
+  text-align: left; vertical-align: top; }
+details { margin: .5rem 0; padding: .1rem .9rem; border: 1px solid var(--line); border-radius: 5px; }
+summary { cursor: pointer; padding: .45rem 0; font-size: .95rem; }
+"""
+
+FONT = "stix-two-math.woff2"  # no device has to have a font for formulas
+_TOGETHER = r'<span class="together">\1\2</span>'
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+{nav}
+<main>
+{body}
+</main>
+{nav}
+</body>
+</html>
+"""
+
+
+def build(out):
+    """Run the course and write its pages into the folder `out`; return the paths."""
+    course.need("nbclient", "ipykernel", "latex2mathml", "markdown_it", "mdit_py_plugins", "pygments")
+    books = {path.stem: nbformat.read(path, 4) for path in course.notebooks()}
+    course.execute(books.values())
+    return write(books, out)
+
+
+def write(books, out):
+    """Write executed notebooks {stem: notebook} as pages, and the map as index.html; return the paths."""
+    out.mkdir(parents=True, exist_ok=True)
+    markdown = _markdown()
+    stems = list(books)
+    contents = markdown.render((course.folder() / "README.md").read_text(encoding="utf-8"))
+    written = [_write(out / "index.html", contents, _nav(None, stems[0] if stems else None))]
+    for before, stem, after in zip([None, *stems], stems, [*stems[1:], None], strict=False):
+        body = "\n".join(_cells(books[stem], holes_of(int(stem[:2])), markdown))
+        written.append(_write(out / f"{stem}.html", body, _nav(before, after)))
+    return written
+
+
+def _write(path, body, nav):
+    from pygments.formatters import HtmlFormatter
+
+    title = html.escape(re.sub("<[^>]*>", "", re.search(r"<h1>(.*?)</h1>", body, re.DOTALL)[1]))
+    font = base64.b64encode(resources.files("tinyalex.lessons").joinpath(FONT).read_bytes()).decode()
+    style = STYLE.replace("FONT", font) + HtmlFormatter(style="default").get_style_defs("pre.code")
+    body = re.sub(r'(href="[^":/]*)\.ipynb"', r'\1.html"', body)
+    # a comma or full stop stays with the formula before it
+    body = re.sub(r'(<span class="math inline">(?:(?!</span>).)*</span>)([.,:;)]+)', _TOGETHER, body)
+    body = body.replace("<table>", '<div class="table"><table>').replace("</table>", "</table></div>")
+    path.write_text(PAGE.format(title=title, style=style, nav=nav, body=body), encoding="utf-8")
+    return path
+
+
+def _nav(before, after):
+    links = [
+        f'<a href="{before}.html">← lesson {int(before[:2])}</a>' if before else "<span></span>",
+        '<a href="index.html">contents</a>',
+        f'<a href="{after}.html">lesson {int(after[:2])} →</a>' if after else "<span></span>",
+    ]
+    return f"<nav>{''.join(links)}</nav>"
+
+
+def _markdown():
+    from latex2mathml.converter import convert
+    from markdown_it import MarkdownIt
+    from mdit_py_plugins.dollarmath import dollarmath_plugin
+
+    def mathml(text, options):
+        text = text.strip().replace("{aligned}", "{split}")  # the name that the converter knows
+        return convert(text, display="block" if options["display_mode"] else "inline")
+
+    return MarkdownIt("commonmark", {"html": True}).enable("table").use(dollarmath_plugin, renderer=mathml)
+
+
+def _cells(book, holes, markdown):
+    heading = ""
+    for cell in book.cells:
+        if cell.cell_type == "markdown":
+            heading = [heading, *re.findall(r"^#+ (.*)", cell.source, re.MULTILINE)][-1]
+            yield markdown.render(cell.source)
+            continue
+        yield _code(re.sub(r"(?m)^# (hint|solution)\(.*\n?", "", cell.source).rstrip())
+        for output in cell.outputs:
+            yield _output(output, heading)
+        if (name := hole_in(cell.source)) in holes:
+            yield _help(holes[name], markdown)
+
+
+def hole_in(source):
+    """Return the name of the function that a cell defines first, or None."""
+    found = re.search(r"^def (\w+)\(", source, re.MULTILINE)
+    return found and found[1]
+
+
+def _code(source):
+    from pygments import highlight
+    from pygments.formatters import HtmlFormatter
+    from pygments.lexers import PythonLexer
+
+    return f'<pre class="code">{highlight(source, PythonLexer(), HtmlFormatter(nowrap=True))}</pre>'
+
+
+def _output(output, heading):
+    if output.output_type == "stream":
+        kind = "out verdict" if output.text.startswith(("✓", "…", "✗")) else "out"
+        return f'<pre class="{kind}">{html.escape(output.text.rstrip())}</pre>'
+    data = output.data
+    if "text/html" in data:
+        return data["text/html"]
+    if "image/png" in data:
+        source = f"data:image/png;base64,{data['image/png'].strip()}"
+        return f'<div class="figure"><img alt="{html.escape(heading)}" src="{source}"></div>'
+    return f'<pre class="out">{html.escape(data["text/plain"])}</pre>'
+
+
+def _help(hole, markdown):
+    """Return the hints, one under the other, and the solution, all folded."""
+    folded = [(f"Hint {k}", markdown.render(text)) for k, text in enumerate(hole.hints, 1)]
+    folded.append(("Solution", _code(hole.source)))
+    return "\n".join(f"<details><summary>{title}</summary>{body}</details>" for title, body in folded)
