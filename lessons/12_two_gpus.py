@@ -496,7 +496,7 @@ draw.plain(
 #   convolutions, few weights and large maps, the other. Two years later Krizhevsky used each where it is
 #   cheap.
 #
-# And what a device holds: alone it would need 2000 MB to train this network, as one of two 1067 MB.  That
+# And what a device holds: alone it would need 1999 MB to train this network, as one of two 1067 MB.  That
 # is more than half, because the pictures and whatever was gathered are held by both.  (Counted are the
 # parameters with their gradients and velocities, the arrays that backward reads, and the largest temporary;
 # not what the operations of 2012 needed besides.)
@@ -512,7 +512,7 @@ whole_memory = describe(Network(), ranks=1, batch=128).total.memory
 print(
     f"one device {whole_memory / MB:.0f} MB, each of two {full.total.memory / MB:.0f} MB"
 )
-assert round(whole_memory / MB) == 2000
+assert round(whole_memory / MB) == 1999
 assert round(full.total.memory / MB) == 1067
 
 # %% [markdown]
