@@ -473,7 +473,7 @@ class PictureSettings(Format):
         return self.write("case.json", change_text(self.good, rng))
 
     def read(self, path):
-        from tinyalex.cli_exchange import _names
+        from tinyalex.cli.exchange import _names
 
         pictures.parse(str(path), 224)
         _names(path)

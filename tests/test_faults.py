@@ -157,11 +157,12 @@ WRITER = """
 import itertools, sys
 from pathlib import Path
 import numpy as np
-from tinyalex import checkpoint, cli_exchange
+from tinyalex import checkpoint
+from tinyalex.cli import exchange
 kind, folder = sys.argv[1], Path(sys.argv[2])
 for k in itertools.count():
     if kind == "export":
-        cli_exchange.export(folder / f"{k % 2}.safetensors", folder / "out")
+        exchange.export(folder / f"{k % 2}.safetensors", folder / "out")
     elif kind == "checkpoint":
         checkpoint.save(folder / "out", {"w": np.full(300_000, k % 2)}, {})
     else:

@@ -1,0 +1,163 @@
+"""Commands to learn with: gradient checks, Figure 1, lessons, what a network costs, how fast it is."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from tinyalex import devices as device_names
+from tinyalex.cli.common import (
+    Devices,
+    Preset,
+    Width,
+    console,
+    devices_for_network,
+    error_console,
+    network_of,
+)
+from tinyalex.errors import DataError
+
+
+def check_grads(seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 0):
+    """Compare every operation's gradient with its difference quotient; exit code 1 if one fails."""
+    from tinyalex.gradtable import print_table, run
+
+    raise typer.Exit(print_table(run(seed), console))
+
+
+def doctor():
+    """Say what devices and libraries are here, test every operation on each; exit code 1 if one is wrong."""
+    from tinyalex.doctor import print_report
+
+    raise typer.Exit(print_report(console))
+
+
+def relu_vs_tanh(
+    data: Annotated[
+        str,
+        typer.Option(help="auto (CIFAR-10 where it is on disk, else shapes), shapes, cifar10 or its PATH."),
+    ] = "auto",
+    devices: Devices = None,
+    out: Annotated[Path, typer.Option(help="Where the figure, curves and summary go.")] = Path(
+        "relu-vs-tanh"
+    ),
+    full: Annotated[
+        bool, typer.Option("--full", help="All 50,000 CIFAR-10 pictures, until both networks arrive.")
+    ] = False,
+    seeds: Annotated[int, typer.Option(help="How many times each network is trained.", min=1)] = 1,
+):
+    """Figure 1 of the paper: train a four-layer network with ReLU and with tanh, draw the error curves.
+
+    An interrupted run continues where it stopped when the same command is given again.
+    """
+    from tinyalex import relu_vs_tanh as figure1
+
+    name, images = _pictures(data, full)
+    plan = figure1.FULL if full else figure1.QUICK
+    images = figure1.first(images, plan.pictures)
+    plan = plan._replace(data=name, seeds=tuple(range(seeds)))
+    summary = figure1.run(images, plan, device_names.parse(devices or "cpu", figure1.BATCH), out, console)
+    for seed, ratio in summary["ratio_of_epochs"].items():
+        times = f"{ratio:.1f} times the epochs that ReLU needs" if ratio else "no ratio: one did not arrive"
+        console.print(f"seed {seed}: to 25% training error tanh needs {times} (the paper: about six)")
+    console.print(f"{out / 'relu_vs_tanh.png'}")
+
+
+def _pictures(data, full):
+    from tinyalex.data import cifar10, shapes
+
+    if data == "auto":
+        path = cifar10.find()
+        data = str(path) if path or full else "shapes"
+    if data == "shapes":
+        if full:
+            raise DataError("--full: expected CIFAR-10, found --data shapes")
+        return "shapes", shapes.load()
+    path = cifar10.find() or cifar10.fetch() if data == "cifar10" else Path(data)
+    return "CIFAR-10", cifar10.load(path)
+
+
+def lessons(
+    folder: Annotated[Path, typer.Argument(help="Where your copies go.")] = Path("tinyalex-lessons"),
+    html: Annotated[
+        Path | None, typer.Option(help="Write the course as static pages into this folder instead.")
+    ] = None,
+):
+    """Copy the lessons to a folder and open them in JupyterLab; what is there already is left alone."""
+    from tinyalex.lessons import course, site
+
+    if html:
+        pages = site.build(html)
+        console.print(f"{len(pages)} pages: open {pages[0]}")
+        return
+    copied, left = course.copy(folder)
+    console.print(f"{folder}: {len(copied)} files copied")
+    if left:
+        console.print(f"there already, and left as they are: {', '.join(left)}")
+    raise typer.Exit(course.open_lab(folder))
+
+
+def describe(
+    model: Annotated[str, typer.Argument(help="alexnet.")] = "alexnet",
+    preset: Preset = "paper",
+    devices: Devices = None,
+    batch: Annotated[int, typer.Option(help="Images in a training step.", min=1)] = 128,
+    size: Annotated[int | None, typer.Option(help="Side of the picture in pixels.")] = None,
+    width: Width = 1.0,
+    towers: Annotated[
+        int | None, typer.Option(help="1: no towers, every kernel sees all maps below it.", min=1)
+    ] = None,
+    memory: Annotated[str | None, typer.Option(help="Does a device of, say, 3GiB hold it?")] = None,
+):
+    """Print the network layer by layer: shapes, parameters, multiply-adds, memory, bytes that cross."""
+    from tinyalex import describe as description
+
+    if model != "alexnet":
+        raise DataError(f"describe: expected alexnet, found {model!r}")
+    held = description.parse_memory(memory) if memory else None
+    network = network_of(preset, width, size, None)
+    network = network._replace(towers=towers or network.towers)
+    ranks = len(devices_for_network(devices, network).split(","))
+    description.print_description(description.describe(network, ranks, batch), console, held)
+
+
+def bench(
+    what: Annotated[
+        str, typer.Argument(help="alexnet, cifar4 (Figure 1), or a layer of AlexNet.")
+    ] = "alexnet",
+    preset: Preset = "paper",
+    lrn: Annotated[bool, typer.Option(help="AlexNet with local response normalization.")] = True,
+    neuron: Annotated[str, typer.Option(help="Of cifar4: relu, tanh or logistic.")] = "relu",
+    devices: Devices = None,
+    batch: Annotated[int, typer.Option(help="Images in a step.", min=1)] = 128,
+    rounds: Annotated[int, typer.Option(help="Rounds measured.", min=1)] = 5,
+    forward: Annotated[bool, typer.Option("--forward", help="The forward pass only.")] = False,
+    layers: Annotated[bool, typer.Option("--layers", help="A table of layers.")] = False,
+    vs: Annotated[str | None, typer.Option(help="torch (as people write it) or torch-tuned.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+):
+    """Time training: images/s, time by layer, share of the matrix products' limit, PyTorch beside it."""
+    from tinyalex import bench as benchmark
+
+    if vs not in (None, "torch", "torch-tuned"):
+        raise DataError(f"--vs: expected torch or torch-tuned, found {vs!r}")
+    network = network_of(preset, 1.0, None, None)._replace(lrn=lrn)
+    benchmark.check(what, network)
+    if what == "cifar4":
+        chosen = device_names.parse(devices or "cpu", batch)
+    else:
+        chosen = device_names.parse(devices_for_network(devices, network))
+    if vs and chosen[0].kind == "cuda":
+        raise DataError(f"--vs {vs}: PyTorch is timed on the CPU only; leave it out with --devices {devices}")
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=error_console
+    ) as bar:
+        task = bar.add_task("rounds", total=rounds)
+        found = benchmark.measure(
+            what, network, neuron, chosen, batch, rounds, vs, forward, lambda _: bar.advance(task)
+        )
+    if as_json:
+        print(benchmark.to_json(found))
+    else:
+        benchmark.print_result(found, console, layers)

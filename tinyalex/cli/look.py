@@ -1,0 +1,200 @@
+"""Commands that look at a trained network: evaluate, predict, features, and the figures."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tinyalex.cli.common import (
+    Checkpoint,
+    DataSet,
+    Devices,
+    Split,
+    Views,
+    console,
+    devices_for_checkpoint,
+    loader_for,
+    metrics_of,
+    open_split,
+    print_errors,
+    run_on,
+    same_classes,
+    save_figure,
+    weights_of,
+)
+from tinyalex.errors import DataError
+
+LAST_HIDDEN = "gather8"  # its output are the 4096 features that the last layer reads
+
+
+def evaluate(
+    data: DataSet,
+    checkpoints: Annotated[
+        list[Path], typer.Argument(help="One checkpoint or run, or several: an ensemble.")
+    ],
+    views: Views = 1,
+    split: Split = "val",
+    weights: Annotated[
+        str | None, typer.Option(help="Of an ensemble: comma-separated, equal by default.")
+    ] = None,
+    devices: Devices = None,
+):
+    """Print the top-1 and top-5 error of a checkpoint, or of the average of several networks' predictions."""
+    from tinyalex import evaluate as testing
+    from tinyalex.run import newest
+
+    opened = open_split(data, split)
+    numbers = weights_of(weights, len(checkpoints))
+    paths = [newest(path) for path in checkpoints]
+
+    def rank(comm):
+        found = []
+        for path in paths:
+            trained = testing.load(comm, path)
+            same_classes(path, trained, opened)
+            with loader_for(comm, trained, opened, split, views) as loader:
+                found.append(testing.probabilities(trained.net, loader))
+        return found
+
+    found = run_on(rank, devices_for_checkpoint(devices, paths[0]))
+    labels = found[0][1]
+    for path, (p, _) in zip(paths, found, strict=True):
+        print_errors(path, testing.errors(p, labels), len(labels), views)
+    if len(found) > 1:
+        p = testing.ensemble([p for p, _ in found], numbers)
+        print_errors(f"{len(found)} networks averaged", testing.errors(p, labels), len(labels), views)
+
+
+def predict(
+    checkpoint: Checkpoint,
+    images: Annotated[list[Path], typer.Argument(help="Pictures: JPEG, PNG, …")],
+    views: Views = 10,
+    top: Annotated[int, typer.Option(help="How many classes to print.", min=1)] = 5,
+    devices: Devices = None,
+):
+    """Print the most probable classes of pictures."""
+    from tinyalex import evaluate as testing
+    from tinyalex.run import newest
+
+    path = newest(checkpoint)
+
+    def rank(comm):
+        trained = testing.load(comm, path)
+        with testing.picture_loader(comm, trained, images, views) as loader:
+            return testing.probabilities(trained.net, loader)[0], trained.classes
+
+    probabilities, classes = run_on(rank, devices_for_checkpoint(devices, path))
+    for picture, p in zip(images, probabilities.T, strict=True):
+        console.print(str(picture))
+        for k in p.argsort()[::-1][:top]:
+            console.print(f"  {p[k]:6.1%}  {classes[k]}")
+
+
+def features(
+    checkpoint: Checkpoint,
+    data: DataSet,
+    out: Annotated[Path, typer.Argument(help="A .npy file: float32 (features, pictures).")],
+    split: Split = "val",
+    layer: Annotated[str, typer.Option(help="Whose outputs.")] = LAST_HIDDEN,
+    devices: Devices = None,
+):
+    """Write a hidden layer's outputs for every picture of a split, in the order of the split."""
+    from tinyalex import evaluate as testing
+    from tinyalex.checkpoint import write_array
+    from tinyalex.run import newest
+
+    path, opened = newest(checkpoint), open_split(data, split)
+
+    def rank(comm):
+        trained = testing.load(comm, path)
+        if layer not in trained.net.layers:
+            raise DataError(f"--layer: expected one of {', '.join(trained.net.layers)}, found {layer!r}")
+        with loader_for(comm, trained, opened, split, 1) as loader:
+            return testing.features(trained.net, loader, layer)
+
+    found = run_on(rank, devices_for_checkpoint(devices, path))
+    write_array(out, found)
+    console.print(f"{out}: {found.shape[0]} features of {found.shape[1]} pictures")
+
+
+def figure_kernels(checkpoint: Checkpoint, out: Path = Path("kernels.png")):
+    """Figure 3: the kernels of the first layer, one block for each tower."""
+    from tinyalex import checkpoint as files
+    from tinyalex.figures import kernels_figure
+    from tinyalex.models.saved import open_network
+    from tinyalex.run import newest
+
+    path = newest(checkpoint)
+    settings = open_network(path)[0].settings
+    towers = settings.network.towers if settings else 1
+    save_figure(kernels_figure(files.load(path)[0]["conv1.w"], towers), out)
+
+
+def figure_predictions(
+    checkpoint: Checkpoint,
+    data: DataSet,
+    out: Path = Path("predictions.png"),
+    count: Annotated[int, typer.Option(help="Pictures shown.", min=1)] = 8,
+    seed: Annotated[int, typer.Option(help="Seed of their choice.")] = 0,
+    devices: Devices = None,
+):
+    """Figure 4, left: validation pictures with the five most probable classes."""
+    from tinyalex import evaluate as testing
+    from tinyalex.figures import predictions_figure
+    from tinyalex.run import newest
+
+    source = open_split(data, "val").val
+    path, (pictures, labels) = newest(checkpoint), testing.some_pictures(source, count, seed)
+
+    def rank(comm):
+        trained = testing.load(comm, path)
+        with testing.array_loader(comm, trained, pictures, 10) as loader:
+            return testing.probabilities(trained.net, loader)[0], trained.classes
+
+    probabilities, classes = run_on(rank, devices_for_checkpoint(devices, path))
+    save_figure(predictions_figure(pictures, probabilities, labels, classes), out)
+
+
+def figure_neighbours(
+    checkpoint: Checkpoint,
+    data: DataSet,
+    out: Path = Path("neighbours.png"),
+    count: Annotated[int, typer.Option(help="Validation pictures shown.", min=1)] = 5,
+    seed: Annotated[int, typer.Option(help="Seed of their choice.")] = 0,
+    devices: Devices = None,
+):
+    """Figure 4, right: validation pictures and the training pictures with the nearest features."""
+    import numpy as np
+
+    from tinyalex import evaluate as testing
+    from tinyalex.figures import neighbours_figure
+    from tinyalex.retrieval import nearest
+    from tinyalex.run import newest
+
+    opened, path = open_split(data, "val"), newest(checkpoint)
+    pictures, _ = testing.some_pictures(opened.val, count, seed)
+
+    def rank(comm):
+        trained = testing.load(comm, path)
+        with loader_for(comm, trained, opened, "train", 1) as loader:
+            database = testing.features(trained.net, loader, LAST_HIDDEN)
+        with testing.array_loader(comm, trained, pictures, 1) as loader:
+            return testing.features(trained.net, loader, LAST_HIDDEN), database
+
+    indices, _ = nearest(*run_on(rank, devices_for_checkpoint(devices, path)), k=6)
+    found = np.stack([testing.pictures_at(opened.train, row) for row in indices.T], axis=-1)
+    save_figure(neighbours_figure(pictures, found), out)
+
+
+def figure_curves(run: Annotated[Path, typer.Argument(help="A run folder.")], out: Path = Path("curves.png")):
+    """Training loss and errors against epochs."""
+    from tinyalex.figures import curves_figure
+
+    save_figure(curves_figure(metrics_of(run)), out)
+
+
+def figure_sizes(run: Annotated[Path, typer.Argument(help="A run folder.")], out: Path = Path("sizes.png")):
+    """Sizes of weights and updates, layer by layer, against steps (the 2012 code's check)."""
+    from tinyalex.figures import magnitudes_figure
+
+    save_figure(magnitudes_figure([r for r in metrics_of(run) if r["kind"] == "sizes"]), out)

@@ -1,0 +1,150 @@
+"""Commands that make a network: prepare, train, resume."""
+
+import contextlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from tinyalex.cli.common import (
+    DataSet,
+    Devices,
+    Preset,
+    Width,
+    console,
+    devices_for_network,
+    network_of,
+    run_on,
+)
+from tinyalex.errors import DataError, DeviceError, DeviceMemoryError
+
+
+def prepare_imagenet(
+    src: Annotated[Path, typer.Argument(help="ILSVRC folders or tars, or any folder of class folders.")],
+    dst: Annotated[Path, typer.Argument(help="Where the shards go.")],
+    size: Annotated[int, typer.Option(help="Side of the stored pictures in pixels.", min=1)] = 256,
+    seed: Annotated[int, typer.Option(help="Seed of the order of the pictures.")] = 0,
+    workers: Annotated[int | None, typer.Option(help="Processes; every core by default.", min=1)] = None,
+):
+    """Cut every picture to its middle square and write shards; a killed run continues."""
+    from tinyalex.data import imagenet
+
+    done = imagenet.prepare(src, dst, size=size, seed=seed, workers=workers)
+    counts = ", ".join(f"{n:,} {split}" for split, n in done.counts.items())
+    console.print(f"{counts} pictures of {done.classes:,} classes in {dst}")
+    if done.unreadable:
+        console.print(f"{done.unreadable} unreadable, skipped: {dst / 'unreadable.txt'}")
+
+
+def train(
+    data: DataSet,
+    out: Annotated[Path, typer.Argument(help="The run's folder: new or empty.")],
+    preset: Preset = "paper",
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="How it is trained: paper, code2012 or caffe; by default as the preset."),
+    ] = None,
+    devices: Devices = None,
+    epochs: Annotated[int | None, typer.Option(help="Instead of the preset's.", min=1)] = None,
+    batch: Annotated[int | None, typer.Option(help="Images a step, instead of the preset's.", min=1)] = None,
+    rate: Annotated[float | None, typer.Option(help="First learning rate, instead of the preset's.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Epochs without a better error before the rate drops.", min=1)
+    ] = None,
+    noise: Annotated[float | None, typer.Option(help="Colour noise, instead of the preset's.")] = None,
+    bias: Annotated[float | None, typer.Option(help="First biases, instead of the preset's 1.")] = None,
+    dropout: Annotated[bool, typer.Option(help="Drop half of the hidden units in training.")] = True,
+    width: Width = 1.0,
+    size: Annotated[int | None, typer.Option(help="Side of the crop that the network sees.")] = None,
+    upscale: Annotated[int | None, typer.Option(help="Enlarge pictures to this side first.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    save_every: Annotated[
+        int, typer.Option(help="Steps between checkpoints; one is written at the end too.", min=1)
+    ] = 500,
+    keep: Annotated[int, typer.Option(help="Checkpoints kept.", min=1)] = 3,
+):
+    """Train AlexNet.  Ctrl-C finishes the step, writes a checkpoint and ends; `tinyalex resume` goes on."""
+    from tinyalex.recipe import PRESETS
+    from tinyalex.settings import Settings, open_data
+
+    opened = open_data(data)
+    network = network_of(preset, width, size, len(opened.classes))
+    if bias is not None:
+        network = network._replace(bias=bias)
+    if (recipe or preset) not in PRESETS:
+        raise DataError(f"--recipe: expected one of {', '.join(PRESETS)}, found {recipe!r}")
+    r = PRESETS[recipe or preset]
+    chosen = {"epochs": epochs, "batch": batch, "rate": rate, "patience": patience}
+    r = r._replace(**{name: value for name, value in chosen.items() if value is not None})
+    offsets = r.pictures.offsets if size is None else None
+    pictures = r.pictures._replace(crop=network.size, offsets=offsets)
+    r = r._replace(pictures=pictures if noise is None else pictures._replace(noise=noise))
+    network = network._replace(dropout=dropout)
+    settings = Settings(str(data.resolve()), preset, network, r, seed, upscale, save_every, keep)
+    _go(out, settings, opened, devices, new=True)
+
+
+def resume(out: Annotated[Path, typer.Argument(help="The run's folder.")], devices: Devices = None):
+    """Go on with a run from its newest checkpoint, on any number of devices that its towers allow."""
+    from tinyalex import run
+    from tinyalex.settings import open_data
+
+    settings = run.settings_of(out)
+    _go(out, settings, open_data(settings.data), devices)
+
+
+def _go(out, settings, data, devices, new=False):
+    """Train in the run folder, with a live display; exit code 130 if it was stopped."""
+    from tinyalex import run
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    state = TextColumn("{task.fields[state]}")
+    with run.stop_at_signal() as stop, Progress(*columns, state, console=console) as progress:
+        steps = len(data.train.labels) // settings.recipe.batch
+        task = progress.add_task("", total=steps, state="")
+
+        def on_event(record):
+            if record["kind"] == "step":
+                state = (
+                    f"loss {record['loss']:.3f}  error {record['error']:.1%}  rate {record['rate']:g}  "
+                    f"{record['images_a_second']:.0f} images/s"
+                )
+                done = record["step"] - record["epoch"] * steps
+                progress.update(task, completed=done, description=f"epoch {record['epoch'] + 1}", state=state)
+            elif record["kind"] == "train":
+                result = f"training loss {record['loss']:.3f}, error {record['error']:.1%}"
+                progress.print(f"epoch {record['epoch']}: {result}")
+            elif record["kind"] == "validation":
+                progress.print(f"  validation top-1 {record['top1']:.1%}, top-5 {record['top5']:.1%}")
+
+        def rank(comm):
+            with contextlib.ExitStack() as stack:
+                if comm.rank == 0:
+                    if new:
+                        run.check(settings, data, comm.size)
+                        run.begin(out, settings)
+                    stack.enter_context(run.lock(out))
+                comm.share(None)  # nobody looks into the folder before
+                return run.train(comm, out, settings, data, stop, on_event)
+
+        try:
+            done = run_on(rank, devices_for_network(devices, settings.network))
+        except DeviceMemoryError as error:
+            raise DeviceError(f"{error}; {_batch_that_fits(settings, devices, error.available)}") from error
+    if not done:
+        console.print(f"stopped after a checkpoint; go on with: tinyalex resume {out}")
+        raise typer.Exit(130)
+    console.print(f"done: {run.checkpoints(out)[-1]}")
+
+
+def _batch_that_fits(settings, devices, memory):
+    from tinyalex.describe import largest_batch
+    from tinyalex.ops.cuda.conv import BLOCK_BYTES
+
+    memory -= 2 * BLOCK_BYTES  # what describe does not count: columns, and a block of their product
+    batch, ranks = settings.recipe.batch, len(devices_for_network(devices, settings.network).split(","))
+    fits = largest_batch(settings.network, ranks, memory)
+    if fits >= batch:
+        return f"a batch of {batch} should just fit by `tinyalex describe`: try a smaller one"
+    return f"in place of {batch}, a batch of {fits} images would fit" if fits else "not one image would fit"
