@@ -6,7 +6,7 @@ from tinyalex.lessons.checks import hole
 
 
 def _by_list(strips, i, KH, stride):
-    H, C, KW, OW, N = strips.shape
+    _, C, KW, OW, N = strips.shape
     cols = strips[[i * stride + p for p in range(KH)]].reshape(KH * C * KW, OW * N)
     copied = not np.shares_memory(cols, strips)
     return cols, copied
@@ -46,20 +46,20 @@ def _by_list(strips, i, KH, stride):
         ),
         (
             _by_list,
-            """the right numbers, but copied: NumPy copies what is taken by a list of indices.  A slice,
-            start : stop, is a view.""",
+            """the right numbers, but copied: what is taken by a list of indices is always a copy, and so is
+            `.copy()`.  A slice, start : stop, is a view.""",
         ),
         (
-            "strips[i * stride : i * stride + KH].reshape(KH * C * KW, OW * N)",
-            "strips[i * stride : i * stride + KH].reshape(KH * C * KW, OW * N).copy()",
-            """the right numbers, but copied, and the copy is what the strips are there to save: it would
-            write each input row again for every output row that reads it.""",
+            "strips[i * stride : i * stride + KH]",
+            "strips[i * stride : i * stride + KH][::-1]",
+            """the window is upside down: input row i·stride + p belongs to weight row p.  Nothing is flipped
+            here.""",
         ),
     ],
 )
 def row_columns(strips, i, KH, stride):
     """Columns of output row i, a view.  strips (H,C,KW,OW,N) → (KH·C·KW, OW·N)."""
-    H, C, KW, OW, N = strips.shape
+    _, C, KW, OW, N = strips.shape
     cols = strips[i * stride : i * stride + KH].reshape(KH * C * KW, OW * N)
     copied = not np.shares_memory(cols, strips)
     return cols, copied
@@ -71,7 +71,7 @@ def row_columns(strips, i, KH, stride):
         (rng.standard_normal((4, 2)), rng.standard_normal(3)),
     ],
     hints=[
-        """All multiplications of w and d are done: what is left is Aᵀ, and its entries are only 0, 1 and −1.""",
+        """All multiplications of w and d are done: what is left is Aᵀ, with entries 0, 1 and −1 only.""",
         """A's columns are how y0 and y1 entered the four values: y0 as 1, 1, 1, 0, and y1 as 0, 1, −1, 1.
         The rows of Aᵀ are these columns.""",
         """y0 is m0 + m1 + m2; y1 is made of m1, m2 and m3 with the signs 1, −1, 1.  Stack the two with
