@@ -165,8 +165,7 @@ inner_out, outer_out = np.empty(inner.shape, "f4"), np.empty(outer.shape, "f4")
 inner_ms = 1e3 * best(np.copyto, inner_out, inner)
 outer_ms = 1e3 * best(np.copyto, outer_out, outer)
 assert (inner_out == outer_out.transpose(1, 2, 3, 0)).all()
-print(f"{inner.nbytes / 1e6:.1f} MB copied: images innermost {inner_ms:.2f} ms,", end=" ")
-print(f"outermost {outer_ms:.2f} ms")
+print(f"images innermost {inner_ms:.2f} ms, outermost {outer_ms:.2f} ms")
 
 # %% [markdown]
 # ## Copy less: columns that are a view
@@ -198,7 +197,7 @@ small = np.arange(30.0).reshape(1, 5, 6, 1)
 strips = strips_of(small, 3, 1)
 assert strips.shape == (5, 1, 3, 4, 1)
 assert strips.size == 3 * 5 * 4  # im2col: 9 · 3 · 4
-left, right = draw.panels(6, 4, height=4.2)
+left, right = draw.panels(3, 4, height=4.2)
 draw.array(left, small[0, :, :, 0], "x", fmt="{:.0f}", limit=60)
 draw.array(right, strips.reshape(15, 4), "strips", fmt="{:.0f}", limit=60)
 for i in range(3):
@@ -245,7 +244,7 @@ for i in range(OH):
 
 theirs, _ = conv2d_forward(x, w, np.zeros(F), stride=s)
 np.testing.assert_allclose(y.reshape(theirs.shape), theirs, rtol=1e-10, atol=1e-10)
-print("product by product of views: the same as the library's", theirs.shape)
+print(f"one product a row, nothing copied: the library's {theirs.shape}")
 
 # %% [markdown]
 # ## Blocks that stay in the cache
@@ -280,6 +279,7 @@ def fetches(order, room=4):
     return trace
 
 
+TITLES = "whole array, three times", "three times each half"
 traces = [fetches(whole_order), fetches(block_order)]
 assert traces[0][-1][0] == 3 * 8 == 24
 assert traces[1][-1][0] == 8
@@ -288,10 +288,8 @@ assert traces[1][-1][0] == 8
 def work_on(k, figure):
     """Step k: the k-th piece of four numbers, in both orders."""
     axes = draw.panels(1, 1, figure=figure)
-    orders = zip(
-        axes, (whole_order, block_order), traces, ("whole", "blocks"), strict=True
-    )
-    for axis, order, trace, title in orders:
+    orders = whole_order, block_order
+    for axis, order, trace, title in zip(axes, orders, traces, TITLES, strict=True):
         done = np.zeros((3, 8), int)
         for p, numbers in order[: k + 1]:
             done[p, list(numbers)] = 1
@@ -305,10 +303,12 @@ def work_on(k, figure):
 step_through(work_on, 6, size=(7, 1.9))
 
 # %% [markdown]
-# The same on the machine.  Six passes as in the update of lesson 10, over arrays of different lengths; the
-# time is for one number.  Where the curve of the whole arrays rises, they have outgrown a cache.  The other
-# curve goes over the same arrays in blocks of $2^{14}$ numbers.  For a learner of AlexNet: fc6 alone has
-# 37,748,736 weights, 151 MB, and as many gradients and velocities.
+# The same on the machine: the update of lesson 10, six passes, over arrays of different lengths; the time
+# is for one number.  The other curve goes over the same arrays in blocks of $2^{16}$ numbers, as the
+# library does.  At the left you see what a call costs, at the right where arrays outgrow a cache, if they
+# do: on a machine with a large one the two curves may lie close together, or cross later.  AlexNet is at
+# the far right: fc6 alone has 37,748,736 weights, 151 MB, and as many gradients and velocities, and two
+# ranks share the way to memory.
 
 
 # %%
@@ -326,17 +326,19 @@ def in_blocks(w, g, v, term, size):
         passes(w[part], g[part], v[part], term[: len(w[part])])
 
 
-BLOCK = 1 << 14
-first = rng.standard_normal((3, 50_000), np.float32)  # the last block is not full
-again, term = first.copy(), np.empty(50_000, np.float32)
+from tinyalex.optim import BLOCK
+
+assert BLOCK == 2**16
+first = rng.standard_normal((3, 150_000), np.float32)  # the last block is not full
+again, term = first.copy(), np.empty(150_000, np.float32)
 passes(*first, term)
 in_blocks(*again, term, BLOCK)
 assert (first == again).all()  # to the last bit
 assert macs["fc6"] == 37_748_736
 assert round(4 * macs["fc6"] / 1e6) == 151
 
-lengths = [1 << k for k in range(12, 22)]
-room = np.ones((4, lengths[-1]), np.float32)
+lengths = [1 << k for k in range(12, 23)]
+room = np.ones((4, lengths[-1] + 1040), np.float32)  # odd distances: see question 4
 whole, blocked = [], []
 for length in lengths:
     arrays = room[:, :length]
@@ -551,7 +553,7 @@ for axes, counts, title in ((left, macs, "as written"), (right, fewer, "with 4×
 # The library's `ops.winograd` is this, with tiles of 4×4, blocks of tiles that fit the cache, and points
 # chosen with care.  In float64 its numbers are those of lesson 4.  In float32 there is a price: the
 # transforms subtract numbers of like size, and what was rounded away before does not come back.  The error
-# is several times that of the plain sum.  Both are far below what a gradient from 128 random pictures is
+# is larger than that of the plain sum.  Both are far below what a gradient from 128 random pictures is
 # worth.
 
 # %%
@@ -688,6 +690,8 @@ assert ((pairs[:-3] + pairs[2:-1] + p[4:])[4:] == 5).all()
 #    it, and why do servers collect pictures into batches?
 # 2. Tiles of 4×4 saved more than tiles of 2×2.  Why not tiles of 16×16?
 # 3. You made one layer ten times as fast, and it took a tenth of the step.  By how much is the step faster?
+# 4. A cache keeps a line only in a few places that follow from its address: lines whose addresses differ by
+#    a large power of two share those places.  What happens to four arrays that begin exactly 16 MiB apart?
 #
 # <details><summary>What we would answer</summary>
 #
@@ -696,6 +700,8 @@ assert ((pairs[:-3] + pairs[2:-1] + p[4:])[4:] == 5).all()
 # 2. Eighteen points are needed for $k = 3$.  Their powers up to the 17th differ by many orders of
 #    magnitude, and float32 has seven digits.  Also the edge: 13×13 outputs would be padded to 16×16.
 # 3. By 9 percent: 0.91 of the time is left.  First measure where the time goes, then work there.
+# 4. Number $i$ of all four wants the same few places, and they push each other out of a cache that is
+#    nearly empty.  That is why `room` above has rows that are a little longer than a power of two.
 #
 # </details>
 
