@@ -117,7 +117,7 @@ step_through(one_thread, blocks * width, size=(7, 1.3))
 def bias_relu(run, memory, b, columns):
     """ReLU of each map plus its bias, in place, by a kernel.
 
-    memory: the maps (F, columns), row after row; behind them somebody else's numbers.
+    memory: maps (F, columns), row after row; behind them somebody else's numbers.
     b: (F,).  run(kernel) calls the kernel for every thread of the grid.
     """
     memory = memory.copy()
@@ -200,9 +200,7 @@ def compiled(code):
 
 
 library = compiled("".join(source(name) for name in ("bias", "conv", "pool")))
-print(
-    "compiled" if library else "no C++ compiler works here: the kernels in Python must do"
-)
+print("compiled" if library else "no C++ compiler here: Python must do")
 
 
 # %%
@@ -330,9 +328,9 @@ assert sectors_sent(along_v) == 16
 
 # %%
 def max_pool_bytes(x_shape, y_shape):
-    """Least bytes that max_pool_forward moves, in float32, with windows of 3×3; and its time.
+    """Least bytes that max_pool_forward moves, and its time.
 
-    → (bytes, milliseconds at 3 TB/s = 3e12 bytes a second)
+    float32, windows of 3×3 → (bytes, milliseconds at 3 TB/s = 3e12 bytes a second)
     """
     nbytes = ...  # everything that is read and written, once
     milliseconds = ...  # that this takes
@@ -534,8 +532,8 @@ assert (one + one) + big == 2**24 + 2
 # \qquad 0 \le p < K,\; 0 \le j < OW$$
 #
 # The smallest such $p$ is the remainder of $(u + \text{pad})$ by $s$. From there go $s$ places on in the
-# window, and one window back. Pixel 4 without padding: remainder 0 and quotient 2, so $dcols[0, 2]$, then
-# $dcols[2, 1]$: $-2 + 2 = 0$.
+# window, and one window back. Pixel 4 without padding: remainder 0 and quotient 2, so
+# $d\mathrm{cols}[0, 2]$, then $d\mathrm{cols}[2, 1]$: $-2 + 2 = 0$.
 
 # %%
 left, right = draw.panels(4, 9, height=2.0)
@@ -568,7 +566,7 @@ def col2im_row(run, dcols, W, stride, pad):
         p = ...  # the first place in a window that can lie on pixel u
         j = ...  # the window whose place p does
         while p < K:
-            ...  # if there is such a window, add its number; then go on to the next p and its j
+            ...  # if there is a window j, add; then the next p and its j
         dx[u] = total
 
     run(kernel)
