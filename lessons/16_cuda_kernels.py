@@ -95,7 +95,9 @@ def one_thread(k, figure):
     now = memory.copy()
     for t in range(min(k + 1, columns)):
         now[t] = max(now[t] + b[0], 0)
-    draw.array(axes, now, f"memory after t = {k}", fmt="{:g}", limit=8)
+    draw.array(
+        axes, now, f"after t = {k}: map 0, map 1, somebody else's", fmt="{:g}", limit=8
+    )
     place = f"blockIdx.x {k // width}, threadIdx.x {k % width}: t = {k}"
     draw.frame(axes, 0, k, colour=draw.INK[k // width])
     axes.set_xlabel(
@@ -603,10 +605,38 @@ if library:
     print("col2im: conv.cu and the CPU's agree")
 
 # %% [markdown]
-# Max pooling backward is the same once more (lesson 7: a pixel that wins several windows gets the sum).
-# Each pixel looks at the windows that cover it and asks: *was it I who won?* The forward kernel wrote down
-# the winners, so neither `x` nor `y` is needed. The change to your loop is one condition,
-# `winner[place] == p * z + q`.
+# ## Max pooling, backward
+#
+# The same once more. Lesson 7 had the row 1, 3, 9, 2, 5, 4, 7 with windows of 3, stride 2: the 9 wins twice
+# and gets $2 + 3 = 5$. A scatter would have two threads write there. So each *pixel* looks at the windows
+# that cover it and asks: **was it I who won?** The forward kernel wrote down the winners, as places in
+# their windows, so neither `x` nor `y` is needed. Your loop, and one condition more:
+
+# %%
+row, dy_row = np.array([1.0, 3, 9, 2, 5, 4, 7]), np.array([2.0, 3, 1])
+winner = [int(row[2 * j : 2 * j + 3].argmax()) for j in range(3)]
+dx_row = np.full(7, np.nan)
+
+
+def pool_backward(blockIdx, blockDim, threadIdx):
+    u = blockIdx.x * blockDim.x + threadIdx.x
+    if u >= len(row):
+        return
+    total, p, j = 0.0, u % 2, u // 2
+    while p < 3:
+        if 0 <= j < len(winner) and winner[j] == p:
+            total += dy_row[j]
+        p, j = p + 2, j - 1
+    dx_row[u] = total
+
+
+launch(pool_backward, (2, 1, 1), 4)
+print("winners", winner, "   dx", dx_row)
+assert winner == [2, 0, 2]
+assert list(dx_row) == [0, 0, 5, 0, 0, 0, 1]
+
+# %% [markdown]
+# And the library's, forward and backward, against its CPU version.
 
 # %%
 from tinyalex.ops.pool import max_pool_backward, max_pool_forward
