@@ -72,7 +72,7 @@ assert macs["conv1"] == 105_415_200
 step = 2 * 128 * (3 * forward - macs["conv1"])
 assert round(step / 1e9) == 529
 
-(axes,) = np.atleast_1d(draw.panels(1, height=2.3))
+axes = draw.panels(1, height=2.3)
 axes.bar(list(macs), [count / 1e6 for count in macs.values()], color=draw.INK[1])
 draw.plain(axes, "", "millions", "multiply-adds of one picture, forward")
 
@@ -264,7 +264,7 @@ block_order = [(p, half) for half in halves for p in range(3)]
 
 
 def fetches(order, room=4):
-    """After each piece of work: (fetched so far, what is in the cache)."""
+    """Numbers fetched so far, after each piece of work."""
     cache, count, trace = OrderedDict(), 0, []
     for _, numbers in order:
         for number in numbers:
@@ -275,14 +275,14 @@ def fetches(order, room=4):
                 cache[number] = True
                 if len(cache) > room:
                     cache.popitem(last=False)  # the one that was used longest ago
-        trace.append((count, set(cache)))
+        trace.append(count)
     return trace
 
 
 TITLES = "whole array, three times", "three times each half"
 traces = [fetches(whole_order), fetches(block_order)]
-assert traces[0][-1][0] == 3 * 8 == 24
-assert traces[1][-1][0] == 8
+assert traces[0][-1] == 3 * 8 == 24
+assert traces[1][-1] == 8
 
 
 def work_on(k, figure):
@@ -297,7 +297,7 @@ def work_on(k, figure):
         draw.array(axis, done, title, limit=2, numbers=False)
         draw.frame(axis, p, numbers[0], 1, 4, draw.INK[0])
         axis.set_yticks(range(3), ["pass 1", "pass 2", "pass 3"], size=8)
-        axis.set_xlabel(f"fetched from memory so far: {trace[k][0]}", size=9)
+        axis.set_xlabel(f"fetched from memory so far: {trace[k]}", size=9)
 
 
 step_through(work_on, 6, size=(7, 1.9))
@@ -312,6 +312,9 @@ step_through(work_on, 6, size=(7, 1.9))
 
 
 # %%
+from tinyalex.optim import BLOCK
+
+
 def passes(w, g, v, term):
     """Six passes, in place: v ← 0.9 v − 1e-5 w − 1e-2 g;  w ← w + v."""
     v *= np.float32(0.9)
@@ -326,8 +329,6 @@ def in_blocks(w, g, v, term, size):
         passes(w[part], g[part], v[part], term[: len(w[part])])
 
 
-from tinyalex.optim import BLOCK
-
 assert BLOCK == 2**16
 first = rng.standard_normal((3, 150_000), np.float32)  # the last block is not full
 again, term = first.copy(), np.empty(150_000, np.float32)
@@ -338,14 +339,14 @@ assert macs["fc6"] == 37_748_736
 assert round(4 * macs["fc6"] / 1e6) == 151
 
 lengths = [1 << k for k in range(12, 23)]
-room = np.ones((4, lengths[-1] + 1040), np.float32)  # odd distances: see question 4
+room = np.ones((4, lengths[-1] + 1040), np.float32)  # a little apart: see below
 whole, blocked = [], []
 for length in lengths:
     arrays = room[:, :length]
     whole.append(1e9 * best(passes, *arrays, times=3) / length)
     blocked.append(1e9 * best(in_blocks, *arrays, BLOCK, times=3) / length)
 
-(axes,) = np.atleast_1d(draw.panels(1, height=2.6))
+axes = draw.panels(1, height=2.6)
 axes.semilogx(lengths, whole, "o-", color=draw.INK[0], base=2, label="whole passes")
 axes.semilogx(lengths, blocked, "s-", color=draw.INK[1], base=2, label="in blocks")
 axes.set_ylim(bottom=0)
@@ -353,6 +354,10 @@ axes.legend(frameon=False)
 draw.plain(axes, "numbers in each array", "ns for one number", "on this machine")
 
 # %% [markdown]
+# Why the 1040 in `room`?  A cache keeps a line in one of a few places that follow from its address, and
+# addresses that differ by a large power of two share those places.  Number $i$ of four arrays exactly 16
+# MiB apart would push each other out of a cache that is nearly empty.
+#
 # Blocks have a price: each operation on a block costs NumPy about a microsecond before it begins.  Too
 # small, and you pay mostly that; too large, and they fall out of the cache.  The library's sizes (`BLOCK`
 # in `tinyalex.optim`, `BLOCK_BYTES` in `ops.lrn`, `ops.pool` and `ops.conv`) were found by measuring.  And
@@ -382,7 +387,9 @@ def fill(array):
 
 fresh = np.empty(10 << 20, np.float32)
 assert fresh.nbytes == 40 << 20
-for name, (count, ms) in (("first", fill(fresh)), ("second", fill(fresh))):
+fills = {"first": fill(fresh), "second": fill(fresh)}
+assert fills["first"][0] > fills["second"][0]
+for name, (count, ms) in fills.items():
     print(f"{name} fill: {count:6} page faults, {ms:6.1f} ms")
 
 # %% [markdown]
@@ -627,7 +634,7 @@ for size in sizes:
     times["two threads"].append(1e3 * best(together, size))
 assert (roots == np.sqrt(numbers)).all()
 
-(axes,) = np.atleast_1d(draw.panels(1, height=2.6))
+axes = draw.panels(1, height=2.6)
 for (name, ms), colour in zip(times.items(), draw.INK, strict=False):
     axes.loglog(sizes, ms, "o-", color=colour, base=2, label=name)
 axes.legend(frameon=False)
@@ -690,8 +697,6 @@ assert ((pairs[:-3] + pairs[2:-1] + p[4:])[4:] == 5).all()
 #    it, and why do servers collect pictures into batches?
 # 2. Tiles of 4×4 saved more than tiles of 2×2.  Why not tiles of 16×16?
 # 3. You made one layer ten times as fast, and it took a tenth of the step.  By how much is the step faster?
-# 4. A cache keeps a line only in a few places that follow from its address: lines whose addresses differ by
-#    a large power of two share those places.  What happens to four arrays that begin exactly 16 MiB apart?
 #
 # <details><summary>What we would answer</summary>
 #
@@ -700,8 +705,6 @@ assert ((pairs[:-3] + pairs[2:-1] + p[4:])[4:] == 5).all()
 # 2. Eighteen points are needed for $k = 3$.  Their powers up to the 17th differ by many orders of
 #    magnitude, and float32 has seven digits.  Also the edge: 13×13 outputs would be padded to 16×16.
 # 3. By 9 percent: 0.91 of the time is left.  First measure where the time goes, then work there.
-# 4. Number $i$ of all four wants the same few places, and they push each other out of a cache that is
-#    nearly empty.  That is why `room` above has rows that are a little longer than a power of two.
 #
 # </details>
 
