@@ -609,7 +609,7 @@ roots = np.empty_like(numbers)
 def by_pieces(r, size):
     for start in range(0, half, size):
         part = slice(start, start + size)
-        np.sqrt(numbers[r, part], out=roots[r, part])
+        np.cbrt(numbers[r, part], out=roots[r, part])
 
 
 def alone(size):
@@ -632,7 +632,7 @@ times = {"one thread": [], "two threads": []}
 for size in sizes:
     times["one thread"].append(1e3 * best(alone, size))
     times["two threads"].append(1e3 * best(together, size))
-assert (roots == np.sqrt(numbers)).all()
+assert (roots == np.cbrt(numbers)).all()
 
 axes = draw.panels(1, height=2.6)
 for (name, ms), colour in zip(times.items(), draw.INK, strict=False):
@@ -641,9 +641,11 @@ axes.legend(frameon=False)
 draw.plain(axes, "numbers in a piece", "ms for all", "on this machine")
 
 # %% [markdown]
-# With small pieces, two threads are often *slower* than one: each hands the lock over a thousand times.
-# That is why the library's blocks are not as small as the cache alone would like, and why a comment in
-# `ops/pool.py` says "smaller, and the ranks wait for the GIL".
+# With large pieces two threads come near half the time, if a second core is free (on a busy machine they
+# may never win).  With small pieces the gain melts, and two threads can be *slower* than one: for a few
+# hundred numbers NumPy does not even let go of the lock, and above that each thread waits for it a thousand
+# times.  That is why the library's blocks are not as small as the cache alone would like, and why a comment
+# in `ops/pool.py` says "smaller, and the ranks wait for the GIL".
 #
 # You can see what each of these does for the real network: `tinyalex bench alexnet` shows where a step's
 # time goes, and `python examples/levers.py` in the repository takes one lever away at a time.  Neither is
