@@ -595,13 +595,13 @@ assert errors[0] < errors[1] < 2e-5
 #
 # Python itself runs one thread at a time: whoever executes Python holds a lock, the **GIL**.  NumPy lets go
 # of it *inside* an operation.  So two threads run side by side as long as the operations are long; between
-# them they queue.  Cut the same work into smaller and smaller pieces: $2^{18}$ numbers in pieces of $2^8$
-# are 1024 calls, in pieces of $2^{16}$ they are 4.
+# them they queue.  Cut the same work into smaller and smaller pieces: $2^{20}$ numbers in pieces of $2^8$
+# are 4096 calls, in pieces of $2^{16}$ they are 16.
 
 # %%
 from threading import Thread
 
-half = 1 << 18
+half = 1 << 20
 numbers = rng.random((2, half), np.float32)
 roots = np.empty_like(numbers)
 
@@ -625,9 +625,9 @@ def together(size):
         thread.join()
 
 
-sizes = [1 << k for k in range(8, 19, 2)]
-assert len(range(0, half, 1 << 8)) == 1024
-assert len(range(0, half, 1 << 16)) == 4
+sizes = [1 << k for k in range(8, 21, 2)]
+assert len(range(0, half, 1 << 8)) == 4096
+assert len(range(0, half, 1 << 16)) == 16
 times = {"one thread": [], "two threads": []}
 for size in sizes:
     times["one thread"].append(1e3 * best(alone, size))
@@ -643,8 +643,8 @@ draw.plain(axes, "numbers in a piece", "ms for all", "on this machine")
 # %% [markdown]
 # With large pieces two threads come near half the time, if a second core is free (on a busy machine they
 # may never win).  With small pieces the gain melts, and two threads can be *slower* than one: for a few
-# hundred numbers NumPy does not even let go of the lock, and above that each thread waits for it a thousand
-# times.  That is why the library's blocks are not as small as the cache alone would like, and why a comment
+# hundred numbers NumPy does not even let go of the lock, and above that each thread waits for it once a
+# piece.  That is why the library's blocks are not as small as the cache alone would like, and why a comment
 # in `ops/pool.py` says "smaller, and the ranks wait for the GIL".
 #
 # You can see what each of these does for the real network: `tinyalex bench alexnet` shows where a step's
