@@ -44,8 +44,10 @@ rng = np.random.default_rng(16)
 # A thread is told three things: which block it is in (`blockIdx`), its number in the block (`threadIdx`),
 # and how wide a block is (`blockDim`). From these it makes its number in the grid:
 #
-# $$t = \mathrm{blockIdx.x} \cdot \mathrm{blockDim.x} + \mathrm{threadIdx.x}
-# \qquad \text{blocks} = \left\lceil \frac{\text{numbers}}{\mathrm{blockDim.x}} \right\rceil$$
+# $$\begin{aligned}
+# t &= \text{blockIdx.x} \cdot \text{blockDim.x} + \text{threadIdx.x} \\
+# \text{blocks} &= \left\lceil \frac{\text{numbers of a map}}{\text{blockDim.x}} \right\rceil
+# \end{aligned}$$
 #
 # The second thread of the second block has $t = 1\cdot4 + 1 = 5$, the last number of the row. A grid may
 # have up to three axes. We take `x` for the numbers of a map and `y` for the map. Here is a whole "GPU":
@@ -530,12 +532,11 @@ assert (one + one) + big == 2**24 + 2
 # Pixel $u$ is at $u + \text{pad}$ in the padded row. Window $j$ begins at $j\,s$, so the pixel is its place
 # $p$ where $p + j\,s = u + \text{pad}$:
 #
-# $$dx[u] = \sum_{(p,j)\,:\;p + j s = u + \text{pad}} d\mathrm{cols}[p, j],
-# \qquad 0 \le p < K,\; 0 \le j < OW$$
+# $$dx[u] = \sum_{(p,j)\,:\;p + j s = u + \text{pad}} d\mathrm{cols}[p, j]$$
 #
-# The smallest such $p$ is the remainder of $(u + \text{pad})$ by $s$. From there go $s$ places on in the
-# window, and one window back. Pixel 4 without padding: remainder 0 and quotient 2, so
-# $d\mathrm{cols}[0, 2]$, then $d\mathrm{cols}[2, 1]$: $-2 + 2 = 0$.
+# with $0 \le p < K$ and $0 \le j < OW$. The smallest such $p$ is the remainder of $(u + \text{pad})$ by
+# $s$. From there go $s$ places on in the window, and one window back. Pixel 4 without padding: remainder 0
+# and quotient 2, so $d\mathrm{cols}[0, 2]$, then $d\mathrm{cols}[2, 1]$: $-2 + 2 = 0$.
 
 # %%
 left, right = draw.panels(4, 9, height=2.0)
