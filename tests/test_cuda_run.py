@@ -82,7 +82,15 @@ def test_bench_shows_what_each_kernel_achieves(standin, monkeypatch):
     printed = done("bench", "pool5", *options)
     assert "max_pool_backward" in printed
     assert "the card copies" in printed
-    assert "PyTorch is timed on the CPU only" in refused("bench", "pool5", *options, "--vs", "torch")
+
+
+def test_bench_beside_pytorch_needs_pytorchs_own_gpu(standin):
+    torch = pytest.importorskip("torch", reason="PyTorch (the oracle extra) is not installed")
+    options = "bench", "pool5", "--batch", 2, "--rounds", 1, "--devices", "cuda:0", "--vs", "torch"
+    if torch.cuda.is_available():
+        assert "times as fast" in done(*options)
+    else:
+        assert "as installed, finds no GPU" in refused(*options)
 
 
 def conv2_of_one_tower():

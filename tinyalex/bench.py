@@ -62,9 +62,19 @@ def layers_of(what, network, neuron, comm, rng):
         x, _ = outline(layer, x)
 
 
-def check(what, network):
-    """Raise the ArgumentError of a name that is neither a network nor a layer."""
+def check(what, network, against, device):
+    """Raise the error of a name that is neither a network nor a layer, or of PyTorch that cannot do it."""
     layers_of(what, network, "relu", Comm(Device("cpu:0")), BlankWeights())
+    if against not in (None, "torch", "torch-tuned"):
+        raise ArgumentError(f"--vs: expected torch or torch-tuned, found {against!r}")
+    if against:
+        try:
+            from tinyalex import bench_torch
+        except ImportError as error:
+            raise ArgumentError(
+                f"--vs {against}: PyTorch is not installed ({error}); pip install 'tinyalex[oracle]'"
+            ) from error
+        bench_torch.check(device)
 
 
 class _Work:
@@ -115,7 +125,7 @@ def measure(what, network, neuron, devices, batch, rounds, against=None, forward
         found["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         other = None
         if against and comm.rank == 0:
-            other = _twin(what, network, neuron, batch, forward, against == "torch-tuned")
+            other = _twin(what, network, neuron, batch, forward, against == "torch-tuned", comm.device)
         with _timed(work) as layers:
             for number in range(rounds):
                 comm.share(None)  # the ranks begin together
@@ -149,11 +159,12 @@ def measure(what, network, neuron, devices, batch, rounds, against=None, forward
     }  # fmt: skip
 
 
-def _twin(what, network, neuron, batch, forward, tuned):
+def _twin(what, network, neuron, batch, forward, tuned, device):
     from tinyalex.bench_torch import twin
 
     layers, shape = layers_of(what, network, neuron, Comm(Device("cpu:0")), BlankWeights())
-    return twin(layers, (batch, *shape), forward, tuned, whole=what not in layers)
+    name = device.name if device.kind == "cuda" else "cpu"
+    return twin(layers, (batch, *shape), forward, tuned, what not in layers, name)
 
 
 def _faults():

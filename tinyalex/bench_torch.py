@@ -15,27 +15,35 @@ from torch import nn
 from torch.nn import functional
 
 from tinyalex.devices import cpu_count
-from tinyalex.errors import ArgumentError
+from tinyalex.errors import ArgumentError, DeviceError
 from tinyalex.nn import LRN, Activate, AllGather, AvgPool, Conv2d, Dropout, Linear, MaxPool
 from tinyalex.ops.conv import four_pads
 
 
-def twin(layers, shape, forward, tuned, whole):
-    """Return a function that does a step (or a forward pass) in PyTorch, warmed up.
+def check(device):
+    """Raise DeviceError if PyTorch cannot work on this `Device`."""
+    if device.kind == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(f"device {device.name}: PyTorch {torch.__version__}, as installed, finds no GPU")
+
+
+def twin(layers, shape, forward, tuned, whole, device="cpu"):
+    """Return a function that does a step (or a forward pass) in PyTorch, warmed up; it returns when that is done.
 
     layers: {name: tinyalex layer}, of one rank.  shape: of the input, images first.  whole: they are a
     network, and a step has a loss and an update; else a gradient is only sent back through them.
+    device: PyTorch's name of one.  On a GPU, products and convolutions are in float32 throughout, as here.
     """
     torch.set_num_threads(cpu_count())
-    if tuned:
+    torch.backends.cudnn.allow_tf32 = False
+    if tuned and device == "cpu":
         keep_heap()
-    net = nn.Sequential(*(part for layer in layers.values() for part in module(layer, tuned)))
-    x = torch.randn(shape)
+    net = nn.Sequential(*(part for layer in layers.values() for part in module(layer, tuned))).to(device)
+    x = torch.randn(shape, device=device)
     if tuned and x.ndim == 4:
         net, x = net.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
     with torch.no_grad():
         y = net(x)
-    labels = torch.randint(0, y.shape[1], (shape[0],))
+    labels = torch.randint(0, y.shape[1], (shape[0],), device=device)
     dy = torch.randn_like(y)
     if whole:
         optimizer = torch.optim.SGD(
@@ -58,7 +66,13 @@ def twin(layers, shape, forward, tuned, whole):
         with torch.no_grad():
             net.eval()(x)
 
-    run = look if forward else step if whole else through
+    work = look if forward else step if whole else through
+
+    def run():
+        work()
+        if device != "cpu":
+            torch.cuda.synchronize(device)
+
     for _ in range(2):
         run()
     return run

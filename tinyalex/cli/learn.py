@@ -140,16 +140,12 @@ def bench(
     """Time training: images/s, time by layer, share of the matrix products' limit, PyTorch beside it."""
     from tinyalex import bench as benchmark
 
-    if vs not in (None, "torch", "torch-tuned"):
-        raise DataError(f"--vs: expected torch or torch-tuned, found {vs!r}")
     network = network_of(preset, 1.0, None, None)._replace(lrn=lrn)
-    benchmark.check(what, network)
     if what == "cifar4":
         chosen = device_names.parse(devices or "cpu", batch)
     else:
         chosen = device_names.parse(devices_for_network(devices, network))
-    if vs and chosen[0].kind == "cuda":
-        raise DataError(f"--vs {vs}: PyTorch is timed on the CPU only; leave it out with --devices {devices}")
+    benchmark.check(what, network, vs, chosen[0])
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=error_console
     ) as bar:
