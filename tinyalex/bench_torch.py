@@ -27,7 +27,7 @@ def check(device):
 
 
 def twin(layers, shape, forward, tuned, whole, device="cpu"):
-    """Return a function that does a step (or a forward pass) in PyTorch, warmed up; it returns when that is done.
+    """Return a function that does a step (or a forward pass) in PyTorch, to its end; it is warmed up.
 
     layers: {name: tinyalex layer}, of one rank.  shape: of the input, images first.  whole: they are a
     network, and a step has a loss and an update; else a gradient is only sent back through them.
