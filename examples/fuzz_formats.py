@@ -460,7 +460,7 @@ class ImageNetTars(Format):
     def read(self, path):
         for entries in imagenet.find_pictures(path).values():
             for entry in entries:
-                imagenet._read(entry)
+                entry.read()
 
 
 class PictureSettings(Format):

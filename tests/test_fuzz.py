@@ -183,7 +183,7 @@ def test_a_pickle_that_runs_a_program_is_refused(tmp_path):
     assert not (tmp_path / "ran").exists()
     np.save(tmp_path / "objects.npy", np.array([Run(tmp_path / "ran")]), allow_pickle=True)
     with pytest.raises(DataError):  # an array of objects is a pickle within the .npy file
-        imagenet._map(tmp_path / "objects.npy", (1,), np.uint8)
+        imagenet.shards._map(tmp_path / "objects.npy", (1,), np.uint8)
     assert not (tmp_path / "ran").exists()
 
 

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from tinyalex.data import augment, imagenet
+from tinyalex.data.imagenet import preparing, sources
 from tinyalex.data.loader import Loader
 from tinyalex.errors import DataError
 
@@ -315,7 +316,7 @@ def test_flat_val_takes_its_classes_from_the_devkit_and_a_list_of_synsets(tmp_pa
         imagenet.find_pictures(tmp_path)
     data = tmp_path / "ILSVRC2012_devkit_t12" / "data"
     data.mkdir(parents=True)
-    truth = data / imagenet.TRUTH
+    truth = data / sources.TRUTH
     truth.write_text("3\n1\n2\n3\n")
     with pytest.raises(DataError, match=r"its ids need synsets\.txt beside it"):
         imagenet.find_pictures(tmp_path)
@@ -432,7 +433,7 @@ def test_a_shard_of_mostly_unreadable_pictures_stops_the_run(tmp_path):
 def test_a_disk_that_is_too_small_is_noticed_first(source, tmp_path, monkeypatch):
     """27 pictures of 3 * 1000 * 1000 bytes."""
     usage = type("Usage", (), {"free": 1e6})
-    monkeypatch.setattr(imagenet.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(preparing.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(DataError, match=r"needs 0\.1 GB more, found 0\.0 GB free"):
         prepare(source, tmp_path / "dst", size=1000)
 
@@ -495,10 +496,10 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tmp_path):
 def test_finished_shards_are_not_made_again(source, prepared, tmp_path):
     """A run that ended before the finish goes on with what there is: an old shard keeps its time."""
     dst = tmp_path / "dst"
-    splits = imagenet._shuffled(imagenet.find_pictures(source), 0)
-    assert imagenet._begin(dst, imagenet._plan(splits, 32, 5, 0))
-    for job in imagenet._jobs(dst, "train", splits["train"], 32, 5)[:2]:
-        imagenet._write_shard(job)
+    splits = preparing._shuffled(imagenet.find_pictures(source), 0)
+    assert preparing._begin(dst, preparing._plan(splits, 32, 5, 0))
+    for job in preparing._jobs(dst, "train", splits["train"], 32, 5)[:2]:
+        preparing._write_shard(job)
     (dst / "parts" / "train-002.npy.77.tmp").write_bytes(b"half")
     times = {p: p.stat().st_mtime_ns for p in dst.glob("train-*.npy")}
     assert len(times) == 2

@@ -1,0 +1,366 @@
+"""Pictures to shards: decoding, and the work that may be killed at any moment."""
+
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import threading
+import warnings
+from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import PIL
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from threadpoolctl import threadpool_limits
+
+from tinyalex.data import augment
+from tinyalex.data.imagenet import shards
+from tinyalex.data.imagenet.shards import FORMAT, VERSION
+from tinyalex.data.imagenet.sources import Entry, classes_of, few, find_pictures
+from tinyalex.errors import ArgumentError, DataError
+
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")  # Pillow knows more: PostScript runs programs
+
+
+def read_picture(data, size=256):
+    """The middle of a picture, scaled to uint8 (3, size, size), from the bytes of its file.
+
+    Scaling the centre square to size x size is the paper's two steps, shorter side to 256 and centre crop, in
+    one; smaller pictures are enlarged. Bicubic, averaging over the pixels that fall together. A JPEG of twice
+    the size or more is decoded straight at 1/2, 1/4 or 1/8 (Image.draft: the decoder skips high frequencies),
+    never below size.
+    The EXIF orientation is ignored, as in 2012. Grey, palette, CMYK and 16-bit pictures become 8-bit RGB;
+    transparent ones are laid on white; of an animation the first frame counts.
+    Raises what Pillow raises for a damaged file, and for one with more than Image.MAX_IMAGE_PIXELS pixels.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            image.draft(None, (size, size))
+            image = _rgb(image)
+    w, h = image.size
+    side = min(w, h)
+    box = ((w - side) / 2, (h - side) / 2, (w + side) / 2, (h + side) / 2)
+    square = image.resize((size, size), Image.Resampling.BICUBIC, box)
+    return np.asarray(square).transpose(2, 0, 1)
+
+
+def _rgb(image):
+    if image.mode.startswith("I"):  # 16 bits a pixel, 0-65535; Pillow's own conversion clips at 255
+        return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ArgumentError("floating-point pixels, whose range is not known")
+    if "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+class Prepared(NamedTuple):
+    """What prepare() made: pictures of each split, classes, and how many pictures were unreadable."""
+
+    counts: dict[str, int]
+    classes: int
+    unreadable: int
+
+
+class Job(NamedTuple):
+    """One shard to write: the file without its suffix, the pictures, their labels, the side."""
+
+    stem: str
+    entries: list[Entry]
+    labels: np.ndarray
+    size: int
+
+    def done(self):
+        return Path(self.stem + ".npz").exists() and _shard_path(self).exists()
+
+
+def prepare(src, dst, *, size=256, shard_size=None, seed=0, workers=None, progress=True):
+    """Write the pictures of src (see find_pictures) as shards into the folder dst (see this package's text).
+
+    shard_size: pictures a shard; by default a hundredth of the split and at least 64, so that even all of
+    ImageNet keeps few files open. seed: of the permutation that mixes the classes. workers: processes, by
+    default one a core; they do not change a byte of the result. progress: show a bar on stderr.
+
+    May be killed at any moment: the same call goes on from the shards that are whole, and the result is that
+    of a call that was never interrupted. A picture that cannot be decoded is skipped and listed in
+    unreadable.txt. Returns Prepared. As workers are started afresh ("spawn"), a script needs if __name__ ==
+    "__main__".
+
+    Raises DataError if dst was begun from other pictures or with other arguments, if it holds something else,
+    if the disk is too small, if more than half of a shard's pictures are unreadable, and as find_pictures
+    does.
+    """
+    if size < 1 or (shard_size is not None and shard_size < 1):
+        raise ArgumentError(f"size={size}, shard_size={shard_size}: expected at least 1")
+    dst = Path(dst)
+    with Console(stderr=True, quiet=not progress).status("listing the pictures"):
+        splits = _shuffled(find_pictures(src), seed)
+    plan = _plan(splits, size, shard_size, seed)
+    if _begin(dst, plan):
+        jobs = {split: _jobs(dst, split, entries, size, shard_size) for split, entries in splits.items()}
+        _run(dst, [job for some in jobs.values() for job in some], workers or os.cpu_count() or 1, progress)
+        _finish(dst, plan, jobs)
+    shutil.rmtree(dst / "parts", ignore_errors=True)
+    (dst / "plan.json").unlink(missing_ok=True)
+    made = {split: shards.open(dst, split) for split in splits}
+    counts = {split: len(pictures) for split, pictures in made.items()}
+    classes = max(len(pictures.classes) for pictures in made.values())
+    return Prepared(counts, classes, sum(plan["pictures"].values()) - sum(counts.values()))
+
+
+def _shuffled(found, seed):
+    """Each split's pictures in the order in which they will be stored, drawn from the seed."""
+    splits = {}
+    for k, (split, entries) in enumerate(found.items()):
+        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(k,)))
+        splits[split] = [entries[i] for i in rng.permutation(len(entries))]
+    return splits
+
+
+def _plan(splits, size, shard_size, seed):
+    """All that determines the result. Decoders may differ by a grey level: Pillow's version belongs to it."""
+    listing = hashlib.sha256()
+    for split, entries in splits.items():
+        for e in entries:
+            listing.update(f"{split}\0{e.name}\0{e.label}\0{e.size}\n".encode("utf-8", "surrogateescape"))
+    return {
+        "version": VERSION,
+        "size": size,
+        "shard_size": shard_size,
+        "seed": seed,
+        "pillow": PIL.__version__,
+        "pictures": {split: len(entries) for split, entries in splits.items()},
+        "listing": listing.hexdigest()[:16],
+    }
+
+
+def _begin(dst, plan):
+    """Whether there is work to do in dst, where nothing, this plan or its result may be; else DataError."""
+    if dst.exists() and not dst.is_dir():
+        raise DataError(f"{dst}: expected a folder, found a file")
+    dst.mkdir(parents=True, exist_ok=True)
+    begun, made = dst / "plan.json", dst / "index.json"
+    if not begun.exists() and not made.exists():
+        others = sorted(p.name for p in dst.iterdir() if not p.match("plan.json.*.tmp"))
+        if others:
+            raise DataError(f"{dst}: expected an empty folder or one begun by prepare, found {few(others)}")
+        _write(begun, json.dumps(plan, indent=1).encode())
+    try:
+        earlier = json.loads(begun.read_text()) if begun.exists() else json.loads(made.read_text())["plan"]
+        differ = [
+            f"{key} {earlier.get(key)}, now {plan[key]}" for key in plan if earlier.get(key) != plan[key]
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(f"{begun if begun.exists() else made}: not written by prepare ({error!r})") from error
+    if differ:
+        raise DataError(
+            f"{dst}: was begun with {'; '.join(differ)}. Delete it or give another folder "
+            "(listing: the order, names, classes and sizes of the pictures)"
+        )
+    (dst / "parts").mkdir(exist_ok=True)
+    for leftover in [*dst.glob("*.tmp"), *dst.glob("parts/*.tmp")]:  # of a killed run
+        leftover.unlink()
+    return not made.exists()
+
+
+def _jobs(dst, split, entries, size, shard_size):
+    n = shard_size or max(64, -(-len(entries) // 100))
+    numbers = {name: k for k, name in enumerate(classes_of(entries))}
+    labels = np.array([numbers[e.label] for e in entries], np.int32)
+    return [
+        Job(str(dst / "parts" / f"{split}-{k:03d}"), entries[i : i + n], labels[i : i + n], size)
+        for k, i in enumerate(range(0, len(entries), n))
+    ]
+
+
+def _run(dst, jobs, workers, progress):
+    """Write the shards that are not there yet, in processes of their own."""
+    pending = [job for job in jobs if not job.done()]
+    total, left = (sum(len(job.entries) for job in some) for some in (jobs, pending))
+    picture = 3 * jobs[0].size ** 2
+    free = shutil.disk_usage(dst).free
+    if left * picture > free:
+        raise DataError(f"{dst}: needs {left * picture / 1e9:.1f} GB more, found {free / 1e9:.1f} GB free")
+    if not pending:
+        return
+    bar = Progress(
+        TextColumn("preparing"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("pictures"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not progress,
+    )
+    context = get_context("spawn")
+    alive, ours = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(min(workers, len(pending)), context, _start_worker, (alive,))
+    try:
+        with bar:
+            task = bar.add_task("", total=total, completed=total - left)
+            running = {}
+            while pending or running:
+                while pending and len(running) < workers:
+                    job = pending.pop(0)
+                    running[pool.submit(_write_shard, job)] = job
+                done, _ = wait(running, timeout=0.5, return_when="FIRST_COMPLETED")
+                for future in done:
+                    future.result()
+                    left -= len(running.pop(future).entries)
+                bar.update(task, completed=total - left + _bytes_in_work(dst) // picture)
+    except BaseException as error:
+        ours.close()  # ends the workers that are still at it
+        if isinstance(error, (BrokenProcessPool, OSError)):
+            raise DataError(f"{dst}: {error}. The same command will go on from here") from error
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+        ours.close()
+
+
+def _bytes_in_work(dst):
+    """The size of all unfinished shards."""
+    try:
+        return sum(path.stat().st_size for path in dst.glob("parts/*.npy.*.tmp"))
+    except FileNotFoundError:  # just finished
+        return 0
+
+
+def _start_worker(alive):
+    """Let a worker end with its parent, even one that was killed: alive then reaches its end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C
+    threadpool_limits(1)  # the workers are the parallelism
+
+    def watch():
+        try:
+            alive.poll(None)
+        finally:
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _write_shard(job):
+    """Write a shard's pictures, then job.stem.npz with what the finish needs: with it the shard is done.
+
+    The pixels go to a file of another name, which takes the shard's name when it is on the disk. Nothing but
+    one picture and the sums is held in memory.
+    """
+    shard = _shard_path(job)
+    total, cross = np.zeros((3, job.size, job.size), np.int64), np.zeros((3, 3), np.int64)
+    labels, unreadable, digest = [], [], hashlib.sha256()
+    temporary = f"{job.stem}.npy.{os.getpid()}.tmp"
+    with Path(temporary).open("wb") as file:
+        _write_header(file, len(job.entries), job.size)
+        for entry, label in zip(job.entries, job.labels, strict=True):
+            try:
+                picture = np.ascontiguousarray(read_picture(entry.read(), job.size))
+            except MemoryError:
+                raise
+            except Exception as error:  # whatever a decoder makes of a damaged file
+                reason = re.sub(r" <[^<>]* at 0x\w+>", "", str(error))  # an address: another one every time
+                unreadable.append(f"{entry.name}\t{type(error).__name__}: {' '.join(reason.split())}")
+                continue
+            file.write(picture)
+            digest.update(picture)
+            total += picture
+            cross += augment.gram(picture)
+            labels.append(label)
+        if 2 * len(unreadable) > len(job.entries):
+            raise DataError(
+                f"{len(unreadable)} of {len(job.entries)} pictures of {shard.name} are unreadable, first "
+                + unreadable[0].replace("\t", ": ")
+            )
+        file.seek(0)
+        _write_header(file, len(labels), job.size)  # as long as before: NumPy leaves room for the count
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, shard)
+
+    sums = io.BytesIO()
+    np.savez(
+        sums,
+        labels=np.array(labels, np.int32),
+        total=total,
+        cross=cross,
+        unreadable=np.array(unreadable, str),
+        sha256=np.array(digest.hexdigest()),
+    )
+    _write(Path(job.stem + ".npz"), sums.getvalue())
+
+
+def _write_header(file, count, size):
+    shape = (count, 3, size, size)
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+
+
+def _shard_path(job):
+    stem = Path(job.stem)
+    return stem.parents[1] / f"{stem.name}.npy"
+
+
+def _finish(dst, plan, jobs):
+    """From the shards' sums: labels, mean, covariance, the unreadable pictures, and last the index."""
+    splits, unreadable, sums = {}, [], {}
+    for split, some in jobs.items():
+        parts = [np.load(job.stem + ".npz", allow_pickle=False) for job in some]
+        labels = np.concatenate([part["labels"] for part in parts])
+        bad = [line for part in parts for line in part["unreadable"].tolist()]
+        unreadable += [f"{split}/{line}" for line in bad]
+        sums[split] = len(labels), sum(part["total"] for part in parts), sum(part["cross"] for part in parts)
+        splits[split] = {
+            "count": len(labels),
+            "classes": classes_of(entry for job in some for entry in job.entries),
+            "shards": [
+                {"file": _shard_path(job).name, "count": len(part["labels"]), "sha256": part["sha256"].item()}
+                for job, part in zip(some, parts, strict=True)
+            ],
+        }
+        _write_array(dst / f"{split}-labels.npy", labels)
+    mean, covariance = augment.mean_and_covariance(*(sums.get("train") or sums["val"]))
+    eigenvalues, eigenvectors = augment.pca(covariance)
+    _write_array(dst / "mean.npy", mean)
+    if unreadable:
+        _write(
+            dst / "unreadable.txt",
+            "".join(f"{line}\n" for line in sorted(unreadable)).encode("utf-8", "replace"),
+        )
+    index = {
+        "format": FORMAT,
+        "version": VERSION,
+        "size": plan["size"],
+        "covariance": covariance.tolist(),
+        "eigenvalues": eigenvalues.tolist(),
+        "eigenvectors": eigenvectors.tolist(),
+        "splits": splits,
+        "plan": plan,
+    }
+    _write(dst / "index.json", json.dumps(index, indent=1).encode())
+
+
+def _write_array(path, array):
+    data = io.BytesIO()
+    np.save(data, array)
+    _write(path, data.getvalue())
+
+
+def _write(path, data):
+    """The bytes of a small file, all or none of them, whenever the process ends."""
+    temporary = Path(f"{path}.{os.getpid()}.tmp")
+    with Path(temporary).open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

@@ -1,0 +1,140 @@
+"""Reading what prepare() wrote."""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+
+from tinyalex.data.imagenet.sources import same_classes
+from tinyalex.errors import DataError
+
+FORMAT, VERSION = "tinyalex pictures", 1
+
+
+class Shards:
+    """The pictures of one split: len(shards), shards[i] -> uint8 (3, size, size), read from the disk.
+
+    labels int64 (N,); classes: the name of each label; mean float32 (3, size, size) and covariance float64
+    (3, 3), in grey levels, of the train split (of val where there is no train). Made by open().
+    """
+
+    def __init__(self, folder, split, index):
+        entry = index["splits"][split]
+        self.folder, self.split, self.size = folder, split, index["size"]
+        self.classes = tuple(entry["classes"])
+        self.covariance = np.array(index["covariance"])
+        picture = (3, self.size, self.size)
+        self.mean = np.array(_map(folder / "mean.npy", picture, np.float32))
+        labels = _map(folder / f"{split}-labels.npy", (entry["count"],), np.int32)
+        self.labels = labels.astype(np.int64)
+        if len(labels) and not 0 <= labels.min() <= labels.max() < len(self.classes):
+            raise DataError(
+                f"{folder / f'{split}-labels.npy'}: expected labels in 0..{len(self.classes) - 1}, "
+                f"found {labels.min()}..{labels.max()}"
+            )
+        self._digests = [str(s["sha256"]) for s in entry["shards"]]
+        self._paths = [folder / _plain(s["file"]) for s in entry["shards"]]
+        shards = [
+            _map(path, (s["count"], *picture), np.uint8)
+            for path, s in zip(self._paths, entry["shards"], strict=True)
+        ]
+        self._offsets = [path.stat().st_size - s.nbytes for path, s in zip(self._paths, shards, strict=True)]
+        self._ends = np.cumsum([len(s) for s in shards])
+        if self._ends[-1] != entry["count"]:
+            raise DataError(
+                f"{folder / 'index.json'}: {split} should hold {entry['count']} pictures, "
+                f"its shards hold {self._ends[-1]}"
+            )
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, i):
+        if not 0 <= i < len(self):
+            raise IndexError(f"picture {i} of {len(self)}")
+        k = int(np.searchsorted(self._ends, i, side="right"))
+        start = i - (self._ends[k - 1] if k else 0)
+        shape = (3, self.size, self.size)
+        pixels = math.prod(shape)
+        # Read, not mapped: a shard that shrinks meanwhile is an error, not a signal that ends the process.
+        found = np.fromfile(self._paths[k], np.uint8, pixels, offset=int(self._offsets[k] + start * pixels))
+        if found.size != pixels:
+            raise DataError(
+                f"{self._paths[k]}: expected {pixels:,} bytes of picture {i}, found {found.size:,}"
+            )
+        found.flags.writeable = False
+        return found.reshape(shape)
+
+    def verify(self):
+        """Read every shard and compare its SHA-256 with the index: DataError names the first that differs."""
+        for wanted, path, offset in zip(self._digests, self._paths, self._offsets, strict=True):
+            digest = hashlib.sha256()
+            with path.open("rb") as file:
+                file.seek(offset)
+                while block := file.read(1 << 20):
+                    digest.update(block)
+            if digest.hexdigest() != wanted:
+                raise DataError(f"{path}: damaged, its SHA-256 is not the one in index.json")
+
+
+def open(folder, split="train"):  # the module's own: imagenet.open
+    """The Shards of a split ("train" or "val") of a folder made by prepare().
+
+    The files' sizes and headers are compared with the index, not the pixels (Shards.verify does that).
+    Raises DataError for a file that is missing, truncated or of another version, for a split that is not
+    there, and if train and val do not have the same classes.
+    """
+    folder = Path(folder)
+    path = folder / "index.json"
+    try:
+        index = json.loads(path.read_text())
+        if (index["format"], index["version"]) != (FORMAT, VERSION):
+            raise DataError(
+                f'{path}: expected "{FORMAT}" version {VERSION}, '
+                f'found "{index["format"]}" version {index["version"]}'
+            )
+        splits = index["splits"]
+        if split not in splits:
+            raise DataError(f"{folder}: expected a split {split!r}, found {', '.join(splits)}")
+        if len(splits) == 2:
+            same_classes(folder, splits["train"]["classes"], splits["val"]["classes"])
+        return Shards(folder, split, index)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        begun = " (begun but not finished: run prepare again)" if (folder / "plan.json").exists() else ""
+        raise DataError(
+            f"{error.filename}: no such file; expected a folder made by prepare{begun}"
+        ) from error
+    except DataError:
+        raise
+    except Exception as error:  # JSON can hold nearly anything
+        raise DataError(f"{path}: not an index written by prepare ({error!r})") from error
+
+
+def _map(path, shape, dtype):
+    """A .npy file mapped read-only, if it has this shape, type and no byte more or less."""
+    try:
+        array = np.lib.format.open_memmap(path, mode="r")
+        found = f"{array.dtype} {array.shape}"
+        ok = (
+            array.shape == shape
+            and array.dtype == dtype
+            and path.stat().st_size == array.offset + array.nbytes
+        )
+        if ok:
+            return array.view(np.ndarray)  # without memmap's cost for each picture
+        if (array.shape, array.dtype) == (shape, dtype):
+            found = f"{path.stat().st_size - array.offset} bytes of data for {array.nbytes}"
+    except FileNotFoundError:
+        raise
+    except (ValueError, OSError, EOFError) as error:
+        found = f"{path.stat().st_size} bytes: {error}"
+    raise DataError(f"{path}: expected {np.dtype(dtype)} {shape}, found {found}")
+
+
+def _plain(name):
+    """A file's name as index.json has it; DataError for a path, which would lead out of the folder."""
+    if not isinstance(name, str) or name != Path(name).name or name in ("", ".", ".."):
+        raise DataError(f"index.json: expected the name of a shard in its folder, found {str(name)[:80]!r}")
+    return name
