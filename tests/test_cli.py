@@ -2,7 +2,9 @@
 
 import contextlib
 import io
+import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +16,10 @@ from PIL import Image
 
 from tinyalex import checkpoint, cli, evaluate, run
 from tinyalex.comm import Comm
-from tinyalex.data import Images, imagenet
+from tinyalex.data import Images, augment, imagenet
 from tinyalex.devices import Device
 from tinyalex.models.alexnet import PRESETS, narrow
-from tinyalex.settings import open_data
+from tinyalex.settings import Data, open_data
 
 CLASSES = ("ant", "bee", "cow", "dog")
 COLOURS = np.array([[150, 40, 40], [40, 150, 40], [40, 40, 150], [90, 90, 90]])
@@ -88,6 +90,15 @@ def world(tmp_path_factory):
     return SimpleNamespace(src=src, data=data, a=root / "a", b=root / "b", prepared=prepared, printed=printed)
 
 
+@pytest.fixture(scope="module")
+def valonly(world, tmp_path_factory):
+    """The world's validation pictures, prepared alone."""
+    root = tmp_path_factory.mktemp("valonly")
+    shutil.copytree(world.src / "val", root / "src" / "val")
+    imagenet.prepare(root / "src", root / "data", size=72, workers=1, progress=False)
+    return root / "data"
+
+
 # ---- what works --------------------------------------------------------------------------------------
 
 
@@ -129,6 +140,50 @@ def test_a_run_may_be_resumed_from_another_folder(world, tmp_path, monkeypatch):
     done("train", "data", tmp_path / "run", *SMALL, "--epochs", 1)
     monkeypatch.chdir(tmp_path)
     assert "done: " in done("resume", "run")
+
+
+def test_a_run_goes_on_where_its_pictures_are_now(world, tmp_path):
+    """Once told where they are, the run remembers."""
+    for name in ("data", "a"):
+        shutil.copytree(getattr(world, name), tmp_path / name)
+    moved = (tmp_path / "data").rename(tmp_path / "moved")
+    settings = run.settings_of(tmp_path / "a")._replace(data=str(tmp_path / "data"))
+    (tmp_path / "a" / "run.json").write_text(json.dumps(settings.to_json()))
+    assert "run.json names the data, --data others" in refused("resume", tmp_path / "a")
+    done("resume", tmp_path / "a", "--data", moved)
+    done("resume", tmp_path / "a")
+
+
+def test_a_folder_of_validation_pictures_alone_is_evaluated(world, valonly):
+    assert done("evaluate", valonly, world.a) == done("evaluate", world.data, world.a)
+
+
+def test_cifar10_is_found_by_its_name(tmp_path, monkeypatch):
+    """Where relu-vs-tanh finds it: in ./data, here empty but for a damaged file."""
+    folder = tmp_path / "data" / "cifar-10-batches-bin"
+    folder.mkdir(parents=True)
+    (folder / "data_batch_1.bin").write_bytes(b"damaged")
+    monkeypatch.chdir(tmp_path)
+    assert "data_batch_1.bin" in refused("train", "cifar10", tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "offsets"),
+    [(256, "", 32), (256, "--size 224", 32), (256, "--size 160", None), (240, "", None),
+     (240, "--upscale 256", 32), (256, "--preset caffe --recipe paper", None),
+     (256, "--preset caffe --recipe code2012", None), (256, "--preset code2012", 33)],
+)  # fmt: skip
+def test_the_recipe_counts_the_positions_of_its_own_crop_only(tmp_path, monkeypatch, size, options, offsets):
+    """224 of 256 pixels; any other crop, and any other picture, has all positions that there are."""
+    images = Images(np.zeros((3, size, size, 2), np.uint8), np.arange(2), ("ant", "bee"))
+    data = Data(images, None, *augment.statistics(images.images), images.classes)
+    monkeypatch.setattr("tinyalex.settings.open_data", lambda path: data)
+    begun = []
+    monkeypatch.setattr("tinyalex.cli.train._go", lambda out, settings, *_, **__: begun.append(settings))
+    done("train", tmp_path, tmp_path / "run", "--batch", 2, *options.split())
+    assert begun[0].recipe.pictures.offsets == offsets
+    with data.loader("train", begun[0], recipe=begun[0].recipe.pictures, train=True):
+        pass  # the crop fits
 
 
 def test_the_folder_of_a_command_that_could_not_begin_is_free_for_the_next(world, tmp_path):
@@ -306,8 +361,12 @@ def test_a_gpu_without_cupy_is_refused_with_what_to_install(world, monkeypatch):
 
 
 REFUSED = [  # the command, and a part of the line
-    (("train", "{nowhere}", "{new}"), "nowhere"),
-    (("train", "{src}", "{new}"), "src"),  # class folders that were not prepared
+    (("train", "{nowhere}", "{new}"), "nowhere: expected a folder made by `tinyalex prepare`, or CIFAR-10"),
+    (("train", "{src}", "{new}"), "or an archive of them), found in it train, val"),  # not prepared
+    (("train", "{valonly}", "{new}"), "expected pictures to train on, found a val split alone"),
+    (("evaluate", "{a}", "{data}"), "found the folder of a run"),
+    (("resume", "{a}", "--data", "{nowhere}"), "run.json names the data, --data others"),
+    (("describe", "--devices", "gpu0,gpu1"), "device 'gpu0': expected 'cpu:K' or 'cuda:K'"),
     (("train", "{data}", "{a}", *SMALL), "expected a new or empty folder"),
     (("resume", "{nowhere}"), "run.json: expected the settings of a run"),
     (("resume", "{data}"), "run.json: expected the settings of a run"),
@@ -347,10 +406,10 @@ REFUSED = [  # the command, and a part of the line
 @pytest.mark.parametrize(
     ("command", "message"), REFUSED, ids=[" ".join(map(str, command)) for command, _ in REFUSED]
 )
-def test_other_mistakes_are_refused_in_one_line(world, tmp_path, command, message):
+def test_other_mistakes_are_refused_in_one_line(world, valonly, tmp_path, command, message):
     names = {
         "nowhere": tmp_path / "nowhere", "new": tmp_path / "new", "src": world.src, "data": world.data,
-        "a": world.a, "b": world.b, "index": world.data / "index.json",
+        "valonly": valonly, "a": world.a, "b": world.b, "index": world.data / "index.json",
         "foreign": tmp_path / "foreign.safetensors",
     }  # fmt: skip
     checkpoint.save(names["foreign"], {"conv1.w": np.zeros((4, 3, 2, 2), np.float32)}, {})

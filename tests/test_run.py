@@ -173,7 +173,7 @@ def test_killed_after_any_record_or_checkpoint_a_run_ends_with_the_same_bits(
 def test_killed_again_and_again_a_run_ends_with_the_same_bits(whole, tmp_path, kill_at):
     """Each attempt gets a few moments further than the checkpoint that it began with."""
     out, attempts = begun(tmp_path / "run"), 0
-    while kill_at(out, 6):
+    while kill_at(out, 8):
         attempts += 1
         assert attempts < 20
     assert attempts >= 3
@@ -277,7 +277,8 @@ MOMENTS = {
     "within an epoch": ("step", 6),  # a checkpoint is due here as well
     "between two checkpoints": ("step", 7),
     "the last step of an epoch": ("step", 4),
-    "the validation": ("train", 4),
+    "before the validation": ("train", 4),
+    "within the validation": ("validating", 8),
     "the last step of an epoch and of save_every": ("step", 12),
     "the very end": ("validation", 12),
 }
@@ -306,7 +307,32 @@ def test_stopped_at_any_step_a_run_ends_with_the_same_bits(whole, tmp_path, mome
     assert differences(whole(), tmp_path / "run") == []
 
 
-@pytest.mark.parametrize("moment", [("step", 7), ("train", 4)])
+def test_a_stop_is_heard_during_validation(whole, tmp_path):
+    """No more pictures are looked at; killed before the next checkpoint, the run repeats no record."""
+    stop, events = threading.Event(), []
+
+    def on_event(record):
+        events.append(record["kind"])
+        if record["kind"] == "validating":
+            stop.set()
+
+    out = begun(tmp_path / "run")
+    assert not train(out, stop=stop, on_event=on_event)
+    assert events.count("validating") == 1  # of two batches
+    assert "validation" not in events
+
+    def killed(record):
+        if record["step"] == STEPS + 1:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(out, on_event=killed)
+    assert train(out)
+    assert differences(whole(), out) == []
+    assert lines(out) == lines(whole())
+
+
+@pytest.mark.parametrize("moment", [("step", 7), ("train", 4), ("validating", 8)])
 def test_a_stop_leaves_no_trace_in_the_metrics(whole, tmp_path, moment):
     """As the curves of the two runs are the same, so are the records, one for one."""
     stopped_and_resumed(tmp_path / "run", moment)
@@ -335,6 +361,24 @@ def test_a_run_goes_on_with_another_number_of_ranks(whole, tmp_path, first, then
     for a, b in zip(run.metrics(whole(first))[-3:-1], run.metrics(out)[-3:-1], strict=True):
         assert a["kind"] == b["kind"]
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("changed", ["mean", "classes"])
+def test_a_run_goes_on_with_its_own_pictures_only(tmp_path, changed):
+    out, stop = begun(tmp_path / "run"), threading.Event()
+    assert not train(out, stop=stop, on_event=lambda r: stop.set())
+    other = {"mean": DATA.mean + 1, "classes": CLASSES[::-1]}[changed]
+    with pytest.raises(DataError, match="expected the pictures that the run began with"):
+        train(out, data=DATA._replace(**{changed: other}))
+
+
+def test_a_checkpoint_that_is_none_of_a_run_is_named(tmp_path):
+    out = begun(tmp_path / "run")
+    checkpoint.save(out / "step-00000004.safetensors", {"conv1.w": np.zeros(3)}, {"neuron": "relu"})
+    with pytest.raises(
+        DataError, match=r"step-00000004\.safetensors: expected a checkpoint of a run: KeyError"
+    ):
+        train(out)
 
 
 def test_resuming_a_finished_run_changes_nothing(tmp_path):
@@ -407,7 +451,8 @@ def test_the_records_are_those_of_the_files(tmp_path):
     assert [e["step"] for e in steps] == [1, 2, 3, 4]
     assert all(e["images_a_second"] > 0 for e in steps)
     written = run.metrics(tmp_path / "run")
-    assert written == [e for e in events if e["kind"] != "step"]
+    assert written == [e for e in events if e["kind"] not in ("step", "validating")]
+    assert [(e["done"], e["of"]) for e in events if e["kind"] == "validating"] == [(1, 2), (2, 2)]
     train_record, validation = (next(r for r in written if r["kind"] == k) for k in ("train", "validation"))
     assert train_record["loss"] == pytest.approx(steps[-1]["loss"])
     assert train_record["error"] == pytest.approx(steps[-1]["error"])

@@ -53,10 +53,7 @@ class Device:
     """
 
     def __init__(self, name):
-        match = re.fullmatch(r"(cpu|cuda):(\d+)", name)
-        if not match:
-            raise DeviceError(f"device {name!r}: expected 'cpu:K' or 'cuda:K' with K = 0, 1, 2, …")
-        self.name, self.kind, self.index = name, match[1], int(match[2])
+        self.name, (self.kind, self.index) = name, kind_and_index(name)
         self.xp = np if self.kind == "cpu" else _cupy(self)
 
     def __repr__(self):
@@ -118,6 +115,14 @@ class Device:
     def get(self, array):
         """Copy an array of this device to the host (on the CPU: the array itself)."""
         return array if self.kind == "cpu" else self.xp.asnumpy(array)
+
+
+def kind_and_index(name):
+    """Return ("cpu", k) or ("cuda", k), be there such a device or not; DeviceError for another name."""
+    match = re.fullmatch(r"(cpu|cuda):(\d+)", name)
+    if not match:
+        raise DeviceError(f"device {name!r}: expected 'cpu:K' or 'cuda:K' with K = 0, 1, 2, …")
+    return match[1], int(match[2])
 
 
 def _cupy(device):

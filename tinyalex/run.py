@@ -12,6 +12,7 @@ A checkpoint holds the whole network whatever the number of ranks that wrote it,
 
 import contextlib
 import json
+import os
 import signal
 import threading
 from pathlib import Path
@@ -45,7 +46,11 @@ def begin(out, settings):
     out.mkdir(parents=True, exist_ok=True)
     with lock(out):  # of two that begin at once, one finds the other's file
         _check_empty(out)
-        checkpoint.write_text(out / "run.json", json.dumps(settings.to_json(), indent=1) + "\n")
+        _write_settings(out, settings)
+
+
+def _write_settings(out, settings):
+    checkpoint.write_text(out / "run.json", json.dumps(settings.to_json(), indent=1) + "\n")
 
 
 def _check_empty(out):
@@ -155,7 +160,8 @@ def train(comm, out, settings, data, stop, on_event=lambda record: None):
     """Train (or go on training) in the run folder; every rank runs this.
 
     stop: an Event; when it is set, the step is finished, a checkpoint written, and False returned.
-    on_event(record) is called by rank 0 with every record, and once a step with kind "step".
+    on_event(record) is called by rank 0 with every record, once a step with kind "step", and once a batch of
+    validation with kind "validating".
     Returns True when the recipe has come to its end.
     """
     return _Run(comm, Path(out), settings, data, on_event).go(stop)
@@ -175,16 +181,20 @@ class _Run:
         self.batches = len(data.train.labels) // r.batch  # in an epoch
         if checkpoints(out):
             self._restore(checkpoints(out)[-1])
-        if comm.rank == 0:  # what was recorded after this checkpoint will be recorded again
-            kept = [r for r in metrics(out) if r["step"] <= self.step]
+        if comm.rank == 0:
+            _write_settings(out, settings)  # the pictures may have been moved
+            # What was recorded after this checkpoint will be recorded again.
+            recorded = self.step - (self.batch == self.batches)  # where it was stopped while it validated
+            kept = [r for r in metrics(out) if r["step"] <= recorded]
             text = "".join(json.dumps(r) + "\n" for r in kept)
             checkpoint.write_text(out / "metrics.jsonl", text)
 
     def go(self, stop):
         while not self.ended:
-            if not self._train_epoch(stop):
+            if not (self._train_epoch(stop) and self._end_epoch(stop)):
+                if self.saved != self.step:
+                    self._save(planned=False)
                 return False
-            self._end_epoch()
             if self.ended or self.step % self.settings.save_every == 0:
                 self._save()
         return True
@@ -194,14 +204,16 @@ class _Run:
         return self.epoch >= self.settings.recipe.epochs or self.schedule.ended
 
     def _train_epoch(self, stop):
+        """Take the epoch's steps that are left; False if stopped before the last."""
         noise = self.schedule.begin_epoch(self.epoch, self.optimizer)
+        if self.batch == self.batches:
+            return True
         start = (self.epoch, self.batch)
+        self.clock = perf_counter()  # at the end of the step before
         with self._loader("train", noise=noise, start=start, epochs=self.epoch + 1) as loader:
             while self.batch < self.batches:
                 batch, stopping = self.comm.share(self._next(loader, stop))
                 if stopping:
-                    if self.saved != self.step:
-                        self._save(planned=False)
                     return False
                 self._train_step(batch)
                 if self.step % self.settings.save_every == 0 and self.batch < self.batches:
@@ -217,30 +229,41 @@ class _Run:
         return next(loader), False
 
     def _train_step(self, batch):
-        start = perf_counter()
         put = self.comm.device.put
         result = model_parallel_step(
             self.net, self.optimizer, put(batch.images), put(batch.labels), self.step
         )
         self.step, self.batch = self.step + 1, self.batch + 1
         self.sums = [self.sums[0] + result.loss, self.sums[1] + result.error]
+        before, self.clock = self.clock, perf_counter()
         self._emit(
             kind="step", loss=self.sums[0] / self.batch, error=self.sums[1] / self.batch,
-            images_a_second=len(batch.labels) / (perf_counter() - start),
+            images_a_second=len(batch.labels) / (self.clock - before),
         )  # fmt: skip
 
-    def _end_epoch(self):
-        """Validate, record, and tell the schedule."""
+    def _end_epoch(self, stop):
+        """Validate, record, and tell the schedule; False, and the epoch not ended, if stopped meanwhile."""
         loss, error = (s / self.batch for s in self.sums)
-        self.epoch, self.batch, self.sums = self.epoch + 1, 0, [0.0, 0.0]
-        self._emit(kind="train", loss=loss, error=error)
+        self._emit("train", epoch=self.epoch + 1, loss=loss, error=error)
         if self.data.val is not None:
             with self._loader("val") as loader:
-                p, labels = probabilities(self.net, loader)
-            loss, top1, error = errors(p, labels)
-            self._emit(kind="validation", loss=loss, top1=top1, top5=error)
+                p, labels = probabilities(self.net, loader and self._until(stop, loader))
+            if self.comm.share(stop.is_set()):
+                return False
+            loss, top1, top5 = errors(p, labels)
+            self._emit("validation", epoch=self.epoch + 1, loss=loss, top1=top1, top5=top5)
             error = top1
+        self.epoch, self.batch, self.sums = self.epoch + 1, 0, [0.0, 0.0]
         self.schedule.end_epoch(error)
+        return True
+
+    def _until(self, stop, loader):
+        """The batches of validation, but none after the stop."""
+        for done, batch in enumerate(loader, 1):
+            yield batch
+            self._emit("validating", done=done, of=loader.batches_per_epoch)
+            if stop.is_set():
+                return
 
     @contextlib.contextmanager
     def _loader(self, split, noise=0.0, **kwargs):
@@ -259,9 +282,11 @@ class _Run:
             return
         place = {"kind": kind, "step": self.step, "epoch": self.epoch, "rate": self.optimizer.rate}
         record = place | fields
-        if kind != "step":
+        if kind not in ("step", "validating"):
             with open(self.out / "metrics.jsonl", "a") as file:
                 file.write(json.dumps(record) + "\n")
+                file.flush()
+                os.fsync(file.fileno())  # a checkpoint that outlives a power cut must not be without it
         self.on_event(record)
 
     def _save(self, planned=True):
@@ -288,12 +313,20 @@ class _Run:
 
     def _restore(self, path):
         arrays, metadata = checkpoint.load(path)
-        del arrays["data.mean"]
+        try:
+            mean, classes = arrays.pop("data.mean"), metadata["classes"]
+            self.epoch, self.batch, self.step = (metadata[k] for k in ("epoch", "batch", "step"))
+            self.sums, self.saved = metadata["sums"], metadata["step"]
+            self.schedule.state = metadata["schedule"]
+            self.rng.bit_generator.state = metadata["generator"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{path}: expected a checkpoint of a run: {error!r}") from error
+        if classes != list(self.data.classes) or not np.array_equal(mean, self.data.mean):
+            raise DataError(
+                f"{self.settings.data}: expected the pictures that the run began with, found others: "
+                f"their classes or their mean picture are not those in {path}"
+            )
         checkpoint.restore(self.net, self.optimizer, arrays, path)
-        self.epoch, self.batch, self.step = (metadata[k] for k in ("epoch", "batch", "step"))
-        self.sums, self.saved = metadata["sums"], metadata["step"]
-        self.schedule.state = metadata["schedule"]
-        self.rng.bit_generator.state = metadata["generator"]
 
 
 def _sizes(arrays):

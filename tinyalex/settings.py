@@ -8,6 +8,7 @@ import numpy as np
 
 from tinyalex import recipe
 from tinyalex.data import augment, cifar10, imagenet
+from tinyalex.data.imagenet.sources import few
 from tinyalex.data.loader import Loader
 from tinyalex.errors import DataError
 from tinyalex.fields import checked
@@ -62,7 +63,7 @@ class Settings(NamedTuple):
 class Data(NamedTuple):
     """The pictures of a run: training and validation sources for the Loader, and their statistics."""
 
-    train: object
+    train: object  # None where there is a validation split alone
     val: object  # None where there is no validation split
     mean: np.ndarray  # (3, S, S)
     covariance: np.ndarray  # (3, 3)
@@ -77,13 +78,32 @@ class Data(NamedTuple):
         )  # fmt: skip
 
 
+def locate(data):
+    """Return the whole path of a data set; "cifar10" is CIFAR-10 where it is on the disk, else fetched."""
+    path = Path(data)
+    if path == Path("cifar10") and not path.exists():
+        path = cifar10.find() or cifar10.fetch()
+    return path.resolve()
+
+
 def open_data(path):
-    """Open a folder made by `tinyalex prepare`, or CIFAR-10 in any form that `cifar10.load` reads."""
-    path = Path(path)
+    """Open a folder made by `tinyalex prepare`, or CIFAR-10 in any form that `cifar10.load` reads.
+
+    path: as for `locate`.  Raises DataError for anything else.
+    """
+    path = locate(path)
     if (path / "index.json").exists() or (path / "plan.json").exists():
-        train = imagenet.open(path, "train")
-        index = json.loads((path / "index.json").read_text())
-        val = imagenet.open(path, "val") if "val" in index.get("splits", ()) else None
-        return Data(train, val, train.mean, train.covariance, train.classes)
+        splits = imagenet.open_all(path)
+        some = splits.get("train") or splits["val"]
+        return Data(splits.get("train"), splits.get("val"), some.mean, some.covariance, some.classes)
+    if cifar10.find(path) is None:
+        found = "no such file or folder"
+        if path.exists():
+            names = sorted(p.name for p in path.iterdir())
+            found = "the folder of a run" if "run.json" in names else f"in it {few(names)}"
+        raise DataError(
+            f"{path}: expected a folder made by `tinyalex prepare`, or CIFAR-10 (cifar-10-batches-bin, "
+            f"cifar-10-batches-py, or an archive of them), found {found}"
+        )
     train, val = cifar10.load(path, "train"), cifar10.load(path, "test")
     return Data(train, val, *augment.statistics(train.images), train.classes)

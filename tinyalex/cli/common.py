@@ -17,16 +17,23 @@ error_console = Console(stderr=True, markup=False, highlight=False)
 Devices = Annotated[
     str | None,
     typer.Option(
-        help="One rank each: cpu:0,cpu:1 or cuda:0,cuda:1; cpu: cores; under mpiexec: mpi, mpi:cuda.",
+        help="One rank each: cpu:0,cpu:1 or cuda:0,cuda:1; cpu: a core a tower; mpi, mpi:cuda (mpiexec).",
         show_default="cpu",
     ),
 ]
+ThreadDevices = Annotated[
+    str | None,
+    typer.Option(help="One rank each: cpu:0,cpu:1 or cuda:0,cuda:1; cpu: cores.", show_default="cpu"),
+]
 Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint, or a run folder: its newest checkpoint.")]
-DataSet = Annotated[Path, typer.Argument(help="A folder made by `tinyalex prepare`, or CIFAR-10.")]
+DataSet = Annotated[
+    Path,
+    typer.Argument(help="A folder made by `tinyalex prepare`, CIFAR-10's, or cifar10: found or fetched."),
+]
 Split = Annotated[str, typer.Option(help="train or val.")]
 Views = Annotated[int, typer.Option(help="Views of each picture: 1 (centre) or 10 (paper, section 4.1).")]
 Preset = Annotated[str, typer.Option(help="paper, code2012, half or caffe.")]
-Width = Annotated[float, typer.Option(help="Factor on the numbers of filters and hidden units.")]
+Width = Annotated[float, typer.Option(help="Factor on the numbers of filters and hidden units.", min=0.001)]
 
 
 def devices_for_network(devices, network):

@@ -8,8 +8,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from tinyalex import devices as device_names
 from tinyalex.cli.common import (
-    Devices,
     Preset,
+    ThreadDevices,
     Width,
     console,
     devices_for_network,
@@ -19,7 +19,7 @@ from tinyalex.cli.common import (
 from tinyalex.errors import DataError
 
 
-def check_grads(seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 0):
+def check_grads(seed: Annotated[int, typer.Option(help="Seed of all random draws.", min=0)] = 0):
     """Compare every operation's gradient with its difference quotient; exit code 1 if one fails."""
     from tinyalex.gradtable import print_table, run
 
@@ -38,7 +38,7 @@ def relu_vs_tanh(
         str,
         typer.Option(help="auto (CIFAR-10 where it is on disk, else shapes), shapes, cifar10 or its PATH."),
     ] = "auto",
-    devices: Devices = None,
+    devices: ThreadDevices = None,
     out: Annotated[Path, typer.Option(help="Where the figure, curves and summary go.")] = Path(
         "relu-vs-tanh"
     ),
@@ -101,9 +101,9 @@ def lessons(
 def describe(
     model: Annotated[str, typer.Argument(help="alexnet.")] = "alexnet",
     preset: Preset = "paper",
-    devices: Devices = None,
+    devices: ThreadDevices = None,
     batch: Annotated[int, typer.Option(help="Images in a training step.", min=1)] = 128,
-    size: Annotated[int | None, typer.Option(help="Side of the picture in pixels.")] = None,
+    size: Annotated[int | None, typer.Option(help="Side of the picture in pixels.", min=1)] = None,
     width: Width = 1.0,
     towers: Annotated[
         int | None, typer.Option(help="1: no towers, every kernel sees all maps below it.", min=1)
@@ -118,8 +118,10 @@ def describe(
     held = description.parse_memory(memory) if memory else None
     network = network_of(preset, width, size, None)
     network = network._replace(towers=towers or network.towers)
-    ranks = len(devices_for_network(devices, network).split(","))
-    description.print_description(description.describe(network, ranks, batch), console, held)
+    names = devices_for_network(devices, network).split(",")
+    for name in names:
+        device_names.kind_and_index(name)
+    description.print_description(description.describe(network, len(names), batch), console, held)
 
 
 def bench(
@@ -129,7 +131,7 @@ def bench(
     preset: Preset = "paper",
     lrn: Annotated[bool, typer.Option(help="AlexNet with local response normalization.")] = True,
     neuron: Annotated[str, typer.Option(help="Of cifar4: relu, tanh or logistic.")] = "relu",
-    devices: Devices = None,
+    devices: ThreadDevices = None,
     batch: Annotated[int, typer.Option(help="Images in a step.", min=1)] = 128,
     rounds: Annotated[int, typer.Option(help="Rounds measured.", min=1)] = 5,
     forward: Annotated[bool, typer.Option("--forward", help="The forward pass only.")] = False,

@@ -13,7 +13,7 @@ random crop and flip three times as fast as pixel-interleaved (measured: 5 and 1
 """
 
 from tinyalex.data.imagenet.preparing import Prepared, prepare, read_picture
-from tinyalex.data.imagenet.shards import Shards, open
+from tinyalex.data.imagenet.shards import Shards, open, open_all
 from tinyalex.data.imagenet.sources import find_pictures
 
-__all__ = ["Prepared", "Shards", "find_pictures", "open", "prepare", "read_picture"]
+__all__ = ["Prepared", "Shards", "find_pictures", "open", "open_all", "prepare", "read_picture"]

@@ -86,7 +86,15 @@ def open(folder, split="train"):  # the module's own: imagenet.open
     Raises DataError for a file that is missing, truncated or of another version, for a split that is not
     there, and if train and val do not have the same classes.
     """
-    folder = Path(folder)
+    return _open(Path(folder), lambda splits: [split])[split]
+
+
+def open_all(folder):
+    """As `open`, every split that there is: {"train": Shards, "val": Shards}, or one of them."""
+    return _open(Path(folder), list)
+
+
+def _open(folder, choose):
     path = folder / "index.json"
     try:
         index = json.loads(path.read_text())
@@ -96,11 +104,12 @@ def open(folder, split="train"):  # the module's own: imagenet.open
                 f'found "{index["format"]}" version {index["version"]}'
             )
         splits = index["splits"]
-        if split not in splits:
-            raise DataError(f"{folder}: expected a split {split!r}, found {', '.join(splits)}")
+        for split in choose(splits):
+            if split not in splits:
+                raise DataError(f"{folder}: expected a split {split!r}, found {', '.join(splits)}")
         if len(splits) == 2:
             same_classes(folder, splits["train"]["classes"], splits["val"]["classes"])
-        return Shards(folder, split, index)
+        return {split: Shards(folder, split, index) for split in choose(splits)}
     except (FileNotFoundError, NotADirectoryError) as error:
         begun = " (begun but not finished: run prepare again)" if (folder / "plan.json").exists() else ""
         raise DataError(
