@@ -1,7 +1,8 @@
 """The fully connected layer on the GPU: cuBLAS, then bias and ReLU in place."""
 
 from tinyalex.devices import empty, xp_of
-from tinyalex.ops.cuda.conv import bias, is_relu
+from tinyalex.ops.activation import relu
+from tinyalex.ops.cuda.conv import bias
 from tinyalex.ops.cuda.launch import matmul
 
 
@@ -9,8 +10,8 @@ def linear_forward(x, w, b, activation):
     """Return activation(W x + b); the arguments have been checked."""
     xp = xp_of(x, w, b)
     y = matmul(w, x, out=empty(xp, (len(w), x.shape[1]), x.dtype))
-    bias(y, b, y, 0, is_relu(activation))
-    if activation and not is_relu(activation):
+    bias(y, b, y, 0, activation)
+    if activation and activation is not relu:
         activation.forward(y, out=y)
     return y
 
