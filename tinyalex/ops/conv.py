@@ -209,7 +209,7 @@ def conv2d_backward(dy, cache, need_dx=True):
     _, H, W, N = x.shape
     OH = output_size(H, KH, stride, *pads[:2])
     OW = output_size(W, KW, stride, *pads[2:])
-    check_dy("conv2d backward", dy, (F, OH, OW, N), x)
+    check_dy("conv2d backward", dy, (F, OH, OW, N), x.dtype)
     if xp is not np:
         return cuda.conv2d_backward(dy, cache, need_dx)
     g_maps, db = _before_neuron(dy, y, activation)

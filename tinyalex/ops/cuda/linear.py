@@ -16,6 +16,6 @@ def linear_forward(x, w, b, activation):
     return y
 
 
-def linear_backward(g, x, w, need_dx):
+def linear_backward(g, x, w):
     """Return (dx, dw, db); g is the gradient before the neuron."""
-    return matmul(w.T, g) if need_dx else None, matmul(g, x.T), g.sum(axis=1)
+    return matmul(w.T, g), matmul(g, x.T), g.sum(axis=1)
