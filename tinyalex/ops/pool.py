@@ -23,6 +23,7 @@ from tinyalex.devices import check_dy, empty, same_dtype, xp_of, zeros
 from tinyalex.errors import ArgumentError
 from tinyalex.ops.conv import four_pads, output_size
 from tinyalex.ops.cuda import pool as cuda
+from tinyalex.ops.windows import real_windows
 
 BLOCK_BYTES = 1 << 21  # of input handled at a time, whole channels: smaller, and the ranks wait for the GIL
 
@@ -40,11 +41,9 @@ def pooled_size(size, z, s, before, after, ceil=True, what="pool"):
 def _covered(size, z, s, before, out):
     """For each offset p in the window: (windows o, pixels o·s + p − before) that are real, as slices."""
     for p in range(z):
-        first = max(0, -((p - before) // s))  # smallest o with o·s + p − before ≥ 0
-        last = min(out, (size - 1 + before - p) // s + 1)
-        start = first * s + p - before
-        if first < last:
-            yield slice(first, last), slice(start, start + (last - first - 1) * s + 1, s)
+        windows, pixels = real_windows(size, out, p - before, s)
+        if windows.start < windows.stop:
+            yield windows, pixels
 
 
 def _at(axis, index):
