@@ -48,7 +48,6 @@ from cuda_machine import (
 
 CXX = shutil.which("g++")
 launches = Counter()  # kernel → how often it ran
-moved = Counter()  # kernel → bytes of the arrays that it was given
 
 
 class MemoryPointer:
@@ -395,7 +394,6 @@ class Kernel:
         touch(reads, writes)
         with lock:
             launches[self.name] += 1
-            moved[self.name] += sum(arg.nbytes for arg in args if isinstance(arg, ndarray))
         self.count += 1
         self.run(grid, block, ctypes.c_bool(self.count % 2 == 0), *passed)
         for memory in writes:

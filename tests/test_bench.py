@@ -10,7 +10,9 @@ from tinyalex import bench
 from tinyalex.comm import Comm
 from tinyalex.describe import BlankWeights, describe
 from tinyalex.devices import Device
+from tinyalex.errors import ArgumentError
 from tinyalex.models.alexnet import PRESETS, alexnet, narrow
+from tinyalex.nn import Conv2d
 
 SMALL = narrow(PRESETS["paper"], 0.05)._replace(size=67, classes=10)
 
@@ -63,6 +65,21 @@ def test_bad_names():
     assert "expected torch or torch-tuned" in refused("bench", "--vs", "tensorflow")
 
 
+def test_a_neuron_that_is_none():
+    with pytest.raises(ArgumentError, match="--neuron: expected one of relu, tanh, logistic; found 'foo'"):
+        bench.measure("cifar4", None, "foo", [Device("cpu:0"), Device("cpu:1")], 2, 1)
+
+
+def test_warming_up_ends_when_the_device_is_done(monkeypatch):
+    """Else a GPU's step would be timed as long as it takes to queue it."""
+    calls = []
+    monkeypatch.setattr(bench._Work, "__call__", lambda self: calls.append("work"))
+    monkeypatch.setattr(Device, "finish", lambda self: calls.append("finish"))
+    monkeypatch.setattr(bench, "ROUND", 0)
+    bench.measure("pool5", SMALL, None, [Device("cpu:0")], 2, 1)
+    assert calls == ["work", "finish"] * 3  # and a round of one step
+
+
 class TestTwin:
     """Against PyTorch, where it is installed."""
 
@@ -101,6 +118,31 @@ class TestTwin:
         assert torch.autograd.gradcheck(TunedLRN(5, 1.3, 0.75, 2.0), x)
 
     @pytest.mark.parametrize("vs", ["torch", "torch-tuned"])
-    def test_prints_the_ratio(self, vs):
-        options = ("--batch", 2, "--rounds", 1, "--devices", "cpu:0", "--vs", vs)
+    @pytest.mark.parametrize("devices", ["cpu:0", "cpu:0,cpu:1"])
+    def test_prints_the_ratio(self, torch, vs, devices, monkeypatch):
+        """PyTorch has as many threads as tinyalex has ranks."""
+        threads = []
+        monkeypatch.setattr(torch, "set_num_threads", threads.append)
+        options = ("--batch", 2, "--rounds", 1, "--devices", devices, "--vs", vs)
         assert "times as fast" in done("bench", "lrn2", *options)
+        assert threads == [devices.count("cpu")]
+
+    @pytest.mark.parametrize("pad", [(1, 1, 2, 0), (1, 2, 1, 1), (2, 1, 2, 1), (1, 1, 2, 2), (0, 3, 0, 3)])
+    def test_convolution_with_any_padding(self, torch, pad):
+        from tinyalex.bench_torch import module
+
+        comm, rng = Comm(Device("cpu:0")), np.random.default_rng(0)
+        layer = Conv2d((4, 3, 3, 3), comm, rng, pad=pad, dtype=np.float64)
+        *before, conv = module(layer, tuned=False)
+        x = rng.standard_normal((3, 7, 8, 2))
+        with torch.no_grad():
+            conv.weight, conv.bias = (torch.nn.Parameter(torch.from_numpy(layer.params[key])) for key in "wb")
+            found = torch.nn.Sequential(*before, conv)(torch.from_numpy(x).movedim(-1, 0))
+        np.testing.assert_allclose(found.movedim(0, -1).numpy(), layer.forward(x), atol=1e-12)
+
+    @pytest.mark.parametrize("preset", ["code2012", "half"])
+    def test_refuses_the_normalization_that_pytorch_has_not_before_anything_runs(self, preset, monkeypatch):
+        monkeypatch.setattr(bench, "measure", None)
+        assert "--vs torch: cnorm2, 2012's SameMapNorm, has no twin in PyTorch" in refused(
+            "bench", "--preset", preset, "--vs", "torch"
+        )

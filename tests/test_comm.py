@@ -224,6 +224,20 @@ def test_all_reduce_receives_nearly_twice_its_array_however_it_is_cut():
     assert sum(on(3, rank)) == 2 * 2 * 800  # over all ranks: 2 (size − 1) arrays
 
 
+@MANY
+def test_what_was_shown_is_let_go(size):
+    """Once the collective is over, the ranks hold no array for each other."""
+
+    def rank(comm):
+        for collective in (comm.all_gather, comm.reduce_scatter, comm.all_reduce, comm.broadcast):
+            collective(drawn(comm.rank))
+            comm._wait()
+            assert comm._shared.slots == comm._shared.parts == [None] * size
+            comm._wait()
+
+    on(size, rank)
+
+
 def test_on_behalf_of_labels_what_crosses():
     def rank(comm):
         with comm.on_behalf_of("conv1 forward"):

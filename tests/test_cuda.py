@@ -11,7 +11,6 @@ from collections import Counter
 
 import backends
 import cuda_machine
-import cupy_standin
 import numpy as np
 import pytest
 
@@ -20,11 +19,13 @@ from tinyalex.describe import blank, outline
 from tinyalex.devices import Device, parse
 from tinyalex.errors import DeviceError, DeviceMemoryError
 from tinyalex.nn import LRN, AllGather, Conv2d, Dropout, Linear, MaxPool, Sequential
-from tinyalex.ops.activation import relu
+from tinyalex.ops.activation import logistic, relu
 from tinyalex.ops.conv import conv2d_backward, conv2d_forward
 from tinyalex.ops.cuda import conv as cuda_conv
 from tinyalex.ops.cuda import traffic
+from tinyalex.ops.cuda.launch import timed
 from tinyalex.ops.dropout import dropout_backward, dropout_forward, dropout_mask
+from tinyalex.ops.linear import linear_backward, linear_forward
 from tinyalex.ops.lrn import lrn_backward, lrn_forward, same_map_norm_backward, same_map_norm_forward
 from tinyalex.ops.pool import avg_pool_backward, avg_pool_forward, max_pool_backward, max_pool_forward
 from tinyalex.ops.softmax import softmax_loss_backward, softmax_loss_forward
@@ -79,6 +80,15 @@ def check_conv():
                 )  # fmt: skip
         finally:
             cuda_conv.BLOCK_BYTES = blocks
+
+
+def check_neuron():
+    """What a neuron does, not its name, says whether a kernel may do it."""
+    neuron = logistic._replace(name="relu")
+    compare(lambda x, w, b: conv2d_forward(x, w, b, activation=neuron), conv2d_backward,
+            drawn(4, 5, 6, 3), drawn(2, 4, 3, 2), drawn(2))  # fmt: skip
+    compare(lambda x, w, b: linear_forward(x, w, b, neuron), linear_backward,
+            drawn(4, 3), drawn(2, 4), drawn(2))  # fmt: skip
 
 
 def check_pool():
@@ -213,7 +223,8 @@ def check_exchange():
 
 
 CHECKS = [
-    check_conv, check_pool, check_lrn, check_softmax, check_dropout, check_sgd, check_exchange, check_towers,
+    check_conv, check_neuron, check_pool, check_lrn, check_softmax, check_dropout, check_sgd, check_exchange,
+    check_towers,
 ]  # fmt: skip
 
 
@@ -248,23 +259,29 @@ def test_a_step_waits_for_the_device_once(ranks, standin):
     assert min(nbytes for _, nbytes in steps) <= 16  # the loss and the error
 
 
-def test_the_bytes_of_the_forecast_are_those_of_the_arrays(standin):
-    """What `traffic` counts from shapes is what the kernels of a step are given."""
+@pytest.mark.parametrize("blocks", ["one", "rows"])
+def test_the_bytes_of_the_forecast_are_those_of_the_launches(standin, monkeypatch, blocks):
+    """What `traffic` counts from shapes is what the launches of a step count, in whatever blocks."""
+    if blocks == "rows":
+        monkeypatch.setattr(cuda_conv, "BLOCK_BYTES", 1)
     net = towers(Comm(Device("cuda:0")), np.float32)
     x, labels = backends.put(drawn(3, 17, 17, 4).astype("f4")), backends.put(np.array([0, 3, 5, 2]))
-    before = cupy_standin.moved.copy()
-    model_parallel_step(net, SGD(net, 0.05), x, labels)
-    moved = cupy_standin.moved - before
-    moved["sgd"] = moved["sgd"] // 3 * 5  # w and v are read and written
+    moved = Counter()
+    with timed() as events:
+        model_parallel_step(net, SGD(net, 0.05), x, labels)
+    for kernel, nbytes, *_ in events:
+        moved[kernel.rpartition(".")[2]] += nbytes
+    assert moved.pop("matmul") == 0
 
     parameters = sum(p.size for layer in net.layers.values() for p in layer.params.values())
-    launches = [*traffic.of_loss(6, 4), traffic.of_update(parameters)]
+    launches, expected = [*traffic.of_loss(6, 4), traffic.of_update(parameters)], Counter()
     shape = x.shape
     for name, layer in net.layers.items():
         y, _ = outline(layer, blank(shape))
         launches += traffic.of_layer(name, layer, shape, y.shape)
         shape = y.shape
-    expected = Counter()
+        if blocks == "rows" and isinstance(layer, Conv2d):  # each row's launch reads the biases again
+            expected["bias_relu"] += 4 * len(layer.params["b"]) * (y.shape[1] - 1)
     for found in launches:
         expected[found.kernel] += found.bytes
     assert moved == expected

@@ -9,11 +9,13 @@ import pytest
 from rich.console import Console
 
 from tinyalex import devices as devices_module
-from tinyalex.comm import launch
-from tinyalex.describe import describe, parse_memory, print_description
+from tinyalex.comm import Comm, launch
+from tinyalex.describe import describe, outline, parse_memory, print_description
 from tinyalex.devices import Device
 from tinyalex.errors import DataError
 from tinyalex.models.alexnet import PRESETS, Network, alexnet, narrow
+from tinyalex.models.cifar import figure1_net
+from tinyalex.nn import AvgPool, blank
 from tinyalex.ops import conv, lrn, pool, winograd
 from tinyalex.ops.softmax import softmax_loss_backward, softmax_loss_forward
 from tinyalex.optim import SGD
@@ -75,6 +77,16 @@ def test_shapes_parameters_and_kept_bytes_are_those_of_a_real_step(preset, ranks
     predicted = [(r.layer, r.output, r.parameter_bytes // 3, r.kept_bytes) for r in description.rows]
     for real in on(ranks, job):
         assert predicted == real
+
+
+def test_kept_bytes_of_figure_1s_network_are_those_of_a_real_step():
+    """What a layer is said to keep is what is in its cache; an average pooling needs no pixels."""
+    x = np.random.default_rng(0).standard_normal((3, 32, 32, BATCH), np.float32)
+    for layer in figure1_net("relu", Comm(Device("cpu:0")), np.random.default_rng(0)).layers.values():
+        _, keeps = outline(layer, blank(x.shape))
+        x = layer.forward(x, train=True)
+        assert sorted(a.nbytes for a in keeps) == sorted(kept_by(layer).values())
+        assert not (keeps and isinstance(layer, AvgPool))
 
 
 @pytest.mark.parametrize("network", [Network(pool=2), Network(lrn=False, dropout=False), Network(size=227)])

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from tinyalex import doctor
+from tinyalex.ops import winograd
 from tinyalex.ops.cuda import launch as cuda_launch
 
 
@@ -72,22 +73,48 @@ def test_gpus_are_listed_and_tested(standin, monkeypatch):
     assert text.count("Stand-in, compute capability 9.0") == 3
     assert "cuda:0 reads cuda:1" in text
     assert "cuda:2 reads no other" in text
-    assert all(f"cuda:{k}  ok  {len(doctor.CASES) + 1} operations" in text for k in range(3))
+    assert all(f"cuda:{k}  ok  {len(doctor.CASES) + 2} operations" in text for k in range(3))
     assert "cuda:0 … cuda:2  ok  exchange" in text
     assert len(cupy_standin.launches - before) >= 15  # so many kernels were used
 
 
-def test_a_wrong_kernel_is_named_and_the_exit_code_is_1(standin, monkeypatch):
+@pytest.mark.parametrize(
+    ("text", "wrong", "operation"),
+    [("k + a * sum", "k - a * sum", "lrn"), ("w[t] += velocity", "w[t] += v[0]", "update")],
+)
+def test_a_wrong_kernel_is_named_and_the_exit_code_is_1(text, wrong, operation, standin, monkeypatch):
     right = cuda_launch.source
-    monkeypatch.setattr(cuda_launch, "source", lambda file: right(file).replace("k + a * sum", "k - a * sum"))
+    monkeypatch.setattr(cuda_launch, "source", lambda file: right(file).replace(text, wrong))
     for cache in (cuda_launch._function, cuda_launch._module):
         cache.cache_clear()
     try:
-        code, text = told()
+        code, told_text = told()
     finally:
         for cache in (cuda_launch._function, cuda_launch._module):
             cache.cache_clear()
     assert code == 1
-    assert "cuda:1  FAIL" in text
-    assert "lrn: relative error" in text
-    assert "cpu:0  ok" in text
+    assert "cuda:1  FAIL" in told_text
+    assert f"{operation}: relative error" in told_text
+    assert "cpu:0  ok" in told_text
+
+
+def test_the_cpus_own_algorithm_is_tested(monkeypatch):
+    """Minimal filtering, which AlexNet's convolutions use."""
+    right = winograd.convolve_backward
+    monkeypatch.setattr(winograd, "convolve_backward", lambda *args: 1.01 * right(*args))
+    code, text = told()
+    assert code == 1
+    assert "conv2d, many channels: relative error" in text
+
+
+def test_an_exchange_that_breaks_is_reported(standin, monkeypatch):
+    """With whatever error: doctor is for installations that are broken."""
+
+    def broken(comm):
+        raise RuntimeError("cudaErrorPeerAccess")
+
+    monkeypatch.setattr(doctor, "_exchange", broken)
+    code, text = told()
+    assert code == 1
+    assert "cuda:0 … cuda:2  FAIL  exchange" in text
+    assert "RuntimeError: cudaErrorPeerAccess" in text

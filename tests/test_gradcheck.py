@@ -14,7 +14,7 @@ from tinyalex.devices import Device
 from tinyalex.gradcheck import GradientError, check, check_layer
 from tinyalex.gradtable import CASES, print_table, spread
 from tinyalex.nn import Conv2d, Linear, MaxPool, Sequential
-from tinyalex.ops import conv, lrn, pool
+from tinyalex.ops import conv, lrn, pool, winograd
 from tinyalex.ops.activation import relu, relu_forward, tanh
 from tinyalex.ops.conv import conv2d_backward, conv2d_forward
 from tinyalex.ops.lrn import lrn_backward, lrn_forward
@@ -42,6 +42,14 @@ def test_table_holds_every_operation_and_variable():
         assert any(row.operation.startswith(word) for row in ROWS)
     assert {row.variable for row in ROWS if row.operation == "conv2d, groups 2"} == {"x", "w", "b"}
     assert {row.variable for row in ROWS if row.operation == "softmax loss"} == {"logits"}
+
+
+def test_table_holds_every_kernel_of_minimal_filtering(monkeypatch):
+    """Where its backward is wrong, the weights' gradient fails in these rows and in no others."""
+    right = winograd.convolve_backward
+    monkeypatch.setattr(winograd, "convolve_backward", lambda *args: 1.01 * right(*args))
+    wrong = [(row.operation, row.variable) for row in gradtable.run(seed=0) if row.failure]
+    assert wrong == [(f"conv2d {k}×{k}, minimal filtering", "w") for k in winograd.POINTS]
 
 
 def test_gradients_agree_when_the_work_is_cut_into_the_smallest_blocks(monkeypatch):

@@ -417,10 +417,6 @@ def test_linear(dtype, sizes, neuron, rng):
     expected = reference.linear_backward(neuron_backward(dy, before), x, w)
     for name, found, wanted in zip(["dx", "dw", "db"], linear_backward(dy, cache), expected, strict=True):
         assert_close(found, wanted, dtype, name, terms=1)
-    dx, dw, db = linear_backward(dy, cache, need_dx=False)
-    assert dx is None
-    assert_close(dw, expected[1], dtype, "dw without dx", terms=1)
-    assert_close(db, expected[2], dtype, "db without dx", terms=1)
 
 
 @DTYPES
@@ -591,9 +587,8 @@ def test_dy_must_fit(pair):
     for shape in [(*y.shape[:-1], 1), (y.shape[0] + 1, *y.shape[1:])]:
         with pytest.raises(ValueError, match=re.escape(str(shape))):
             backward(np.ones(shape), cache)
-    if pair != "dropout":  # whose cache has no dtype: a mask and a factor
-        with pytest.raises(TypeError, match="float32"):
-            backward(np.ones(y.shape, np.float32), cache)
+    with pytest.raises(TypeError, match="float32"):
+        backward(np.ones(y.shape, np.float32), cache)
 
 
 @EVERY_PAIR

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from tinyalex.comm import Comm
+from tinyalex.errors import ArgumentError
 from tinyalex.nn import Linear, Sequential
 from tinyalex.optim import SGD
 
@@ -85,27 +86,45 @@ def test_a_worked_example_with_plain_numbers():
         assert np.allclose(params(net)["fc2.b"], w, rtol=1e-14)
 
 
-def test_scale_0_freezes_a_layer_that_has_not_moved():
+@pytest.mark.parametrize("scale", [{"fc1": 0.0}, {"fc1.w": 0.0, "fc1.b": 0.0}], ids=str)
+def test_scale_0_freezes_a_layer_that_is_moving(scale):
+    """It stops at once, and the velocity waits."""
     net = model()
-    before = params(net)
-    optimizer = SGD(net, 0.1, decay=0.1, scale={"fc1": 0.0})
-    for _ in range(3):
-        put_grads(net, np.random.default_rng(0))
-        optimizer.step()
-    after = params(net)
-    for name in before:
-        assert (before[name].tobytes() == after[name].tobytes()) == name.startswith("fc1.")
-    assert not optimizer.velocity["fc1.w"].any()
+    optimizer = SGD(net, 0.1, decay=0.1)
+    put_grads(net, np.random.default_rng(0))
+    optimizer.step()
+    optimizer.scale = scale
+    before, velocity = params(net), velocities(optimizer)
+    optimizer.step()
+    for name, after in params(net).items():
+        frozen = name.startswith("fc1.")
+        assert (before[name].tobytes() == after.tobytes()) == frozen
+        assert (velocity[name].tobytes() == velocities(optimizer)[name].tobytes()) == frozen
+
+
+def test_factors_of_a_layer_and_of_its_parameter_multiply():
+    net = model()
+    optimizer = SGD(net, 1.0, bias_rate=2.0, scale={"fc1": 0.5, "fc1.w": 0.1, "fc2.b": 0.0})
+    grads = put_grads(net, np.random.default_rng(0))
+    optimizer.step()
+    for name, rate in {"fc1.w": 0.05, "fc1.b": 1.0, "fc2.w": 1.0, "fc2.b": 0.0}.items():
+        np.testing.assert_allclose(velocities(optimizer)[name], -rate * grads[name], rtol=1e-13)
+
+
+@pytest.mark.parametrize("name", ["fc3", "fc1.c", "fc3.w"])
+def test_a_factor_of_what_is_not_there_is_refused(name):
+    with pytest.raises(ArgumentError, match=rf"scale: the model has no weights in {name}$"):
+        SGD(model(), 0.1, scale={"fc1": 0.5, "fc2.w": 0.5, name: 0.5})
 
 
 def test_after_a_change_of_rate_the_old_velocity_fades():
-    """The rate is inside the velocity: with rate 0 from now on, momentum alone carries the weights on."""
+    """The rate is inside the velocity: at next to none, momentum alone carries the weights on."""
     net = model()
     optimizer = SGD(net, 0.1, momentum=0.5)
     put_grads(net, np.random.default_rng(0))
     optimizer.step()
     w, v = params(net), velocities(optimizer)
-    optimizer.rate = 0.0
+    optimizer.rate = 1e-30
     optimizer.step()
     optimizer.step()
     for name, found in params(net).items():

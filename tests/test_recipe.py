@@ -42,6 +42,14 @@ def test_the_plateau_divides_the_rate_by_ten_three_times_and_then_ends_the_train
     assert seen == pytest.approx(RATES)
 
 
+@pytest.mark.parametrize("drop", [True, False])
+def test_the_plateau_drops_the_rate_of_the_biases_where_it_should(drop):
+    schedule = Schedule(Recipe(patience=1, bias_rate_factor=2.0, drop_bias_rate=drop))
+    for _ in range(2):
+        schedule.end_epoch(0.5)
+    assert begin(schedule, 2)[:2] == pytest.approx((1e-3, 2e-3 if drop else 2e-2))
+
+
 def test_a_falling_error_never_drops_the_rate():
     schedule = Schedule(Recipe(patience=1))
     assert all(goes_on(schedule, 1 / (epoch + 1)) for epoch in range(90))
@@ -72,24 +80,26 @@ def test_the_state_is_all_that_a_resumed_schedule_needs(taken):
 
 # ---- lists of changes --------------------------------------------------------------------------------
 
-LOG_145 = [  # layer-params-145.cfg: epoch, rate, factor of conv1, colour noise
-    (0, 1e-2, 1, 0.1), (22, 1e-2, 1, 0.1),
-    (23, 1e-3, 1, 0.1), (50, 1e-3, 1, 0.1),
-    (51, 1e-4, 1, 0.1), (67, 1e-4, 1, 0.1),
-    (68, 1e-4, 0.1, 0), (71, 1e-4, 0.1, 0),
-    (72, 1e-4, 0, 0), (77, 1e-4, 0, 0),
-    (78, 1e-5, 0, 0), (92, 1e-5, 0, 0),
+LOG_145 = [  # layer-params-145.cfg: epoch, epsW, conv1's epsW, conv1's epsB, colour noise
+    (0, 1e-2, 1e-2, 0.02, 0.1), (22, 1e-2, 1e-2, 0.02, 0.1),
+    (23, 1e-3, 1e-3, 0.02, 0.1), (50, 1e-3, 1e-3, 0.02, 0.1),
+    (51, 1e-4, 1e-4, 0.02, 0.1), (67, 1e-4, 1e-4, 0.02, 0.1),
+    (68, 1e-4, 1e-5, 0.02, 0), (71, 1e-4, 1e-5, 0.02, 0),
+    (72, 1e-4, 0, 0, 0), (77, 1e-4, 0, 0, 0),
+    (78, 1e-5, 0, 0, 0), (92, 1e-5, 0, 0, 0),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("epoch", "rate", "conv1", "noise"), LOG_145)
-def test_the_code_follows_its_log(epoch, rate, conv1, noise):
-    """At any epoch, whether the run came to it or begins there; biases learn twice as fast."""
-    found = begin(Schedule(CODE2012), epoch)
-    assert found[:2] == pytest.approx((rate, 2 * rate))
-    assert found[2].get("conv1", 1) == conv1
-    assert not found[2].keys() - {"conv1"}
-    assert found[3] == noise
+@pytest.mark.parametrize(("epoch", "rate", "conv1_w", "conv1_b", "noise"), LOG_145)
+@pytest.mark.parametrize("preset", ["code2012", "half"])
+def test_the_code_follows_its_log(preset, epoch, rate, conv1_w, conv1_b, noise):
+    """At any epoch, whether the run came to it or begins there; the biases' rate stays where it began."""
+    *rates, scale, found_noise = begin(Schedule(PRESETS[preset]), epoch)
+    assert rates == pytest.approx([rate, 0.02])
+    for epsilon, key, expected in zip(rates, "wb", (conv1_w, conv1_b), strict=True):
+        assert epsilon * scale.get("conv1", 1) * scale.get(f"conv1.{key}", 1) == pytest.approx(expected)
+    assert not scale.keys() - {"conv1", "conv1.w"}
+    assert found_noise == noise
 
 
 def test_a_list_of_changes_does_not_look_at_the_error():
@@ -156,9 +166,9 @@ def test_difference_4_the_first_weights_of_conv3_to_conv5():
     assert (PAPER_NETWORK.conv345_std, CODE_NETWORK.conv345_std) == (0.01, 0.03)
 
 
-def test_difference_5_biases_learn_twice_as_fast_and_do_not_decay():
-    assert (PAPER.bias_rate_factor, PAPER.decay_biases) == (1.0, True)
-    assert (CODE2012.bias_rate_factor, CODE2012.decay_biases) == (2.0, False)
+def test_difference_5_biases_learn_twice_as_fast_and_neither_decay_nor_slow_down():
+    assert (PAPER.bias_rate_factor, PAPER.drop_bias_rate, PAPER.decay_biases) == (1.0, True, True)
+    assert (CODE2012.bias_rate_factor, CODE2012.drop_bias_rate, CODE2012.decay_biases) == (2.0, False, False)
 
 
 def test_difference_6_conv1_is_slowed_and_frozen_and_the_noise_ends():
@@ -203,7 +213,7 @@ def test_paper_and_code_differ_in_nothing_else():
     """The logged run was killed at epoch 93, and the paper says roughly 90."""
     differences_1_to_4 = {"lrn_alpha_over_n", "lrn1_before_relu", "same_map_norm", "conv345_std"}
     assert changed(PAPER_NETWORK, CODE_NETWORK).keys() == differences_1_to_4
-    expected = {"bias_rate_factor", "decay_biases", "schedule", "pictures", "epochs"}
+    expected = {"bias_rate_factor", "drop_bias_rate", "decay_biases", "schedule", "pictures", "epochs"}
     assert changed(PAPER, CODE2012).keys() == expected
     assert changed(PAPER.pictures, CODE2012.pictures).keys() == {"reading", "offsets", "group"}
 

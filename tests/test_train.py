@@ -105,6 +105,17 @@ def test_the_seed_decides_every_bit(size, dtype, pictures):
         assert first[0][name].tobytes() != other[0][name].tobytes()
 
 
+@pytest.mark.parametrize("size", [2, 3])
+def test_what_crosses_is_gradients(size, pictures):
+    def rank(comm):
+        net = small_net(comm, seed=3)
+        x, labels = next(InMemory(pictures, comm, BATCH, np.float64).epoch(np.random.default_rng(0)))
+        data_parallel_step(net, SGD(net, 0.1), comm, x, labels)
+        return comm.calls
+
+    assert on(size, rank) == [{("gradients", "all_reduce"): 1}] * size
+
+
 def test_training_lowers_the_loss(pictures):
     [(_, _, results)] = trained(1, pictures, small_net, 60, rate=3e-3)
     assert np.mean([r.loss for r in results[-5:]]) < 0.7 * results[0].loss

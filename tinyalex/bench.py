@@ -12,8 +12,8 @@ normalization, the exchange, the update.  Most convolutions take fewer multiplic
 (`ops.winograd`), so a step can reach more than 1 of the limit, and a layer more GFLOP/s than the processor
 has: both count im2col's arithmetic.
 
-**Memory** is the process's largest resident set before PyTorch is loaded; **page faults** are those of a
-step: each is 4 KiB of memory that the system had to find and clear.
+**Memory** is the process's largest resident set, on the CPU before PyTorch is loaded; **page faults** are
+those of a step: each is 4 KiB of memory that the system had to find and clear.
 """
 
 import json
@@ -35,7 +35,8 @@ from tinyalex.devices import Device
 from tinyalex.errors import ArgumentError
 from tinyalex.models.alexnet import alexnet
 from tinyalex.models.cifar import figure1_net
-from tinyalex.nn import BlankWeights, Conv2d, Linear, Sequential, blank
+from tinyalex.nn import BlankWeights, Conv2d, Linear, SameMapNorm, Sequential, blank
+from tinyalex.ops.activation import ACTIVATIONS
 from tinyalex.optim import SGD
 from tinyalex.train import data_parallel_step, model_parallel_step
 
@@ -46,9 +47,12 @@ RATE = 1e-4
 def layers_of(what, network, neuron, comm, rng):
     """Return ({name: layer}, shape of what they read, without the images).
 
-    what: "alexnet", "cifar4" or the name of a layer of AlexNet; ArgumentError for any other.
+    what: "alexnet", "cifar4" or the name of a layer of AlexNet.  neuron: of cifar4.  ArgumentError for any
+    other.
     """
     cifar = what == "cifar4"
+    if cifar and neuron not in ACTIVATIONS:
+        raise ArgumentError(f"--neuron: expected one of {', '.join(ACTIVATIONS)}; found {neuron!r}")
     net = figure1_net(neuron, comm, rng) if cifar else alexnet(network, comm, rng)
     size = 32 if cifar else network.size
     if what in ("alexnet", "cifar4"):
@@ -65,11 +69,14 @@ def layers_of(what, network, neuron, comm, rng):
 
 def check(what, network, against, device):
     """Raise the error of a name that is neither a network nor a layer, or of PyTorch that cannot do it."""
-    layers_of(what, network, "relu", Comm(Device("cpu:0")), BlankWeights())
+    layers, _ = layers_of(what, network, "relu", Comm(Device("cpu:0")), BlankWeights())
     if against not in (None, "torch", "torch-tuned"):
         raise ArgumentError(f"--vs: expected torch or torch-tuned, found {against!r}")
     if against and not find_spec("torch"):
         raise ArgumentError(f"--vs {against}: PyTorch is not installed; pip install 'tinyalex[oracle]'")
+    for name, layer in layers.items():
+        if against and isinstance(layer, SameMapNorm):
+            raise ArgumentError(f"--vs {against}: {name}, 2012's SameMapNorm, has no twin in PyTorch")
     if against and device.kind == "cuda":
         from tinyalex import bench_torch  # on the CPU not yet: its memory is not to be counted as ours
 
@@ -119,12 +126,13 @@ def measure(what, network, neuron, devices, batch, rounds, against=None, forward
         for _ in range(2):  # buffers are made in the first step
             start = perf_counter()
             work()
+            comm.device.finish()
         steps = comm.share(max(1, math.ceil(ROUND / (perf_counter() - start))))
         found = {"steps_a_round": steps, "seconds": [], "faults": []}
         found["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         other = None
         if against and comm.rank == 0:
-            other = _twin(what, network, neuron, batch, forward, against == "torch-tuned", comm.device)
+            other = _twin(what, network, neuron, batch, forward, against == "torch-tuned", comm)
         with _timed(work) as layers:
             for number in range(rounds):
                 comm.share(None)  # the ranks begin together
@@ -158,12 +166,12 @@ def measure(what, network, neuron, devices, batch, rounds, against=None, forward
     }  # fmt: skip
 
 
-def _twin(what, network, neuron, batch, forward, tuned, device):
+def _twin(what, network, neuron, batch, forward, tuned, comm):
     from tinyalex.bench_torch import twin
 
     layers, shape = layers_of(what, network, neuron, Comm(Device("cpu:0")), BlankWeights())
-    name = device.name if device.kind == "cuda" else "cpu"
-    return twin(layers, (batch, *shape), forward, tuned, what not in layers, name)
+    name = comm.device.name if comm.device.kind == "cuda" else "cpu"
+    return twin(layers, (batch, *shape), forward, tuned, what not in layers, comm.size, name)
 
 
 def _faults():

@@ -1,7 +1,7 @@
 """What a step's kernels achieve on a GPU, by the device's own clock, beside what the card can do.
 
 Every launch of one more step stands between two events on the rank's stream.  A kernel's bandwidth is the
-least bytes it must move (the arrays that it is given) over its time; the products' rate is their arithmetic
+least bytes it must move (`ops.cuda.traffic`) over its time; the products' rate is their arithmetic
 over theirs.  The card's rates are measured in the same process: a copy of 256 MiB, reading and writing, and a
 product of 4096×4096 matrices in float32.
 """
@@ -25,7 +25,7 @@ def kernels(device, step):
         row = rows.setdefault(name, {"kernel": name, "launches": 0, "ms": 0.0, "bytes": 0, "flop": 0})
         row["launches"] += 1
         row["ms"] += device.xp.cuda.get_elapsed_time(start, end)
-        row["bytes"] += nbytes * 5 // 3 if name == "sgd" else nbytes  # w and v are read and written
+        row["bytes"] += nbytes
         row["flop"] += flop
     return sorted(rows.values(), key=lambda row: -row["ms"])
 

@@ -3,8 +3,9 @@
 As people write it: nn.Sequential, the default layout (N,C,H,W), autograd, torch.optim.SGD.  Tuned: memory in
 channels_last order, the optimizer's fused kernel, local response normalization with a hand-written backward
 in place of nn.LocalResponseNorm, and a C library that keeps freed memory (`mallopt`) in place of returning it
-to the system.  Same sizes, groups, batch, optimizer and number of threads.  One difference: PyTorch's window
-of the normalization runs over all maps, ours stops at a tower's end; the cost is the same.
+to the system.  Same sizes, groups, batch and optimizer; as many threads as tinyalex has devices.  Two
+differences, at the same cost: PyTorch's window of the normalization runs over all maps, ours stops at a
+tower's end; PyTorch's dropout is inverted, it scales what it keeps in training, ours scales at test.
 """
 
 import ctypes
@@ -14,7 +15,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tinyalex.devices import cpu_count
 from tinyalex.errors import ArgumentError, DeviceError
 from tinyalex.nn import LRN, Activate, AllGather, AvgPool, Conv2d, Dropout, Linear, MaxPool
 from tinyalex.ops.conv import four_pads
@@ -26,14 +26,15 @@ def check(device):
         raise DeviceError(f"device {device.name}: PyTorch {torch.__version__}, as installed, finds no GPU")
 
 
-def twin(layers, shape, forward, tuned, whole, device="cpu"):
+def twin(layers, shape, forward, tuned, whole, threads, device="cpu"):
     """Return a function that does a step (or a forward pass) in PyTorch, to its end; it is warmed up.
 
     layers: {name: tinyalex layer}, of one rank.  shape: of the input, images first.  whole: they are a
     network, and a step has a loss and an update; else a gradient is only sent back through them.
-    device: PyTorch's name of one.  On a GPU, products and convolutions are in float32 throughout, as here.
+    threads: of the CPU.  device: PyTorch's name of one.  On a GPU, products and convolutions are in float32
+    throughout, as here.
     """
-    torch.set_num_threads(cpu_count())
+    torch.set_num_threads(threads)
     torch.backends.cudnn.allow_tf32 = False
     if tuned and device == "cpu":
         keep_heap()
@@ -103,8 +104,9 @@ def _(layer: Conv2d, tuned):
     F, CG, KH, KW = layer.params["w"].shape
     stride, pad, groups, activation = layer.geometry
     top, bottom, left, right = four_pads(pad)
-    conv = nn.Conv2d(CG * groups, F, (KH, KW), stride, 0 if top != bottom else (top, left), groups=groups)
-    before = [nn.ZeroPad2d((left, right, top, bottom))] if top != bottom else []
+    even = (top, left) == (bottom, right)
+    before = [] if even else [nn.ZeroPad2d((left, right, top, bottom))]
+    conv = nn.Conv2d(CG * groups, F, (KH, KW), stride, (top, left) if even else 0, groups=groups)
     return [*before, conv, *_neuron(activation)]
 
 

@@ -111,8 +111,9 @@ class ThreadComm(Comm):
         return [shown for shown, _ in slots]
 
     def _leave(self):
-        """Wait until everybody has read what was shown: only then may its owner touch it again."""
+        """Wait until everybody has read what was shown: only then may its owner write to it, or free it."""
         self._show(None, self._shared.left)
+        self._shared.slots[self.rank] = self._shared.parts[self.rank] = None
 
     def _wait(self):
         try:

@@ -200,7 +200,7 @@ def _(layer: Linear, x):
 @outline.register(AvgPool)
 def _(layer, x):
     y = _pooled(x, *layer.args, **layer.kwargs)
-    return y, [x, y] if isinstance(layer, MaxPool) else [x]
+    return y, [x, y] if isinstance(layer, MaxPool) else []
 
 
 @outline.register(LRN)

@@ -37,11 +37,12 @@ def same_dtype(operation, **arrays):
         raise TypeError(f"{operation}: expected arguments all float32 or all float64, found: {found}")
 
 
-def check_dy(operation, dy, shape, like):
+def check_dy(operation, dy, shape, dtype):
     """Raise unless the gradient dy that comes back has the shape and dtype of the output that went out."""
     if dy.shape != tuple(shape):
         raise ArgumentError(f"{operation}: expected dy of shape {tuple(shape)}, found {dy.shape}")
-    same_dtype(operation, dy=dy, x=like)
+    if dy.dtype != dtype:
+        raise TypeError(f"{operation}: expected dy of {dtype}, found {dy.dtype}")
 
 
 class Device:

@@ -1,7 +1,8 @@
 """What this machine has for tinyalex, whether it works, and what to install: ``tinyalex doctor``.
 
 Every operation is run on every device, forward and backward, in float32, and compared with the plain loops
-of `tinyalex.ops.reference`.  Nothing that is missing is an error; an operation that gives wrong numbers is.
+of `tinyalex.ops.reference`; the update of the weights, with its formula.  Nothing that is missing is an
+error; an operation that gives wrong numbers is.
 """
 
 import ctypes
@@ -20,9 +21,9 @@ from rich.table import Table
 from rich.text import Text
 from threadpoolctl import threadpool_info
 
-from tinyalex.comm import launch
+from tinyalex.comm import Comm, launch
 from tinyalex.devices import Device, cpu_count
-from tinyalex.errors import DeviceError
+from tinyalex.nn import Layer, Sequential
 from tinyalex.ops import reference
 from tinyalex.ops.activation import ACTIVATIONS, relu
 from tinyalex.ops.conv import conv2d_backward, conv2d_forward
@@ -31,6 +32,7 @@ from tinyalex.ops.linear import linear_backward, linear_forward
 from tinyalex.ops.lrn import lrn_backward, lrn_forward, same_map_norm_backward, same_map_norm_forward
 from tinyalex.ops.pool import avg_pool_backward, avg_pool_forward, max_pool_backward, max_pool_forward
 from tinyalex.ops.softmax import softmax_loss_backward, softmax_loss_forward
+from tinyalex.optim import SGD
 
 TOLERANCE = 1e-4  # of the largest number: float32's rounding over the sums here is 1e-6 to 1e-5
 
@@ -178,6 +180,11 @@ CASES = [
         ),
         [MAPS, (4, 3, 3, 2), (4,)],
     ),
+    Case(  # on the CPU by minimal filtering
+        "conv2d, many channels", partial(conv2d_forward, pad=1), conv2d_backward,
+        partial(reference.conv2d, pad=1), lambda dy, x, w, b: reference.conv2d_backward(dy, x, w, pad=1),
+        [(30, 3, 5, 2), (30, 30, 3, 3), (30,)],
+    ),
     Case(
         "linear", linear_forward, linear_backward,
         reference.linear, lambda dy, x, w, b: reference.linear_backward(dy, x, w), [(6, 5), (9, 6), (9,)],
@@ -224,6 +231,7 @@ def self_test(device):
     here = device.get(dropout_mask(np.random.default_rng(1), (5, 7), 0.5, device.xp, first=3))
     host = dropout_mask(np.random.default_rng(1), (5, 7), 0.5, first=3)
     yield "dropout mask", "" if (here == host).all() else "not the host's"
+    yield "update", _update_error(device)
 
 
 def _error(case, device, rng):
@@ -240,6 +248,24 @@ def _error(case, device, rng):
         (found_y, y),
         *zip(*(g if isinstance(g, tuple) else (g,) for g in (found, gradients)), strict=True),
     ]
+    return _worst(device, pairs)
+
+
+def _update_error(device):
+    """A step of weights that are moving already, against the formula."""
+    w, g, v = np.random.default_rng(0).standard_normal((3, 54), np.float32)
+    v_after = 0.9 * v - 0.5 * 0.1 * w - 0.1 * g
+    w_after = w + v_after
+    layer = Layer()
+    layer.params, layer.grads = {"w": device.put(w)}, {"w": device.put(g)}
+    optimizer = SGD(Sequential({"fc": layer}, Comm(device)), rate=0.1, momentum=0.9, decay=0.5)
+    optimizer.velocity["fc.w"][...] = device.put(v)
+    optimizer.step()
+    return _worst(device, [(optimizer.velocity["fc.w"], v_after), (layer.params["w"], w_after)])
+
+
+def _worst(device, pairs):
+    """Say what is wrong with arrays of the device beside the expected ones, "" if nothing is."""
     for got, expected in pairs:
         error = np.abs(device.get(got) - expected).max() / np.abs(expected).max()
         if not error <= TOLERANCE:
@@ -283,8 +309,8 @@ def print_report(console=None):
         try:
             found = launch(_exchange, [Device(name) for name in gpus])
             wrong += [] if found == [[[total] * 3] * 2] * len(gpus) else ["the sum over the GPUs is wrong"]
-        except DeviceError as error:
-            wrong.append(str(error))
+        except Exception as error:
+            wrong.append(f"{type(error).__name__}: {error}")
         _say(console, f"{gpus[0]} … {gpus[-1]}", wrong, "exchange")
         failed |= bool(wrong)
     for line in report.advice:

@@ -1,8 +1,9 @@
 """Every gradient in tinyalex against its difference quotient: the rows of ``tinyalex check-grads``.
 
 One row is one operation, as it is configured there, and one variable of it.  H and W, C and F, KH and KW
-differ, so that exchanged axes show even in the shapes.  LRN is checked with alpha = 1: at the
-paper's 1e-4 its gradient is dy·k^−beta to four digits, whatever the rest of the formula says.
+differ, so that exchanged axes show even in the shapes; only minimal filtering (`ops.winograd`) wants square
+kernels, and many channels.  LRN is checked with alpha = 1: at the paper's 1e-4 its gradient is dy·k^−beta
+to four digits, whatever the rest of the formula says.
 """
 
 from collections.abc import Callable
@@ -52,8 +53,9 @@ def spread(*shape):
     return lambda rng: rng.permutation(np.linspace(-2, 2, size)).reshape(shape)
 
 
-def _conv(what, linear="xwb", groups=1, **settings):
-    inputs = {"x": spread(4, 9, 13, 3), "w": spread(6, 4 // groups, 3, 2), "b": spread(6)}
+def _conv(what, linear="xwb", x=(4, 9, 13, 3), w=(6, 4, 3, 2), groups=1, **settings):
+    F, C, *kernel = w
+    inputs = {"x": spread(*x), "w": spread(F, C // groups, *kernel), "b": spread(F)}
     forward = partial(conv2d_forward, groups=groups, **settings)
     return Case(f"conv2d{what}", forward, conv2d_backward, inputs, linear)
 
@@ -96,6 +98,8 @@ CASES = [
     _conv(", groups 2, stride 2", groups=2, stride=2),
     _conv(" + relu", "", activation=relu),
     _conv(" + tanh, stride 2", "", activation=tanh(), stride=2),
+    _conv(" 3×3, minimal filtering", x=(30, 6, 9, 1), w=(32, 30, 3, 3), pad=(1, 0, 2, 1)),
+    _conv(" 5×5, minimal filtering", x=(30, 6, 9, 1), w=(32, 30, 5, 5), pad=2),
     _max_pool("max pool 3×3, stride 2"),
     _max_pool("max pool, partial windows", shape=(3, 6, 8, 2)),
     _max_pool("max pool, pad (1,0,1,1)", pad=(1, 0, 1, 1)),
@@ -124,11 +128,11 @@ def run(seed=0):
     for number, case in enumerate(CASES):
         rng = np.random.default_rng([seed, number])
         inputs = {name: draw(rng) for name, draw in case.inputs.items()}
-        for name in _gradients(case, inputs):
+        for name in _gradients(inputs):
             yield _row(case, inputs, name, rng)
 
 
-def _gradients(case, inputs):
+def _gradients(inputs):
     """Return the names of the inputs that have a gradient: the floats, not a mask or labels."""
     return [name for name, x in inputs.items() if x.dtype.kind == "f"]
 

@@ -304,7 +304,10 @@ class Sequential(Layer):
 
 
 class BlankWeights:
-    """Stands for the random generator where a network's own weights are never used: shapes without memory."""
+    """Stands for the random generator where a network's own weights are never used: shapes without memory.
+
+    That is on the CPU: a GPU's `put` makes an array of the shape, for as long as it is not replaced.
+    """
 
     def standard_normal(self, shape, dtype):
         """One number that every element of the shape refers to."""

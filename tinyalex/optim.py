@@ -21,26 +21,31 @@ class SGD:
 
     rate: ε for the weights.  bias_rate: ε for the biases (2012: twice the weights'), by default the same.
     decay: on weights and biases, as the text reads; decay_biases=False leaves biases alone, as 2012 did.
-    scale: a factor on ε for single layers, by name: {"conv1": 0.0} freezes conv1.
+    scale: factors on ε by the names of layers and parameters: {"conv1": 0.0} freezes conv1, {"conv1.w": 0.1}
+    slows its weights alone.  A parameter whose rate is 0 stands still, whatever its velocity, which it keeps
+    (2012: Weights::update, src/weights.cu).
     """
 
     def __init__(self, model, rate, momentum=0.9, decay=0.0, bias_rate=None, decay_biases=True, scale=None):
         self.model, self.rate, self.momentum, self.decay = model, rate, momentum, decay
         self.bias_rate, self.decay_biases = bias_rate, decay_biases
         self.scale = scale or {}
-        if unknown := self.scale.keys() - {name.rpartition(".")[0] for name, _, _ in model.parameters()}:
-            raise ArgumentError(f"scale: the model has no weights in {', '.join(sorted(unknown))}")
         self.velocity = {}
         for name, layer, key in model.parameters():
             w = layer.params[key]
             self.velocity[name] = zeros(model.comm.device.xp, w.shape, w.dtype)
+        known = self.velocity.keys() | {name.rpartition(".")[0] for name in self.velocity}
+        if unknown := self.scale.keys() - known:
+            raise ArgumentError(f"scale: the model has no weights in {', '.join(sorted(unknown))}")
 
     def step(self):
         """Update every parameter in place from the layers' ``grads``."""
         for name, layer, key in self.model.parameters():
             is_bias = key == "b"
             rate = self.bias_rate if is_bias and self.bias_rate is not None else self.rate
-            rate *= self.scale.get(name.rpartition(".")[0], 1.0)
+            rate *= self.scale.get(name, 1.0) * self.scale.get(name.rpartition(".")[0], 1.0)
+            if rate == 0:
+                continue
             decay = self.decay if not is_bias or self.decay_biases else 0.0
             w, v = layer.params[key].reshape(-1), self.velocity[name].reshape(-1)
             self._update(w, layer.grads[key].reshape(-1), v, rate, decay)

@@ -12,7 +12,7 @@ from tinyalex.fields import checked
 
 
 class Change(NamedTuple):
-    """From the start of this epoch: a new rate, factors on single layers' rates, a new colour noise."""
+    """From the start of this epoch: a new rate, factors on single rates (`SGD.scale`), a new colour noise."""
 
     epoch: int
     rate: float | None = None
@@ -25,10 +25,13 @@ class Recipe(NamedTuple):
 
     bias_rate_factor, decay_biases (5): the code's biases learn twice as fast (epsB .02) and are not decayed
         (src/layer.cu:565); the paper gives one rate and one rule for all weights.
+    drop_bias_rate (5): whether the biases' rate drops with the weights'.  The code's log lowers epsW alone
+        ("set epsw to …"), and layer-params-145.cfg, as left at the end, has epsW 1e-5 beside epsB .02.  (In
+        layer-params-145-2010.cfg epsB is .002; when it was lowered is not recorded.)  Caffe drops both.
     schedule (6, 11): None divides the rate by 10 when the validation error has stopped improving, three times
         (section 5: by hand; here: no new best in `patience` epochs).  The code's log (layer-params-145.cfg,
-        2010 data) is a list of changes, in which conv1 is slowed and frozen, and the colour noise ends, for
-        the last 25 epochs; of these the paper says nothing.
+        2010 data) is a list of changes, in which conv1's weights are slowed, then conv1 is frozen, and the
+        colour noise ends, for the last 25 epochs; of these the paper says nothing.
     pictures (7, 8): reading of the colour noise and sharing of crops, see `augment.Recipe`.
     """
 
@@ -38,6 +41,7 @@ class Recipe(NamedTuple):
     momentum: float = 0.9
     decay: float = 0.0005
     bias_rate_factor: float = 1.0
+    drop_bias_rate: bool = True
     decay_biases: bool = True
     schedule: tuple | None = None
     patience: int = 5
@@ -47,14 +51,15 @@ class Recipe(NamedTuple):
 LOG_145 = (
     Change(23, rate=1e-3),
     Change(51, rate=1e-4),
-    Change(68, scale={"conv1": 0.1}, noise=0.0),
+    Change(68, scale={"conv1.w": 0.1}, noise=0.0),
     Change(72, scale={"conv1": 0.0}),
     Change(78, rate=1e-5),
 )
 
 CODE2012 = Recipe(
-    epochs=93, bias_rate_factor=2.0, decay_biases=False, schedule=LOG_145, pictures=augment.CODE2012
-)
+    epochs=93, bias_rate_factor=2.0, drop_bias_rate=False, decay_biases=False,
+    schedule=LOG_145, pictures=augment.CODE2012,
+)  # fmt: skip
 
 PRESETS = {
     "paper": Recipe(),
@@ -85,7 +90,10 @@ class Schedule:
                 scale |= change.scale or {}
                 noise = noise if change.noise is None else change.noise
         rate *= 0.1 ** self.state["drops"]
-        optimizer.rate, optimizer.bias_rate = rate, rate * self.recipe.bias_rate_factor
+        optimizer.rate = rate
+        optimizer.bias_rate = self.recipe.bias_rate_factor * (
+            rate if self.recipe.drop_bias_rate else self.recipe.rate
+        )
         optimizer.scale = scale
         return noise
 

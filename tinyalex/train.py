@@ -32,7 +32,8 @@ def data_parallel_step(model, optimizer, comm, images, labels, step=0):
     parameters = list(model.parameters())
     pieces = [layer.grads[key].ravel() for _, layer, key in parameters]
     tail = xp.stack([loss, errors]).astype(loss.dtype)
-    summed = comm.all_reduce(xp.concatenate([*pieces, tail]))
+    with comm.on_behalf_of("gradients"):
+        summed = comm.all_reduce(xp.concatenate([*pieces, tail]))
     start = 0
     for _, layer, key in parameters:
         shape, size = layer.grads[key].shape, layer.grads[key].size

@@ -20,7 +20,7 @@ from tinyalex.ops.pool import pooled_size
 
 
 class Network(NamedTuple):
-    """What can be chosen about the network.  The defaults are the paper's text.
+    """What can be chosen about the network.  The defaults are the paper's text, but for number 10.
 
     The differences between paper and 2012 code, numbered as they are found there:
 
@@ -32,8 +32,10 @@ class Network(NamedTuple):
         section 5.
     conv1_ceil (9): conv1 counts its windows by 1 + ceil((224 − 11)/4) = 55 (layer.py:1004), which is 3 rows
         and columns of zeros at bottom and right.  The text does not say how 224 becomes 55; 227 needs none.
-    lrn_within_towers (10): LRN windows end at a tower's last map, since a GPU had only its own maps;
-        False: one window over all maps, as in the re-implementations for one GPU (one rank only).
+    lrn_within_towers (10): LRN windows end at a tower's last map, as in the code, whose GPUs had only their
+        own maps (layers-145.cfg).  `paper` does so too, so that it can run on two devices: the text's N, the
+        maps of the layer, would make windows cross the towers.  False: they do, as in the re-implementations
+        for one GPU (one rank only).
     """
 
     filters: tuple = (96, 256, 384, 384, 256)  # conv1 … conv5 (section 3.5), both towers together
@@ -115,24 +117,15 @@ def alexnet(network, comm, rng, dtype=np.float32):
         "groups": g // comm.size if n.lrn_within_towers else 1,
     }  # fmt: skip
 
-    if n.lrn1_before_relu:
-        first = {
-            "conv1": Conv2d((c1, 3, 11, 11), std=n.conv_std, stride=4, pad=pad1, need_dx=False, **common),
-            "lrn1": LRN(**lrn),
-            "pool1": MaxPool(n.pool, 2),
-            "relu1": Activate(relu),
-        }
-    else:
-        first = {
-            "conv1": Conv2d(
-                (c1, 3, 11, 11), std=n.conv_std, stride=4, pad=pad1, activation=relu, need_dx=False, **common
-            ),
-            "lrn1": LRN(**lrn),
-            "pool1": MaxPool(n.pool, 2),
-        }
     side = _last_side(n)
     layers = {
-        **first,
+        "conv1": Conv2d(
+            (c1, 3, 11, 11), std=n.conv_std, stride=4, pad=pad1, need_dx=False,
+            activation=None if n.lrn1_before_relu else relu, **common,
+        ),
+        "lrn1": LRN(**lrn),
+        "pool1": MaxPool(n.pool, 2),
+        "relu1": Activate(relu),
         "conv2": Conv2d(
             (c2, c1 // g, 5, 5), std=n.conv_std, bias=n.bias, pad=pad2, groups=g, activation=relu, **common
         ),
@@ -161,6 +154,7 @@ def alexnet(network, comm, rng, dtype=np.float32):
     }  # fmt: skip
     left_out = set()
     left_out |= set() if n.lrn else {"lrn1", "lrn2"}
+    left_out |= set() if n.lrn1_before_relu else {"relu1"}
     left_out |= set() if n.same_map_norm else {"cnorm2"}
     left_out |= set() if n.dropout else {"dropout6", "dropout7"}
     return Sequential({name: layer for name, layer in layers.items() if name not in left_out}, comm)

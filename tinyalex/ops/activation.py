@@ -35,7 +35,7 @@ def relu_forward(x, out=None):
 def relu_backward(dy, y, out=None):
     """dx = dy where y > 0, else 0 (at the kink, x = 0, the derivative is taken as 0)."""
     xp = xp_of(dy, y)
-    check_dy("relu backward", dy, y.shape, y)
+    check_dy("relu backward", dy, y.shape, y.dtype)
     return xp.multiply(dy, y > 0, out=out)
 
 
@@ -56,7 +56,7 @@ def tanh_backward(dy, y, a=1.0, b=1.0, out=None):
     Derivation: tanh' = 1 - tanh², so dy/dx = a b (1 - (y/a)²) = b (a - y²/a).
     """
     xp = xp_of(dy, y)
-    check_dy("tanh backward", dy, y.shape, y)
+    check_dy("tanh backward", dy, y.shape, y.dtype)
     slope = xp.multiply(y, y)
     slope *= y.dtype.type(-b / a)
     slope += y.dtype.type(a * b)
@@ -77,7 +77,7 @@ def logistic_forward(x, out=None):
 def logistic_backward(dy, y, out=None):
     """dx = dy y (1 - y)."""
     xp = xp_of(dy, y)
-    check_dy("logistic backward", dy, y.shape, y)
+    check_dy("logistic backward", dy, y.shape, y.dtype)
     slope = xp.multiply(y, y)
     xp.subtract(y, slope, out=slope)
     return xp.multiply(dy, slope, out=out if out is not None else slope)

@@ -52,7 +52,7 @@ from tinyalex.errors import ArgumentError
 from tinyalex.ops import winograd
 from tinyalex.ops.activation import Activation
 from tinyalex.ops.cuda import conv as cuda
-from tinyalex.ops.winograd import real_windows
+from tinyalex.ops.windows import real_windows
 
 BLOCK_BYTES = 1 << 23  # strips of one block of output rows
 MAPS_BYTES = 1 << 20  # of the gradient, on its way through the neuron
@@ -209,7 +209,7 @@ def conv2d_backward(dy, cache, need_dx=True):
     _, H, W, N = x.shape
     OH = output_size(H, KH, stride, *pads[:2])
     OW = output_size(W, KW, stride, *pads[2:])
-    check_dy("conv2d backward", dy, (F, OH, OW, N), x)
+    check_dy("conv2d backward", dy, (F, OH, OW, N), x.dtype)
     if xp is not np:
         return cuda.conv2d_backward(dy, cache, need_dx)
     g_maps, db = _before_neuron(dy, y, activation)
@@ -316,11 +316,9 @@ def _overlap(maps, strips, first, stride, left):
     rows = slice(start, max(start, min(H, first + len(strips))))
     by_row = maps.swapaxes(0, 1)[rows]  # (rows, C, W, N)
     for q in range(strips.shape[2]):
-        js = real_windows(W, strips.shape[3], q - left, stride)
+        js, pixels = real_windows(W, strips.shape[3], q - left, stride)
         if js.start < js.stop:
-            start = js.start * stride + q - left
-            pixels = by_row[:, :, start : start + (js.stop - js.start - 1) * stride + 1 : stride]
-            yield pixels, strips[rows.start - first : rows.stop - first, :, q, js]
+            yield by_row[:, :, pixels], strips[rows.start - first : rows.stop - first, :, q, js]
 
 
 def _zero_outside(strips, x, first, stride, left):
@@ -329,6 +327,6 @@ def _zero_outside(strips, x, first, stride, left):
     strips[: max(0, -first)] = 0
     strips[max(0, H - first) :] = 0
     for q in range(strips.shape[2]):
-        js = real_windows(W, strips.shape[3], q - left, stride)
+        js, _ = real_windows(W, strips.shape[3], q - left, stride)
         strips[:, :, q, : js.start] = 0
         strips[:, :, q, js.stop :] = 0

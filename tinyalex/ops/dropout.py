@@ -34,11 +34,12 @@ def dropout_mask(rng, shape, keep=0.5, xp=np, first=0):
 
 
 class DropoutCache(NamedTuple):
-    """What backward needs: the mask (None at test), the factor that scales what is kept, and x's shape."""
+    """What backward needs: the mask (None at test), the factor of what is kept, x's shape and dtype."""
 
     mask: object
     scale: float
     shape: tuple
+    dtype: object
 
 
 def dropout_forward(x, mask, keep=0.5, train=True, inverted=False):
@@ -55,15 +56,15 @@ def dropout_forward(x, mask, keep=0.5, train=True, inverted=False):
             f"dropout: expected a mask of shape {x.shape}, found {None if mask is None else mask.shape}"
         )
     scale = (1 / keep if inverted else 1.0) if train else (1.0 if inverted else keep)
-    cache = DropoutCache(mask if train else None, scale, x.shape)
+    cache = DropoutCache(mask if train else None, scale, x.shape, x.dtype)
     return dropout_backward(x, cache), cache
 
 
 def dropout_backward(dy, cache):
     """dx = dy · mask · scale: the operation is linear and diagonal, so its own backward."""
-    mask, scale, shape = cache
-    check_dy("dropout backward", dy, shape, dy)
-    factor = dy.dtype.type(scale)
+    mask, scale, shape, dtype = cache
+    check_dy("dropout backward", dy, shape, dtype)
+    factor = dtype.type(scale)
     if mask is None:
         return dy * factor
     if xp_of(dy, mask) is not np:

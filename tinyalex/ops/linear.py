@@ -46,14 +46,14 @@ def linear_forward(x, w, b, activation=None):
     return y, LinearCache(x, w, y if activation else None, activation)
 
 
-def linear_backward(dy, cache, need_dx=True):
-    """Return (dx, dw, db) of linear_forward, each shaped like its variable; dx None if not needed."""
+def linear_backward(dy, cache):
+    """Return (dx, dw, db) of linear_forward, each shaped like its variable."""
     x, w, y, activation = cache
     xp = xp_of(dy, x)
-    check_dy("linear backward", dy, (len(w), x.shape[1]), x)
+    check_dy("linear backward", dy, (len(w), x.shape[1]), x.dtype)
     g = activation.backward(dy, y) if activation else dy
     if xp is not np:
-        return cuda.linear_backward(g, x, w, need_dx)
-    dx = xp.matmul(w.T, g, out=empty(xp, x.shape, x.dtype)) if need_dx else None
+        return cuda.linear_backward(g, x, w)
+    dx = xp.matmul(w.T, g, out=empty(xp, x.shape, x.dtype))
     dw = xp.matmul(g, x.T, out=empty(xp, w.shape, w.dtype))
     return dx, dw, g.sum(axis=1)

@@ -127,7 +127,7 @@ def lrn_backward(dy, cache):
     """dx_i = g_i s_i^−β − 2 a β x_i Σ_{j: i ∈ win(j)} g_j x_j s_j^(−β−1)."""
     x, s, n, a, beta, groups = cache
     xp = xp_of(dy, x)
-    check_dy("lrn backward", dy, x.shape, x)
+    check_dy("lrn backward", dy, x.shape, x.dtype)
     if xp is not np:
         return cuda.lrn_backward(dy, cache)
     dx = empty(xp, x.shape, x.dtype)
@@ -171,7 +171,7 @@ def same_map_norm_backward(dy, cache):
     """As lrn_backward, with the n×n window in place of the channels'."""
     x, s, n, a, beta, _ = cache
     xp = xp_of(dy, x)
-    check_dy("same_map_norm backward", dy, x.shape, x)
+    check_dy("same_map_norm backward", dy, x.shape, x.dtype)
     if xp is not np:
         return cuda.same_map_norm_backward(dy, cache)
     dx = empty(xp, x.shape, x.dtype)

@@ -23,6 +23,7 @@ from tinyalex.devices import check_dy, empty, same_dtype, xp_of, zeros
 from tinyalex.errors import ArgumentError
 from tinyalex.ops.conv import four_pads, output_size
 from tinyalex.ops.cuda import pool as cuda
+from tinyalex.ops.windows import real_windows
 
 BLOCK_BYTES = 1 << 21  # of input handled at a time, whole channels: smaller, and the ranks wait for the GIL
 
@@ -40,22 +41,31 @@ def pooled_size(size, z, s, before, after, ceil=True, what="pool"):
 def _covered(size, z, s, before, out):
     """For each offset p in the window: (windows o, pixels o·s + p − before) that are real, as slices."""
     for p in range(z):
-        first = max(0, -((p - before) // s))  # smallest o with o·s + p − before ≥ 0
-        last = min(out, (size - 1 + before - p) // s + 1)
-        start = first * s + p - before
-        if first < last:
-            yield slice(first, last), slice(start, start + (last - first - 1) * s + 1, s)
+        windows, pixels = real_windows(size, out, p - before, s)
+        if windows.start < windows.stop:
+            yield windows, pixels
 
 
 def _at(axis, index):
     return (slice(None),) * axis + (index,)
 
 
-class PoolCache(NamedTuple):
-    """What backward needs: the input, the output (of the average its shape alone), and the geometry."""
+class MaxPoolCache(NamedTuple):
+    """What backward needs: the input, the output, and the geometry."""
 
     x: object  # (C, H, W, N)
     y: object  # (C, OH, OW, N)
+    z: int
+    s: int
+    pads: tuple
+
+
+class AvgPoolCache(NamedTuple):
+    """What backward needs: no pixels, only what they were."""
+
+    x_shape: tuple
+    y_shape: tuple
+    dtype: object  # of x
     z: int
     s: int
     pads: tuple
@@ -87,7 +97,7 @@ def max_pool_forward(x, z, s, pad=0, ceil=True):
     for cs in _channel_blocks(x):
         t = _max_along(2, x[cs], z, s, pads[2], OW)
         _max_along(1, t, z, s, pads[0], OH, out=y[cs])
-    return y, PoolCache(x, y, z, s, pads)
+    return y, MaxPoolCache(x, y, z, s, pads)
 
 
 def _max_along(axis, x, z, s, before, size, out=None):
@@ -110,13 +120,13 @@ def max_pool_backward(dy, cache):
 
     The winner of a window is its largest pixel, the first in reading order among equals (PyTorch's
     rule; 2012's kernel gives each of them the whole gradient).  Taking the first column within each row
-    and then the first row is that order.
+    and then the first row is that order.  On the CPU an infinite dy leaves NaN (0·∞) in its whole window.
     """
     if isinstance(cache, cuda.MaxPoolCache):
         return cuda.max_pool_backward(dy, cache)
     x, y, z, s, pads = cache
     xp = xp_of(dy, x)
-    check_dy("max_pool backward", dy, y.shape, x)
+    check_dy("max_pool backward", dy, y.shape, x.dtype)
     dx = empty(xp, x.shape, x.dtype)
     for cs in _channel_blocks(x):
         t = _max_along(2, x[cs], z, s, pads[2], y.shape[2])
@@ -164,15 +174,16 @@ def avg_pool_forward(x, z, s, pad=0, ceil=True):
     same_dtype("avg_pool", x=x)
     pads, OH, OW = _geometry(x, z, s, pad, ceil)
     C, _, _, N = x.shape
+    cache = AvgPoolCache(x.shape, (C, OH, OW, N), x.dtype, z, s, pads)
     if xp is not np:
-        return cuda.avg_pool_forward(x, (OH, OW), z, s, pads), PoolCache(x, (C, OH, OW, N), z, s, pads)
-    y = empty(xp, (C, OH, OW, N), x.dtype)
-    share = _shares(x, z, s, pads, OH, OW)
+        return cuda.avg_pool_forward(x, (OH, OW), z, s, pads), cache
+    y = empty(xp, cache.y_shape, x.dtype)
+    share = _shares(cache)
     for cs in _channel_blocks(x):
         t = _sum_along(2, x[cs], z, s, pads[2], OW)
         _sum_along(1, t, z, s, pads[0], OH, out=y[cs])
         y[cs] *= share
-    return y, PoolCache(x, y.shape, z, s, pads)
+    return y, cache
 
 
 def _sum_along(axis, x, z, s, before, size, out=None):
@@ -185,27 +196,28 @@ def _sum_along(axis, x, z, s, before, size, out=None):
     return out
 
 
-def _shares(x, z, s, pads, OH, OW):
+def _shares(cache):
     """1 / the number of real pixels in each window, (OH, OW, 1)."""
+    (_, H, W, _), (_, OH, OW, _), dtype, z, s, pads = cache
     counts = [
         [sum(o in range(w.start, w.stop) for w, _ in _covered(size, z, s, before, out)) for o in range(out)]
-        for size, before, out in ((x.shape[1], pads[0], OH), (x.shape[2], pads[2], OW))
+        for size, before, out in ((H, pads[0], OH), (W, pads[2], OW))
     ]
-    rows, columns = (1 / xp_of(x).asarray(c, x.dtype) for c in counts)
+    rows, columns = (1 / np.asarray(c, dtype) for c in counts)
     return rows[:, None, None] * columns[:, None]
 
 
 def avg_pool_backward(dy, cache):
     """dx[u] = Σ of dy[o] / (real pixels in o) over the windows o that cover u."""
-    x, (C, OH, OW, N), z, s, pads = cache
-    xp = xp_of(dy, x)
-    check_dy("avg_pool backward", dy, (C, OH, OW, N), x)
+    x_shape, y_shape, dtype, z, s, pads = cache
+    xp = xp_of(dy)
+    check_dy("avg_pool backward", dy, y_shape, dtype)
     if xp is not np:
-        return cuda.avg_pool_backward(dy, x.shape, z, s, pads)
-    dx = zeros(xp, x.shape, x.dtype)
-    share = _shares(x, z, s, pads, OH, OW)
-    for cs in _channel_blocks(x):
-        dt = zeros(xp, (*x[cs].shape[:2], OW, N), x.dtype)
+        return cuda.avg_pool_backward(dy, x_shape, z, s, pads)
+    dx = zeros(xp, x_shape, dtype)
+    share = _shares(cache)
+    for cs in _channel_blocks(dx):
+        dt = zeros(xp, (*dx[cs].shape[:2], *y_shape[2:]), dtype)
         _spread_along(1, dy[cs] * share, z, s, pads[0], dt)
         _spread_along(2, dt, z, s, pads[2], dx[cs])
     return dx

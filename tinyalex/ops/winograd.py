@@ -42,10 +42,11 @@ import math
 import numpy as np
 
 from tinyalex.devices import empty, zeros
+from tinyalex.ops.windows import real_windows
 
 SIDE = 4  # outputs of a tile, in each direction
-# The positive points, for k = 3 and 5: simple numbers chosen for small rounding errors (in float32 about ten
-# times those of the plain sum: 3e-6 and 6e-6 of the largest output).
+# The positive points, for k = 3 and 5: simple numbers chosen for small rounding errors.  Measured in float32,
+# of the largest output: 2.2e-6 (k = 3, 96 channels to 64, 13×13), 7.1e-6 (k = 5, 48 channels to 64, 27×27).
 POINTS = {3: (0.75, 1.5), 5: (0.5, 1.0, 2.0)}
 LEAST = 15  # C·F / (C + F), from which on fewer products pay for the transforms
 PRODUCTS_BYTES = 32 << 20  # of the operands and results of one block of tiles
@@ -219,28 +220,15 @@ def _copy_patch(x, row, column, patch):
     _, H, W, _ = x.shape
     _, _, height, _, width, _ = patch.shape
     for i in range(SIDE):
-        rows, there_rows = _every(H, height, row + i)
+        rows, there_rows = real_windows(H, height, row + i, SIDE)
         for j in range(SIDE):
-            columns, there_columns = _every(W, width, column + j)
+            columns, there_columns = real_windows(W, width, column + j, SIDE)
             part = patch[:, i, :, j]
             part[:, : rows.start] = 0
             part[:, rows.stop :] = 0
             part[:, rows, : columns.start] = 0
             part[:, rows, columns.stop :] = 0
             part[:, rows, columns] = x[:, there_rows, there_columns]
-
-
-def _every(size, count, first):
-    """Of `count` pixels first, first + 4, …: which are in 0 … size−1, and where those are, as slices."""
-    real = real_windows(size, count, first, SIDE)
-    start = first + SIDE * real.start
-    return real, slice(start, start + SIDE * (real.stop - real.start), SIDE)
-
-
-def real_windows(size, windows, offset, stride):
-    """The windows j for which pixel j·stride + offset is inside 0 … size−1, as a slice."""
-    first = max(0, -(offset // stride))
-    return slice(first, max(first, min(windows, (size - 1 - offset) // stride + 1)))
 
 
 def _chunks(count, nbytes):

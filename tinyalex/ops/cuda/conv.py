@@ -5,6 +5,7 @@ that memory does not grow with the picture.  Rows of columns are in the order c,
 """
 
 from tinyalex.devices import empty, xp_of, zeros
+from tinyalex.ops.activation import relu
 from tinyalex.ops.cuda.launch import launch, matmul
 
 BLOCK_BYTES = 1 << 27  # of columns: not yet tuned on hardware
@@ -15,9 +16,9 @@ def conv2d_forward(y, b, cache):
     w, groups, activation = cache.w, cache.groups, cache.activation
     xp = xp_of(y, b, w)
     weights = xp.ascontiguousarray(w).reshape(groups, len(w) // groups, -1)
-    for g, fs, start, columns, _ in _blocks(cache, y.shape):
-        bias(matmul(weights[g], columns), b[fs], y[fs], start, is_relu(activation))
-    if activation and not is_relu(activation):
+    for g, fs, start, columns, *_ in _blocks(cache, y.shape):
+        bias(matmul(weights[g], columns), b[fs], y[fs], start, activation)
+    if activation and activation is not relu:
         activation.forward(y, out=y)
 
 
@@ -28,40 +29,39 @@ def conv2d_backward(dy, cache, need_dx):
     F, CG, KH, KW = w.shape
     _, H, W, N = x.shape
     OW = dy.shape[2]
-    g_maps = dy if not activation or is_relu(activation) else activation.backward(dy, y)
+    through_relu = activation is relu
+    g_maps = dy if not activation or through_relu else activation.backward(dy, y)
     g_maps = xp.ascontiguousarray(g_maps)
-    outputs = y if is_relu(activation) else g_maps  # whose sign ReLU's backward looks at
+    outputs = y if through_relu else g_maps  # whose sign ReLU's backward looks at
     weights = xp.ascontiguousarray(w).reshape(groups, F // groups, -1)
     dweights, db = zeros(xp, weights.shape, w.dtype), zeros(xp, (F,), w.dtype)
     dx = empty(xp, x.shape, x.dtype) if need_dx else None
-    for g, fs, start, columns, rows in _blocks(cache, dy.shape):
+    for g, fs, start, columns, rows, new in _blocks(cache, dy.shape):
         width = columns.shape[1]
         block = empty(xp, (F // groups, width), dy.dtype)
         launch(
             "bias.relu_backward", (width, len(block)), g_maps[fs], outputs[fs], block,
-            width, g_maps[0].size, start, is_relu(activation),
+            width, g_maps[0].size, start, through_relu, nbytes=(3 if through_relu else 2) * block.nbytes,
         )  # fmt: skip
         for total, more in ((db[fs], block.sum(axis=1)), (dweights[g], matmul(block, columns.T))):
             total += more
         if not need_dx:
             continue
         matmul(weights[g].T, block, out=columns)  # they have been read: their memory is free
-        # Set what no earlier block has begun, up to the last pixel that this one's windows cover.
-        top = pads[0]
-        begun = 0 if rows.start == 0 else min(H, max(0, (rows.start - 1) * stride + KH - top))
-        first = min(begun, max(0, rows.start * stride - top))
-        end = H if rows.stop == dy.shape[1] else min(H, max(0, (rows.stop - 1) * stride + KH - top))
+        first = min(new.start, max(0, rows.start * stride - pads[0]))  # this block adds from here, then sets
         launch(
-            "conv.col2im", (W * N, end - first, CG), columns, dx[g * CG : (g + 1) * CG],
-            H, W, N, KH, KW, OW, stride, top, pads[2], rows.start, len(rows), first, begun,
+            "conv.col2im", (W * N, new.stop - first, CG), columns, dx[g * CG : (g + 1) * CG],
+            H, W, N, KH, KW, OW, stride, pads[0], pads[2], rows.start, len(rows), first, new.start,
+            nbytes=columns.nbytes + CG * len(new) * W * N * x.itemsize,
         )  # fmt: skip
     return dx, dweights.reshape(w.shape), db
 
 
 def _blocks(cache, shape):
-    """Yield (group, its filters, first column of y's rows, columns, output rows), block by block.
+    """Yield each block's (group, its filters, first column of y's rows, columns, output rows, new rows of x).
 
-    shape: y's, (F,OH,OW,N).  The columns' buffer is used again for the next block.
+    shape: y's, (F,OH,OW,N).  New are the rows of pixels that no earlier block of the group has reached, up to
+    the last that this one's windows cover.  The columns' buffer is used again for the next block.
     """
     x, w, _, stride, pads, groups, _ = cache
     xp = xp_of(x)
@@ -73,23 +73,26 @@ def _blocks(cache, shape):
     step = min(OH, max(1, BLOCK_BYTES // max(1, height * width * x.itemsize)))
     buffer = empty(xp, (height * step * width,), x.dtype)
     for g in range(groups):
+        reached = 0
         for first in range(0, OH, step):
             rows = range(first, min(first + step, OH))
+            end = H if rows.stop == OH else min(H, max(0, (rows.stop - 1) * stride + KH - pads[0]))
+            new = range(reached, end)
+            reached = end
             columns = buffer[: height * len(rows) * width].reshape(height, len(rows) * width)
             launch(
                 "conv.im2col", (width, len(rows), height), x[g * CG : (g + 1) * CG], columns,
                 H, W, N, KH, KW, OW, stride, pads[0], pads[2], first, len(rows),
+                nbytes=columns.nbytes + CG * len(new) * W * N * x.itemsize,
             )  # fmt: skip
-            yield g, slice(g * F // groups, (g + 1) * F // groups), first * width, columns, rows
+            yield g, slice(g * F // groups, (g + 1) * F // groups), first * width, columns, rows, new
 
 
-def bias(block, b, maps, start, relu):
-    """maps[f, start:] = block[f] + b[f], through ReLU if asked.  block (F,columns), maps (F,…)."""
+def bias(block, b, maps, start, activation):
+    """maps[f, start:] = block[f] + b[f], through the neuron if it is ReLU.  block (F,columns), maps (F,…)."""
     F, columns = block.shape
     b = xp_of(b).ascontiguousarray(b)
-    launch("bias.bias_relu", (columns, F), block, b, maps, columns, maps[0].size, start, relu)
-
-
-def is_relu(activation):
-    """Whether the neuron is ReLU, which the kernels apply on the way; others are array calls."""
-    return activation is not None and activation.name == "relu"
+    launch(
+        "bias.bias_relu", (columns, F), block, b, maps, columns, maps[0].size, start, activation is relu,
+        nbytes=2 * block.nbytes + b.nbytes,
+    )  # fmt: skip

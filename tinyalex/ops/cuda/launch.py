@@ -14,13 +14,14 @@ BLOCK = 256  # threads in a block
 SOURCES = sorted(Path(__file__).parent.glob("*.cu"))
 
 
-def launch(kernel, threads, *args):
+def launch(kernel, threads, *args, nbytes=None):
     """Run the kernel "file.function" with a thread for each of ``threads``: (x,), (x, y) or (x, y, z).
 
     args: what the kernel takes, an array first.  Arrays must be C-contiguous.  Python ints are passed as int,
     floats as REAL, which is the first array's dtype (float for one that is not of floats); NumPy scalars as
-    they are.  Returns at once: the device is not waited for.  Raises DeviceError for an array that is not on
-    the current device, which CuPy would not notice.
+    they are.  nbytes: the least that this launch must move, for `timed`; by default what the arrays hold.
+    Returns at once: the device is not waited for.  Raises DeviceError for an array that is not on the current
+    device, which CuPy would not notice.
     """
     xp, dtype = xp_of(args[0]), args[0].dtype
     real = dtype.type if dtype.kind == "f" else np.float32
@@ -28,21 +29,22 @@ def launch(kernel, threads, *args):
     if not x * y * z:
         return
     device = xp.cuda.runtime.getDevice()
-    elsewhere = {a.device.id for a in args if isinstance(a, xp.ndarray)} - {device}
+    arrays = [a for a in args if isinstance(a, xp.ndarray)]
+    elsewhere = {a.device.id for a in arrays} - {device}
     if elsewhere:
         raise DeviceError(f"{kernel}: expected arrays on cuda:{device}, found some on cuda:{min(elsewhere)}")
     function = _function(xp, device, kernel, real)
     types = {int: np.int32, bool: np.int32, float: real}
     args = tuple(types[type(a)](a) if type(a) in types else a for a in args)
     block = min(BLOCK, -(-x // 32) * 32)
-    with _clocked(xp, kernel, arrays=[a for a in args if isinstance(a, xp.ndarray)]):
+    with _clocked(xp, kernel, nbytes=sum(a.nbytes for a in arrays) if nbytes is None else nbytes):
         function((-(-x // block), y, z), (block,), args)
 
 
 def matmul(a, b, out=None):
     """The product of two matrices, by cuBLAS.  out: C-contiguous."""
     xp = xp_of(a, b)
-    with _clocked(xp, "matmul", 2 * a.shape[0] * a.shape[1] * b.shape[1]):
+    with _clocked(xp, "matmul", flop=2 * a.shape[0] * a.shape[1] * b.shape[1]):
         return xp.matmul(a, b, out=out)
 
 
@@ -53,8 +55,7 @@ _clock = threading.local()
 def timed():
     """Yield a list that gets (kernel, bytes, FLOP, event before, event after) of each launch of this thread.
 
-    The bytes are those of the arrays that the kernel is given, each once: what it must move, if it does not
-    read and write the same array.
+    The bytes are the least that the launch must move, counted as `traffic` does; 0 for a matrix product.
     """
     _clock.events = []
     try:
@@ -64,7 +65,7 @@ def timed():
 
 
 @contextlib.contextmanager
-def _clocked(xp, kernel, flop=0, arrays=()):
+def _clocked(xp, kernel, nbytes=0, flop=0):
     if not hasattr(_clock, "events"):
         yield
         return
@@ -72,7 +73,7 @@ def _clocked(xp, kernel, flop=0, arrays=()):
     start.record()
     yield
     end.record()
-    _clock.events.append((kernel, sum(a.nbytes for a in arrays), flop, start, end))
+    _clock.events.append((kernel, nbytes, flop, start, end))
 
 
 @functools.cache

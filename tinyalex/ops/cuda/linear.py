@@ -1,7 +1,8 @@
 """The fully connected layer on the GPU: cuBLAS, then bias and ReLU in place."""
 
 from tinyalex.devices import empty, xp_of
-from tinyalex.ops.cuda.conv import bias, is_relu
+from tinyalex.ops.activation import relu
+from tinyalex.ops.cuda.conv import bias
 from tinyalex.ops.cuda.launch import matmul
 
 
@@ -9,12 +10,12 @@ def linear_forward(x, w, b, activation):
     """Return activation(W x + b); the arguments have been checked."""
     xp = xp_of(x, w, b)
     y = matmul(w, x, out=empty(xp, (len(w), x.shape[1]), x.dtype))
-    bias(y, b, y, 0, is_relu(activation))
-    if activation and not is_relu(activation):
+    bias(y, b, y, 0, activation)
+    if activation and activation is not relu:
         activation.forward(y, out=y)
     return y
 
 
-def linear_backward(g, x, w, need_dx):
+def linear_backward(g, x, w):
     """Return (dx, dw, db); g is the gradient before the neuron."""
-    return matmul(w.T, g) if need_dx else None, matmul(g, x.T), g.sum(axis=1)
+    return matmul(w.T, g), matmul(g, x.T), g.sum(axis=1)

@@ -37,8 +37,8 @@ def max_pool_backward(dy, cache):
     """Return dx."""
     winner, x_shape, dtype, z, s, pads = cache
     xp = xp_of(dy, winner)
+    check_dy("max_pool backward", dy, winner.shape, dtype)
     dx = empty(xp, x_shape, dtype)
-    check_dy("max_pool backward", dy, winner.shape, dx)
     C, H, W, N = x_shape
     _, OH, OW, _ = winner.shape
     launch(

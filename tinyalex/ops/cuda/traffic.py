@@ -1,15 +1,16 @@
 """The least bytes that each kernel must move in a training step, in float32: its bound, whatever the code.
 
 The rule is that of the headers in the .cu files: what a kernel reads counts once (what neighbouring threads
-read again comes from the cache), what it writes counts once.  Matrix products are not in it: they are bound
-by arithmetic, and counted in multiply-adds.
+read again comes from the cache), what it writes counts once.  A convolution is counted as one block: rows of
+x that two of them read do not count twice.  Matrix products are not in it: they are bound by arithmetic, and
+counted in multiply-adds.
 """
 
 import math
 from typing import NamedTuple
 
 from tinyalex.nn import LRN, AvgPool, Conv2d, Dropout, Linear, MaxPool, SameMapNorm
-from tinyalex.ops.cuda.conv import is_relu
+from tinyalex.ops.activation import relu
 from tinyalex.ops.cuda.softmax import HEIGHT
 
 
@@ -33,11 +34,10 @@ def _kernels(layer, x, y, y_shape):
     if isinstance(layer, Conv2d):
         F, CG, KH, KW = layer.params["w"].shape
         columns = layer.geometry[2] * CG * KH * KW * y // F
-        relu = is_relu(layer.geometry[3])
         return [
             ("forward", "im2col", 4 * (x + columns)),
             ("forward", "bias_relu", 4 * (2 * y + F)),
-            ("backward", "relu_backward", 4 * (3 if relu else 2) * y),
+            ("backward", "relu_backward", 4 * (3 if layer.geometry[3] is relu else 2) * y),
             ("backward", "im2col", 4 * (x + columns)),
         ] + [("backward", "col2im", 4 * (x + columns))] * layer.need_dx
     if isinstance(layer, Linear):
