@@ -400,6 +400,8 @@ REFUSED = [  # the command, and a part of the line
     (("describe", "--devices", "cpu:0,cpu:1,cpu:2"), "not on 3"),
     (("describe", "--size", "20"), "20"),
     (("relu-vs-tanh", "--data", "shapes", "--full"), "--full"),
+    (("bench", "cifar4", "--neuron", "foo"), "--neuron: expected one of relu"),
+    (("bench", "--preset", "code2012", "--vs", "torch"), "--vs torch: "),
 ]
 
 

@@ -80,7 +80,7 @@ def test_the_state_is_all_that_a_resumed_schedule_needs(taken):
 
 # ---- lists of changes --------------------------------------------------------------------------------
 
-LOG_145 = [  # layer-params-145.cfg: epoch, epsW, conv1's epsW, conv1's epsB, colour noise
+LOG_145 = [  # layer-params-145-2010.cfg: epoch, epsW, conv1's epsW, conv1's epsB, colour noise
     (0, 1e-2, 1e-2, 0.02, 0.1), (22, 1e-2, 1e-2, 0.02, 0.1),
     (23, 1e-3, 1e-3, 0.02, 0.1), (50, 1e-3, 1e-3, 0.02, 0.1),
     (51, 1e-4, 1e-4, 0.02, 0.1), (67, 1e-4, 1e-4, 0.02, 0.1),

@@ -67,9 +67,9 @@ def layers_of(what, network, neuron, comm, rng):
         x, _ = outline(layer, x)
 
 
-def check(what, network, against, device):
+def check(what, network, neuron, against, device):
     """Raise the error of a name that is neither a network nor a layer, or of PyTorch that cannot do it."""
-    layers, _ = layers_of(what, network, "relu", Comm(Device("cpu:0")), BlankWeights())
+    layers, _ = layers_of(what, network, neuron, Comm(Device("cpu:0")), BlankWeights())
     if against not in (None, "torch", "torch-tuned"):
         raise ArgumentError(f"--vs: expected torch or torch-tuned, found {against!r}")
     if against and not find_spec("torch"):

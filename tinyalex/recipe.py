@@ -29,9 +29,10 @@ class Recipe(NamedTuple):
         ("set epsw to …"), and layer-params-145.cfg, as left at the end, has epsW 1e-5 beside epsB .02.  (In
         layer-params-145-2010.cfg epsB is .002; when it was lowered is not recorded.)  Caffe drops both.
     schedule (6, 11): None divides the rate by 10 when the validation error has stopped improving, three times
-        (section 5: by hand; here: no new best in `patience` epochs).  The code's log (layer-params-145.cfg,
-        2010 data) is a list of changes, in which conv1's weights are slowed, then conv1 is frozen, and the
-        colour noise ends, for the last 25 epochs; of these the paper says nothing.
+        (section 5: by hand; here: no new best in `patience` epochs).  The code's log (at the end of
+        layer-params-145-2010.cfg; in layer-params-145.cfg the same with epochs 25, 51, 67, 72, 79) is a list
+        of changes, in which conv1's weights are slowed, then conv1 is frozen, and the colour noise ends, for
+        the last 25 epochs; of these the paper says nothing.
     pictures (7, 8): reading of the colour noise and sharing of crops, see `augment.Recipe`.
     """
 

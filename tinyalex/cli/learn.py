@@ -147,7 +147,7 @@ def bench(
         chosen = device_names.parse(devices or "cpu", batch)
     else:
         chosen = device_names.parse(devices_for_network(devices, network))
-    benchmark.check(what, network, vs, chosen[0])
+    benchmark.check(what, network, neuron, vs, chosen[0])
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=error_console
     ) as bar:
