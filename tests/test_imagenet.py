@@ -478,9 +478,10 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tmp_path):
     rng, partial = np.random.default_rng(0), []
     for shards in (0, 1, 5, 10):  # of 16
         process = start(tmp_path / "dst")
-        while finished() < shards and process.poll() is None:
+        while not ((tmp_path / "dst" / "plan.json").exists() and finished() >= shards):
+            assert process.poll() is None
             time.sleep(0.01)
-        time.sleep(rng.uniform(0, 0.1 if shards else 0.8))
+        time.sleep(rng.uniform(0, 0.1))
         process.send_signal(signal.SIGKILL)
         process.wait()
         deadline = time.monotonic() + 5
@@ -500,7 +501,8 @@ def test_finished_shards_are_not_made_again(source, prepared, tmp_path):
     assert preparing._begin(dst, preparing._plan(splits, 32, 5, 0))
     for job in preparing._jobs(dst, "train", splits["train"], 32, 5)[:2]:
         preparing._write_shard(job)
-    (dst / "parts" / "train-002.npy.77.tmp").write_bytes(b"half")
+    (dst / "train-002.npy.77.part").write_bytes(b"half")
+    (dst / "plan.json.77.part").write_bytes(b"half")
     times = {p: p.stat().st_mtime_ns for p in dst.glob("train-*.npy")}
     assert len(times) == 2
     prepare(source, dst, shard_size=5)

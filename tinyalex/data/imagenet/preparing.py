@@ -27,6 +27,7 @@ from tinyalex.data.imagenet import shards
 from tinyalex.data.imagenet.shards import FORMAT, VERSION
 from tinyalex.data.imagenet.sources import Entry, classes_of, few, find_pictures
 from tinyalex.errors import ArgumentError, DataError
+from tinyalex.files import replacing, sweep, write_array, write_bytes, write_text
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")  # Pillow knows more: PostScript runs programs
 
@@ -153,10 +154,10 @@ def _begin(dst, plan):
     dst.mkdir(parents=True, exist_ok=True)
     begun, made = dst / "plan.json", dst / "index.json"
     if not begun.exists() and not made.exists():
-        others = sorted(p.name for p in dst.iterdir() if not p.match("plan.json.*.tmp"))
+        others = sorted(p.name for p in dst.iterdir() if not p.match("plan.json.*.part"))
         if others:
             raise DataError(f"{dst}: expected an empty folder or one begun by prepare, found {few(others)}")
-        _write(begun, json.dumps(plan, indent=1).encode())
+        write_text(begun, json.dumps(plan, indent=1))
     try:
         earlier = json.loads(begun.read_text()) if begun.exists() else json.loads(made.read_text())["plan"]
         differ = [
@@ -170,8 +171,8 @@ def _begin(dst, plan):
             "(listing: the order, names, classes and sizes of the pictures)"
         )
     (dst / "parts").mkdir(exist_ok=True)
-    for leftover in [*dst.glob("*.tmp"), *dst.glob("parts/*.tmp")]:  # of a killed run
-        leftover.unlink()
+    sweep(dst)
+    sweep(dst / "parts")
     return not made.exists()
 
 
@@ -233,7 +234,7 @@ def _run(dst, jobs, workers, progress):
 def _bytes_in_work(dst):
     """The size of all unfinished shards."""
     try:
-        return sum(path.stat().st_size for path in dst.glob("parts/*.npy.*.tmp"))
+        return sum(path.stat().st_size for path in dst.glob("*.npy.*.part"))
     except FileNotFoundError:  # just finished
         return 0
 
@@ -255,14 +256,12 @@ def _start_worker(alive):
 def _write_shard(job):
     """Write a shard's pictures, then job.stem.npz with what the finish needs: with it the shard is done.
 
-    The pixels go to a file of another name, which takes the shard's name when it is on the disk. Nothing but
-    one picture and the sums is held in memory.
+    Nothing but one picture and the sums is held in memory.
     """
     shard = _shard_path(job)
     total, cross = np.zeros((3, job.size, job.size), np.int64), np.zeros((3, 3), np.int64)
     labels, unreadable, digest = [], [], hashlib.sha256()
-    temporary = f"{job.stem}.npy.{os.getpid()}.tmp"
-    with Path(temporary).open("wb") as file:
+    with replacing(shard) as file:
         _write_header(file, len(job.entries), job.size)
         for entry, label in zip(job.entries, job.labels, strict=True):
             try:
@@ -285,20 +284,15 @@ def _write_shard(job):
             )
         file.seek(0)
         _write_header(file, len(labels), job.size)  # as long as before: NumPy leaves room for the count
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, shard)
-
-    sums = io.BytesIO()
-    np.savez(
-        sums,
-        labels=np.array(labels, np.int32),
-        total=total,
-        cross=cross,
-        unreadable=np.array(unreadable, str),
-        sha256=np.array(digest.hexdigest()),
-    )
-    _write(Path(job.stem + ".npz"), sums.getvalue())
+    with replacing(job.stem + ".npz") as file:
+        np.savez(
+            file,
+            labels=np.array(labels, np.int32),
+            total=total,
+            cross=cross,
+            unreadable=np.array(unreadable, str),
+            sha256=np.array(digest.hexdigest()),
+        )
 
 
 def _write_header(file, count, size):
@@ -328,15 +322,13 @@ def _finish(dst, plan, jobs):
                 for job, part in zip(some, parts, strict=True)
             ],
         }
-        _write_array(dst / f"{split}-labels.npy", labels)
+        write_array(dst / f"{split}-labels.npy", labels)
     mean, covariance = augment.mean_and_covariance(*(sums.get("train") or sums["val"]))
     eigenvalues, eigenvectors = augment.pca(covariance)
-    _write_array(dst / "mean.npy", mean)
+    write_array(dst / "mean.npy", mean)
     if unreadable:
-        _write(
-            dst / "unreadable.txt",
-            "".join(f"{line}\n" for line in sorted(unreadable)).encode("utf-8", "replace"),
-        )
+        lines = "".join(f"{line}\n" for line in sorted(unreadable))
+        write_bytes(dst / "unreadable.txt", lines.encode("utf-8", "replace"))
     index = {
         "format": FORMAT,
         "version": VERSION,
@@ -347,20 +339,4 @@ def _finish(dst, plan, jobs):
         "splits": splits,
         "plan": plan,
     }
-    _write(dst / "index.json", json.dumps(index, indent=1).encode())
-
-
-def _write_array(path, array):
-    data = io.BytesIO()
-    np.save(data, array)
-    _write(path, data.getvalue())
-
-
-def _write(path, data):
-    """The bytes of a small file, all or none of them, whenever the process ends."""
-    temporary = Path(f"{path}.{os.getpid()}.tmp")
-    with Path(temporary).open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_text(dst / "index.json", json.dumps(index, indent=1))
