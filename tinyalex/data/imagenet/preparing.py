@@ -25,8 +25,8 @@ from threadpoolctl import threadpool_limits
 from tinyalex.data import augment
 from tinyalex.data.imagenet import shards
 from tinyalex.data.imagenet.shards import FORMAT, VERSION
-from tinyalex.data.imagenet.sources import Entry, classes_of, few, find_pictures
-from tinyalex.errors import ArgumentError, DataError
+from tinyalex.data.imagenet.sources import Entry, classes_of, find_pictures
+from tinyalex.errors import ArgumentError, DataError, few
 from tinyalex.files import replacing, sweep, write_array, write_bytes, write_text
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")  # Pillow knows more: PostScript runs programs

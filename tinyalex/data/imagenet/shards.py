@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tinyalex.data.imagenet.sources import same_classes
-from tinyalex.errors import DataError
+from tinyalex.errors import DataError, few
 
 FORMAT, VERSION = "tinyalex pictures", 1
 
@@ -110,6 +109,16 @@ def open(folder, split="train"):  # the module's own: imagenet.open
         raise
     except Exception as error:  # JSON can hold nearly anything
         raise DataError(f"{path}: not an index written by prepare ({error!r})") from error
+
+
+def same_classes(where, train, val):
+    """DataError unless two splits have the same classes, given in order."""
+    missing, unknown = sorted(set(train) - set(val)), sorted(set(val) - set(train))
+    if train != val:
+        raise DataError(
+            f"{where}: train and val should have the same classes, but val lacks {few(missing)} "
+            f"and adds {few(unknown)}"
+        )
 
 
 def _map(path, shape, dtype):

@@ -5,7 +5,8 @@ import tarfile
 from pathlib import Path
 from typing import NamedTuple
 
-from tinyalex.errors import DataError
+from tinyalex.data.imagenet.shards import same_classes
+from tinyalex.errors import DataError, few
 
 SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
 TRUTH = "ILSVRC2012_validation_ground_truth.txt"
@@ -168,19 +169,3 @@ def _text(path):
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: expected a text file: {error}") from error
-
-
-def same_classes(where, train, val):
-    missing, unknown = sorted(set(train) - set(val)), sorted(set(val) - set(train))
-    if train != val:
-        raise DataError(
-            f"{where}: train and val should have the same classes, but val lacks {few(missing)} "
-            f"and adds {few(unknown)}"
-        )
-
-
-def few(names):
-    """At most five names, in words."""
-    return (
-        ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") if names else "none"
-    )
