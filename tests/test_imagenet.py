@@ -19,6 +19,7 @@ from PIL import Image
 from tinyalex.data import augment, imagenet
 from tinyalex.data.imagenet import preparing, sources
 from tinyalex.data.loader import Loader
+from tinyalex.data.pictures import read_picture
 from tinyalex.errors import DataError
 
 SAMPLE = Path(__file__).parents[2] / "shared" / "data" / "imagenet-sample"
@@ -102,7 +103,7 @@ def test_shards_hold_each_picture_once_with_its_label(source, prepared):
         assert shards.classes == tuple(CLASSES)
         assert shards.labels.dtype == np.int64
         expected = {
-            imagenet.read_picture(p.read_bytes(), 32).tobytes(): CLASSES.index(p.parent.name)
+            read_picture(p.read_bytes(), 32).tobytes(): CLASSES.index(p.parent.name)
             for p in (source / split).glob("*/n*.JPEG")
         }
         got = {shards[i].tobytes(): shards.labels[i] for i in range(len(shards))}
@@ -184,7 +185,7 @@ def test_the_middle_of_a_picture_is_taken():
     stripes = np.zeros((100, 300), np.uint8)
     stripes[:, 100:200] = 255
     for pixels in (stripes, stripes.T):
-        got = imagenet.read_picture(encode(Image.fromarray(pixels), "PNG"), 64)
+        got = read_picture(encode(Image.fromarray(pixels), "PNG"), 64)
         assert got.shape == (3, 64, 64)
         assert got.dtype == np.uint8
         assert (got[:, 8:-8, 8:-8] == 255).all()
@@ -197,7 +198,7 @@ def test_shorter_side_to_256_then_centre_crop(width, height):
     1200 x 900 is decoded at half its size: still the same picture, to a few grey levels.
     """
     image = photo(1, width, height)
-    got = imagenet.read_picture(encode(image, "JPEG", quality=98))
+    got = read_picture(encode(image, "JPEG", quality=98))
     scale = 256 / min(width, height)
     steps = image.resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
     left, top = (steps.width - 256) // 2, (steps.height - 256) // 2
@@ -230,7 +231,7 @@ def test_grey_cmyk_palette_alpha_and_16_bit_pictures_become_rgb():
         (encode(rgb, "BMP"), (200, 100, 50)),
     ]
     for data, colour in cases:
-        got = imagenet.read_picture(data, 16)
+        got = read_picture(data, 16)
         assert got.shape == (3, 16, 16)
         np.testing.assert_allclose(got, np.broadcast_to(np.reshape(colour, (3, 1, 1)), got.shape), atol=3)
 
@@ -240,25 +241,25 @@ def test_exif_orientation_is_ignored():
     image = photo(2)
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
-    turned = imagenet.read_picture(encode(image, "JPEG", exif=exif), 32)
-    np.testing.assert_array_equal(turned, imagenet.read_picture(encode(image, "JPEG"), 32))
+    turned = read_picture(encode(image, "JPEG", exif=exif), 32)
+    np.testing.assert_array_equal(turned, read_picture(encode(image, "JPEG"), 32))
 
 
 def test_damaged_pictures_and_decompression_bombs_raise(monkeypatch):
     """Cut short, no picture at all, too many pixels, or pixels without a range."""
     data = encode(photo(3, 300, 200), "JPEG")
     with pytest.raises(OSError, match="truncated"):
-        imagenet.read_picture(data[: len(data) // 2])
+        read_picture(data[: len(data) // 2])
     with pytest.raises(PIL.UnidentifiedImageError):
-        imagenet.read_picture(data[200:])
+        read_picture(data[200:])
     with pytest.raises(ValueError, match="floating-point pixels"):
-        imagenet.read_picture(encode(Image.new("F", (9, 9)), "TIFF"))
+        read_picture(encode(Image.new("F", (9, 9)), "TIFF"))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 59_999)  # a warning of Pillow's: it refuses twice as many
     with pytest.raises(Image.DecompressionBombWarning, match="60000 pixels"):
-        imagenet.read_picture(data)
+        read_picture(data)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 29_999)
     with pytest.raises(Image.DecompressionBombError, match="60000 pixels"):
-        imagenet.read_picture(data)
+        read_picture(data)
 
 
 # --- sources --------------------------------------------------------------------------------------------
