@@ -431,6 +431,26 @@ def test_a_shard_of_mostly_unreadable_pictures_stops_the_run(tmp_path):
     assert prepare(src, dst) == ({"train": 6}, 3, 0)
 
 
+def test_a_file_that_cannot_be_read_stops_the_run_and_is_not_called_unreadable(tmp_path, monkeypatch):
+    """Gone or cut short since the pictures were listed; when it is back, the same call goes on."""
+    src, dst = folders(tmp_path / "src", 2), tmp_path / "dst"
+    listed = imagenet.find_pictures(src)
+    monkeypatch.setattr(preparing, "find_pictures", lambda _: listed)
+    path = src / "n02" / "n02_1.JPEG"
+    whole = path.read_bytes()
+    path.unlink()
+    on = r"\. The same command will go on from here"
+    gone = r"dst: .*n02_1\.JPEG: n02/n02_1\.JPEG cannot be read: No such file or directory"
+    with pytest.raises(DataError, match=gone + on):
+        prepare(src, dst)
+    path.write_bytes(whole[:-1])
+    short = rf"n02_1\.JPEG: expected {len(whole):,} bytes of .*, found {len(whole) - 1:,}"
+    with pytest.raises(DataError, match=short + on):
+        prepare(src, dst)
+    path.write_bytes(whole)
+    assert prepare(src, dst) == ({"train": 6}, 3, 0)
+
+
 def test_a_disk_that_is_too_small_is_noticed_first(source, tmp_path, monkeypatch):
     """27 pictures of 3 * 1000 * 1000 bytes."""
     usage = type("Usage", (), {"free": 1e6})

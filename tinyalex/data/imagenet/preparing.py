@@ -61,8 +61,8 @@ def prepare(src, dst, *, size=256, shard_size=None, seed=0, workers=None, progre
     "__main__".
 
     Raises DataError if dst was begun from other pictures or with other arguments, if it holds something else,
-    if the disk is too small, if more than half of a shard's pictures are unreadable, and as find_pictures
-    does.
+    if the disk is too small, if a file cannot be read or is shorter than when it was listed, if more than
+    half of a shard's pictures cannot be decoded, and as find_pictures does.
     """
     if size < 1 or (shard_size is not None and shard_size < 1):
         raise ArgumentError(f"size={size}, shard_size={shard_size}: expected at least 1")
@@ -184,7 +184,7 @@ def _run(dst, jobs, workers, progress):
                 bar.update(task, completed=total - left + _bytes_in_work(dst) // picture)
     except BaseException as error:
         ours.close()  # ends the workers that are still at it
-        if isinstance(error, (BrokenProcessPool, OSError)):
+        if isinstance(error, (BrokenProcessPool, OSError, DataError)):
             raise DataError(f"{dst}: {error}. The same command will go on from here") from error
         raise
     finally:
@@ -225,8 +225,9 @@ def _write_shard(job):
     with replacing(shard) as file:
         _write_header(file, len(job.entries), job.size)
         for entry, label in zip(job.entries, job.labels, strict=True):
+            data = entry.read()  # an error of the disk ends the run: it may be gone when the run goes on
             try:
-                picture = np.ascontiguousarray(read_picture(entry.read(), job.size))
+                picture = np.ascontiguousarray(read_picture(data, job.size))
             except MemoryError:
                 raise
             except Exception as error:  # whatever a decoder makes of a damaged file

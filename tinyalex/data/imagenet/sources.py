@@ -22,10 +22,19 @@ class Entry(NamedTuple):
     size: int
 
     def read(self):
-        """Return the bytes of the picture's file."""
-        with Path(self.path).open("rb") as file:
-            file.seek(self.offset)
-            return file.read(self.size)
+        """Return the bytes of the picture's file; DataError if they cannot be read or are too few."""
+        try:
+            with Path(self.path).open("rb") as file:
+                file.seek(self.offset)
+                data = file.read(self.size)
+        except OSError as error:
+            raise DataError(f"{self.path}: {self.name} cannot be read: {error.strerror}") from error
+        if len(data) != self.size:
+            raise DataError(
+                f"{self.path}: expected {self.size:,} bytes of {self.name}, as when the pictures were "
+                f"listed, found {len(data):,}"
+            )
+        return data
 
 
 def find_pictures(src):
