@@ -21,6 +21,7 @@ from tinyalex.data.imagenet import preparing, sources
 from tinyalex.data.loader import Loader
 from tinyalex.data.pictures import read_picture
 from tinyalex.errors import DataError
+from tinyalex.files import lock
 
 SAMPLE = Path(__file__).parents[2] / "shared" / "data" / "imagenet-sample"
 CLASSES = ["n01", "n02", "n03"]
@@ -148,7 +149,7 @@ def test_the_result_does_not_depend_on_the_workers_and_nothing_is_left_over(sour
     prepare(source, tmp_path / "three", shard_size=5, workers=3)
     assert hashes(tmp_path / "three") == hashes(prepared)
     shards = [f"train-00{k}.npy" for k in range(5)] + ["val-000.npy", "val-001.npy"]
-    others = ["index.json", "mean.npy", "train-labels.npy", "unreadable.txt", "val-labels.npy"]
+    others = ["index.json", "lock", "mean.npy", "train-labels.npy", "unreadable.txt", "val-labels.npy"]
     assert sorted(hashes(prepared)) == sorted(shards + others)
     assert prepare(source, tmp_path / "three", shard_size=5) == ({"train": 21, "val": 6}, 3, 1)
     assert hashes(tmp_path / "three") == hashes(prepared)
@@ -407,7 +408,7 @@ def test_a_destination_begun_otherwise_is_refused(source, prepared, tmp_path):
         DataError, match=r"expected an empty folder or one begun by prepare, found thesis\.tmp"
     ):
         prepare(other, tmp_path / "full")
-    assert (tmp_path / "full" / "thesis.tmp").read_text() == "mine"
+    assert [p.name for p in (tmp_path / "full").iterdir()] == ["thesis.tmp"]
     with pytest.raises(DataError, match=r"thesis\.tmp: expected a folder, found a file"):
         prepare(other, tmp_path / "full" / "thesis.tmp")
     with pytest.raises(ValueError, match="size=0, shard_size=None: expected at least 1"):
@@ -519,6 +520,7 @@ def test_finished_shards_are_not_made_again(source, prepared, tmp_path):
     """A run that ended before the finish goes on with what there is: an old shard keeps its time."""
     dst = tmp_path / "dst"
     splits = preparing._shuffled(imagenet.find_pictures(source), 0)
+    dst.mkdir()
     assert preparing._begin(dst, preparing._plan(splits, 32, 5, 0))
     for job in preparing._jobs(dst, "train", splits["train"], 32, 5)[:2]:
         preparing._write_shard(job)
@@ -528,6 +530,19 @@ def test_finished_shards_are_not_made_again(source, prepared, tmp_path):
     assert len(times) == 2
     prepare(source, dst, shard_size=5)
     assert {p: p.stat().st_mtime_ns for p in times} == times
+    assert hashes(dst) == hashes(prepared)
+
+
+def test_one_process_prepares_in_a_folder(source, prepared, tmp_path):
+    """A second one is refused while the first is at work, and leaves the first one's files alone."""
+    dst, at_work = tmp_path / "dst", tmp_path / "dst" / "plan.json.77.part"
+    dst.mkdir()
+    with lock(dst, "preparing pictures"):
+        at_work.write_bytes(b"half")
+        with pytest.raises(DataError, match="dst: another process is preparing pictures in this folder"):
+            prepare(source, dst, shard_size=5)
+        assert at_work.exists()
+    prepare(source, dst, shard_size=5)
     assert hashes(dst) == hashes(prepared)
 
 

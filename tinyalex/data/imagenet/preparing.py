@@ -24,8 +24,9 @@ from tinyalex.data.imagenet import shards
 from tinyalex.data.imagenet.shards import FORMAT, VERSION
 from tinyalex.data.imagenet.sources import Entry, classes_of, find_pictures
 from tinyalex.data.pictures import read_picture
+from tinyalex.devices import cpu_count
 from tinyalex.errors import ArgumentError, DataError, few
-from tinyalex.files import replacing, sweep, write_array, write_bytes, write_text
+from tinyalex.files import lock, replacing, sweep, write_array, write_bytes, write_text
 
 
 class Prepared(NamedTuple):
@@ -61,8 +62,8 @@ def prepare(src, dst, *, size=256, shard_size=None, seed=0, workers=None, progre
     "__main__".
 
     Raises DataError if dst was begun from other pictures or with other arguments, if it holds something else,
-    if the disk is too small, if a file cannot be read or is shorter than when it was listed, if more than
-    half of a shard's pictures cannot be decoded, and as find_pictures does.
+    if another process is at work there, if the disk is too small, if a file cannot be read or is shorter than
+    when it was listed, if more than half of a shard's pictures cannot be decoded, and as find_pictures does.
     """
     if size < 1 or (shard_size is not None and shard_size < 1):
         raise ArgumentError(f"size={size}, shard_size={shard_size}: expected at least 1")
@@ -70,12 +71,15 @@ def prepare(src, dst, *, size=256, shard_size=None, seed=0, workers=None, progre
     with Console(stderr=True, quiet=not progress).status("listing the pictures"):
         splits = _shuffled(find_pictures(src), seed)
     plan = _plan(splits, size, shard_size, seed)
-    if _begin(dst, plan):
-        jobs = {split: _jobs(dst, split, entries, size, shard_size) for split, entries in splits.items()}
-        _run(dst, [job for some in jobs.values() for job in some], workers or os.cpu_count() or 1, progress)
-        _finish(dst, plan, jobs)
-    shutil.rmtree(dst / "parts", ignore_errors=True)
-    (dst / "plan.json").unlink(missing_ok=True)
+    _check(dst)
+    dst.mkdir(parents=True, exist_ok=True)
+    with lock(dst, "preparing pictures"):
+        if _begin(dst, plan):
+            jobs = {split: _jobs(dst, split, entries, size, shard_size) for split, entries in splits.items()}
+            _run(dst, [job for some in jobs.values() for job in some], workers or cpu_count(), progress)
+            _finish(dst, plan, jobs)
+        shutil.rmtree(dst / "parts", ignore_errors=True)
+        (dst / "plan.json").unlink(missing_ok=True)
     made = {split: shards.open(dst, split) for split in splits}
     counts = {split: len(pictures) for split, pictures in made.items()}
     classes = max(len(pictures.classes) for pictures in made.values())
@@ -108,16 +112,21 @@ def _plan(splits, size, shard_size, seed):
     }
 
 
-def _begin(dst, plan):
-    """Whether there is work to do in dst, where nothing, this plan or its result may be; else DataError."""
-    if dst.exists() and not dst.is_dir():
+def _check(dst):
+    """DataError if dst is a file, or a folder with files in it that prepare did not begin."""
+    if not dst.exists():
+        return
+    if not dst.is_dir():
         raise DataError(f"{dst}: expected a folder, found a file")
-    dst.mkdir(parents=True, exist_ok=True)
+    found = sorted(p.name for p in dst.iterdir() if p.name != "lock" and not p.match("plan.json.*.part"))
+    if found and not (dst / "plan.json").exists() and not (dst / "index.json").exists():
+        raise DataError(f"{dst}: expected an empty folder or one begun by prepare, found {few(found)}")
+
+
+def _begin(dst, plan):
+    """Whether there is work to do in dst; DataError if it was begun with another plan."""
     begun, made = dst / "plan.json", dst / "index.json"
     if not begun.exists() and not made.exists():
-        others = sorted(p.name for p in dst.iterdir() if not p.match("plan.json.*.part"))
-        if others:
-            raise DataError(f"{dst}: expected an empty folder or one begun by prepare, found {few(others)}")
         write_text(begun, json.dumps(plan, indent=1))
     try:
         earlier = json.loads(begun.read_text()) if begun.exists() else json.loads(made.read_text())["plan"]
