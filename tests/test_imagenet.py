@@ -364,6 +364,34 @@ def test_the_tars_as_distributed_are_read_in_place(tmp_path):
         imagenet.find_pictures(tars)
 
 
+def test_more_shards_than_files_may_be_open(tmp_path):
+    """One picture a shard: 30 shards, and room for 20 more open files."""
+    resource = pytest.importorskip("resource")
+    src = folders(tmp_path / "src", 10)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) + 20, before[1]))
+    try:
+        assert prepare(src, tmp_path / "dst", shard_size=1) == ({"train": 30}, 3, 0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_by_default_as_many_processes_as_this_one_may_use_cores(source, tmp_path, monkeypatch):
+    """A process that is bound to one core starts one, whatever the machine has."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+    started = []
+
+    class Pool(preparing.ProcessPoolExecutor):
+        def __init__(self, workers, *args):
+            started.append(workers)
+            super().__init__(workers, *args)
+
+    monkeypatch.setattr(preparing, "ProcessPoolExecutor", Pool)
+    prepare(source, tmp_path / "dst", shard_size=5, workers=None)
+    assert started == [1]
+
+
 def test_a_source_with_val_alone_is_its_own_mean(tmp_path):
     """Enough to evaluate weights made elsewhere."""
     folders(tmp_path / "src" / "val", 2)

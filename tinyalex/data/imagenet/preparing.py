@@ -53,7 +53,7 @@ def prepare(src, dst, *, size=256, shard_size=None, seed=0, workers=None, progre
     """Write the pictures of src (see find_pictures) as shards into the folder dst (see this package's text).
 
     shard_size: pictures a shard; by default a hundredth of the split and at least 64, so that even all of
-    ImageNet keeps few files open. seed: of the permutation that mixes the classes. workers: processes, by
+    ImageNet makes few files. seed: of the permutation that mixes the classes. workers: processes, by
     default one a core; they do not change a byte of the result. progress: show a bar on stderr.
 
     May be killed at any moment: the same call goes on from the shards that are whole, and the result is that
@@ -276,11 +276,17 @@ def _shard_path(job):
     return stem.parents[1] / f"{stem.name}.npy"
 
 
+def _sums(job):
+    """What _write_shard keeps for the finish."""
+    with np.load(job.stem + ".npz", allow_pickle=False) as part:
+        return dict(part)
+
+
 def _finish(dst, plan, jobs):
     """From the shards' sums: labels, mean, covariance, the unreadable pictures, and last the index."""
     splits, unreadable, sums = {}, [], {}
     for split, some in jobs.items():
-        parts = [np.load(job.stem + ".npz", allow_pickle=False) for job in some]
+        parts = [_sums(job) for job in some]
         labels = np.concatenate([part["labels"] for part in parts])
         bad = [line for part in parts for line in part["unreadable"].tolist()]
         unreadable += [f"{split}/{line}" for line in bad]

@@ -35,12 +35,12 @@ class Shards:
             )
         self._digests = [str(s["sha256"]) for s in entry["shards"]]
         self._paths = [folder / _plain(s["file"]) for s in entry["shards"]]
-        shards = [
-            _map(path, (s["count"], *picture), np.uint8)
-            for path, s in zip(self._paths, entry["shards"], strict=True)
-        ]
-        self._offsets = [path.stat().st_size - s.nbytes for path, s in zip(self._paths, shards, strict=True)]
-        self._ends = np.cumsum([len(s) for s in shards])
+        self._offsets, counts = [], []
+        for path, s in zip(self._paths, entry["shards"], strict=True):
+            pictures = _map(path, (s["count"], *picture), np.uint8)
+            self._offsets.append(path.stat().st_size - pictures.nbytes)
+            counts.append(len(pictures))
+        self._ends = np.cumsum(counts)
         if self._ends[-1] != entry["count"]:
             raise DataError(
                 f"{folder / 'index.json'}: {split} should hold {entry['count']} pictures, "
