@@ -69,7 +69,8 @@ def find_pictures(src):
     for split, entries in found.items():
         if not entries:
             raise DataError(
-                f"{src}: expected pictures ({' '.join(sorted(SUFFIXES))}) for {split}, found none"
+                f"{src}: expected class folders (or a tar of class tars) with pictures "
+                f"({' '.join(sorted(SUFFIXES))}) for {split}, found none"
             )
     if not found:
         raise DataError(f"{src}: expected a folder of class folders or an ImageNet tar, found neither")
@@ -139,7 +140,8 @@ def _flat_classes(src, entries):
         bad = next((i for i, pair in enumerate(pairs, 1) if len(pair) != 2 or pair[1].isdigit()), None)
         if bad:
             raise DataError(
-                f'{mapping}: line {bad}: expected "picture.JPEG class", found {" ".join(pairs[bad - 1])!r}'
+                f'{mapping}: line {bad}: expected "picture.JPEG class", the class a name such as n01751748, '
+                f"not a number, found {' '.join(pairs[bad - 1])!r}"
             )
         labels = {name: label for name, label in pairs}
         missing = [e.name for e in entries if os.path.basename(e.name) not in labels]
