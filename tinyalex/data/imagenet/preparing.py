@@ -301,7 +301,6 @@ def _finish(dst, plan, jobs):
         }
         write_array(dst / f"{split}-labels.npy", labels)
     mean, covariance = augment.mean_and_covariance(*(sums.get("train") or sums["val"]))
-    eigenvalues, eigenvectors = augment.pca(covariance)
     write_array(dst / "mean.npy", mean)
     if unreadable:
         lines = "".join(f"{line}\n" for line in sorted(unreadable))
@@ -311,8 +310,6 @@ def _finish(dst, plan, jobs):
         "version": VERSION,
         "size": plan["size"],
         "covariance": covariance.tolist(),
-        "eigenvalues": eigenvalues.tolist(),
-        "eigenvectors": eigenvectors.tolist(),
         "splits": splits,
         "plan": plan,
     }
