@@ -44,8 +44,8 @@ def folders(root, per_class=4, **size):
 
 
 def prepare(src, dst, **changes):
-    """A quick prepare: 32 pixels, one worker, silent."""
-    return imagenet.prepare(src, dst, **({"size": 32, "workers": 1, "progress": False} | changes))
+    """A quick prepare: 32 pixels, one worker, silent.  Pictures, classes, and how many were unreadable."""
+    return imagenet.prepare(src, dst, **({"size": 32, "workers": 1, "progress": False} | changes))[:3]
 
 
 def hashes(folder):
@@ -606,6 +606,20 @@ def test_damaged_shards_are_refused(copy):
     shard.unlink()
     with pytest.raises(DataError, match=r"train-001\.npy: no such file; expected a folder made by prepare$"):
         imagenet.open(copy)
+
+
+def test_prepare_again_verifies_what_is_complete(source, copy):
+    """Also in a folder whose index has more in it, as an earlier version wrote it."""
+    arguments = {"size": 32, "shard_size": 5, "progress": False}
+    edit(copy, lambda index: index.update(eigenvalues=[1.0, 1.0, 1.0]))
+    assert imagenet.prepare(source, copy, **arguments) == ({"train": 21, "val": 6}, 3, 1, True)
+    for name in ("train-004.npy", "val-000.npy"):
+        shard = copy / name
+        whole = shard.read_bytes()
+        shard.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        with pytest.raises(DataError, match=f"{name}: damaged"):
+            imagenet.prepare(source, copy, **arguments)
+        shard.write_bytes(whole)
 
 
 def test_a_damaged_index_is_refused(copy):

@@ -30,11 +30,15 @@ from tinyalex.files import lock, replacing, sweep, write_array, write_bytes, wri
 
 
 class Prepared(NamedTuple):
-    """What prepare() made: pictures of each split, classes, and how many pictures were unreadable."""
+    """What prepare() made: pictures of each split, classes, and how many pictures were unreadable.
+
+    verified: whether the shards were there before, and were compared with their SHA-256.
+    """
 
     counts: dict[str, int]
     classes: int
     unreadable: int
+    verified: bool
 
 
 class Job(NamedTuple):
@@ -58,12 +62,13 @@ def prepare(src, dst, *, size=256, shard_size=None, seed=0, workers=None, progre
 
     May be killed at any moment: the same call goes on from the shards that are whole, and the result is that
     of a call that was never interrupted. A picture that cannot be decoded is skipped and listed in
-    unreadable.txt. Returns Prepared. As workers are started afresh ("spawn"), a script needs if __name__ ==
-    "__main__".
+    unreadable.txt. Where the result is there already, it is verified. Returns Prepared. As workers are
+    started afresh ("spawn"), a script needs if __name__ == "__main__".
 
     Raises DataError if dst was begun from other pictures or with other arguments, if it holds something else,
     if another process is at work there, if the disk is too small, if a file cannot be read or is shorter than
-    when it was listed, if more than half of a shard's pictures cannot be decoded, and as find_pictures does.
+    when it was listed, if more than half of a shard's pictures cannot be decoded, and as find_pictures and
+    Shards.verify do.
     """
     if size < 1 or (shard_size is not None and shard_size < 1):
         raise ArgumentError(f"size={size}, shard_size={shard_size}: expected at least 1")
@@ -74,16 +79,38 @@ def prepare(src, dst, *, size=256, shard_size=None, seed=0, workers=None, progre
     _check(dst)
     dst.mkdir(parents=True, exist_ok=True)
     with lock(dst, "preparing pictures"):
-        if _begin(dst, plan):
+        new = _begin(dst, plan)
+        if new:
             jobs = {split: _jobs(dst, split, entries, size, shard_size) for split, entries in splits.items()}
             _run(dst, [job for some in jobs.values() for job in some], workers or cpu_count(), progress)
             _finish(dst, plan, jobs)
         shutil.rmtree(dst / "parts", ignore_errors=True)
         (dst / "plan.json").unlink(missing_ok=True)
-    made = {split: shards.open(dst, split) for split in splits}
-    counts = {split: len(pictures) for split, pictures in made.items()}
+        made = {split: shards.open(dst, split) for split in splits}
+        counts = {split: len(pictures) for split, pictures in made.items()}
+        if not new:
+            _verify(made.values(), progress)
     classes = max(len(pictures.classes) for pictures in made.values())
-    return Prepared(counts, classes, sum(plan["pictures"].values()) - sum(counts.values()))
+    return Prepared(counts, classes, sum(plan["pictures"].values()) - sum(counts.values()), not new)
+
+
+def _verify(made, progress):
+    with _bar("verifying", progress) as bar:
+        task = bar.add_task("", total=sum(map(len, made)))
+        for pictures in made:
+            pictures.verify(lambda count: bar.advance(task, count))
+
+
+def _bar(doing, progress):
+    return Progress(
+        TextColumn(doing),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("pictures"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not progress,
+    )
 
 
 def _shuffled(found, seed):
@@ -166,20 +193,11 @@ def _run(dst, jobs, workers, progress):
         raise DataError(f"{dst}: needs {left * picture / 1e9:.1f} GB more, found {free / 1e9:.1f} GB free")
     if not pending:
         return
-    bar = Progress(
-        TextColumn("preparing"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("pictures"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not progress,
-    )
     context = get_context("spawn")
     alive, ours = context.Pipe(duplex=False)
     pool = ProcessPoolExecutor(min(workers, len(pending)), context, _start_worker, (alive,))
     try:
-        with bar:
+        with _bar("preparing", progress) as bar:
             task = bar.add_task("", total=total, completed=total - left)
             running = {}
             while pending or running:

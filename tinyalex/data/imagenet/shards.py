@@ -66,16 +66,24 @@ class Shards:
         found.flags.writeable = False
         return found.reshape(shape)
 
-    def verify(self):
-        """Read every shard and compare its SHA-256 with the index: DataError names the first that differs."""
-        for wanted, path, offset in zip(self._digests, self._paths, self._offsets, strict=True):
+    def verify(self, on_shard=lambda count: None):
+        """Read every shard and compare its SHA-256 with the index: DataError names the first that differs.
+
+        on_shard is called with the number of pictures of each shard that is whole.
+        """
+        counts = np.diff(self._ends, prepend=0)
+        of_each = zip(self._digests, self._paths, self._offsets, counts, strict=True)
+        for wanted, path, offset, count in of_each:
             digest = hashlib.sha256()
             with path.open("rb") as file:
                 file.seek(offset)
                 while block := file.read(1 << 20):
                     digest.update(block)
             if digest.hexdigest() != wanted:
-                raise DataError(f"{path}: damaged, its SHA-256 is not the one in index.json")
+                raise DataError(
+                    f"{path}: damaged, its SHA-256 is not the one in index.json: prepare into a new folder"
+                )
+            on_shard(int(count))
 
 
 def open(folder, split="train"):  # the module's own: imagenet.open
