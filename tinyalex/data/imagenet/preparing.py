@@ -169,7 +169,6 @@ def _begin(dst, plan):
         )
     (dst / "parts").mkdir(exist_ok=True)
     sweep(dst)
-    sweep(dst / "parts")
     return not made.exists()
 
 
