@@ -295,7 +295,7 @@ class Shards(Format):
             picture.save(source / "train" / "ab"[k % 2] / f"{k}.png")
         self.data = self.folder / "data"
         imagenet.prepare(source, self.data, size=16, workers=1, progress=False)
-        self.good = {p.name: p.read_bytes() for p in self.data.iterdir() if p.is_file()}
+        self.good = {p.name: p.read_bytes() for p in self.data.iterdir() if p.name != "lock"}
 
     def case(self, rng):
         for name, data in self.good.items():

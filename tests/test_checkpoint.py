@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from tinyalex.checkpoint import load, restore, save, state, write_array, write_text
+from tinyalex.checkpoint import load, restore, save, state
 from tinyalex.comm import Comm, launch
 from tinyalex.devices import Device, parse
 from tinyalex.errors import DataError
+from tinyalex.files import write_array, write_text
 from tinyalex.models.cifar import figure1_net
 from tinyalex.nn import Linear, Sequential
 from tinyalex.optim import SGD

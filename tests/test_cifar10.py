@@ -237,7 +237,7 @@ def test_paths_that_hold_no_data(tmp_path):
     said = message(tmp_path / "empty")
     assert f"expected {BIN}/" in said
     assert PY in said
-    assert said.endswith("found a, b, c, d, e, ...")
+    assert said.endswith("found a, b, c, d, e and 2 more")
 
 
 def test_bad_split():

@@ -104,6 +104,14 @@ def valonly(world, tmp_path_factory):
 
 def test_prepare_says_what_it_made(world):
     assert "36 train, 16 val pictures of 4 classes" in world.prepared
+    assert "whole" not in world.prepared
+
+
+def test_prepare_again_says_whether_the_shards_are_whole(world):
+    """With its bar on stderr."""
+    code, out, err = tinyalex("prepare", "imagenet", world.src, world.data, "--size", 72)
+    assert (code, "verifying" in err) == (0, True)
+    assert f"36 train, 16 val pictures of 4 classes in {world.data}, whole" in out
     assert open_data(world.data).classes == CLASSES
 
 

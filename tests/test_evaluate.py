@@ -10,8 +10,9 @@ from PIL import Image
 
 from tinyalex import checkpoint, evaluate
 from tinyalex.comm import Comm, launch
-from tinyalex.data import Images, augment, imagenet
+from tinyalex.data import Images, augment
 from tinyalex.data.loader import Batch, Loader
+from tinyalex.data.pictures import read_picture
 from tinyalex.devices import Device, parse
 from tinyalex.errors import DataError
 from tinyalex.models.alexnet import Network, alexnet, narrow
@@ -322,7 +323,7 @@ def test_pictures_are_read_as_the_training_data_were(saved, tmp_path):
     trained, paths = evaluate.load(ONE, saved[0]), files(tmp_path)
     with evaluate.picture_loader(ONE, trained, paths, 1) as loader:
         found = np.concatenate([batch.images for batch in loader], axis=3)
-    expected = np.stack([imagenet.read_picture(p.read_bytes(), SIDE) for p in paths], axis=-1)
+    expected = np.stack([read_picture(p.read_bytes(), SIDE) for p in paths], axis=-1)
     expected = augment.centre_view(expected, CROP) - augment.centre_view(MEAN, CROP)[..., None]
     np.testing.assert_array_equal(found, expected)
     grey = (found + augment.centre_view(MEAN, CROP)[..., None])[..., 1]

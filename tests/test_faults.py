@@ -157,7 +157,7 @@ WRITER = """
 import itertools, sys
 from pathlib import Path
 import numpy as np
-from tinyalex import checkpoint
+from tinyalex import checkpoint, files
 from tinyalex.cli import exchange
 kind, folder = sys.argv[1], Path(sys.argv[2])
 for k in itertools.count():
@@ -166,7 +166,7 @@ for k in itertools.count():
     elif kind == "checkpoint":
         checkpoint.save(folder / "out", {"w": np.full(300_000, k % 2)}, {})
     else:
-        checkpoint.write_array(folder / "out", np.full(300_000, k % 2))
+        files.write_array(folder / "out", np.full(300_000, k % 2))
     print(k, flush=True)
 """
 

@@ -27,6 +27,7 @@ from PIL import Image
 
 from tinyalex import checkpoint, evaluate, run
 from tinyalex.data import cifar10, imagenet
+from tinyalex.data.pictures import read_picture
 from tinyalex.errors import DataError, TinyalexError
 from tinyalex.exchange import pictures
 from tinyalex.models import saved, sequential
@@ -192,7 +193,7 @@ def test_a_postscript_picture_is_not_run(tmp_path):
     image = Image.new("RGB", (30, 30))
     image.save(tmp_path / "a.eps")
     with pytest.raises(OSError, match="cannot identify image file"):
-        imagenet.read_picture((tmp_path / "a.eps").read_bytes())
+        read_picture((tmp_path / "a.eps").read_bytes())
 
 
 def bomb(side):

@@ -1,8 +1,6 @@
 """Checkpoints: named arrays and JSON metadata in one safetensors file, written whole or not at all."""
 
-import contextlib
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +8,7 @@ import safetensors
 import safetensors.numpy
 
 from tinyalex.errors import DataError
+from tinyalex.files import write_bytes
 
 
 def save(path, arrays, metadata):
@@ -22,46 +21,6 @@ def save(path, arrays, metadata):
     # safetensors writes an array's memory as it lies, whatever its strides: so C order first.
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     write_bytes(path, safetensors.numpy.save(arrays, {"tinyalex": json.dumps(metadata)}), "the checkpoint")
-
-
-def write_bytes(path, data, what="the file"):
-    """Write a file, whole or not at all.  Raises OSError, naming the file."""
-    with _replacing(path, what) as file:
-        file.write(data)
-
-
-def write_text(path, text):
-    """Write a small text file, whole or not at all.  Raises OSError, naming the file."""
-    write_bytes(path, text.encode())
-
-
-def write_array(path, array):
-    """Write a .npy file, whole or not at all.  Raises OSError, naming the file."""
-    with _replacing(path, "the file") as file:
-        np.save(file, array)
-
-
-@contextlib.contextmanager
-def _replacing(path, what):
-    """Yield a binary file that lies beside its place, is flushed to the disk and then renamed.
-
-    Whatever happens, path holds the old contents or the new.
-    """
-    path = Path(path)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")  # of this process: two may write one file
-    try:
-        with open(part, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        if isinstance(error, OSError):
-            message = f"{error.strerror or error}; {what} was not written"
-            raise OSError(error.errno, message, str(path)) from error
-        raise
 
 
 def load(path):

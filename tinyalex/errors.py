@@ -27,3 +27,10 @@ class DeviceMemoryError(DeviceError):
 
 class NonFiniteError(TinyalexError, ArithmeticError):
     """The loss became NaN or infinite: training stops here, naming the step and the first layer."""
+
+
+def few(names):
+    """At most five names, in words, for a message."""
+    if len(names) > 5:
+        return f"{', '.join(names[:5])} and {len(names) - 5} more"
+    return ", ".join(names) or "none"

@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyalex import checkpoint
-from tinyalex.data import Images, augment, imagenet
+from tinyalex.data import Images, augment
 from tinyalex.data.loader import Batch, Loader
+from tinyalex.data.pictures import read_picture
 from tinyalex.errors import ArgumentError, DataError
 from tinyalex.exchange.pictures import KNOWN, Pictures
 from tinyalex.models.saved import load_network, open_network
@@ -148,7 +149,7 @@ def picture_loader(comm, trained, paths, views):
     pictures = []
     for path in paths:
         try:
-            pictures.append(imagenet.read_picture(Path(path).read_bytes(), side))
+            pictures.append(read_picture(Path(path).read_bytes(), side))
         except MemoryError:
             raise
         except Exception as error:  # whatever a decoder makes of a damaged file

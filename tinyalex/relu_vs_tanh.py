@@ -23,6 +23,7 @@ from tinyalex import checkpoint
 from tinyalex.comm import launch
 from tinyalex.errors import DataError, NonFiniteError
 from tinyalex.figures import relu_vs_tanh_figure
+from tinyalex.files import write_text
 from tinyalex.models.cifar import figure1_net
 from tinyalex.optim import SGD
 from tinyalex.train import InMemory, data_parallel_step
@@ -197,9 +198,7 @@ def _search(data, plan, devices, neuron, out, progress):
     def on_step(rate, epoch, fraction, error):
         progress.update(task, state=f"rate {rate:g}  training error {error:5.1%}")
 
-    search_rate(
-        data, devices, neuron, plan, found, lambda: checkpoint.write_text(path, json.dumps(found)), on_step
-    )
+    search_rate(data, devices, neuron, plan, found, lambda: write_text(path, json.dumps(found)), on_step)
     best = min(found, key=found.get)
     state = f"{best:g} is the best of {', '.join(f'{r:g}' for r in sorted(found))}"
     progress.update(task, total=1.0, completed=1.0, state=state)
@@ -214,7 +213,7 @@ def _begin(out, plan):
             f"{path}: {out} holds a run with other settings than these; "
             "give another --out, or remove that folder to start anew"
         )
-    checkpoint.write_text(path, text)
+    write_text(path, text)
 
 
 def _write(out, plan, devices):
@@ -247,7 +246,7 @@ def _write(out, plan, devices):
         ],
         "ratio_of_epochs": {seed: ratio(curves, seed) for seed in plan.seeds},
     }  # fmt: skip
-    checkpoint.write_text(out / "summary.json", json.dumps(summary, indent=1) + "\n")
+    write_text(out / "summary.json", json.dumps(summary, indent=1) + "\n")
     relu_vs_tanh_figure(curves, plan.data, TARGET).savefig(out / "relu_vs_tanh.png")
     return summary
 

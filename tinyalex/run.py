@@ -19,9 +19,8 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
-from filelock import FileLock, Timeout
 
-from tinyalex import checkpoint
+from tinyalex import checkpoint, files
 from tinyalex.describe import describe
 from tinyalex.errors import DataError
 from tinyalex.evaluate import errors, probabilities
@@ -50,7 +49,7 @@ def begin(out, settings):
 
 
 def _write_settings(out, settings):
-    checkpoint.write_text(out / "run.json", json.dumps(settings.to_json(), indent=1) + "\n")
+    files.write_text(out / "run.json", json.dumps(settings.to_json(), indent=1) + "\n")
 
 
 def _check_empty(out):
@@ -122,17 +121,9 @@ def _is_number(value):
 @contextlib.contextmanager
 def lock(out):
     """Hold the run folder while training; DataError if another process does.  It ends with the process."""
-    held = FileLock(Path(out) / "lock")
-    try:
-        held.acquire(timeout=0)
-    except Timeout as error:
-        raise DataError(f"{out}: another process is training in this folder") from error
-    try:
-        for left in Path(out).glob("*.part"):  # by a process that was killed while it wrote
-            left.unlink()
+    with files.lock(out, "training"):
+        files.sweep(out)
         yield
-    finally:
-        held.release()
 
 
 @contextlib.contextmanager
@@ -187,7 +178,7 @@ class _Run:
             recorded = self.step - (self.batch == self.batches)  # where it was stopped while it validated
             kept = [r for r in metrics(out) if r["step"] <= recorded]
             text = "".join(json.dumps(r) + "\n" for r in kept)
-            checkpoint.write_text(out / "metrics.jsonl", text)
+            files.write_text(out / "metrics.jsonl", text)
 
     def go(self, stop):
         while not self.ended:

@@ -8,9 +8,8 @@ import numpy as np
 
 from tinyalex import recipe
 from tinyalex.data import augment, cifar10, imagenet
-from tinyalex.data.imagenet.sources import few
 from tinyalex.data.loader import Loader
-from tinyalex.errors import DataError
+from tinyalex.errors import DataError, few
 from tinyalex.fields import checked
 from tinyalex.models.alexnet import Network
 

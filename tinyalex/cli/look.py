@@ -100,7 +100,7 @@ def features(
 ):
     """Write a hidden layer's outputs for every picture of a split, in the order of the split."""
     from tinyalex import evaluate as testing
-    from tinyalex.checkpoint import write_array
+    from tinyalex.files import write_array
     from tinyalex.run import newest
 
     path, opened = newest(checkpoint), open_split(data, split)

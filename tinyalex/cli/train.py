@@ -27,12 +27,13 @@ def prepare_imagenet(
     seed: Annotated[int, typer.Option(help="Seed of the order of the pictures.", min=0)] = 0,
     workers: Annotated[int | None, typer.Option(help="Processes; every core by default.", min=1)] = None,
 ):
-    """Cut every picture to its middle square and write shards; a killed run continues."""
+    """Cut every picture to its middle square and write shards; again: go on, or verify what is complete."""
     from tinyalex.data import imagenet
 
     done = imagenet.prepare(src, dst, size=size, seed=seed, workers=workers)
     counts = ", ".join(f"{n:,} {split}" for split, n in done.counts.items())
-    console.print(f"{counts} pictures of {done.classes:,} classes in {dst}")
+    whole = ", whole: every shard has its SHA-256" if done.verified else ""
+    console.print(f"{counts} pictures of {done.classes:,} classes in {dst}{whole}")
     if done.unreadable:
         console.print(f"{done.unreadable} unreadable, skipped: {dst / 'unreadable.txt'}")
 

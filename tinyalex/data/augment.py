@@ -161,29 +161,23 @@ def colour_noise(rng, n, eigvals, eigvecs, sigma=0.1, reading="paper"):
     return (eigvecs @ (alpha * scale[:, None])).astype(np.float32)
 
 
-def upscale(image, side, method="bilinear"):
+def upscale(image, side):
     """A picture (C, H, W) enlarged to (C, side, side), float32.
 
-    Pixel i of a new axis lies at s = (i + 1/2) old/new - 1/2 of the old one, clipped to the picture.
-    "nearest" takes the closest pixel; "bilinear" is (1 - t) x[j] + t x[j + 1] with j = floor(s), t = s - j,
-    first along H, then along W.
-    Raises ValueError for another method or a smaller side (pixels would be skipped without an average).
+    Pixel i of a new axis lies at s = (i + 1/2) old/new - 1/2 of the old one, clipped to the picture, and is
+    (1 - t) x[j] + t x[j + 1] with j = floor(s), t = s - j, first along H, then along W (bilinear).
+    Raises ValueError for a smaller side (pixels would be skipped without an average).
     """
-    if method not in ("nearest", "bilinear"):
-        raise ArgumentError(f'method={method!r}: expected "nearest" or "bilinear"')
     image = image.astype(np.float32)
     for axis in (1, 2):
         old = image.shape[axis]
         if side < old:
             raise ArgumentError(f"upscale: {side} pixels are fewer than the {old} of the picture")
         s = np.clip((np.arange(side) + 0.5) * old / side - 0.5, 0, old - 1)
-        j = np.floor(s if method == "bilinear" else s + 0.5).astype(int)
-        low = image.take(j, axis)
-        if method == "bilinear":
-            high = image.take(np.minimum(j + 1, old - 1), axis)
-            t = (s - j).astype(np.float32)
-            low += (t[:, None] if axis == 1 else t) * (high - low)
-        image = low
+        j = np.floor(s).astype(int)
+        low, high = image.take(j, axis), image.take(np.minimum(j + 1, old - 1), axis)
+        t = (s - j).astype(np.float32)
+        image = low + (t[:, None] if axis == 1 else t) * (high - low)
     return image
 
 

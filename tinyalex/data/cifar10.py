@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from tinyalex.data import Images
-from tinyalex.errors import ArgumentError, DataError
+from tinyalex.errors import ArgumentError, DataError, few
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
@@ -256,11 +256,6 @@ def _kind(head):
     return known[0] if known else f"bytes that begin {head[:4].hex(' ')}" if head else "an empty file"
 
 
-def _some(names):
-    """The first few names, in words."""
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "nothing"
-
-
 def _check_size(layout, name, size, shown, note):
     low, high = layout.limits(name)
     if not low <= size <= high:
@@ -342,7 +337,7 @@ def _archive_files(path, split):
         ) from error
     if len({layout for layout, *_ in files}) != 1:
         expected = " or ".join(f"{layout.folder}/{layout.batches(split)[0]}" for layout in _LAYOUTS)
-        found = "both" if files else _some(others)
+        found = "both" if files else few(others)
         raise DataError(f"{path}: expected {expected} in the archive, found {found}")
     return files
 
@@ -452,7 +447,7 @@ def _located(path):
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; expected {wanted}")
     inside = sorted(entry.name for entry in path.iterdir())
-    raise DataError(f"{path}: expected {wanted}, found {_some(inside) if inside else 'an empty folder'}")
+    raise DataError(f"{path}: expected {wanted}, found {few(inside) if inside else 'an empty folder'}")
 
 
 def load(path=None, split="train"):

@@ -33,12 +33,12 @@ class Loader:
     recipe: an augment.Recipe. mean: what is subtracted, (C, S, S) for a picture of side S, of which every
     crop, wherever it was taken, loses the centre (as in 2012), or one value a channel (C,), or None.
     covariance: (C, C) of the pixels, needed for colour noise. upscale: side to which pictures (and the mean)
-    are first enlarged, by method "bilinear" or "nearest" (see augment.upscale).
+    are first enlarged (see augment.upscale).
 
     start: (epoch, batch) of the first batch; epochs: the epoch at which iteration ends, None for never.
     threads: how many prepare batches (0: the caller's own, nothing ahead); depth: how many batches are ready
-    or in work besides the one that the caller holds (memory: depth * C * crop^2 * N * 4 bytes, 77 MB each for
-    AlexNet at 128). Batches are fresh arrays and stay valid for ever.
+    or in work besides the one that the caller holds (memory: C * crop^2 * N * 4 bytes each, 77 MB for AlexNet
+    at 128, and ten times as much with views=10). Batches are fresh arrays and stay valid for ever.
 
     The order of epoch e is drawn from SeedSequence(seed, spawn_key=(e,)), the crops, flips and noise of its
     batch b from SeedSequence(seed, spawn_key=(e, b)). Ranks of one process share a batch; processes that
@@ -59,9 +59,7 @@ class Loader:
         mean=None,
         covariance=None,
         upscale=None,
-        method="bilinear",
         views=1,
-        drop_last=None,
         start=(0, 0),
         epochs=1,
         threads=1,
@@ -72,9 +70,8 @@ class Loader:
         C, side, width = self._pictures[0].shape if len(self.labels) else (0, 0, 0)
         if batch_size < 1:
             raise ArgumentError(f"batch_size={batch_size}: expected at least 1")
-        drop_last = train if drop_last is None else drop_last
         whole, rest = divmod(len(self.labels), batch_size)
-        self.batches_per_epoch = whole + (rest > 0 and not drop_last)
+        self.batches_per_epoch = whole + (rest > 0 and not train)
         if not self.batches_per_epoch:
             raise ArgumentError(f"batch_size={batch_size}: the source has only {len(self.labels)} pictures")
         if side != width:
@@ -86,9 +83,9 @@ class Loader:
         if train and recipe.noise and covariance is None:
             raise ArgumentError(f"recipe: colour noise of {recipe.noise} needs the covariance of the pixels")
 
-        self._upscale, self._method = upscale, method
+        self._upscale = upscale
         if upscale is not None:
-            augment.upscale(np.zeros((C, side, side)), upscale, method)  # raises what does not fit
+            augment.upscale(np.zeros((C, side, side)), upscale)  # raises what does not fit
         self._channels, self._side = C, side if upscale is None else upscale
         self._crop = recipe.crop or self._side
         augment.ten_view_windows(self._side, self._crop)  # here and in the next line: raises if no crop fits
@@ -189,7 +186,7 @@ class Loader:
     def _enlarged(self, picture):
         if self._upscale is None:
             return picture
-        return np.rint(augment.upscale(picture, self._upscale, self._method)).astype(np.uint8)
+        return np.rint(augment.upscale(picture, self._upscale)).astype(np.uint8)
 
     def _centre_of_mean(self, mean, C, side):
         if mean.shape == (C,):
@@ -197,7 +194,7 @@ class Loader:
         if mean.shape != (C, side, side):
             raise ArgumentError(f"mean: expected the shape {(C,)} or {(C, side, side)}, found {mean.shape}")
         if self._upscale is not None:
-            mean = augment.upscale(mean, self._upscale, self._method)
+            mean = augment.upscale(mean, self._upscale)
         return augment.centre_view(mean, self._crop)
 
 

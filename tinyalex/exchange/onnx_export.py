@@ -17,9 +17,9 @@ from functools import singledispatchmethod
 
 import numpy as np
 
-from tinyalex.checkpoint import write_bytes
 from tinyalex.errors import ArgumentError
 from tinyalex.exchange import onnx_module
+from tinyalex.files import write_bytes
 from tinyalex.models import sequential as seq
 
 OPSET, IR_VERSION = 13, 8

@@ -7,13 +7,14 @@ prepare() makes of each picture its middle 256 x 256 (paper, section 2) and writ
     train-labels.npy         int32, for the pictures of all shards in order; the same for val
     mean.npy                 float32 (3, 256, 256), the mean picture of the train split
     unreadable.txt           one line for each picture that was skipped, with the reason (if there were any)
+    lock                     held by the process that prepares
 
 A picture takes 192 KiB: ILSVRC-2012 takes 252 GB and 10 GB. It is kept channel first because that makes a
 random crop and flip three times as fast as pixel-interleaved (measured: 5 and 15 ms for 128 pictures).
 """
 
-from tinyalex.data.imagenet.preparing import Prepared, prepare, read_picture
+from tinyalex.data.imagenet.preparing import Prepared, prepare
 from tinyalex.data.imagenet.shards import Shards, open, open_all
 from tinyalex.data.imagenet.sources import find_pictures
 
-__all__ = ["Prepared", "Shards", "find_pictures", "open", "open_all", "prepare", "read_picture"]
+__all__ = ["Prepared", "Shards", "find_pictures", "open", "open_all", "prepare"]

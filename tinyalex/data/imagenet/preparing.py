@@ -1,14 +1,12 @@
-"""Pictures to shards: decoding, and the work that may be killed at any moment."""
+"""Pictures to shards: work that may be killed at any moment."""
 
 import hashlib
-import io
 import json
 import os
 import re
 import shutil
 import signal
 import threading
-import warnings
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -17,7 +15,6 @@ from typing import NamedTuple
 
 import numpy as np
 import PIL
-from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from threadpoolctl import threadpool_limits
@@ -25,53 +22,23 @@ from threadpoolctl import threadpool_limits
 from tinyalex.data import augment
 from tinyalex.data.imagenet import shards
 from tinyalex.data.imagenet.shards import FORMAT, VERSION
-from tinyalex.data.imagenet.sources import Entry, classes_of, few, find_pictures
-from tinyalex.errors import ArgumentError, DataError
-
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")  # Pillow knows more: PostScript runs programs
-
-
-def read_picture(data, size=256):
-    """The middle of a picture, scaled to uint8 (3, size, size), from the bytes of its file.
-
-    Scaling the centre square to size x size is the paper's two steps, shorter side to 256 and centre crop, in
-    one; smaller pictures are enlarged. Bicubic, averaging over the pixels that fall together. A JPEG of twice
-    the size or more is decoded straight at 1/2, 1/4 or 1/8 (Image.draft: the decoder skips high frequencies),
-    never below size.
-    The EXIF orientation is ignored, as in 2012. Grey, palette, CMYK and 16-bit pictures become 8-bit RGB;
-    transparent ones are laid on white; of an animation the first frame counts.
-    Raises what Pillow raises for a damaged file, and for one with more than Image.MAX_IMAGE_PIXELS pixels.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            image.draft(None, (size, size))
-            image = _rgb(image)
-    w, h = image.size
-    side = min(w, h)
-    box = ((w - side) / 2, (h - side) / 2, (w + side) / 2, (h + side) / 2)
-    square = image.resize((size, size), Image.Resampling.BICUBIC, box)
-    return np.asarray(square).transpose(2, 0, 1)
-
-
-def _rgb(image):
-    if image.mode.startswith("I"):  # 16 bits a pixel, 0-65535; Pillow's own conversion clips at 255
-        return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise ArgumentError("floating-point pixels, whose range is not known")
-    if "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+from tinyalex.data.imagenet.sources import Entry, classes_of, find_pictures
+from tinyalex.data.pictures import read_picture
+from tinyalex.devices import cpu_count
+from tinyalex.errors import ArgumentError, DataError, few
+from tinyalex.files import lock, replacing, sweep, write_array, write_bytes, write_text
 
 
 class Prepared(NamedTuple):
-    """What prepare() made: pictures of each split, classes, and how many pictures were unreadable."""
+    """What prepare() made: pictures of each split, classes, and how many pictures were unreadable.
+
+    verified: whether the shards were there before, and were compared with their SHA-256.
+    """
 
     counts: dict[str, int]
     classes: int
     unreadable: int
+    verified: bool
 
 
 class Job(NamedTuple):
@@ -90,17 +57,18 @@ def prepare(src, dst, *, size=256, shard_size=None, seed=0, workers=None, progre
     """Write the pictures of src (see find_pictures) as shards into the folder dst (see this package's text).
 
     shard_size: pictures a shard; by default a hundredth of the split and at least 64, so that even all of
-    ImageNet keeps few files open. seed: of the permutation that mixes the classes. workers: processes, by
+    ImageNet makes few files. seed: of the permutation that mixes the classes. workers: processes, by
     default one a core; they do not change a byte of the result. progress: show a bar on stderr.
 
     May be killed at any moment: the same call goes on from the shards that are whole, and the result is that
     of a call that was never interrupted. A picture that cannot be decoded is skipped and listed in
-    unreadable.txt. Returns Prepared. As workers are started afresh ("spawn"), a script needs if __name__ ==
-    "__main__".
+    unreadable.txt. Where the result is there already, it is verified. Returns Prepared. As workers are
+    started afresh ("spawn"), a script needs if __name__ == "__main__".
 
     Raises DataError if dst was begun from other pictures or with other arguments, if it holds something else,
-    if the disk is too small, if more than half of a shard's pictures are unreadable, and as find_pictures
-    does.
+    if another process is at work there, if the disk is too small, if a file cannot be read or is shorter than
+    when it was listed, if more than half of a shard's pictures cannot be decoded, and as find_pictures and
+    Shards.verify do.
     """
     if size < 1 or (shard_size is not None and shard_size < 1):
         raise ArgumentError(f"size={size}, shard_size={shard_size}: expected at least 1")
@@ -108,16 +76,41 @@ def prepare(src, dst, *, size=256, shard_size=None, seed=0, workers=None, progre
     with Console(stderr=True, quiet=not progress).status("listing the pictures"):
         splits = _shuffled(find_pictures(src), seed)
     plan = _plan(splits, size, shard_size, seed)
-    if _begin(dst, plan):
-        jobs = {split: _jobs(dst, split, entries, size, shard_size) for split, entries in splits.items()}
-        _run(dst, [job for some in jobs.values() for job in some], workers or os.cpu_count() or 1, progress)
-        _finish(dst, plan, jobs)
-    shutil.rmtree(dst / "parts", ignore_errors=True)
-    (dst / "plan.json").unlink(missing_ok=True)
-    made = {split: shards.open(dst, split) for split in splits}
-    counts = {split: len(pictures) for split, pictures in made.items()}
+    _check(dst)
+    dst.mkdir(parents=True, exist_ok=True)
+    with lock(dst, "preparing pictures"):
+        new = _begin(dst, plan)
+        if new:
+            jobs = {split: _jobs(dst, split, entries, size, shard_size) for split, entries in splits.items()}
+            _run(dst, [job for some in jobs.values() for job in some], workers or cpu_count(), progress)
+            _finish(dst, plan, jobs)
+        shutil.rmtree(dst / "parts", ignore_errors=True)
+        (dst / "plan.json").unlink(missing_ok=True)
+        made = {split: shards.open(dst, split) for split in splits}
+        counts = {split: len(pictures) for split, pictures in made.items()}
+        if not new:
+            _verify(made.values(), progress)
     classes = max(len(pictures.classes) for pictures in made.values())
-    return Prepared(counts, classes, sum(plan["pictures"].values()) - sum(counts.values()))
+    return Prepared(counts, classes, sum(plan["pictures"].values()) - sum(counts.values()), not new)
+
+
+def _verify(made, progress):
+    with _bar("verifying", progress) as bar:
+        task = bar.add_task("", total=sum(map(len, made)))
+        for pictures in made:
+            pictures.verify(lambda count: bar.advance(task, count))
+
+
+def _bar(doing, progress):
+    return Progress(
+        TextColumn(doing),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("pictures"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not progress,
+    )
 
 
 def _shuffled(found, seed):
@@ -146,22 +139,28 @@ def _plan(splits, size, shard_size, seed):
     }
 
 
-def _begin(dst, plan):
-    """Whether there is work to do in dst, where nothing, this plan or its result may be; else DataError."""
-    if dst.exists() and not dst.is_dir():
+def _check(dst):
+    """DataError if dst is a file, or a folder with files in it that prepare did not begin."""
+    if not dst.exists():
+        return
+    if not dst.is_dir():
         raise DataError(f"{dst}: expected a folder, found a file")
-    dst.mkdir(parents=True, exist_ok=True)
+    found = sorted(p.name for p in dst.iterdir() if p.name != "lock" and not p.match("plan.json.*.part"))
+    if found and not (dst / "plan.json").exists() and not (dst / "index.json").exists():
+        raise DataError(f"{dst}: expected an empty folder or one begun by prepare, found {few(found)}")
+
+
+def _begin(dst, plan):
+    """Whether there is work to do in dst; DataError if it was begun with another plan."""
     begun, made = dst / "plan.json", dst / "index.json"
     if not begun.exists() and not made.exists():
-        others = sorted(p.name for p in dst.iterdir() if not p.match("plan.json.*.tmp"))
-        if others:
-            raise DataError(f"{dst}: expected an empty folder or one begun by prepare, found {few(others)}")
-        _write(begun, json.dumps(plan, indent=1).encode())
+        write_text(begun, json.dumps(plan, indent=1))
     try:
         earlier = json.loads(begun.read_text()) if begun.exists() else json.loads(made.read_text())["plan"]
-        differ = [
-            f"{key} {earlier.get(key)}, now {plan[key]}" for key in plan if earlier.get(key) != plan[key]
-        ]
+        now = (
+            plan if begun.exists() else plan | {"pillow": earlier.get("pillow")}
+        )  # nothing is left to decode
+        differ = [f"{key} {earlier.get(key)}, now {now[key]}" for key in now if earlier.get(key) != now[key]]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{begun if begun.exists() else made}: not written by prepare ({error!r})") from error
     if differ:
@@ -170,8 +169,7 @@ def _begin(dst, plan):
             "(listing: the order, names, classes and sizes of the pictures)"
         )
     (dst / "parts").mkdir(exist_ok=True)
-    for leftover in [*dst.glob("*.tmp"), *dst.glob("parts/*.tmp")]:  # of a killed run
-        leftover.unlink()
+    sweep(dst)
     return not made.exists()
 
 
@@ -195,20 +193,11 @@ def _run(dst, jobs, workers, progress):
         raise DataError(f"{dst}: needs {left * picture / 1e9:.1f} GB more, found {free / 1e9:.1f} GB free")
     if not pending:
         return
-    bar = Progress(
-        TextColumn("preparing"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("pictures"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not progress,
-    )
     context = get_context("spawn")
     alive, ours = context.Pipe(duplex=False)
     pool = ProcessPoolExecutor(min(workers, len(pending)), context, _start_worker, (alive,))
     try:
-        with bar:
+        with _bar("preparing", progress) as bar:
             task = bar.add_task("", total=total, completed=total - left)
             running = {}
             while pending or running:
@@ -222,7 +211,7 @@ def _run(dst, jobs, workers, progress):
                 bar.update(task, completed=total - left + _bytes_in_work(dst) // picture)
     except BaseException as error:
         ours.close()  # ends the workers that are still at it
-        if isinstance(error, (BrokenProcessPool, OSError)):
+        if isinstance(error, (BrokenProcessPool, OSError, DataError)):
             raise DataError(f"{dst}: {error}. The same command will go on from here") from error
         raise
     finally:
@@ -233,7 +222,7 @@ def _run(dst, jobs, workers, progress):
 def _bytes_in_work(dst):
     """The size of all unfinished shards."""
     try:
-        return sum(path.stat().st_size for path in dst.glob("parts/*.npy.*.tmp"))
+        return sum(path.stat().st_size for path in dst.glob("*.npy.*.part"))
     except FileNotFoundError:  # just finished
         return 0
 
@@ -255,18 +244,17 @@ def _start_worker(alive):
 def _write_shard(job):
     """Write a shard's pictures, then job.stem.npz with what the finish needs: with it the shard is done.
 
-    The pixels go to a file of another name, which takes the shard's name when it is on the disk. Nothing but
-    one picture and the sums is held in memory.
+    Nothing but one picture and the sums is held in memory.
     """
     shard = _shard_path(job)
     total, cross = np.zeros((3, job.size, job.size), np.int64), np.zeros((3, 3), np.int64)
     labels, unreadable, digest = [], [], hashlib.sha256()
-    temporary = f"{job.stem}.npy.{os.getpid()}.tmp"
-    with Path(temporary).open("wb") as file:
+    with replacing(shard) as file:
         _write_header(file, len(job.entries), job.size)
         for entry, label in zip(job.entries, job.labels, strict=True):
+            data = entry.read()  # an error of the disk ends the run: it may be gone when the run goes on
             try:
-                picture = np.ascontiguousarray(read_picture(entry.read(), job.size))
+                picture = np.ascontiguousarray(read_picture(data, job.size))
             except MemoryError:
                 raise
             except Exception as error:  # whatever a decoder makes of a damaged file
@@ -285,20 +273,15 @@ def _write_shard(job):
             )
         file.seek(0)
         _write_header(file, len(labels), job.size)  # as long as before: NumPy leaves room for the count
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, shard)
-
-    sums = io.BytesIO()
-    np.savez(
-        sums,
-        labels=np.array(labels, np.int32),
-        total=total,
-        cross=cross,
-        unreadable=np.array(unreadable, str),
-        sha256=np.array(digest.hexdigest()),
-    )
-    _write(Path(job.stem + ".npz"), sums.getvalue())
+    with replacing(job.stem + ".npz") as file:
+        np.savez(
+            file,
+            labels=np.array(labels, np.int32),
+            total=total,
+            cross=cross,
+            unreadable=np.array(unreadable, str),
+            sha256=np.array(digest.hexdigest()),
+        )
 
 
 def _write_header(file, count, size):
@@ -315,11 +298,15 @@ def _finish(dst, plan, jobs):
     """From the shards' sums: labels, mean, covariance, the unreadable pictures, and last the index."""
     splits, unreadable, sums = {}, [], {}
     for split, some in jobs.items():
-        parts = [np.load(job.stem + ".npz", allow_pickle=False) for job in some]
+        parts, total, cross = [], 0, 0
+        for job in some:
+            with np.load(job.stem + ".npz", allow_pickle=False) as part:
+                total, cross = total + part["total"], cross + part["cross"]
+                parts.append({key: part[key] for key in ("labels", "unreadable", "sha256")})
         labels = np.concatenate([part["labels"] for part in parts])
         bad = [line for part in parts for line in part["unreadable"].tolist()]
         unreadable += [f"{split}/{line}" for line in bad]
-        sums[split] = len(labels), sum(part["total"] for part in parts), sum(part["cross"] for part in parts)
+        sums[split] = len(labels), total, cross
         splits[split] = {
             "count": len(labels),
             "classes": classes_of(entry for job in some for entry in job.entries),
@@ -328,39 +315,18 @@ def _finish(dst, plan, jobs):
                 for job, part in zip(some, parts, strict=True)
             ],
         }
-        _write_array(dst / f"{split}-labels.npy", labels)
+        write_array(dst / f"{split}-labels.npy", labels)
     mean, covariance = augment.mean_and_covariance(*(sums.get("train") or sums["val"]))
-    eigenvalues, eigenvectors = augment.pca(covariance)
-    _write_array(dst / "mean.npy", mean)
+    write_array(dst / "mean.npy", mean)
     if unreadable:
-        _write(
-            dst / "unreadable.txt",
-            "".join(f"{line}\n" for line in sorted(unreadable)).encode("utf-8", "replace"),
-        )
+        lines = "".join(f"{line}\n" for line in sorted(unreadable))
+        write_bytes(dst / "unreadable.txt", lines.encode("utf-8", "replace"))
     index = {
         "format": FORMAT,
         "version": VERSION,
         "size": plan["size"],
         "covariance": covariance.tolist(),
-        "eigenvalues": eigenvalues.tolist(),
-        "eigenvectors": eigenvectors.tolist(),
         "splits": splits,
         "plan": plan,
     }
-    _write(dst / "index.json", json.dumps(index, indent=1).encode())
-
-
-def _write_array(path, array):
-    data = io.BytesIO()
-    np.save(data, array)
-    _write(path, data.getvalue())
-
-
-def _write(path, data):
-    """The bytes of a small file, all or none of them, whenever the process ends."""
-    temporary = Path(f"{path}.{os.getpid()}.tmp")
-    with Path(temporary).open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_text(dst / "index.json", json.dumps(index, indent=1))

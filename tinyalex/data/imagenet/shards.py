@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tinyalex.data.imagenet.sources import same_classes
-from tinyalex.errors import DataError
+from tinyalex.errors import DataError, few
 
 FORMAT, VERSION = "tinyalex pictures", 1
 
@@ -36,12 +35,12 @@ class Shards:
             )
         self._digests = [str(s["sha256"]) for s in entry["shards"]]
         self._paths = [folder / _plain(s["file"]) for s in entry["shards"]]
-        shards = [
-            _map(path, (s["count"], *picture), np.uint8)
-            for path, s in zip(self._paths, entry["shards"], strict=True)
-        ]
-        self._offsets = [path.stat().st_size - s.nbytes for path, s in zip(self._paths, shards, strict=True)]
-        self._ends = np.cumsum([len(s) for s in shards])
+        self._offsets, counts = [], []
+        for path, s in zip(self._paths, entry["shards"], strict=True):
+            pictures = _map(path, (s["count"], *picture), np.uint8)
+            self._offsets.append(path.stat().st_size - pictures.nbytes)
+            counts.append(len(pictures))
+        self._ends = np.cumsum(counts)
         if self._ends[-1] != entry["count"]:
             raise DataError(
                 f"{folder / 'index.json'}: {split} should hold {entry['count']} pictures, "
@@ -67,16 +66,24 @@ class Shards:
         found.flags.writeable = False
         return found.reshape(shape)
 
-    def verify(self):
-        """Read every shard and compare its SHA-256 with the index: DataError names the first that differs."""
-        for wanted, path, offset in zip(self._digests, self._paths, self._offsets, strict=True):
+    def verify(self, on_shard=lambda count: None):
+        """Read every shard and compare its SHA-256 with the index: DataError names the first that differs.
+
+        on_shard is called with the number of pictures of each shard that is whole.
+        """
+        counts = np.diff(self._ends, prepend=0)
+        of_each = zip(self._digests, self._paths, self._offsets, counts, strict=True)
+        for wanted, path, offset, count in of_each:
             digest = hashlib.sha256()
             with path.open("rb") as file:
                 file.seek(offset)
                 while block := file.read(1 << 20):
                     digest.update(block)
             if digest.hexdigest() != wanted:
-                raise DataError(f"{path}: damaged, its SHA-256 is not the one in index.json")
+                raise DataError(
+                    f"{path}: damaged, its SHA-256 is not the one in index.json: prepare into a new folder"
+                )
+            on_shard(int(count))
 
 
 def open(folder, split="train"):  # the module's own: imagenet.open
@@ -119,6 +126,16 @@ def _open(folder, choose):
         raise
     except Exception as error:  # JSON can hold nearly anything
         raise DataError(f"{path}: not an index written by prepare ({error!r})") from error
+
+
+def same_classes(where, train, val):
+    """DataError unless two splits have the same classes, given in order."""
+    missing, unknown = sorted(set(train) - set(val)), sorted(set(val) - set(train))
+    if train != val:
+        raise DataError(
+            f"{where}: train and val should have the same classes, but val lacks {few(missing)} "
+            f"and adds {few(unknown)}"
+        )
 
 
 def _map(path, shape, dtype):

@@ -5,7 +5,8 @@ import tarfile
 from pathlib import Path
 from typing import NamedTuple
 
-from tinyalex.errors import DataError
+from tinyalex.data.imagenet.shards import same_classes
+from tinyalex.errors import DataError, few
 
 SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
 TRUTH = "ILSVRC2012_validation_ground_truth.txt"
@@ -21,10 +22,19 @@ class Entry(NamedTuple):
     size: int
 
     def read(self):
-        """Return the bytes of the picture's file."""
-        with Path(self.path).open("rb") as file:
-            file.seek(self.offset)
-            return file.read(self.size)
+        """Return the bytes of the picture's file; DataError if they cannot be read or are too few."""
+        try:
+            with Path(self.path).open("rb") as file:
+                file.seek(self.offset)
+                data = file.read(self.size)
+        except OSError as error:
+            raise DataError(f"{self.path}: {self.name} cannot be read: {error.strerror}") from error
+        if len(data) != self.size:
+            raise DataError(
+                f"{self.path}: expected {self.size:,} bytes of {self.name}, as when the pictures were "
+                f"listed, found {len(data):,}"
+            )
+        return data
 
 
 def find_pictures(src):
@@ -59,7 +69,8 @@ def find_pictures(src):
     for split, entries in found.items():
         if not entries:
             raise DataError(
-                f"{src}: expected pictures ({' '.join(sorted(SUFFIXES))}) for {split}, found none"
+                f"{src}: expected class folders (or a tar of class tars) with pictures "
+                f"({' '.join(sorted(SUFFIXES))}) for {split}, found none"
             )
     if not found:
         raise DataError(f"{src}: expected a folder of class folders or an ImageNet tar, found neither")
@@ -129,7 +140,8 @@ def _flat_classes(src, entries):
         bad = next((i for i, pair in enumerate(pairs, 1) if len(pair) != 2 or pair[1].isdigit()), None)
         if bad:
             raise DataError(
-                f'{mapping}: line {bad}: expected "picture.JPEG class", found {" ".join(pairs[bad - 1])!r}'
+                f'{mapping}: line {bad}: expected "picture.JPEG class", the class a name such as n01751748, '
+                f"not a number, found {' '.join(pairs[bad - 1])!r}"
             )
         labels = {name: label for name, label in pairs}
         missing = [e.name for e in entries if os.path.basename(e.name) not in labels]
@@ -168,19 +180,3 @@ def _text(path):
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: expected a text file: {error}") from error
-
-
-def same_classes(where, train, val):
-    missing, unknown = sorted(set(train) - set(val)), sorted(set(val) - set(train))
-    if train != val:
-        raise DataError(
-            f"{where}: train and val should have the same classes, but val lacks {few(missing)} "
-            f"and adds {few(unknown)}"
-        )
-
-
-def few(names):
-    """At most five names, in words."""
-    return (
-        ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") if names else "none"
-    )

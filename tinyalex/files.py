@@ -1,0 +1,77 @@
+"""Files written whole or not at all, whenever the process ends, and folders that one process writes into.
+
+What a killed process was writing is left beside its place, as NAME.PID.part: whoever next holds the folder
+sweeps it away.
+"""
+
+import contextlib
+import os
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from tinyalex.errors import DataError
+
+
+def write_bytes(path, data, what="the file"):
+    """Write a file, whole or not at all.  Raises OSError, naming the file."""
+    with replacing(path, what) as file:
+        file.write(data)
+
+
+def write_text(path, text):
+    """Write a small text file, whole or not at all.  Raises OSError, naming the file."""
+    write_bytes(path, text.encode())
+
+
+def write_array(path, array):
+    """Write a .npy file, whole or not at all.  Raises OSError, naming the file."""
+    with replacing(path) as file:
+        np.save(file, array)
+
+
+@contextlib.contextmanager
+def replacing(path, what="the file"):
+    """Yield a binary file that lies beside its place, is flushed to the disk and then renamed.
+
+    Whatever happens, path holds the old contents or the new.
+    """
+    path = Path(path)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")  # of this process: two may write one file
+    try:
+        with open(part, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        if isinstance(error, OSError):
+            message = f"{error.strerror or error}; {what} was not written"
+            raise OSError(error.errno, message, str(path)) from error
+        raise
+
+
+@contextlib.contextmanager
+def lock(folder, doing):
+    """Hold a folder, by its file "lock"; DataError if another process does.  It ends with the process.
+
+    doing: what the holder does there, for the message.
+    """
+    held = FileLock(Path(folder) / "lock")
+    try:
+        held.acquire(timeout=0)
+    except Timeout as error:
+        raise DataError(f"{folder}: another process is {doing} in this folder") from error
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def sweep(folder):
+    """Remove what killed processes were writing into a folder: for the process that holds it."""
+    for part in Path(folder).glob("*.part"):
+        part.unlink()
