@@ -113,6 +113,8 @@ assert np.log(1000).round(3) == 6.908
 #
 # $$dz[c,n] = \frac{\partial L}{\partial z_{c,n}} = \frac{p_{c,n} - [c = \ell_n]}{N}$$
 #
+# (A bracket with a statement in it, $[c = \ell_n]$, is 1 where the statement is true, else 0.)
+#
 # For logits 2, 1, 0 and label 1 it is 0.665, $0.245 - 1 = -0.755$ and 0.090.  It adds up to 0: what the
 # right class gains, the others lose, each in proportion to how wrongly it was believed in.
 #
@@ -165,7 +167,7 @@ assert np.isclose(dz.sum(), 0)
 
 # %%
 def linear_gradients(dz, x, w):
-    """Gradients of z = w x + b.  dz (K,N), x (D,N), w (K,D)."""
+    """Gradients of z = w x + b.  dz (K,N), x (D,N), w (K,D) → dw (K,D), db (K,), dx (D,N)."""
     dw = ...
     db = ...
     dx = ...

@@ -247,9 +247,8 @@ assert error < 1e-8
 # %% [markdown]
 # ## Break it on purpose
 #
-# Now fool it.  Many checkers, also in good books, take the sum of the outputs as the loss: that is $dy = 1$
-# everywhere.  Here are four wrong backwards.  **Guess before you run the cell:** which of them pass with a
-# $dy$ of ones?
+# Now fool it.  Some checkers take the sum of the outputs as the loss: that is $dy = 1$ everywhere.  Here are
+# four wrong backwards.  **Guess before you run the cell:** which of them pass with a $dy$ of ones?
 
 
 # %%
@@ -363,7 +362,8 @@ print("ours, with a random dy, and the library's agree on all five")
 #    special: a kink that was not met, an $x$ for which the wrong and the right formula agree.
 # 3. Below $10^{-4}$, so float64 and the right step are needed.  Or choose constants for the test which make
 #    the term large.  Local response normalization is such an operation: with the paper's $\alpha = 10^{-4}$
-#    half of its gradient is invisible, and several libraries shipped it wrong (lesson 8).
+#    one of the two terms of its gradient is about $2\cdot10^{-4}$ of the whole, too small for a check in
+#    float32, and several libraries shipped it wrong (lesson 8).
 #
 # </details>
 

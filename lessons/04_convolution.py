@@ -74,7 +74,7 @@ draw.frame(right, 0, 1, 1, 1, draw.INK[1])
 
 # %%
 def conv_loops(x, w, b, stride):
-    """Convolution, one output at a time.  x (C,H,W,N), w (F,C,KH,KW), b (F,)."""
+    """Convolution, one output at a time.  x (C,H,W,N), w (F,C,KH,KW), b (F,) → y (F,OH,OW,N)."""
     (C, H, W, N), (F, C, KH, KW) = x.shape, w.shape
     OH, OW = (H - KH) // stride + 1, (W - KW) // stride + 1
     y = np.zeros((F, OH, OW, N))

@@ -87,7 +87,7 @@ assert round(slope_of_tanh[1] ** 5, 7) == 0.0000018
 
 # %%
 def tanh_backward(dy, y):
-    """dx of y = tanh(x), from the output y alone."""
+    """dx of y = tanh(x), from the output y alone.  dy, y: one shape → dx, the same."""
     dx = ...
     return dx
 
@@ -100,7 +100,7 @@ tanh_backward = check(tanh_backward)
 
 # %%
 def relu_backward(dy, y):
-    """dx of y = max(0, x), from the output y alone."""
+    """dx of y = max(0, x), from the output y alone.  dy, y: one shape → dx, the same."""
     dx = ...
     return dx
 
@@ -264,7 +264,10 @@ axes.legend(frameon=False)
 draw.plain(axes, "epoch", title="training error")
 
 assert 37 < 0.015 / 0.0004 < 40
-first_below = {name: int((errors < 0.25).argmax()) + 1 for name, errors in runs.items()}
+first_below = {
+    name: next((i for i, e in enumerate(errors, 1) if e < 0.25), len(errors) + 1)
+    for name, errors in runs.items()
+}
 print("first epoch below 25%:", first_below)
 assert first_below["ReLU"] < first_below["tanh"]
 assert runs["ReLU"][-1] < runs["tanh"][-1]
@@ -273,8 +276,8 @@ assert runs["ReLU"][-1] < runs["tanh"][-1]
 # At first tanh is even a little ahead; then ReLU leaves it behind.  (With four other sets of pictures it
 # took 8 or 9 epochs to 25% with ReLU, 13 or 14 with tanh.)  It is no factor of six: this network is
 # shallow, the pictures are few, and tanh with well-chosen starting weights and rate is not bad.  The
-# paper's six is for four layers and CIFAR-10. `tinyalex relu-vs-tanh` repeats that experiment as it should
-# be, and the project's README says how far we came.
+# paper's six is for four layers and CIFAR-10. `tinyalex relu-vs-tanh --full` repeats that experiment as it
+# should be, and the project's README says how far we came.
 #
 # ## Break it on purpose
 #
@@ -330,8 +333,8 @@ assert (y >= 0).all()
 #
 # <details><summary>What we would answer</summary>
 #
-# 1. None: ReLU never falls, so the largest stays the largest.  The 2012 code pools first, and then has four
-#    times fewer numbers to put through the neuron.
+# 1. None: ReLU never falls, so the largest stays the largest.  After conv1 and conv5 the 2012 code pools
+#    first, and then has four times fewer numbers to put through the neuron.
 # 2. Yes; it is called a leaky ReLU.  What is lost is the exact 0, which makes outputs sparse and is why
 #    "off" means off. In practice the two are close.
 # 3. For one picture all gradients of one neuron's weights have the same sign.  The weights have to zigzag.

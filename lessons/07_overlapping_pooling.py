@@ -318,9 +318,10 @@ assert 30 < noticed[3, 2] < noticed[3, 1]
 # row of four windows may happen to have none.  So the library's tests contain such a row by hand, like the
 # one at the top of this lesson.
 #
-# Wrong backwards of this kind live in networks written from scratch, and one report of such a bug ends with
-# the remark that the model as it is still converges.  It does: most of the gradient is right.  That is the
-# trouble with gradients.
+# Such a bug stops nobody: most of the gradient is right.  Even less will do.  In a network written from
+# scratch the backward of pooling returned after the first window, so that nearly all of its gradient was 0,
+# and the report remarks that "the model as-is still converges" (GitHub, riccardoandreoni0/CNN-from-scratch,
+# issue 1).  That is the trouble with gradients.
 #
 # ## What does the overlap buy?
 #
@@ -360,8 +361,9 @@ assert change[1] > change[2] > change[3]
 #    shares of a window add up to its $dy$, so yes.
 # 2. A zero that is not in the picture wins, and takes the gradient with it.  Padding for a maximum has to
 #    be $-\infty$.
-# 3. Places cost memory, one whole number for each output, and save a pass over the data.  The library finds
-#    them again: $x$ and $y$ are kept by the neighbours anyway, and a comparison is cheap.
+# 3. Places cost memory, one whole number for each output, and save a pass over the data.  On the CPU the
+#    library finds them again: $x$ and $y$ are kept by the neighbours anyway, and a comparison is cheap.  Its
+#    GPU kernels store the places (lesson 16).
 #
 # </details>
 #

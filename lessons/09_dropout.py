@@ -19,7 +19,7 @@
 # What a geometric mean has to do with it is derived below, exactly, and "reasonable approximation" is
 # measured.
 #
-# **You bring:** softmax and its loss (lesson 2).
+# **You bring:** softmax and its loss (lesson 2), the checker (lesson 3).
 #
 # **You take away:** dropout forward and backward in both scalings, the average over all $2^n$ networks
 # computed by hand, and the ways in which the two scalings get mixed.
@@ -75,7 +75,8 @@ step_through(one_mask, len(some), size=(7, 2.4))
 
 # %% [markdown]
 # Over all 32 masks each unit is present in exactly half. So the mean of $z$ is half of the full sum, 5. If
-# each unit is **kept** with probability $p$, it is $p$ times the full sum:
+# each unit is **kept** with probability $p$, it is $p$ times the full sum ($\mathbb{E}$ is the mean over all
+# masks):
 #
 # $$\mathbb{E}[z] = \mathbb{E}\left[\sum_i w_i\, m_i\, h_i\right]
 # = \sum_i w_i\, \mathbb{E}[m_i]\, h_i = p\; w\cdot h$$
@@ -279,7 +280,8 @@ assert loss["not scaled"] > 1.2 * loss["scaled"]
 # numbers. With biases, as in AlexNet, the classes may change too, since only the weights' part is scaled.
 #
 # **Second: one mask for the whole batch.** A mask of shape (units, 1) broadcasts over the pictures, and the
-# code runs. **Guess:** the mean gradient of a weight over many batches is the same; what is not?
+# code runs. **Guess:** the gradient of a weight above is a sum over the batch of masked outputs times `dy`
+# (here `dy` = 1). Its mean over many batches is the same; what is not?
 
 
 # %%
@@ -316,7 +318,7 @@ assert 64**0.5 == 8
 # ## Think about it
 #
 # 1. Why drop the units of fully connected layers and not those of conv1?
-# 2. Is dropout with $p = 0.5$ and the scaling of 2012 the same as the inverted one with a doubled weight
+# 2. Is dropout with $p = 0.5$ and the scaling of 2012 the same as the inverted one with a halved weight
 #    matrix above it? What about the learning rate that this matrix needs?
 # 3. ReLU and dropout both put zeros into the same place. Does their order matter?
 #

@@ -176,11 +176,13 @@ for _ in range(steps):
 print(f"left of a weight after one epoch without a push: {w:.3f}")
 assert np.isclose(w, (1 - 5e-5) ** steps, rtol=1e-3)
 assert 0.62 < w < 0.63
+assert round(1 / 5e-5 / steps, 1) == 2.1
 
 # %% [markdown]
 # In the other direction: a weight that is pushed by $g$ in every step stops growing where decay balances
-# it, at $w = -g/0.0005 = -2000\,g$. Decay is a memory of about one epoch: weights that the data do not keep
-# asking for fade.
+# it, at $w = -g/0.0005 = -2000\,g$. Decay is a memory of about two epochs ($1/(5\cdot10^{-5}) = 20{,}000$
+# steps; after each division of the rate by 10, ten times as long): weights that the data do not keep asking
+# for fade.
 #
 # Decay stands with $\epsilon$ inside the velocity, so it is the gradient of $\frac{0.0005}{2}w^2$ added to
 # the loss. The text has one rule for all; the 2012 code decayed weights only, and let biases learn twice as
@@ -401,7 +403,7 @@ assert moves["inside"][30] > 0.9 * moves["inside"][29]
 #
 # <details><summary>What we would answer</summary>
 #
-# 1. 128 times as large for the gradient, but not for the decay, which does not pass through the loss:
+# 1. 1.28: 128 times as large for the gradient, but not for the decay, which does not pass through the loss:
 #    relative to the gradient it is 128 times too weak.
 # 2. A steady push becomes 100 times as strong instead of 10, so the rate should fall by 10; and it takes
 #    about $1/(1-0.99) = 100$ steps to turn round.

@@ -139,8 +139,8 @@ assert correlation[4] > 0.8 > correlation[32]
 #
 # $$\Sigma = \frac1P\sum_p (x_p - \bar x)(x_p - \bar x)^{\mathsf T}$$
 #
-# over all $P$ pixels, 3×3. **Your turn.** The pictures are bytes, `uint8`: subtracting a mean makes floats
-# of them, but mind what comes first.
+# over all $P$ pixels, 3×3. **Your turn.** The pictures are bytes: multiplied as they are they would count
+# modulo 256 (lesson 1), so subtract the means first, which makes floats of them. Divide by $P$.
 
 
 # %%
@@ -189,7 +189,7 @@ assert (np.sign(vectors[:, 0]) == np.sign(vectors[0, 0])).all()
 # The paper adds to every pixel of a picture the same colour,
 #
 # $$[p_1, p_2, p_3]\,[\alpha_1\lambda_1, \alpha_2\lambda_2, \alpha_3\lambda_3]^{\mathsf T}
-# \qquad \alpha_j \sim N(0, 0.1)$$
+# \qquad \alpha_j \sim N(0,\, 0.1^2)$$
 #
 # drawn once for each use of a picture. Now put in numbers. Of ImageNet's pixels (0–255) the standard
 # deviation along the first axis is 121.78, so $\lambda_1 = 14830$ and $0.1\,\lambda_1 = 1483$ grey levels.
@@ -282,9 +282,9 @@ np.testing.assert_array_equal(np.sort(arrow[:, ::-1].ravel()), np.sort(arrow.rav
 
 # %% [markdown]
 # 1. Half of the training pictures stand on their heads, and no test picture does. The network learns it, at
-#    the price of what it could have learned instead. That has happened: a well-known port of the 2012
-#    network mirrors *rows* in its ten views, since its training had done so. Statistics do not find it (the
-#    pixels are the same ones). Looking at ten pictures does.
+#    the price of what it could have learned instead. At test it has happened: of the ten views of DeCAF
+#    (2013, 2012's network in NumPy) five are mirrored along *rows*. Statistics do not find it (the pixels
+#    are the same ones). Looking at ten pictures does.
 # 2. Blue stars for red ones: a colour that the class never has. It hurts where colour matters.
 # 3. This is noise, not light. A convolution averages over a window, and the shifts of its pixels mostly
 #    cancel. One draw for a whole picture does not cancel.

@@ -386,7 +386,7 @@ print("y, dw1, dw2: two ranks and one agree")
 # started once on one device and once on two.
 
 # %%
-from tinyalex.models.alexnet import Network, alexnet
+from tinyalex.models.alexnet import PRESETS, Network, alexnet
 from tinyalex.ops.softmax import softmax_loss_backward, softmax_loss_forward
 
 network = Network(filters=(16, 24, 40, 32, 48), hidden=56, classes=10, size=67)
@@ -498,8 +498,13 @@ draw.plain(
 #
 # And what a device holds: alone it would need 1999 MB to train this network, as one of two 1067 MB.  That
 # is more than half, because the pictures and whatever was gathered are held by both.  (Counted are the
-# parameters with their gradients and velocities, the arrays that backward reads, and the largest temporary;
-# not what the operations of 2012 needed besides.)
+# parameters with their gradients and velocities, the arrays that backward reads, and the largest temporary.)
+#
+# Why then was a GPU of 3 GB too small?  The 2012 code held each layer's output and its gradient at once, and
+# partial sums of the weights' gradients besides.  As it allocated, the network of the text takes 2.7 GB on
+# one device, config 145 2.97 GB (`--preset code2012`), and that before the driver's share; 145 not cut in
+# two takes 3.34 GB (`--preset code2012 --towers 1`), the paper's one-GPU net 1.84 GB (`--preset half`).
+# `tinyalex describe alexnet --devices cpu:0 --memory 3GB`, with these options, prints both counts.
 
 # %%
 assert round(48 * 27 * 27 * 128 * 4 / MB, 1) == 17.9 > full.total.received_forward / MB
@@ -514,6 +519,15 @@ print(
 )
 assert round(whole_memory / MB) == 1999
 assert round(full.total.memory / MB) == 1067
+
+
+def gb_2012(network):
+    return round(describe(network, ranks=1, batch=128).total.bytes_2012 / 1e9, 2)
+
+
+config145 = PRESETS["code2012"]
+assert (gb_2012(Network()), gb_2012(config145)) == (2.68, 2.97)
+assert (gb_2012(config145._replace(towers=1)), gb_2012(PRESETS["half"])) == (3.34, 1.84)
 
 # %% [markdown]
 # ## Break it on purpose

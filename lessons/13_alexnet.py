@@ -235,8 +235,8 @@ def learn(network, pictures, steps):
 # %%
 strong = narrow._replace(conv_std=0.08, conv345_std=0.1, fc_std=0.2)
 curves = {
-    "1: weights 0.01": learn(narrow, x, 12)[0],
-    "3: pixels / 255": learn(strong, x / np.float32(255), 12)[0],
+    "1: weights 0.01": learn(narrow, x, 30)[0],
+    "3: pixels / 255": learn(strong, x / np.float32(255), 30)[0],
 }
 curves["2: weights √(2/D)"], model = learn(strong, x, 30)
 
@@ -252,9 +252,9 @@ assert curves["1: weights 0.01"][-1] > 2.25
 assert curves["3: pixels / 255"][-1] > 2.0
 
 # %% [markdown]
-# (The two that stand still are stopped after 12 steps.) The paper's weights are so small that this narrow
-# network, whose layers have few inputs, passes nothing on in the first steps. (The real one's units have
-# six times as many inputs and more, and it had days.) Divided pixels are the same mistake at the bottom:
+# The paper's weights are so small that this narrow network, whose layers have few inputs, passes nothing on
+# in the first steps. (From conv2 on the real one's units have six times as many inputs and more, and it had
+# days.) Divided pixels are the same mistake at the bottom:
 # the signal enters 255 times weaker, and 2012's constants are meant for raw pixels.
 #
 # ## One picture on its way up
@@ -412,8 +412,9 @@ np.testing.assert_array_equal(*tests)
 #
 # <details><summary>What we would answer</summary>
 #
-# 1. The last maps become larger, and fc6 grows with their area. conv5 does not change: a kernel is the same
-#    at every place. That is why AlexNet is bound to one size of picture, and its convolutional part is not.
+# 1. The last maps become 9×9 instead of 6×6, and fc6 has 85 million weights instead of 38. conv5 does not
+#    change: a kernel is the same at every place. That is why AlexNet is bound to one size of picture, and
+#    its convolutional part is not.
 # 2. What is kept, and the temporary; not the parameters. Activations cross between the towers, so that
 #    doubles too; the gradients that data parallel ranks exchange would not.
 # 3. A necessary one. It shows that signal and gradient get through, that loss, labels and update are wired

@@ -30,8 +30,8 @@ check, hint, solution = lesson(14)
 # ## Something to look into
 #
 # A small network, trained here in two seconds on the library's shapes: two convolutions with pooling, 48
-# hidden units, ten classes. It stands for AlexNet; `tinyalex figure kernels RUN`, `predictions` and
-# `neighbours` draw the same figures for a run of the real one.
+# hidden units, ten classes. It stands for AlexNet; `tinyalex figure kernels RUN`, `predictions RUN DATA` and
+# `neighbours RUN DATA` draw the same figures for a run of the real one.
 
 # %%
 from tinyalex.comm import Comm

@@ -17,8 +17,8 @@
 # are **those of the machine that ran this notebook**; yours will differ, and if it is busy, they will
 # differ from run to run.  What is *asserted* are counts: operations, bytes, runs, fetches.
 #
-# **You bring:** strides (lesson 1), im2col (lesson 4), "backward is the transpose" (lesson 5), ranks
-# (lesson 12).
+# **You bring:** strides (lesson 1), im2col (lesson 4), "backward is the transpose" (lesson 5), the update
+# (lesson 10), ranks (lesson 12).
 #
 # **You take away:** how to find out what limits a computation, four ways to fetch less, a convolution with
 # a quarter of the multiplications, and what threads can and cannot do.
@@ -149,7 +149,7 @@ for axes, places, title in (
 # %% [markdown]
 # In AlexNet: one row of one channel, 55 windows, 128 images.  With $(C,H,W,N)$ one place in the window is
 # 55 runs of 128 numbers, each 8 whole lines.  With images outermost it is 7040 runs of a single number, and
-# of every line fetched 4 bytes of 64 are used.  Time the copy, some rows of it:
+# of every line fetched 16 bytes of 64 are used, every fourth number.  Time the copy, some rows of it:
 
 # %%
 row = np.arange(224 * 128).reshape(224, 128)[: 55 * 4 : 4]
@@ -157,6 +157,7 @@ assert runs(row) == 55
 assert row.shape[1] * 4 == 8 * 64
 row = np.arange(128 * 224).reshape(128, 224)[:, : 55 * 4 : 4]
 assert runs(row) == 55 * 128 == 7040
+assert len(np.unique(row * 4 // 64)) == 128 * 14  # lines: 16 of 64 bytes used
 
 x = rng.standard_normal((3, 16, 224, 128), np.float32)  # (C, H, W, N)
 x_outer = np.ascontiguousarray(x.transpose(3, 0, 1, 2))  # (N, C, H, W)
@@ -451,6 +452,9 @@ assert ((18 - 4) / 2 - 3, (18 + 4) / 2 - 4) == (4, 7)  # z2, z1
 # with them, and
 #
 # $$y = A^{\mathsf T}\left[(G w)\odot(B d)\right]$$
+#
+# This is **minimal filtering** (Winograd 1980; for convolutional networks Lavin and Gray, CVPR 2016), and
+# $F(2,3)$ their name for two outputs of three weights.
 
 # %%
 A = np.array([[1, 0], [1, 1], [1, -1], [0, 1]])  # rows: at 0, 1, −1, ∞
@@ -647,9 +651,9 @@ draw.plain(axes, "numbers in a piece", "ms for all", "on this machine")
 # piece.  That is why the library's blocks are not as small as the cache alone would like, and why a comment
 # in `ops/pool.py` says "smaller, and the ranks wait for the GIL".
 #
-# You can see what each of these does for the real network: `tinyalex bench alexnet` shows where a step's
-# time goes, and `python examples/levers.py` in the repository takes one lever away at a time.  Neither is
-# needed to go on; both take minutes.
+# You can see what each of these does for the real network: `tinyalex bench alexnet --layers` shows where a
+# step's time goes, and `python examples/levers.py` in the repository takes one lever away at a time.
+# Neither is needed to go on; both take minutes.
 #
 # ## Break it on purpose
 #

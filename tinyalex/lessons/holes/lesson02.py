@@ -157,7 +157,7 @@ def loss_and_gradient(z, labels):
     ],
 )
 def linear_gradients(dz, x, w):
-    """Gradients of z = w x + b.  dz (K,N), x (D,N), w (K,D)."""
+    """Gradients of z = w x + b.  dz (K,N), x (D,N), w (K,D) → dw (K,D), db (K,), dx (D,N)."""
     dw = dz @ x.T
     db = dz.sum(axis=1)
     dx = w.T @ dz

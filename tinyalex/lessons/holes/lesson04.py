@@ -56,7 +56,7 @@ def _conv_cases(rng):
     ],
 )
 def conv_loops(x, w, b, stride):
-    """Convolution, one output at a time.  x (C,H,W,N), w (F,C,KH,KW), b (F,)."""
+    """Convolution, one output at a time.  x (C,H,W,N), w (F,C,KH,KW), b (F,) → y (F,OH,OW,N)."""
     (_C, H, W, N), (F, _C, KH, KW) = x.shape, w.shape
     OH, OW = (H - KH) // stride + 1, (W - KW) // stride + 1
     y = np.zeros((F, OH, OW, N))

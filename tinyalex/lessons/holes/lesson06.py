@@ -40,7 +40,7 @@ from tinyalex.lessons.checks import hole
     ],
 )
 def tanh_backward(dy, y):
-    """dx of y = tanh(x), from the output y alone."""
+    """dx of y = tanh(x), from the output y alone.  dy, y: one shape → dx, the same."""
     dx = dy * (1 - y**2)
     return dx
 
@@ -87,6 +87,6 @@ def tanh_backward(dy, y):
     ],
 )
 def relu_backward(dy, y):
-    """dx of y = max(0, x), from the output y alone."""
+    """dx of y = max(0, x), from the output y alone.  dy, y: one shape → dx, the same."""
     dx = dy * (y > 0)
     return dx
