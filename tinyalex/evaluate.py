@@ -16,7 +16,7 @@ from tinyalex.data.loader import Batch, Loader
 from tinyalex.errors import ArgumentError, DataError
 from tinyalex.exchange.pictures import KNOWN, Pictures
 from tinyalex.models.saved import load_network, open_network
-from tinyalex.nn import AllGather
+from tinyalex.nn import AllGather, Conv2d, Linear, Part
 from tinyalex.ops.softmax import softmax, topk_error
 
 BATCH = 32  # pictures at a time through an imported network
@@ -61,18 +61,36 @@ def ensemble(predictions, weights=None):
 
 
 def features(net, loader, layer):
-    """Return the outputs (D, N) of a layer, of all ranks, for every picture of a Loader.
+    """Return the outputs (D, N) of a layer, of all ranks, for every picture of a Loader, on rank 0.
 
-    As for `probabilities`, every rank must call this.  Raises ArgumentError for an unknown layer.
+    As for `probabilities`, every rank must call this; the others get None.  Raises ArgumentError for an
+    unknown layer.
     """
-    comm = net.comm
-    found = []
+    comm, found, first = net.comm, None, 0
     while (batch := comm.share(next(loader, None) if loader else None)) is not None:
         y = net.forward(comm.device.put(batch.images), last=layer)
-        if not isinstance(net.layers[layer], AllGather):
+        if _is_split(net, layer):
             y = comm.all_gather(y)
-        found.append(comm.device.get(y.reshape(-1, y.shape[-1])))
-    return np.concatenate(found, axis=1)
+        if comm.rank:
+            continue
+        y = comm.device.get(y.reshape(-1, y.shape[-1]))
+        if found is None:
+            found = np.empty((len(y), len(loader.labels)), y.dtype)
+        found[:, first : first + y.shape[1]] = y
+        first += y.shape[1]
+    return found
+
+
+def _is_split(net, layer):
+    """Whether each rank holds only its channels of a layer's output: an imported network begins whole."""
+    split = False
+    for name, made in net.layers.items():
+        if isinstance(made, (Conv2d, Linear, Part)):
+            split = True
+        elif isinstance(made, AllGather):
+            split = False
+        if name == layer:
+            return split
 
 
 class Trained(NamedTuple):
@@ -122,15 +140,22 @@ def view_loader(comm, trained, source, views):
             "upscale": settings.upscale,
         }
     with Loader(source, train=False, mean=trained.mean, views=views, **chosen) as loader:
-        yield _adapted(loader, pictures) if pictures else loader
+        yield _Adapted(loader, pictures) if pictures else loader
 
 
-def _adapted(loader, pictures):
-    for images, labels in loader:
-        if isinstance(images, list):
-            yield Batch([pictures.adapt(view) for view in images], labels)
-        else:
-            yield Batch(pictures.adapt(images), labels)
+class _Adapted:
+    """A Loader's batches as an imported network wants to see them."""
+
+    def __init__(self, loader, pictures):
+        self.loader, self.pictures, self.labels = loader, pictures, loader.labels
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        images, labels = next(self.loader)
+        adapt = self.pictures.adapt
+        return Batch([adapt(view) for view in images] if isinstance(images, list) else adapt(images), labels)
 
 
 def array_loader(comm, trained, pictures, views):
