@@ -69,22 +69,25 @@ def test_of_ten_views_the_softmax_is_averaged_and_not_the_logits():
 
 
 def test_the_network_sees_the_ten_views_in_the_paper_s_order():
-    """Corners and centre, then their mirror images; of the mean, each loses the centre."""
-    net, trained = Fake(), SimpleNamespace(settings=SETTINGS, mean=MEAN, pictures=None)
+    """Corners and centre, then their mirror images, side by side; of the mean, each loses the centre."""
+    net, trained = Fake(), SimpleNamespace(settings=settings_of(20), mean=MEAN, pictures=None)
     net.forward = lambda x: Fake.forward(net, x).mean((1, 2))
     with evaluate.view_loader(ONE, trained, PICTURES, 10) as loader:
         found, labels = evaluate.probabilities(net, loader)
     assert found.shape == (3, 10)
     assert labels.tolist() == PICTURES.labels.tolist()
-    assert len(net.seen) == 3 * 10  # batches of 4, 4 and 2
+    assert len(net.seen) == 5  # two pictures each, whose views are a batch of training
     b = (SIDE - CROP) // 2
     corners = [(0, 0), (0, 2 * b), (b, b), (2 * b, 0), (2 * b, 2 * b)]
     centre = MEAN[:, b : b + CROP, b : b + CROP, None]
-    for view, (y, x) in zip(net.seen, corners * 2, strict=False):
-        expected = PICTURES.images[:, y : y + CROP, x : x + CROP, :4] - centre
-        if len(corners) <= next(i for i, v in enumerate(net.seen) if v is view) < 10:
-            expected = PICTURES.images[:, y : y + CROP, x : x + CROP, :4][:, :, ::-1] - centre
-        np.testing.assert_array_equal(view, expected)
+    for k, (y, x) in enumerate(corners * 2):
+        expected = PICTURES.images[:, y : y + CROP, x : x + CROP, :2]
+        expected = (expected[:, :, ::-1] if k >= len(corners) else expected) - centre
+        np.testing.assert_array_equal(net.seen[0][..., 2 * k : 2 * k + 2], expected)
+
+
+def settings_of(batch):
+    return SETTINGS._replace(recipe=SETTINGS.recipe._replace(batch=batch))
 
 
 def test_one_view_is_the_third_of_the_ten():
@@ -93,7 +96,21 @@ def test_one_view_is_the_third_of_the_ten():
     for views in (1, 10):
         with evaluate.view_loader(ONE, trained, PICTURES, views) as loader:
             evaluate.probabilities(net, loader)
-    np.testing.assert_array_equal(net.seen[0], net.seen[3 + 2])
+    np.testing.assert_array_equal(net.seen[0][..., 0], net.seen[3][..., 2])
+
+
+@pytest.mark.parametrize("views", [1, 10])
+def test_a_batch_of_views_is_no_larger_than_one_of_training_and_changes_nothing(saved, views):
+    trained, found = evaluate.load(ONE, saved[0]), []
+    for batch in (8, 35, 100):
+        trained = trained._replace(settings=settings_of(batch))
+        with evaluate.view_loader(ONE, trained, PICTURES, views) as loader:
+            found.append(evaluate.probabilities(trained.net, loader)[0])
+        with evaluate.view_loader(ONE, trained, PICTURES, views) as loader:
+            images = next(loader).images
+        assert views * np.shape(images)[-1] <= max(batch, views)
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-5)
+    np.testing.assert_allclose(found[2], found[0], rtol=1e-5)
 
 
 # ---- errors ------------------------------------------------------------------------------------------

@@ -25,17 +25,17 @@ BATCH = 32  # pictures at a time through an imported network
 def probabilities(net, loader):
     """Return the class probabilities (K, N) of every picture of a Loader, and the labels (N,).
 
-    With ten views a batch's images are a list of ten, and the ten softmax outputs are averaged.  Every rank
-    of the net must call this; the loader is rank 0's (None on the others).
+    With ten views a batch's images are a list of ten; they go through the network side by side, and the ten
+    softmax outputs are averaged.  Every rank of the net must call this; the loader is rank 0's (None on the
+    others).
     """
     comm = net.comm
     found, labels = [], []
     while (batch := comm.share(next(loader, None) if loader else None)) is not None:
-        views = batch.images if isinstance(batch.images, list) else [batch.images]
-        total = 0.0
-        for view in views:
-            total = total + softmax(net.forward(comm.device.put(view)))
-        found.append(comm.device.get(total / len(views)))
+        images, N = batch.images, len(batch.labels)
+        x = np.concatenate(images, axis=-1) if isinstance(images, list) else images
+        p = softmax(net.forward(comm.device.put(x)))
+        found.append(comm.device.get(p.reshape(len(p), -1, N).mean(axis=1)))
         labels.append(batch.labels)
     return np.concatenate(found, axis=1), np.concatenate(labels)
 
@@ -126,20 +126,22 @@ def load(comm, path):
 
 @contextlib.contextmanager
 def view_loader(comm, trained, source, views):
-    """Yield the batches of a source's test views on rank 0, None on the other ranks."""
+    """Yield the batches of a source's test views on rank 0, None on the other ranks.
+
+    All views of a batch together are no more pictures than a batch of training, or those of one picture.
+    """
     if comm.rank:
         yield None
         return
     settings, pictures = trained.settings, trained.pictures
     if pictures:
-        chosen = {"batch_size": BATCH, "recipe": augment.PLAIN._replace(crop=pictures.crop)}
+        batch, recipe, upscale = BATCH, augment.PLAIN._replace(crop=pictures.crop), None
     else:
-        chosen = {
-            "batch_size": settings.recipe.batch,
-            "recipe": settings.recipe.pictures,
-            "upscale": settings.upscale,
-        }
-    with Loader(source, train=False, mean=trained.mean, views=views, **chosen) as loader:
+        batch, recipe, upscale = settings.recipe.batch, settings.recipe.pictures, settings.upscale
+    batch = max(1, batch // 10) if views == 10 else batch
+    with Loader(
+        source, batch, recipe, train=False, mean=trained.mean, views=views, upscale=upscale
+    ) as loader:
         yield _Adapted(loader, pictures) if pictures else loader
 
 
