@@ -343,6 +343,31 @@ def test_small_pictures_are_enlarged_as_in_training(saved):
         assert evaluate.probabilities(trained.net, loader)[0].shape == (6, 6)
 
 
+def test_an_imported_network_sees_pictures_of_the_size_that_it_states(tmp_path):
+    """Smaller ones are enlarged, as `predict` does; of larger ones the crop would show too little."""
+    save_imported(tmp_path / "net.safetensors", STATED._replace(resize=2 * SIDE))
+    trained = evaluate.load(ONE, tmp_path / "net.safetensors")
+    enlarged = [np.rint(augment.upscale(p, 2 * SIDE)) for p in PICTURES.images.transpose(3, 0, 1, 2)]
+    large, found = PICTURES._replace(images=np.stack(enlarged, axis=-1).astype(np.uint8)), []
+    for source in (PICTURES, large):
+        with evaluate.view_loader(ONE, trained, source, 1) as loader:
+            found.append(next(loader).images)
+    np.testing.assert_array_equal(*found)
+    trained = trained._replace(pictures=STATED)
+    message = f"pictures of {2 * SIDE} pixels, the network was trained on {SIDE}: prepare with --size {SIDE}"
+    with pytest.raises(DataError, match=message), evaluate.view_loader(ONE, trained, large, 1):
+        pass
+
+
+def test_a_run_sees_pictures_of_its_own_size(saved):
+    trained = evaluate.load(ONE, saved[0])
+    for images, side in ((PICTURES.images[:, ::2, ::2], SIDE // 2), (PICTURES.images.repeat(2, 1), 2 * SIDE)):
+        message = f"pictures of {side} pixels, the network was trained on {SIDE}"
+        source = PICTURES._replace(images=images)
+        with pytest.raises(DataError, match=message), evaluate.view_loader(ONE, trained, source, 1):
+            pass
+
+
 # ---- pictures ----------------------------------------------------------------------------------------
 
 

@@ -129,13 +129,20 @@ def view_loader(comm, trained, source, views):
     """Yield the batches of a source's test views on rank 0, None on the other ranks.
 
     All views of a batch together are no more pictures than a batch of training, or those of one picture.
+    For an imported network smaller pictures are enlarged.  Raises DataError for pictures of another side.
     """
     if comm.rank:
         yield None
         return
-    settings, pictures = trained.settings, trained.pictures
+    settings, pictures, wanted = trained.settings, trained.pictures, _side(trained)
+    side = source.images.shape[1] if isinstance(source, Images) else source.size
+    if side > wanted or (side < wanted and not pictures):
+        raise DataError(
+            f"pictures of {side} pixels, the network was trained on {wanted}: prepare with --size {wanted}"
+        )
     if pictures:
-        batch, recipe, upscale = BATCH, augment.PLAIN._replace(crop=pictures.crop), None
+        batch, recipe = BATCH, augment.PLAIN._replace(crop=pictures.crop)
+        upscale = wanted if side < wanted else None
     else:
         batch, recipe, upscale = settings.recipe.batch, settings.recipe.pictures, settings.upscale
     batch = max(1, batch // 10) if views == 10 else batch
@@ -143,6 +150,11 @@ def view_loader(comm, trained, source, views):
         source, batch, recipe, train=False, mean=trained.mean, views=views, upscale=upscale
     ) as loader:
         yield _Adapted(loader, pictures) if pictures else loader
+
+
+def _side(trained):
+    """Of the pictures, before a crop is cut, that a network was trained on."""
+    return trained.pictures.resize if trained.pictures else trained.mean.shape[-1]
 
 
 class _Adapted:
@@ -171,11 +183,10 @@ def picture_loader(comm, trained, paths, views):
 
     Raises DataError for a file that cannot be read.
     """
-    side = trained.pictures.resize if trained.pictures else trained.mean.shape[-1]
     pictures = []
     for path in paths:
         try:
-            pictures.append(imagenet.read_picture(Path(path).read_bytes(), side))
+            pictures.append(imagenet.read_picture(Path(path).read_bytes(), _side(trained)))
         except MemoryError:
             raise
         except Exception as error:  # whatever a decoder makes of a damaged file
