@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import re
 import sys
 from importlib.util import find_spec
 
@@ -289,6 +290,31 @@ def test_a_run_goes_out_and_comes_back_with_its_classes_and_pictures(tmp_path):
     done("import", tmp_path / "again.onnx", tmp_path / "again.safetensors")
     again = evaluate.load(ONE, tmp_path / "again.safetensors")
     np.testing.assert_array_equal(again.net.forward(x), net.forward(x))
+
+
+@needs_onnx
+def test_a_run_without_its_mean_picture_is_named(tmp_path):
+    run_checkpoint(tmp_path / "run.safetensors")
+    arrays, metadata = checkpoint.load(tmp_path / "run.safetensors")
+    for mean, found in ((None, "none"), (np.zeros((3, 4, 5), np.float32), r"float32 \(3, 4, 5\)")):
+        damaged = {name: a for name, a in arrays.items() if name != "data.mean"}
+        damaged |= {} if mean is None else {"data.mean": mean}
+        checkpoint.save(tmp_path / "damaged.safetensors", damaged, metadata)
+        message = rf"damaged\.safetensors: data\.mean: expected a mean picture.*, found {found}"
+        assert re.search(message, refused("export", tmp_path / "damaged.safetensors", tmp_path / "net.onnx"))
+        with pytest.raises(DataError, match=message):
+            evaluate.load(ONE, tmp_path / "damaged.safetensors")
+
+
+@needs_onnx
+def test_a_file_that_states_what_cannot_be_is_named(tmp_path):
+    run_checkpoint(tmp_path / "run.safetensors")
+    done("export", tmp_path / "run.safetensors", tmp_path / "net.onnx")
+    data = (tmp_path / "net.onnx").read_bytes()
+    assert data.count(b'"RGB"') == 1
+    (tmp_path / "net.onnx").write_bytes(data.replace(b'"RGB"', b'"GRB"'))
+    line = refused("import", tmp_path / "net.onnx", tmp_path / "net.safetensors")
+    assert f"{tmp_path / 'net.onnx'}: metadata tinyalex: not as tinyalex writes it: pictures: order" in line
 
 
 @needs_onnx

@@ -15,7 +15,7 @@ from tinyalex.data import Images, augment, imagenet
 from tinyalex.data.loader import Batch, Loader
 from tinyalex.errors import ArgumentError, DataError
 from tinyalex.exchange.pictures import KNOWN, Pictures
-from tinyalex.models.saved import load_network, open_network
+from tinyalex.models.saved import load_network, mean_picture, open_network
 from tinyalex.nn import AllGather, Conv2d, Linear, Part
 from tinyalex.ops.softmax import softmax, topk_error
 
@@ -105,7 +105,7 @@ class Trained(NamedTuple):
 
 def load(comm, path):
     """Read a network, of a run or imported, on this rank of comm.  Raises DataError if the file has none."""
-    saved, _ = open_network(path)
+    saved = open_network(path)
     if saved.settings is None and saved.pictures is None:
         raise DataError(
             f"{path}: expected an AlexNet run, or an imported network whose pictures are stated: "
@@ -118,10 +118,7 @@ def load(comm, path):
         raise DataError(f"{path}: classes: expected {count} names, found {str(classes)[:80]}")
     if saved.pictures:
         return Trained(net, None, saved.pictures.rgb_mean, tuple(classes), saved.pictures)
-    mean = arrays.get("data.mean")
-    if mean is None or mean.ndim != 3 or mean.dtype != np.float32:
-        raise DataError(f"{path}: data.mean: expected a mean picture (3, S, S), found none")
-    return Trained(net, saved.settings, mean, tuple(classes))
+    return Trained(net, saved.settings, mean_picture(path, arrays), tuple(classes))
 
 
 @contextlib.contextmanager

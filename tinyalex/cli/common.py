@@ -40,7 +40,7 @@ def devices_for_checkpoint(devices, path):
     """As `devices_for_network`, for the network of a checkpoint."""
     from tinyalex.models.saved import open_network
 
-    return or_cores(devices, open_network(path)[0].ranks)
+    return or_cores(devices, open_network(path).ranks)
 
 
 def or_cores(devices, ranks):

@@ -125,7 +125,7 @@ def figure_kernels(checkpoint: Checkpoint, out: Path = Path("kernels.png")):
     from tinyalex.run import newest
 
     path = newest(checkpoint)
-    settings = open_network(path)[0].settings
+    settings = open_network(path).settings
     towers = settings.network.towers if settings else 1
     save_figure(kernels_figure(files.load(path)[0]["conv1.w"], towers), out)
 
