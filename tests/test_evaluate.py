@@ -152,6 +152,11 @@ def test_few_classes_leave_top_5_a_meaning():
     assert evaluate.errors(p, np.arange(4))[1:] == pytest.approx((0.75, 0.25))
 
 
+def test_of_one_class_no_guess_is_wrong():
+    assert evaluate.errors(np.ones((1, 3)), np.zeros(3, int)) == (0, 0, 0)
+    assert [evaluate.guesses(classes) for classes in (1, 2, 4, 6, 1000)] == [1, 1, 3, 5, 5]
+
+
 def test_a_probability_of_0_has_a_finite_loss():
     loss, top1, _ = evaluate.errors(np.array([[1.0], [0.0], [0.0]], np.float32), np.array([1]))
     assert loss == pytest.approx(-np.log(np.finfo(np.float32).tiny))

@@ -43,21 +43,32 @@ def probabilities(net, loader):
 def errors(probabilities, labels, k=5):
     """Return (mean −log p of the right class, top-1 error, top-k error), each over all pictures.
 
-    k is cut to the number of classes less one.  Ties count as in 2012 (`topk_error`).
+    k is cut to `guesses`.  Ties count as in 2012 (`topk_error`).
     """
-    k = min(k, len(probabilities) - 1)
+    k = guesses(len(probabilities), k)
     right = probabilities[labels, np.arange(len(labels))]
     loss = -np.log(np.maximum(right, np.finfo(right.dtype).tiny)).mean()
     top1, topk = (topk_error(probabilities, labels, j).mean() for j in (1, k))
     return float(loss), float(top1), float(topk)
 
 
+def guesses(classes, k=5):
+    """Return k, or as many guesses as can still be wrong where there are few classes; at least one."""
+    return max(1, min(k, classes - 1))
+
+
 def ensemble(predictions, weights=None):
     """Weighted average of several networks' probabilities (2012: avg-test.py); equal weights by default."""
-    weights = np.ones(len(predictions)) if weights is None else np.asarray(weights, float)
-    if len(weights) != len(predictions) or weights.min() < 0 or not 0 < weights.sum() < np.inf:
-        raise ArgumentError(f"weights: expected {len(predictions)} numbers ≥ 0, not all 0, found {weights}")
-    return sum(w * p for w, p in zip(weights / weights.sum(), predictions, strict=True))
+    weights = shares([1] * len(predictions) if weights is None else weights, len(predictions))
+    return sum(w * p for w, p in zip(weights, predictions, strict=True))
+
+
+def shares(weights, count):
+    """Return the weights of `count` networks as parts of 1; ArgumentError for what makes no average."""
+    weights = np.asarray(weights, float)
+    if len(weights) != count or weights.min() < 0 or not 0 < weights.sum() < np.inf:
+        raise ArgumentError(f"weights: expected {count} numbers ≥ 0, not all 0, found {weights}")
+    return weights / weights.sum()
 
 
 def features(net, loader, layer):
