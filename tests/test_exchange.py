@@ -235,7 +235,8 @@ def test_pictures_from_a_file(imported):
     [
         ({"order": "GBR"}, "order: expected RGB or BGR"),
         ({"mean": [1, 2]}, "mean: expected three finite numbers"),
-        ({"scale": [1, 2, float("nan")]}, "scale: expected tuple, found"),
+        ({"scale": [1, 2, float("nan")]}, "scale: expected tuple[float, ...], found"),
+        ({"mean": [1, 2, "3"]}, "mean: expected tuple[float, ...], found"),
         ({"crop": 224}, "crop: this network sees 227 pixels, found 224"),
         ({"resize": 100}, "expected 0 < crop ≤ resize"),
         ({"gamma": 2}, "gamma"),
