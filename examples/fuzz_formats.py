@@ -102,7 +102,7 @@ class Checkpoints(Format):
         return path
 
     def read(self, path):
-        found, _ = saved.open_network(path)
+        found = saved.open_network(path)
         arrays, _ = checkpoint.load(path)
         net = saved.load_network(ONE, path, found, arrays)
         use(net, found.shape)

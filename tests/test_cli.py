@@ -15,9 +15,11 @@ import pytest
 from PIL import Image
 
 from tinyalex import checkpoint, cli, evaluate, run
+from tinyalex.cli import common
 from tinyalex.comm import Comm
 from tinyalex.data import Images, augment, imagenet
 from tinyalex.devices import Device
+from tinyalex.errors import DataError
 from tinyalex.models.alexnet import PRESETS, narrow
 from tinyalex.settings import Data, open_data
 
@@ -224,6 +226,8 @@ def test_evaluate_prints_the_errors(world, views):
         assert line.startswith(str(name))
         loss, top1, top5 = evaluate.errors(p, labels)
         assert percentages(line) == pytest.approx([100 * top1, 100 * top5], abs=0.0051)
+        assert ": top-1 error " in line
+        assert ", top-3 error " in line  # of four classes
         assert f"loss {loss:.4f} " in line
         assert f"(16 pictures, {views} view{'s' if views > 1 else ''})" in line
 
@@ -383,14 +387,32 @@ REFUSED = [  # the command, and a part of the line
     (("evaluate", "{data}", "{nowhere}"), "nowhere: expected a checkpoint"),
     (("evaluate", "{data}", "{data}"), "expected a run folder with checkpoints"),
     (("evaluate", "{nowhere}", "{a}"), "nowhere"),
-    (("evaluate", "{data}", "{a}", "--split", "test"), "expected --split train, or val"),
-    (("evaluate", "{data}", "{a}", "--views", "5"), "views"),
+    (("evaluate", "{data}", "{a}", "--split", "test"), "expected a split 'test', found train and val"),
+    (("figure", "neighbours", "{a}", "{valonly}"), "expected a split 'train', found val"),
+    (("evaluate", "{data}", "{a}", "--views", "5"), "views=5: expected 1, or 10"),
+    (("evaluate", "{data}", "{a}", "--views", "0"), "views=0: expected 1, or 10"),
     (("evaluate", "{data}", "{a}", "{b}", "--weights", "1"), "--weights: expected 2"),
     (("evaluate", "{data}", "{a}", "{b}", "--weights", "1,2,3"), "--weights: expected 2"),
     (("evaluate", "{data}", "{a}", "{b}", "--weights", "1,one"), "--weights: expected 2"),
-    (("evaluate", "{data}", "{a}", "{b}", "--weights", "-1,2"), "weights: expected 2"),
-    (("evaluate", "{data}", "{a}", "{b}", "--weights", "0,0"), "weights: expected 2"),
-    (("evaluate", "{data}", "{a}", "{b}", "--weights", "1,nan"), "weights: expected 2"),
+    (("evaluate", "{data}", "{a}", "{b}", "--weights", ""), "--weights: expected 2"),
+    (("evaluate", "{data}", "{a}", "{b}", "--weights", "-1,2"), "--weights: expected 2"),
+    (("evaluate", "{data}", "{a}", "{b}", "--weights", "0,0"), "--weights: expected 2"),
+    (("evaluate", "{data}", "{a}", "{b}", "--weights", "1,nan"), "--weights: expected 2"),
+    # before anything else is looked at
+    (("evaluate", "{data}", "{nowhere}", "{nowhere}", "--weights", "1,-1"), "--weights: expected 2"),
+    (
+        ("features", "{nowhere}", "{nowhere}", "{nowhere}/f.npy"),
+        "f.npy: expected the name of a file in a fol",
+    ),
+    (("features", "{nowhere}", "{nowhere}", "{src}"), "src: expected the name of a file in a folder that"),
+    (
+        ("figure", "predictions", "{nowhere}", "{nowhere}", "--out", "{new}.xyz"),
+        "--out: expected a name that",
+    ),
+    (
+        ("figure", "neighbours", "{nowhere}", "{nowhere}", "--out", "{nowhere}/n.png"),
+        "n.png: expected the na",
+    ),
     (("evaluate", "{data}", "{a}", "--devices", "cpu:0,cpu:1,cpu:2"), "not on 3"),
     (("evaluate", "{data}", "{index}"), "index.json: not a whole safetensors file"),
     (("predict", "{a}", "{index}"), "index.json: expected a picture"),
@@ -430,11 +452,14 @@ def test_classes_that_differ_are_refused(world, tmp_path):
     """Same number, other names: the errors would mean nothing."""
     src = class_folders(tmp_path / "src", ("ape", "bee", "cow", "dog"), seed=1)
     imagenet.prepare(src, tmp_path / "data", size=72, workers=1, progress=False)
-    line = refused("evaluate", tmp_path / "data", world.a)
-    assert (
-        "was trained on 4 classes, the data have 4; only in the checkpoint: ant; only in the data: ape"
-        in line
-    )
+    for command in (
+        ("evaluate", tmp_path / "data", world.a),
+        ("figure", "predictions", world.a, tmp_path / "data", "--out", tmp_path / "p.png"),
+    ):
+        message = (
+            "was trained on 4 classes, the data have 4; only in the checkpoint: ant; only in the data: ape"
+        )
+        assert message in refused(*command)
 
 
 def test_classes_that_differ_in_the_middle_are_named(world, tmp_path):
@@ -444,6 +469,38 @@ def test_classes_that_differ_in_the_middle_are_named(world, tmp_path):
     line = refused("evaluate", tmp_path / "data", world.a)
     assert "cow" in line
     assert "cat" in line
+
+
+def compare_classes(names, classes):
+    """As the commands do, for an imported network."""
+    trained = SimpleNamespace(classes=tuple(names), pictures=True)
+    common.same_classes("net", trained, SimpleNamespace(classes=tuple(classes)))
+
+
+def test_names_that_go_on_after_the_data_s_are_theirs():
+    """The lines of Caffe's synset_words.txt begin with the folders' names."""
+    compare_classes(["n01440764 tench, Tinca tinca", "n01443537 goldfish"], ["n01440764", "n01443537"])
+    compare_classes(["two words", "one"], ["two words", "one"])
+    with pytest.raises(DataError, match="only in the data: n014"):
+        compare_classes(["n01440764 tench, Tinca tinca", "n01443537 goldfish"], ["n014", "n01443537"])
+
+
+@pytest.mark.parametrize("more", ["", " of two words"])
+def test_classes_in_another_order_are_said_to_be(more):
+    message = f"net: has the data's classes in another order: class 1 is 'cat{more}', in the data 'bee'"
+    with pytest.raises(DataError, match=message):
+        compare_classes([name + more for name in ("ant", "cat", "bee")], ["ant", "bee", "cat"])
+
+
+def test_of_numbers_in_place_of_names_the_remedy_is_said():
+    with pytest.raises(DataError, match=r"only in the data: ant, bee; .*`tinyalex import --classes`"):
+        compare_classes("01", ["ant", "bee"])
+
+
+def test_an_ensemble_runs_on_as_many_devices_as_each_network_can(world, tmp_path):
+    """`half` has one tower: in the second place too."""
+    done("train", world.data, tmp_path / "half", *SMALL, "--epochs", 1, "--preset", "half")
+    assert "2 networks averaged" in done("evaluate", world.data, world.a, tmp_path / "half")
 
 
 def test_an_index_that_is_damaged_is_named(world, tmp_path):

@@ -15,6 +15,8 @@ from tinyalex.data.loader import Batch, Loader
 from tinyalex.data.pictures import read_picture
 from tinyalex.devices import Device, parse
 from tinyalex.errors import DataError
+from tinyalex.exchange.pictures import Pictures
+from tinyalex.models import sequential as seq
 from tinyalex.models.alexnet import Network, alexnet, narrow
 from tinyalex.recipe import Recipe
 from tinyalex.settings import Settings
@@ -68,22 +70,25 @@ def test_of_ten_views_the_softmax_is_averaged_and_not_the_logits():
 
 
 def test_the_network_sees_the_ten_views_in_the_paper_s_order():
-    """Corners and centre, then their mirror images; of the mean, each loses the centre."""
-    net, trained = Fake(), SimpleNamespace(settings=SETTINGS, mean=MEAN, pictures=None)
+    """Corners and centre, then their mirror images, side by side; of the mean, each loses the centre."""
+    net, trained = Fake(), SimpleNamespace(settings=settings_of(20), mean=MEAN, pictures=None)
     net.forward = lambda x: Fake.forward(net, x).mean((1, 2))
     with evaluate.view_loader(ONE, trained, PICTURES, 10) as loader:
         found, labels = evaluate.probabilities(net, loader)
     assert found.shape == (3, 10)
     assert labels.tolist() == PICTURES.labels.tolist()
-    assert len(net.seen) == 3 * 10  # batches of 4, 4 and 2
+    assert len(net.seen) == 5  # two pictures each, whose views are a batch of training
     b = (SIDE - CROP) // 2
     corners = [(0, 0), (0, 2 * b), (b, b), (2 * b, 0), (2 * b, 2 * b)]
     centre = MEAN[:, b : b + CROP, b : b + CROP, None]
-    for view, (y, x) in zip(net.seen, corners * 2, strict=False):
-        expected = PICTURES.images[:, y : y + CROP, x : x + CROP, :4] - centre
-        if len(corners) <= next(i for i, v in enumerate(net.seen) if v is view) < 10:
-            expected = PICTURES.images[:, y : y + CROP, x : x + CROP, :4][:, :, ::-1] - centre
-        np.testing.assert_array_equal(view, expected)
+    for k, (y, x) in enumerate(corners * 2):
+        expected = PICTURES.images[:, y : y + CROP, x : x + CROP, :2]
+        expected = (expected[:, :, ::-1] if k >= len(corners) else expected) - centre
+        np.testing.assert_array_equal(net.seen[0][..., 2 * k : 2 * k + 2], expected)
+
+
+def settings_of(batch):
+    return SETTINGS._replace(recipe=SETTINGS.recipe._replace(batch=batch))
 
 
 def test_one_view_is_the_third_of_the_ten():
@@ -92,7 +97,21 @@ def test_one_view_is_the_third_of_the_ten():
     for views in (1, 10):
         with evaluate.view_loader(ONE, trained, PICTURES, views) as loader:
             evaluate.probabilities(net, loader)
-    np.testing.assert_array_equal(net.seen[0], net.seen[3 + 2])
+    np.testing.assert_array_equal(net.seen[0][..., 0], net.seen[3][..., 2])
+
+
+@pytest.mark.parametrize("views", [1, 10])
+def test_a_batch_of_views_is_no_larger_than_one_of_training_and_changes_nothing(saved, views):
+    trained, found = evaluate.load(ONE, saved[0]), []
+    for batch in (8, 35, 100):
+        trained = trained._replace(settings=settings_of(batch))
+        with evaluate.view_loader(ONE, trained, PICTURES, views) as loader:
+            found.append(evaluate.probabilities(trained.net, loader)[0])
+        with evaluate.view_loader(ONE, trained, PICTURES, views) as loader:
+            images = next(loader).images
+        assert views * np.shape(images)[-1] <= max(batch, views)
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-5)
+    np.testing.assert_allclose(found[2], found[0], rtol=1e-5)
 
 
 # ---- errors ------------------------------------------------------------------------------------------
@@ -132,6 +151,11 @@ def test_few_classes_leave_top_5_a_meaning():
     """Among four it is top-3, wrong for the last alone."""
     p = np.array([[0.4, 0.3, 0.2, 0.1]] * 4).T
     assert evaluate.errors(p, np.arange(4))[1:] == pytest.approx((0.75, 0.25))
+
+
+def test_of_one_class_no_guess_is_wrong():
+    assert evaluate.errors(np.ones((1, 3)), np.zeros(3, int)) == (0, 0, 0)
+    assert [evaluate.guesses(classes) for classes in (1, 2, 4, 6, 1000)] == [1, 1, 3, 5, 5]
 
 
 def test_a_probability_of_0_has_a_finite_loss():
@@ -244,11 +268,13 @@ def look_at_all(trained, loader):
 
 
 def test_one_and_two_ranks_agree(saved):
-    """Every rank returns the same; one rank and two differ by roundings of float32, 1e-5 of a value."""
+    """One rank and two differ by roundings of float32, 1e-5 of a value; rank 0 alone keeps features."""
     one, (first, second) = on("cpu:0", saved[0], look_at_all)[0], on("cpu:0,cpu:1", saved[0], look_at_all)
     for a, b, c in zip(one, first, second, strict=True):
-        np.testing.assert_array_equal(b, c)
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+        if c is not None:
+            np.testing.assert_array_equal(b, c)
+    assert [c is None for c in second] == [False, False, True, False]
     p, ten, features, labels = one
     assert (p.shape, ten.shape, features.shape) == ((6, 10), (6, 10), (NETWORK.hidden, 10))
     np.testing.assert_allclose(p.sum(axis=0), 1, rtol=1e-6)
@@ -282,9 +308,35 @@ def test_features_are_the_whole_network_s_on_any_number_of_ranks(saved, layer):
         with loader(1) as views:
             return evaluate.features(trained.net, views, layer)
 
-    (one,), (first, second) = on("cpu:0", saved[0], look), on("cpu:0,cpu:1", saved[0], look)
-    np.testing.assert_array_equal(first, second)
-    np.testing.assert_allclose(first, one, rtol=1e-5, atol=1e-5)
+    (one,), (two, _) = on("cpu:0", saved[0], look), on("cpu:0,cpu:1", saved[0], look)
+    np.testing.assert_allclose(two, one, rtol=1e-5, atol=1e-5)
+
+
+LAYERS = [  # whole on every rank until conv1, and in lrn1, whose windows cross the towers
+    seq.ZeroPad("pad0", (1, 1, 1, 1)), seq.Conv("conv1", (8, 3, 5, 5), 4, activation=("relu",)),
+    seq.LRN("lrn1", 5, 1.0, 1e-4, 0.75), seq.MaxPool("pool1", 3, 2),
+    seq.Conv("conv2", (8, 4, 3, 3), groups=2, activation=("relu",)), seq.Linear("fc3", (6, 8 * 36)),
+]  # fmt: skip
+STATED = Pictures("BGR", (104.0, 117.0, 123.0), (0.02, 0.01, 0.03), SIDE, CROP)
+
+
+def save_imported(path, pictures=STATED):
+    """A checkpoint as `tinyalex import` writes it."""
+    net = seq.build(LAYERS, ONE, np.random.default_rng(0))
+    metadata = {"layers": seq.to_json(LAYERS), "input": (3, CROP, CROP), "classes": CLASSES}
+    checkpoint.save(path, checkpoint.state(net, None), metadata | {"pictures": pictures._asdict()})
+
+
+@pytest.mark.parametrize("layer", [layer.name for layer in LAYERS])
+def test_features_of_an_imported_network_come_once_on_any_number_of_ranks(tmp_path, layer):
+    save_imported(tmp_path / "net.safetensors")
+
+    def look(trained, loader):
+        with loader(1) as views:
+            return evaluate.features(trained.net, views, layer)
+
+    one, two = (on(devices, tmp_path / "net.safetensors", look)[0] for devices in ("cpu:0", "cpu:0,cpu:1"))
+    np.testing.assert_allclose(two, one, rtol=1e-5, atol=1e-5)
 
 
 def test_small_pictures_are_enlarged_as_in_training(saved):
@@ -295,6 +347,31 @@ def test_small_pictures_are_enlarged_as_in_training(saved):
     with evaluate.view_loader(ONE, trained, small, 1) as loader:
         assert next(loader).images.shape == (3, CROP, CROP, 4)
         assert evaluate.probabilities(trained.net, loader)[0].shape == (6, 6)
+
+
+def test_an_imported_network_sees_pictures_of_the_size_that_it_states(tmp_path):
+    """Smaller ones are enlarged, as `predict` does; of larger ones the crop would show too little."""
+    save_imported(tmp_path / "net.safetensors", STATED._replace(resize=2 * SIDE))
+    trained = evaluate.load(ONE, tmp_path / "net.safetensors")
+    enlarged = [np.rint(augment.upscale(p, 2 * SIDE)) for p in PICTURES.images.transpose(3, 0, 1, 2)]
+    large, found = PICTURES._replace(images=np.stack(enlarged, axis=-1).astype(np.uint8)), []
+    for source in (PICTURES, large):
+        with evaluate.view_loader(ONE, trained, source, 1) as loader:
+            found.append(next(loader).images)
+    np.testing.assert_array_equal(*found)
+    trained = trained._replace(pictures=STATED)
+    message = f"pictures of {2 * SIDE} pixels, the network was trained on {SIDE}: prepare with --size {SIDE}"
+    with pytest.raises(DataError, match=message), evaluate.view_loader(ONE, trained, large, 1):
+        pass
+
+
+def test_a_run_sees_pictures_of_its_own_size(saved):
+    trained = evaluate.load(ONE, saved[0])
+    for images, side in ((PICTURES.images[:, ::2, ::2], SIDE // 2), (PICTURES.images.repeat(2, 1), 2 * SIDE)):
+        message = f"pictures of {side} pixels, the network was trained on {SIDE}"
+        source = PICTURES._replace(images=images)
+        with pytest.raises(DataError, match=message), evaluate.view_loader(ONE, trained, source, 1):
+            pass
 
 
 # ---- pictures ----------------------------------------------------------------------------------------

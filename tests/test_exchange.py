@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import re
 import sys
 from importlib.util import find_spec
 
@@ -11,8 +12,9 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
-from tinyalex import checkpoint, cli, evaluate
+from tinyalex import checkpoint, cli, evaluate, figures
 from tinyalex.comm import Comm
+from tinyalex.data import imagenet
 from tinyalex.devices import Device
 from tinyalex.errors import DataError
 from tinyalex.exchange import pictures, state_dict
@@ -233,7 +235,8 @@ def test_pictures_from_a_file(imported):
     [
         ({"order": "GBR"}, "order: expected RGB or BGR"),
         ({"mean": [1, 2]}, "mean: expected three finite numbers"),
-        ({"scale": [1, 2, float("nan")]}, "scale: expected tuple, found"),
+        ({"scale": [1, 2, float("nan")]}, "scale: expected tuple[float, ...], found"),
+        ({"mean": [1, 2, "3"]}, "mean: expected tuple[float, ...], found"),
         ({"crop": 224}, "crop: this network sees 227 pixels, found 224"),
         ({"resize": 100}, "expected 0 < crop ≤ resize"),
         ({"gamma": 2}, "gamma"),
@@ -255,6 +258,93 @@ def test_class_names_of_another_number_are_refused(imported):
     arguments = "import", imported / "theirs.safetensors", imported / "net.safetensors"
     assert "expected 6 names of classes, found 2" in refused(*arguments, "--classes", imported / "names.txt")
     assert "none.txt: expected a text file" in refused(*arguments, "--classes", imported / "none.txt")
+
+
+# ---- features and figures ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def caffe_and_data(tmp_path_factory):
+    """An imported network, and prepared pictures of its classes, smaller than its own."""
+    root, rng = tmp_path_factory.mktemp("caffe"), np.random.default_rng(0)
+    safetensors.numpy.save_file(caffe_arrays(), root / "theirs.safetensors")
+    (root / "names.txt").write_text("".join(f"n0{k} fish {k}\n" for k in range(6)))
+    for k in range(6):
+        for i, split in enumerate(("train", "train", "val")):
+            (root / "src" / split / f"n0{k}").mkdir(parents=True, exist_ok=True)
+            pixels = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / "src" / split / f"n0{k}" / f"{i}.png")
+    imagenet.prepare(root / "src", root / "data", size=40, workers=1, progress=False)
+    net = root / "net.safetensors"
+    done("import", root / "theirs.safetensors", net, "--pictures", "caffe", "--classes", root / "names.txt")
+    return net, root / "data"
+
+
+def test_features_of_an_imported_network(caffe_and_data, tmp_path):
+    """By default what its last layer reads, under whatever name, on any number of devices."""
+    net, data = caffe_and_data
+    for out, options in {
+        "one": ("--devices", "cpu:0"), "two": ("--devices", "cpu:0,cpu:1"),
+        "named": ("--devices", "cpu:0", "--layer", "dropout7"),
+    }.items():  # fmt: skip
+        assert "16 features of 6 pictures" in done("features", net, data, tmp_path / f"{out}.npy", *options)
+    one, two, named = (np.load(tmp_path / f"{out}.npy") for out in ("one", "two", "named"))
+    np.testing.assert_array_equal(one, named)
+    np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-5 * one.max())
+    assert np.ptp(one, axis=1).max() > 0
+
+
+def test_figures_of_an_imported_network(caffe_and_data, tmp_path):
+    for name in ("predictions", "neighbours"):
+        done("figure", name, *caffe_and_data, "--count", 3, "--out", tmp_path / f"{name}.png")
+
+
+def test_the_errors_of_an_imported_network(caffe_and_data):
+    """Its names begin with the data's; views of 227 pixels, of pictures enlarged to 256."""
+    net, data = caffe_and_data
+    assert "(6 pictures, 10 views)" in done("evaluate", data, net, "--views", 10)
+
+
+def as_imported(path, layers, shape, pictures=None):
+    """A checkpoint as `import` writes it; returns its arrays."""
+    net = sequential.build(layers, ONE, np.random.default_rng(0))
+    arrays = checkpoint.state(net, None)
+    metadata = {"layers": sequential.to_json(layers), "input": shape, "classes": ["a", "b"]}
+    checkpoint.save(path, arrays, metadata | {"pictures": pictures and pictures._asdict()})
+    return arrays
+
+
+def test_kernels_are_shown_in_their_colours_and_towers(tmp_path, monkeypatch):
+    """Of the first convolution, whatever its name; Caffe's blue comes first."""
+    layers = [
+        sequential.Conv("first", (4, 3, 3, 3)),
+        sequential.Conv("second", (4, 2, 3, 3), groups=2),
+        sequential.Linear("last", (2, 64)),
+    ]
+    drawn, draw = [], figures.kernels_figure
+    monkeypatch.setattr(figures, "kernels_figure", lambda *args: drawn.append(args) or draw(*args))
+    for order in ("RGB", "BGR"):
+        stated = pictures.KNOWN["caffe"]._replace(order=order, crop=8)
+        kernels = as_imported(tmp_path / "net.safetensors", layers, (3, 8, 8), stated)["first.w"]
+        done("figure", "kernels", tmp_path / "net.safetensors", "--out", tmp_path / "kernels.png")
+        np.testing.assert_array_equal(drawn[-1][0], kernels if order == "RGB" else kernels[:, [2, 1, 0]])
+        assert drawn[-1][1] == 2
+
+
+def test_networks_that_have_no_such_layer_are_named(tmp_path):
+    net, out = tmp_path / "net.safetensors", ("--out", tmp_path / "kernels.png")
+    message = "net.safetensors: expected a first convolution of three channels, found "
+    as_imported(net, [sequential.Linear("only", (2, 12))], (3, 2, 2))
+    assert message + "none" in refused("figure", "kernels", net, *out)
+    as_imported(net, [sequential.Conv("grey", (2, 1, 2, 2))], (1, 2, 2))
+    assert message + "(2, 1, 2, 2)" in refused("figure", "kernels", net, *out)
+
+
+def test_features_without_a_hidden_layer_are_refused(caffe_and_data, tmp_path):
+    net, stated = tmp_path / "net.safetensors", pictures.KNOWN["caffe"]._replace(crop=8)
+    as_imported(net, [sequential.Linear("only", (2, 192))], (3, 8, 8), stated)
+    message = "net.safetensors: expected a fully connected layer after another layer, found none"
+    assert message in refused("features", net, caffe_and_data[1], tmp_path / "f.npy")
 
 
 # ---- export and back -----------------------------------------------------------------------------------
@@ -289,6 +379,31 @@ def test_a_run_goes_out_and_comes_back_with_its_classes_and_pictures(tmp_path):
     done("import", tmp_path / "again.onnx", tmp_path / "again.safetensors")
     again = evaluate.load(ONE, tmp_path / "again.safetensors")
     np.testing.assert_array_equal(again.net.forward(x), net.forward(x))
+
+
+@needs_onnx
+def test_a_run_without_its_mean_picture_is_named(tmp_path):
+    run_checkpoint(tmp_path / "run.safetensors")
+    arrays, metadata = checkpoint.load(tmp_path / "run.safetensors")
+    for mean, found in ((None, "none"), (np.zeros((3, 4, 5), np.float32), r"float32 \(3, 4, 5\)")):
+        damaged = {name: a for name, a in arrays.items() if name != "data.mean"}
+        damaged |= {} if mean is None else {"data.mean": mean}
+        checkpoint.save(tmp_path / "damaged.safetensors", damaged, metadata)
+        message = rf"damaged\.safetensors: data\.mean: expected a mean picture.*, found {found}"
+        assert re.search(message, refused("export", tmp_path / "damaged.safetensors", tmp_path / "net.onnx"))
+        with pytest.raises(DataError, match=message):
+            evaluate.load(ONE, tmp_path / "damaged.safetensors")
+
+
+@needs_onnx
+def test_a_file_that_states_what_cannot_be_is_named(tmp_path):
+    run_checkpoint(tmp_path / "run.safetensors")
+    done("export", tmp_path / "run.safetensors", tmp_path / "net.onnx")
+    data = (tmp_path / "net.onnx").read_bytes()
+    assert data.count(b'"RGB"') == 1
+    (tmp_path / "net.onnx").write_bytes(data.replace(b'"RGB"', b'"GRB"'))
+    line = refused("import", tmp_path / "net.onnx", tmp_path / "net.safetensors")
+    assert f"{tmp_path / 'net.onnx'}: metadata tinyalex: not as tinyalex writes it: pictures: order" in line
 
 
 @needs_onnx

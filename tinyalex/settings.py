@@ -52,7 +52,7 @@ class Settings(NamedTuple):
             network.towers,
             network.pool,
         )
-        if len(network.filters) != 5 or not all(type(n) is int and 0 < n <= LARGEST for n in sizes):
+        if len(network.filters) != 5 or not all(0 < n <= LARGEST for n in sizes):
             raise DataError(f"network: expected sizes from 1 to {LARGEST:,}, found {sizes}")
         if min(made.recipe.batch, made.recipe.epochs, made.recipe.patience, made.save_every, made.keep) < 1:
             raise DataError("settings: batch, epochs, patience, save_every, keep: expected at least 1")

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from tinyalex import devices as device_names
 from tinyalex.comm import launch
-from tinyalex.errors import ArgumentError, DataError
+from tinyalex.errors import DataError
 
 console = Console(markup=False, highlight=False, soft_wrap=True)
 error_console = Console(stderr=True, markup=False, highlight=False)
@@ -43,11 +43,11 @@ def devices_for_network(devices, network):
     return or_cores(devices, most_ranks(network))
 
 
-def devices_for_checkpoint(devices, path):
-    """As `devices_for_network`, for the network of a checkpoint."""
+def devices_for_checkpoints(devices, *paths):
+    """As `devices_for_network`, for the networks of checkpoints, one after the other."""
     from tinyalex.models.saved import open_network
 
-    return or_cores(devices, open_network(path)[0].ranks)
+    return or_cores(devices, min(open_network(path).ranks for path in paths))
 
 
 def or_cores(devices, ranks):
@@ -91,57 +91,84 @@ def metrics_of(path):
     return records
 
 
-def open_split(data, split):
+def open_splits(data, *splits):
+    """Open a data set; DataError unless it has all of these splits."""
     from tinyalex.settings import open_data
 
     opened = open_data(data)
-    if split not in ("train", "val") or getattr(opened, split) is None:
-        raise DataError(f"{data}: expected --split train, or val where there is one; found {split!r}")
+    there = [name for name in ("train", "val") if getattr(opened, name) is not None]
+    for split in splits:
+        if split not in there:
+            raise DataError(f"{data}: expected a split {split!r}, found {' and '.join(there)}")
     return opened
 
 
 def same_classes(path, trained, data):
-    if trained.classes != data.classes:
-        only = [
-            ", ".join(sorted(a - b)[:5]) or "none"
-            for a, b in permutations(map(set, (trained.classes, data.classes)))
-        ]
-        raise DataError(
-            f"{path}: was trained on {len(trained.classes)} classes, the data have {len(data.classes)}; "
-            f"only in the checkpoint: {only[0]}; only in the data: {only[1]}"
-        )
+    """DataError unless a network tells the data's classes apart, in their order.
 
-
-def loader_for(comm, trained, data, split, views):
-    from tinyalex import evaluate as testing
-
-    return testing.view_loader(comm, trained, getattr(data, split), views)
+    A name's first word is enough: "n01440764 tench, Tinca tinca" is the data's "n01440764".
+    """
+    names, first_words = trained.classes, tuple(name.partition(" ")[0] for name in trained.classes)
+    if data.classes in (names, first_words):
+        return
+    for found in (names, first_words):
+        if sorted(found) == sorted(data.classes):
+            i = next(i for i, (a, b) in enumerate(zip(found, data.classes, strict=True)) if a != b)
+            raise DataError(
+                f"{path}: has the data's classes in another order: "
+                f"class {i} is {names[i]!r}, in the data {data.classes[i]!r}"
+            )
+    only = [", ".join(sorted(a - b)[:5]) or "none" for a, b in permutations(map(set, (names, data.classes)))]
+    unnamed = names == tuple(map(str, range(len(names))))
+    raise DataError(
+        f"{path}: was trained on {len(names)} classes, the data have {len(data.classes)}; "
+        f"only in the checkpoint: {only[0]}; only in the data: {only[1]}"
+        + ("; name them with `tinyalex import --classes`" if unnamed and trained.pictures else "")
+    )
 
 
 def weights_of(text, count):
     """Read comma-separated weights of an ensemble; None stays None."""
-    if text is None:
-        return None
+    from tinyalex.evaluate import shares
+
     try:
-        numbers = [float(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if len(numbers) != count:
-        raise DataError(f"--weights: expected {count} comma-separated numbers, found {text!r}")
-    return numbers
+        return None if text is None else shares([float(part) for part in text.split(",")], count)
+    except ValueError as error:
+        raise DataError(
+            f"--weights: expected {count} comma-separated numbers ≥ 0, not all 0, found {text!r}"
+        ) from error
 
 
-def print_errors(name, errors, pictures, views):
-    loss, top1, top5 = errors
+def print_errors(name, probabilities, labels, views):
+    from tinyalex.evaluate import errors, guesses
+
+    loss, top1, topk = errors(probabilities, labels)
     console.print(
-        f"{name}: top-1 error {top1:.2%}, top-5 error {top5:.2%}, loss {loss:.4f}  "
-        f"({pictures:,} pictures, {views} view{'s' if views > 1 else ''})",
+        f"{name}: top-1 error {top1:.2%}, top-{guesses(len(probabilities))} error {topk:.2%}, "
+        f"loss {loss:.4f}  ({len(labels):,} pictures, {views} view{'s' if views > 1 else ''})",
     )
 
 
+def new_file(path):
+    """Refuse a file that could not be written, before the work whose result it is to hold."""
+    if path.is_dir() or not path.parent.is_dir():
+        found = "a folder" if path.is_dir() else f"no folder {path.parent}"
+        raise DataError(f"{path}: expected the name of a file in a folder that exists, found {found}")
+    return path
+
+
+def _new_figure(path):
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    kinds = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix[1:].lower() not in kinds:
+        raise DataError(f"--out: expected a name that ends in .{', .'.join(kinds)}, found {str(path)!r}")
+    return new_file(path)
+
+
+Out = Annotated[Path, typer.Option(help="The picture's file.", callback=_new_figure)]
+
+
 def save_figure(figure, out):
-    try:
-        figure.savefig(out, dpi=figure.dpi)
-    except ValueError as error:  # a file type that matplotlib cannot write
-        raise ArgumentError(f"--out {out}: {error}") from error
+    figure.savefig(out, dpi=figure.dpi)
     console.print(str(out))

@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
+from tinyalex.cli.common import Checkpoint
 from tinyalex.errors import DataError
 
 
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run folder: its newest checkpoint.")],
+    checkpoint: Checkpoint,
     out: Annotated[Path, typer.Argument(help="The ONNX file.")],
 ):
     """Write a network as ONNX (opset 13): AlexNet, Figure 1's, or one that was imported."""
@@ -20,9 +21,9 @@ def export(
     from tinyalex.run import newest
 
     path = newest(checkpoint)
-    saved, _ = open_network(path)
+    saved = open_network(path)
     arrays, _ = files.load(path)
-    pictures = saved.pictures or _pictures_of(saved, arrays)
+    pictures = saved.pictures or _pictures_of(path, saved, arrays)
     metadata = {"classes": saved.classes, "pictures": pictures and pictures._asdict()}
     onnx_export.write(out, saved.layers(), arrays, saved.shape, metadata)
     typer.echo(
@@ -30,13 +31,14 @@ def export(
     )
 
 
-def _pictures_of(saved, arrays):
+def _pictures_of(path, saved, arrays):
     """What a run's network wants to see, the mean picture as one colour: None for Figure 1's network."""
     from tinyalex.exchange.pictures import Pictures
+    from tinyalex.models.saved import mean_picture
 
     if saved.settings is None:
         return None
-    mean = arrays["data.mean"]
+    mean = mean_picture(path, arrays)
     side = saved.settings.upscale or mean.shape[-1]
     colour = tuple(float(m) for m in mean.mean((1, 2), dtype=float))
     return Pictures("RGB", colour, (1.0, 1.0, 1.0), side, saved.shape[-1])
@@ -68,7 +70,7 @@ def import_network(
 
         found = onnx_import.read(source)
     count = sequential.shapes(found.layers, found.shape)[-1][0]
-    stated = _stated(found.properties, found.shape)
+    stated = _stated(source, found)
     if pictures is not None:
         if found.shape[0] != 3 or found.shape[1] != found.shape[2]:
             raise DataError(
@@ -94,23 +96,23 @@ def import_network(
         typer.echo("how pictures are prepared is not stated: predict needs it; import with --pictures")
 
 
-def _stated(properties, shape):
+def _stated(source, found):
     """The classes and pictures that an ONNX file of this program states; {} where it states none."""
     from tinyalex.exchange.pictures import Pictures
 
-    if "tinyalex" not in properties:
+    if "tinyalex" not in found.properties:
         return {}
     try:
-        fields = json.loads(properties["tinyalex"])
+        fields = json.loads(found.properties["tinyalex"])
         names, pictures = fields.get("classes"), fields.get("pictures")
         if names is not None and not (isinstance(names, list) and all(isinstance(n, str) for n in names)):
             raise DataError("classes: expected a list of names")
         pictures = None if pictures is None else Pictures.from_json(pictures)
-        if pictures and shape != (3, pictures.crop, pictures.crop):
-            raise DataError(f"pictures: crop {pictures.crop} does not fit an input {shape}")
+        if pictures and found.shape != (3, pictures.crop, pictures.crop):
+            raise DataError(f"pictures: crop {pictures.crop} does not fit an input {found.shape}")
         return {"classes": names, "pictures": pictures}
     except (ValueError, AttributeError, RecursionError) as error:
-        raise DataError(f"metadata tinyalex: not as tinyalex writes it: {error}") from error
+        raise DataError(f"{source}: metadata tinyalex: not as tinyalex writes it: {error}") from error
 
 
 def _names(path):

@@ -1,5 +1,6 @@
 """Commands that look at a trained network: evaluate, predict, features, and the figures."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -9,13 +10,14 @@ from tinyalex.cli.common import (
     Checkpoint,
     DataSet,
     Devices,
+    Out,
     Split,
     Views,
     console,
-    devices_for_checkpoint,
-    loader_for,
+    devices_for_checkpoints,
     metrics_of,
-    open_split,
+    new_file,
+    open_splits,
     print_errors,
     run_on,
     same_classes,
@@ -24,7 +26,15 @@ from tinyalex.cli.common import (
 )
 from tinyalex.errors import DataError
 
-LAST_HIDDEN = "gather8"  # its output are the 4096 features that the last layer reads
+
+def _last_hidden(path, net):
+    """Name the layer whose outputs the last fully connected layer reads: the paper's 4096 features."""
+    from tinyalex.nn import Linear
+
+    before = [name for name, after in pairwise(net.layers) if isinstance(net.layers[after], Linear)]
+    if not before:
+        raise DataError(f"{path}: expected a fully connected layer after another layer, found none")
+    return before[-1]
 
 
 def evaluate(
@@ -43,7 +53,7 @@ def evaluate(
     from tinyalex import evaluate as testing
     from tinyalex.run import newest
 
-    opened = open_split(data, split)
+    opened = open_splits(data, split)
     numbers = weights_of(weights, len(checkpoints))
     paths = [newest(path) for path in checkpoints]
 
@@ -52,17 +62,17 @@ def evaluate(
         for path in paths:
             trained = testing.load(comm, path)
             same_classes(path, trained, opened)
-            with loader_for(comm, trained, opened, split, views) as loader:
+            with testing.view_loader(comm, trained, getattr(opened, split), views) as loader:
                 found.append(testing.probabilities(trained.net, loader))
         return found
 
-    found = run_on(rank, devices_for_checkpoint(devices, paths[0]))
+    found = run_on(rank, devices_for_checkpoints(devices, *paths))
     labels = found[0][1]
     for path, (p, _) in zip(paths, found, strict=True):
-        print_errors(path, testing.errors(p, labels), len(labels), views)
+        print_errors(path, p, labels, views)
     if len(found) > 1:
         p = testing.ensemble([p for p, _ in found], numbers)
-        print_errors(f"{len(found)} networks averaged", testing.errors(p, labels), len(labels), views)
+        print_errors(f"{len(found)} networks averaged", p, labels, views)
 
 
 def predict(
@@ -83,7 +93,7 @@ def predict(
         with testing.picture_loader(comm, trained, images, views) as loader:
             return testing.probabilities(trained.net, loader)[0], trained.classes
 
-    probabilities, classes = run_on(rank, devices_for_checkpoint(devices, path))
+    probabilities, classes = run_on(rank, devices_for_checkpoints(devices, path))
     for picture, p in zip(images, probabilities.T, strict=True):
         console.print(str(picture))
         for k in p.argsort()[::-1][:top]:
@@ -93,9 +103,13 @@ def predict(
 def features(
     checkpoint: Checkpoint,
     data: DataSet,
-    out: Annotated[Path, typer.Argument(help="A .npy file: float32 (features, pictures).")],
+    out: Annotated[
+        Path, typer.Argument(help="A .npy file: float32 (features, pictures).", callback=new_file)
+    ],
     split: Split = "val",
-    layer: Annotated[str, typer.Option(help="Whose outputs.")] = LAST_HIDDEN,
+    layer: Annotated[
+        str | None, typer.Option(help="Whose outputs: by default what the last fully connected layer reads.")
+    ] = None,
     devices: Devices = None,
 ):
     """Write a hidden layer's outputs for every picture of a split, in the order of the split."""
@@ -103,39 +117,48 @@ def features(
     from tinyalex.files import write_array
     from tinyalex.run import newest
 
-    path, opened = newest(checkpoint), open_split(data, split)
+    path, opened = newest(checkpoint), open_splits(data, split)
 
     def rank(comm):
         trained = testing.load(comm, path)
-        if layer not in trained.net.layers:
-            raise DataError(f"--layer: expected one of {', '.join(trained.net.layers)}, found {layer!r}")
-        with loader_for(comm, trained, opened, split, 1) as loader:
-            return testing.features(trained.net, loader, layer)
+        chosen = layer or _last_hidden(path, trained.net)
+        if chosen not in trained.net.layers:
+            raise DataError(f"--layer: expected one of {', '.join(trained.net.layers)}, found {chosen!r}")
+        with testing.view_loader(comm, trained, getattr(opened, split), 1) as loader:
+            return testing.features(trained.net, loader, chosen)
 
-    found = run_on(rank, devices_for_checkpoint(devices, path))
+    found = run_on(rank, devices_for_checkpoints(devices, path))
     write_array(out, found)
     console.print(f"{out}: {found.shape[0]} features of {found.shape[1]} pictures")
 
 
-def figure_kernels(checkpoint: Checkpoint, out: Path = Path("kernels.png")):
+def figure_kernels(checkpoint: Checkpoint, out: Out = Path("kernels.png")):
     """Figure 3: the kernels of the first layer, one block for each tower."""
     from tinyalex import checkpoint as files
     from tinyalex.figures import kernels_figure
     from tinyalex.models.saved import open_network
+    from tinyalex.models.sequential import Conv
     from tinyalex.run import newest
 
     path = newest(checkpoint)
-    settings = open_network(path)[0].settings
-    towers = settings.network.towers if settings else 1
-    save_figure(kernels_figure(files.load(path)[0]["conv1.w"], towers), out)
+    saved = open_network(path)
+    convolutions = [layer for layer in saved.layers() if isinstance(layer, Conv)]
+    if not convolutions or convolutions[0].shape[1] != 3:
+        found = convolutions[0].shape if convolutions else "none"
+        raise DataError(f"{path}: expected a first convolution of three channels, found {found}")
+    weights = files.load(path)[0][f"{convolutions[0].name}.w"]
+    if saved.pictures and saved.pictures.order == "BGR":
+        weights = weights[:, ::-1]
+    towers = convolutions[1].groups if len(convolutions) > 1 else 1  # in which its maps are read
+    save_figure(kernels_figure(weights, towers), out)
 
 
 def figure_predictions(
     checkpoint: Checkpoint,
     data: DataSet,
-    out: Path = Path("predictions.png"),
+    out: Out = Path("predictions.png"),
     count: Annotated[int, typer.Option(help="Pictures shown.", min=1)] = 8,
-    seed: Annotated[int, typer.Option(help="Seed of their choice.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of their choice.", min=0)] = 0,
     devices: Devices = None,
 ):
     """Figure 4, left: validation pictures with the five most probable classes."""
@@ -143,24 +166,25 @@ def figure_predictions(
     from tinyalex.figures import predictions_figure
     from tinyalex.run import newest
 
-    source = open_split(data, "val").val
-    path, (pictures, labels) = newest(checkpoint), testing.some_pictures(source, count, seed)
+    opened, path = open_splits(data, "val"), newest(checkpoint)
+    pictures, labels = testing.some_pictures(opened.val, count, seed)
 
     def rank(comm):
         trained = testing.load(comm, path)
+        same_classes(path, trained, opened)
         with testing.array_loader(comm, trained, pictures, 10) as loader:
             return testing.probabilities(trained.net, loader)[0], trained.classes
 
-    probabilities, classes = run_on(rank, devices_for_checkpoint(devices, path))
+    probabilities, classes = run_on(rank, devices_for_checkpoints(devices, path))
     save_figure(predictions_figure(pictures, probabilities, labels, classes), out)
 
 
 def figure_neighbours(
     checkpoint: Checkpoint,
     data: DataSet,
-    out: Path = Path("neighbours.png"),
+    out: Out = Path("neighbours.png"),
     count: Annotated[int, typer.Option(help="Validation pictures shown.", min=1)] = 5,
-    seed: Annotated[int, typer.Option(help="Seed of their choice.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of their choice.", min=0)] = 0,
     devices: Devices = None,
 ):
     """Figure 4, right: validation pictures and the training pictures with the nearest features."""
@@ -171,30 +195,31 @@ def figure_neighbours(
     from tinyalex.retrieval import nearest
     from tinyalex.run import newest
 
-    opened, path = open_split(data, "val"), newest(checkpoint)
+    opened, path = open_splits(data, "train", "val"), newest(checkpoint)
     pictures, _ = testing.some_pictures(opened.val, count, seed)
 
     def rank(comm):
         trained = testing.load(comm, path)
-        with loader_for(comm, trained, opened, "train", 1) as loader:
-            database = testing.features(trained.net, loader, LAST_HIDDEN)
+        hidden = _last_hidden(path, trained.net)
+        with testing.view_loader(comm, trained, opened.train, 1) as loader:
+            database = testing.features(trained.net, loader, hidden)
         with testing.array_loader(comm, trained, pictures, 1) as loader:
-            return testing.features(trained.net, loader, LAST_HIDDEN), database
+            return testing.features(trained.net, loader, hidden), database
 
-    indices, _ = nearest(*run_on(rank, devices_for_checkpoint(devices, path)), k=6)
+    indices, _ = nearest(*run_on(rank, devices_for_checkpoints(devices, path)), k=6)
     found = np.stack([testing.pictures_at(opened.train, row) for row in indices.T], axis=-1)
     save_figure(neighbours_figure(pictures, found), out)
 
 
-def figure_curves(run: Annotated[Path, typer.Argument(help="A run folder.")], out: Path = Path("curves.png")):
+def figure_curves(run: Annotated[Path, typer.Argument(help="A run folder.")], out: Out = Path("curves.png")):
     """Training loss and errors against epochs."""
     from tinyalex.figures import curves_figure
 
     save_figure(curves_figure(metrics_of(run)), out)
 
 
-def figure_sizes(run: Annotated[Path, typer.Argument(help="A run folder.")], out: Path = Path("sizes.png")):
+def figure_sizes(run: Annotated[Path, typer.Argument(help="A run folder.")], out: Out = Path("sizes.png")):
     """Sizes of weights and updates, layer by layer, against steps (the 2012 code's check)."""
     from tinyalex.figures import magnitudes_figure
 
-    save_figure(magnitudes_figure([r for r in metrics_of(run) if r["kind"] == "sizes"]), out)
+    save_figure(magnitudes_figure(metrics_of(run)), out)

@@ -21,8 +21,8 @@ class Pictures(NamedTuple):
     """
 
     order: str  # RGB or BGR
-    mean: tuple
-    scale: tuple
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
     resize: int
     crop: int
 
@@ -37,7 +37,7 @@ class Pictures(NamedTuple):
             raise DataError(f"pictures: order: expected RGB or BGR, found {self.order!r}")
         for name in ("mean", "scale"):
             values = getattr(self, name)
-            if len(values) != 3 or not all(type(v) in (int, float) for v in values):
+            if len(values) != 3:
                 raise DataError(f"pictures: {name}: expected three finite numbers, found {values!r}")
         if not 0 < self.crop <= self.resize <= LARGEST:
             raise DataError(

@@ -38,7 +38,7 @@ class Network(NamedTuple):
         for one GPU (one rank only).
     """
 
-    filters: tuple = (96, 256, 384, 384, 256)  # conv1 … conv5 (section 3.5), both towers together
+    filters: tuple[int, ...] = (96, 256, 384, 384, 256)  # conv1 … conv5 (section 3.5), both towers together
     hidden: int = 4096  # fc6, fc7
     classes: int = 1000
     size: int = 224  # of the picture, in pixels

@@ -4,6 +4,8 @@ import math
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
+
 from tinyalex import checkpoint
 from tinyalex.comm import Comm
 from tinyalex.devices import Device
@@ -37,7 +39,7 @@ class Saved(NamedTuple):
 
 
 def open_network(path):
-    """Look into a checkpoint: return the `Saved` and its metadata.
+    """Look into a checkpoint: return its `Saved`.
 
     Raises DataError for a file that is none of this program's, or whose network does not fit its arrays'
     shapes: nothing of the size that the metadata claim is made before that.
@@ -54,7 +56,7 @@ def open_network(path):
                 )
     except (DataError, ArgumentError) as error:
         raise DataError(f"{path}: {error}") from error
-    return saved, metadata
+    return saved
 
 
 def _saved(metadata):
@@ -87,6 +89,15 @@ def _sizes(shape):
     if not fits or math.prod(shape) > sequential.MOST_NUMBERS:
         raise DataError(f"input: expected three sizes (C, H, W), found {str(shape)[:80]}")
     return tuple(shape)
+
+
+def mean_picture(path, arrays):
+    """Return the mean of a run's training pictures, float32 (3, S, S); DataError if it is not there."""
+    mean = arrays.get("data.mean")
+    if mean is None or mean.dtype != np.float32 or mean.shape != (3, *2 * mean.shape[-1:]):
+        found = "none" if mean is None else f"{mean.dtype} {mean.shape}"
+        raise DataError(f"{path}: data.mean: expected a mean picture, float32 (3, S, S), found {found}")
+    return mean
 
 
 def load_network(comm, path, saved, arrays):

@@ -27,9 +27,9 @@ class Conv(NamedTuple):
     """shape: (F, C/groups, KH, KW).  activation: ("relu",), ("logistic",), ("tanh", a, b) or ()."""
 
     name: str
-    shape: tuple
+    shape: tuple[int, ...]
     stride: int = 1
-    pad: tuple = (0, 0, 0, 0)  # top, bottom, left, right
+    pad: tuple[int, ...] = (0, 0, 0, 0)  # top, bottom, left, right
     groups: int = 1
     activation: tuple = ()
 
@@ -38,7 +38,7 @@ class Linear(NamedTuple):
     """shape: (F, D)."""
 
     name: str
-    shape: tuple
+    shape: tuple[int, ...]
     activation: tuple = ()
 
 
@@ -48,7 +48,7 @@ class MaxPool(NamedTuple):
     name: str
     window: int
     stride: int
-    pad: tuple = (0, 0, 0, 0)
+    pad: tuple[int, ...] = (0, 0, 0, 0)
     ceil: bool = False
 
 
@@ -58,7 +58,7 @@ class AvgPool(NamedTuple):
     name: str
     window: int
     stride: int
-    pad: tuple = (0, 0, 0, 0)
+    pad: tuple[int, ...] = (0, 0, 0, 0)
     ceil: bool = False
 
 
@@ -109,7 +109,7 @@ class ZeroPad(NamedTuple):
     """Zeros around the maps."""
 
     name: str
-    pad: tuple
+    pad: tuple[int, ...]
 
 
 MOST_NUMBERS = 1 << 28  # in a layer's output for one image, 1 GiB: larger ones are refused
@@ -150,7 +150,7 @@ def _layer(entry):
     fields = {key: value for key, value in entry.items() if key != "kind"}
     layer = checked(kind, fields, f"layers: {str(entry.get('name'))[:40]}")
     for field in ("shape", "pad"):
-        if not all(type(v) is int and 0 <= v < 1 << 31 for v in fields.get(field, ())):
+        if not all(0 <= v < 1 << 31 for v in fields.get(field, ())):
             raise DataError(f"layers: {layer.name}: {field}: expected whole numbers ≥ 0")
     if "activation" in fields and (_neuron(layer) is None) and kind is Activate:
         raise DataError(f"layers: {layer.name}: expected a neuron, found none")
