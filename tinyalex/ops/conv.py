@@ -54,7 +54,7 @@ from tinyalex.ops.activation import Activation
 from tinyalex.ops.cuda import conv as cuda
 from tinyalex.ops.windows import real_windows
 
-BLOCK_BYTES = 1 << 23  # strips of one block of output rows
+BLOCK_BYTES = 1 << 24  # strips of one block of output rows
 MAPS_BYTES = 1 << 20  # of the gradient, on its way through the neuron
 
 
@@ -223,14 +223,14 @@ def conv2d_backward(dy, cache, need_dx=True):
 
     g_rows = g_maps.reshape(F, OH, OW * N)
     weights = _by_rows(w, groups)
-    dweights = zeros(xp, weights.shape, w.dtype)
+    dwT = zeros(xp, weights.swapaxes(1, 2).shape, w.dtype)  # dWᵀ = cols gᵀ: BLAS likes many rows
     dx = zeros(xp, x.shape, x.dtype) if need_dx else None
     for g, rows, strips in _blocks(x, groups, KH, KW, stride, pads, OH, OW):
         fs = slice(g * F // groups, (g + 1) * F // groups)
         dstrips = zeros(xp, strips.shape, strips.dtype) if need_dx else None
         dcols = empty(xp, (KH, CG, KW, OW, N), x.dtype) if need_dx else None
         for i, cols in _columns(strips, rows, KH, stride):
-            dweights[g] += g_rows[fs, i] @ cols.T
+            dwT[g] += cols @ g_rows[fs, i].T
             if need_dx:
                 start = (i - rows.start) * stride
                 xp.matmul(weights[g].T, g_rows[fs, i], out=dcols.reshape(-1, OW * N))
@@ -239,7 +239,7 @@ def conv2d_backward(dy, cache, need_dx=True):
             maps = dx[g * CG : (g + 1) * CG]
             for pixels, strip in _overlap(maps, dstrips, rows.start * stride - pads[0], stride, pads[2]):
                 pixels += strip
-    return dx, _by_filters(dweights, w), db
+    return dx, _by_filters(dwT.swapaxes(1, 2), w), db
 
 
 def _backward_stride_1(g_maps, cache):
@@ -253,15 +253,15 @@ def _backward_stride_1(g_maps, cache):
     pads = KH - 1 - pt, KH - 1 - pb, KW - 1 - pl, KW - 1 - pr
     turned = w.reshape(groups, FG, CG, KH, KW).swapaxes(1, 2)[..., ::-1, ::-1].reshape(C, FG, KH, KW)
     weights = _by_rows(turned, groups)
-    dweights = zeros(xp, weights.shape, w.dtype)
+    dwT = zeros(xp, weights.swapaxes(1, 2).shape, w.dtype)
     dx = empty(xp, x.shape, x.dtype)
     x_rows, dx_rows = x.reshape(C, H, W * N), dx.reshape(C, H, W * N)
     for g, rows, strips in _blocks(g_maps, groups, KH, KW, 1, pads, H, W):
         cs = slice(g * CG, (g + 1) * CG)
         for u, cols in _columns(strips, rows, KH, 1):
             xp.matmul(weights[g], cols, out=dx_rows[cs, u])
-            dweights[g] += x_rows[cs, u] @ cols.T
-    dturned = _by_filters(dweights, turned).reshape(groups, CG, FG, KH, KW)
+            dwT[g] += cols @ x_rows[cs, u].T
+    dturned = _by_filters(dwT.swapaxes(1, 2), turned).reshape(groups, CG, FG, KH, KW)
     dw = dturned.swapaxes(1, 2)[..., ::-1, ::-1].reshape(w.shape)
     return dx, dw
 
