@@ -138,7 +138,7 @@ def test_three_gigabytes():
 def test_three_gigabytes_as_the_2012_code_allocated():
     """A card holds the half network, which was trained on one, and a tower; not a network without towers.
 
-    The two towers of config 145 on one card leave 1% of 3 GB for the driver.
+    The two towers of config 145 on one card leave 2% of 3 GB for the driver.
     """
     whole = PRESETS["code2012"]
     two = describe(whole, 2, 128).total.bytes_2012
@@ -146,12 +146,12 @@ def test_three_gigabytes_as_the_2012_code_allocated():
     half = describe(PRESETS["half"], 1, 128).total.bytes_2012
     joined = describe(whole._replace(towers=1), 1, 128).total.bytes_2012
     assert two < half < 2e9
-    assert 2.95e9 < one < 3e9
+    assert 2.94e9 < one < 3e9
     assert joined > 3 * 2**30  # more than the card's own 3 GB
 
     # By hand: an image has 1,454,576 outputs, as many gradients, 663,648 brackets, 8,192 masks, two pictures.
     numbers = 2 * 1_454_576 + 663_648 + 8192 + 2 * 150_528
-    sums = 605 * 34_848 + 243 * 307_200 + 13 * (884_736 + 663_552 + 442_368)
+    sums = 605 * 34_848 + 243 * 307_200 + 13 * (884_736 // 2 + 663_552 + 442_368)
     weights = 2 * 60_965_224 + 2_334_080 + 4096 + 4096 + 1000
     assert one == 4 * (128 * numbers + weights + sums)
 

@@ -19,7 +19,8 @@ holds of the step before, buffers that lie idle in the memory pool, and what a G
 GPUs of 3 GB: it kept every layer's output and its gradient at once (neurons work in place), the brackets of
 the normalizations, dropout's masks as floats, two batches of pictures (one on its way), weights with their
 increments, gradients of convolutions only, and the partial sums of these: one for every `partialSum` (5, 3,
-13, 13, 13) places of a map, each the size of the weights.
+13, 13, 13) places of a map, each the size of the weights (in conv3, which reads each tower with weights of
+their own, the size of one tower's).
 
 **Bytes that cross** are those a device receives from the others, as `Comm.ledger` counts them: an all-gather
 brings it the other ranks' arrays, and in backward a reduce-scatter their partial sums for its own part.
@@ -106,7 +107,7 @@ def describe(network, ranks=1, batch=128):
         new = {id(a): a for a in keeps if id(a) not in kept}
         kept.update(new)
         row = _row(name, layer, x, y, ranks, sum(a.nbytes for a in new.values()))
-        rows.append(row._replace(bytes_2012=_bytes_2012(name, layer, x, y, ranks)))
+        rows.append(row._replace(bytes_2012=_bytes_2012(name, layer, x, y, ranks, network.towers)))
         x = y
     sums = [sum(column) for column in list(zip(*rows, strict=True))[2:]]
     total = Row("total", x.shape, *sums)._replace(temporary_bytes=max(r.temporary_bytes for r in rows))
@@ -153,7 +154,7 @@ def _row(name, layer, x, y, ranks, kept_bytes):
 PARTIAL_SUM = {"conv1": 5, "conv2": 3, "conv3": 13, "conv4": 13, "conv5": 13}  # layers-145.cfg
 
 
-def _bytes_2012(name, layer, x, y, ranks):
+def _bytes_2012(name, layer, x, y, ranks, towers):
     """A layer's share of what the 2012 code allocated on a device: see the module's docstring."""
     if isinstance(layer, Activate):
         return 0
@@ -166,8 +167,8 @@ def _bytes_2012(name, layer, x, y, ranks):
     if isinstance(layer, Linear):
         nbytes += 2 * own + layer.params["b"].nbytes
     if isinstance(layer, Conv2d):
-        places = math.prod(y.shape[1:-1])
-        nbytes += 3 * own + -(-places // PARTIAL_SUM[name]) * layer.params["w"].nbytes
+        places, inputs = math.prod(y.shape[1:-1]), towers if name == "conv3" else 1
+        nbytes += 3 * own + -(-places // PARTIAL_SUM[name]) * layer.params["w"].nbytes // inputs
     return nbytes
 
 
