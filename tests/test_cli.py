@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -136,6 +137,10 @@ def test_train_takes_its_options_to_heart(world, tmp_path):
     assert (s.recipe.rate, s.recipe.batch, s.recipe.epochs) == (0.002, 8, 1)
     assert (s.recipe.pictures.noise, s.recipe.pictures.crop, s.recipe.pictures.group) == (0.05, 67, 32)
     assert s.recipe.decay_biases is False
+
+
+def test_the_version_is_that_of_the_package():
+    assert done("--version") == f"tinyalex {metadata.version('tinyalex')}\n"
 
 
 def test_resume_of_a_finished_run_has_nothing_to_do(world):

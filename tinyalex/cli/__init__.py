@@ -1,11 +1,13 @@
 """The command line: one thin command for each capability, in the files of this folder."""
 
 import sys
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
+from tinyalex import __version__
 from tinyalex.cli import exchange, learn, look, train
 from tinyalex.errors import TinyalexError
 
@@ -17,8 +19,18 @@ app = typer.Typer(
 )
 
 
+def _version(asked):
+    if asked:
+        print(f"tinyalex {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _commands():
+def _commands(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", callback=_version, is_eager=True)
+    ] = False,
+):
     """AlexNet written out by hand, on NumPy or CuPy arrays."""
 
 
