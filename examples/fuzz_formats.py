@@ -306,10 +306,10 @@ class Shards(Format):
         return self.write(f"data/{name}", changed(data, rng)).parent
 
     def read(self, path):
-        shards = imagenet.open(path, "train")
-        for i in range(min(len(shards), 8)):
-            shards[i]
-        shards.verify()
+        for shards in imagenet.open_all(path).values():
+            for i in range(min(len(shards), 8)):
+                shards[i]
+            shards.verify()
 
 
 class Runs(Format):

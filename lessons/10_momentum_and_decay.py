@@ -185,8 +185,8 @@ assert round(1 / 5e-5 / steps, 1) == 2.1
 # for fade.
 #
 # Decay stands with $\epsilon$ inside the velocity, so it is the gradient of $\frac{0.0005}{2}w^2$ added to
-# the loss. The text has one rule for all; the 2012 code decayed weights only, and let biases learn twice as
-# fast. `SGD(bias_rate=, decay_biases=)` can do both.
+# the loss. The text has one rule for all; the 2012 code decayed weights only, let biases learn twice as fast,
+# and kept their rate when the weights' was divided. `SGD(bias_rate=, decay_biases=)` can do all of that.
 #
 # ## How to begin: the size of weights
 #

@@ -429,7 +429,7 @@ for name in right:
 print(f"all {len(right)} gradients agree")
 
 # %% [markdown]
-# Dropout included: every rank draws the whole mask from the same seed and takes its own rows.
+# Dropout included: every rank makes its own rows of one mask, from the same seed.
 #
 # ## What crosses
 #

@@ -382,7 +382,7 @@ REFUSED = [  # the command, and a part of the line
     (("train", "{src}", "{new}"), "or an archive of them), found in it train, val"),  # not prepared
     (("train", "{valonly}", "{new}"), "expected pictures to train on, found a val split alone"),
     (("evaluate", "{a}", "{data}"), "found the folder of a run"),
-    (("resume", "{a}", "--data", "{nowhere}"), "run.json names the data, --data others"),
+    (("resume", "{a}", "--data", "{nowhere}"), "nowhere: expected a folder made by `tinyalex prepare`"),
     (("describe", "--devices", "gpu0,gpu1"), "device 'gpu0': expected 'cpu:K' or 'cuda:K'"),
     (("train", "{data}", "{a}", *SMALL), "expected a new or empty folder"),
     (("resume", "{nowhere}"), "run.json: expected the settings of a run"),
@@ -508,6 +508,25 @@ def test_an_ensemble_runs_on_as_many_devices_as_each_network_can(world, tmp_path
     assert "2 networks averaged" in done("evaluate", world.data, world.a, tmp_path / "half")
 
 
+def test_names_that_go_on_after_the_datas_are_compared_by_their_first_word(world, tmp_path):
+    """What is missing is named, not what only goes on."""
+    trained = evaluate.load(Comm(Device("cpu:0")), run.checkpoints(world.a)[-1])
+    trained = trained._replace(classes=("ant x", "bee y", "cow z", "dog"))
+    common.same_classes("a", trained, open_data(world.data))
+    data = open_data(world.data)._replace(classes=("ant", "bee", "cow"))
+    with pytest.raises(DataError, match="only in the checkpoint: dog; only in the data: none"):
+        common.same_classes("a", trained, data)
+
+
+def test_a_run_without_a_checkpoint_goes_on_with_as_many_classes_only(world, tmp_path):
+    """Else it would end with a network that nothing can evaluate."""
+    src = class_folders(tmp_path / "src", ("ape", "bee"), seed=1)
+    imagenet.prepare(src, tmp_path / "data", size=72, workers=1, progress=False)
+    run.begin(tmp_path / "run", run.settings_of(world.a))
+    line = refused("resume", tmp_path / "run", "--data", tmp_path / "data")
+    assert "data: expected pictures of 4 classes, for which the network was made, found 2" in line
+
+
 def test_an_index_that_is_damaged_is_named(world, tmp_path):
     """A folder that prepare made, whose index was cut short."""
     folder = tmp_path / "data"
@@ -517,6 +536,10 @@ def test_an_index_that_is_damaged_is_named(world, tmp_path):
     (folder / "index.json").unlink()
     (folder / "index.json").write_text((world.data / "index.json").read_text()[:50])
     assert "index.json" in refused("evaluate", folder, world.a)
+    index = json.loads((world.data / "index.json").read_text())
+    for splits in ({}, []):
+        (folder / "index.json").write_text(json.dumps(index | {"splits": splits}))
+        assert "expected a split 'train', found" in refused("evaluate", folder, world.a)
 
 
 def test_paths_with_brackets_are_printed_whole(tmp_path):

@@ -110,7 +110,7 @@ def test_any_bytes_are_refused(tmp_path, data):
         checkpoint.load,
         saved.open_network,
         pictures_of(path),
-        imagenet.open,
+        imagenet.open_all,
         run.settings_of,
         cifar10.load,
     ):

@@ -628,6 +628,7 @@ def test_another_pillow_verifies_what_is_complete_but_does_not_go_on(source, cop
     begun.mkdir()
     preparing._begin(begun, preparing._plan(preparing._shuffled(imagenet.find_pictures(source), 0), 32, 5, 0))
     monkeypatch.setattr(PIL, "__version__", "99.0")
+    (copy / "plan.json").write_bytes((begun / "plan.json").read_bytes())  # killed before it took this away
     assert imagenet.prepare(source, copy, size=32, shard_size=5, progress=False).verified
     with pytest.raises(DataError, match=r"was begun with pillow .*, now 99\.0\. Delete it"):
         prepare(source, begun, shard_size=5)

@@ -340,9 +340,10 @@ def test_a_stop_leaves_no_trace_in_the_metrics(whole, tmp_path, moment):
     assert lines(tmp_path / "run") == lines(whole())
 
 
-def test_two_ranks_stop_together_and_end_with_the_same_bits(whole, tmp_path):
+@pytest.mark.parametrize("moment", [("step", 7), ("validating", 8)])
+def test_two_ranks_stop_together_and_end_with_the_same_bits(whole, tmp_path, moment):
     """Only rank 0 hears of the stop."""
-    assert stopped_and_resumed(tmp_path / "run", ("step", 7), "cpu:0,cpu:1")
+    assert stopped_and_resumed(tmp_path / "run", moment, "cpu:0,cpu:1")
     assert differences(whole("cpu:0,cpu:1"), tmp_path / "run") == []
 
 
@@ -427,6 +428,16 @@ def test_the_schedule_reaches_the_optimizer_and_the_pictures(whole):
     assert not equal_bits(velocities(whole(epochs=1))["conv1.w"], changed["conv1.w"])
     slower = whole(epochs=1, schedule=(Change(0, rate=1e-3),))
     assert [r["rate"] for r in run.metrics(slower) if r["kind"] == "train"] == [1e-3]
+
+
+def test_a_frozen_layer_is_recorded_as_standing_still(whole):
+    """Though it keeps its velocity."""
+    out = whole(epochs=2, schedule=(Change(1, scale={"conv1": 0.0}),))
+    first, *_, last = [r["layers"] for r in run.metrics(out) if r["kind"] == "sizes"]
+    assert first["conv1.w"]["update"] > 0
+    assert velocities(out)["conv1.w"].any()
+    assert (last["conv1.w"]["update"], last["conv1.b"]["update"]) == (0, 0)
+    assert last["conv2.w"]["update"] > 0
 
 
 def test_another_seed_is_another_run(whole):

@@ -19,7 +19,7 @@ BLOCK = 1 << 16  # numbers: four arrays of them fit a core's second-level cache
 class SGD:
     """Stochastic gradient descent with momentum over a model's parameters.
 
-    rate: ε for the weights.  bias_rate: ε for the biases (2012: twice the weights'), by default the same.
+    rate: ε for the weights.  bias_rate: ε for the biases by default the same (2012: first twice as large).
     decay: on weights and biases, as the text reads; decay_biases=False leaves biases alone, as 2012 did.
     scale: factors on ε by the names of layers and parameters: {"conv1": 0.0} freezes conv1, {"conv1.w": 0.1}
     slows its weights alone.  A parameter whose rate is 0 stands still, whatever its velocity, which it keeps
@@ -38,15 +38,19 @@ class SGD:
         if unknown := self.scale.keys() - known:
             raise ArgumentError(f"scale: the model has no weights in {', '.join(sorted(unknown))}")
 
+    def rate_of(self, name):
+        """Return ε for a parameter, by its name."""
+        layer, _, key = name.rpartition(".")
+        rate = self.bias_rate if key == "b" and self.bias_rate is not None else self.rate
+        return rate * self.scale.get(name, 1.0) * self.scale.get(layer, 1.0)
+
     def step(self):
         """Update every parameter in place from the layers' ``grads``."""
         for name, layer, key in self.model.parameters():
-            is_bias = key == "b"
-            rate = self.bias_rate if is_bias and self.bias_rate is not None else self.rate
-            rate *= self.scale.get(name, 1.0) * self.scale.get(name.rpartition(".")[0], 1.0)
+            rate = self.rate_of(name)
             if rate == 0:
                 continue
-            decay = self.decay if not is_bias or self.decay_biases else 0.0
+            decay = self.decay if key != "b" or self.decay_biases else 0.0
             w, v = layer.params[key].reshape(-1), self.velocity[name].reshape(-1)
             self._update(w, layer.grads[key].reshape(-1), v, rate, decay)
 

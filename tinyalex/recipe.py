@@ -23,8 +23,8 @@ class Change(NamedTuple):
 class Recipe(NamedTuple):
     """Batch 128, momentum 0.9, decay 0.0005, rate 0.01 and about 90 epochs: paper and code agree.
 
-    bias_rate_factor, decay_biases (5): the code's biases learn twice as fast (epsB .02) and are not decayed
-        (src/layer.cu:565); the paper gives one rate and one rule for all weights.
+    bias_rate_factor, decay_biases (5): the code's biases learn twice as fast at first (epsB .02) and are
+        not decayed (src/layer.cu:565); the paper gives one rate and one rule for all weights.
     drop_bias_rate (5): whether the biases' rate drops with the weights'.  The code's log lowers epsW alone
         ("set epsw to …"), and layer-params-145.cfg, as left at the end, has epsW 1e-5 beside epsB .02.  (In
         layer-params-145-2010.cfg epsB is .002; when it was lowered is not recorded.)  Caffe drops both.

@@ -34,6 +34,11 @@ from tinyalex.train import model_parallel_step
 def check(settings, data, ranks):
     """Raise the ArgumentError of settings that the data or this number of ranks do not allow."""
     describe(settings.network, ranks, settings.recipe.batch)
+    if len(data.classes) != settings.network.classes:
+        raise DataError(
+            f"{settings.data}: expected pictures of {settings.network.classes} classes, for which the "
+            f"network was made, found {len(data.classes)}"
+        )
     with data.loader("train", settings, recipe=settings.recipe.pictures, train=True):
         pass
 
@@ -150,7 +155,8 @@ def stop_at_signal():
 def train(comm, out, settings, data, stop, on_event=lambda record: None):
     """Train (or go on training) in the run folder; every rank runs this.
 
-    stop: an Event; when it is set, the step is finished, a checkpoint written, and False returned.
+    stop: an Event; when it is set, the step is finished, a checkpoint written, and False returned.  A
+    validation that it interrupts begins anew when the run goes on.
     on_event(record) is called by rank 0 with every record, once a step with kind "step", and once a batch of
     validation with kind "validating".
     Returns True when the recipe has come to its end.
@@ -286,7 +292,7 @@ class _Run:
         if self.comm.rank:
             return
         if planned:  # an interruption leaves no trace in the metrics
-            self._emit("sizes", layers=_sizes(arrays))
+            self._emit("sizes", layers=_sizes(arrays, self.optimizer))
         arrays["data.mean"] = self.data.mean
         metadata = {
             "settings": self.settings.to_json(),
@@ -320,13 +326,13 @@ class _Run:
         checkpoint.restore(self.net, self.optimizer, arrays, path)
 
 
-def _sizes(arrays):
-    """Mean |w| and mean |v| of every parameter: v is the last update (2012 printed both for each layer)."""
-    return {
-        name: {
-            "weight": float(np.abs(w).mean()),
-            "update": float(np.abs(arrays[f"velocity.{name}"]).mean()),
-        }
-        for name, w in arrays.items()
-        if not name.startswith("velocity.")
-    }
+def _sizes(arrays, optimizer):
+    """Mean |w| and mean |Δw| of every parameter: the last update is v, or 0 where the rate is 0.
+
+    (2012 printed both for each layer.)
+    """
+    sizes = {}
+    for name in optimizer.velocity:
+        update = np.abs(arrays[f"velocity.{name}"]).mean() if optimizer.rate_of(name) else 0.0
+        sizes[name] = {"weight": float(np.abs(arrays[name]).mean()), "update": float(update)}
+    return sizes

@@ -93,7 +93,7 @@ def open_data(path):
     path = locate(path)
     if (path / "index.json").exists() or (path / "plan.json").exists():
         splits = imagenet.open_all(path)
-        some = splits.get("train") or splits["val"]
+        some = splits["train" if "train" in splits else "val"]
         return Data(splits.get("train"), splits.get("val"), some.mean, some.covariance, some.classes)
     if cifar10.find(path) is None:
         found = "no such file or folder"

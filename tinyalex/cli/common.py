@@ -9,7 +9,7 @@ from rich.console import Console
 
 from tinyalex import devices as device_names
 from tinyalex.comm import launch
-from tinyalex.errors import DataError
+from tinyalex.errors import DataError, few
 
 console = Console(markup=False, highlight=False, soft_wrap=True)
 error_console = Console(stderr=True, markup=False, highlight=False)
@@ -118,7 +118,8 @@ def same_classes(path, trained, data):
                 f"{path}: has the data's classes in another order: "
                 f"class {i} is {names[i]!r}, in the data {data.classes[i]!r}"
             )
-    only = [", ".join(sorted(a - b)[:5]) or "none" for a, b in permutations(map(set, (names, data.classes)))]
+    nearer = max((names, first_words), key=lambda found: len(set(found) & set(data.classes)))
+    only = [few(sorted(a - b)) for a, b in permutations(map(set, (nearer, data.classes)))]
     unnamed = names == tuple(map(str, range(len(names))))
     raise DataError(
         f"{path}: was trained on {len(names)} classes, the data have {len(data.classes)}; "
@@ -131,8 +132,12 @@ def weights_of(text, count):
     """Read comma-separated weights of an ensemble; None stays None."""
     from tinyalex.evaluate import shares
 
+    if text is None:
+        return None
     try:
-        return None if text is None else shares([float(part) for part in text.split(",")], count)
+        weights = [float(part) for part in text.split(",")]
+        shares(weights, count)
+        return weights
     except ValueError as error:
         raise DataError(
             f"--weights: expected {count} comma-separated numbers ≥ 0, not all 0, found {text!r}"

@@ -66,16 +66,15 @@ def relu_vs_tanh(
 
 def _pictures(data, full):
     from tinyalex.data import cifar10, shapes
+    from tinyalex.settings import locate
 
     if data == "auto":
-        path = cifar10.find()
-        data = str(path) if path or full else "shapes"
+        data = cifar10.find() or ("cifar10" if full else "shapes")
     if data == "shapes":
         if full:
             raise DataError("--full: expected CIFAR-10, found --data shapes")
         return "shapes", shapes.load()
-    path = cifar10.find() or cifar10.fetch() if data == "cifar10" else Path(data)
-    return "CIFAR-10", cifar10.load(path)
+    return "CIFAR-10", cifar10.load(locate(data))
 
 
 def lessons(
@@ -118,7 +117,7 @@ def describe(
     held = description.parse_memory(memory) if memory else None
     network = network_of(preset, width, size, None)
     network = network._replace(towers=towers or network.towers)
-    names = devices_for_network(devices, network).split(",")
+    names = [name.strip() for name in devices_for_network(devices, network).split(",")]
     for name in names:
         device_names.kind_and_index(name)
     description.print_description(description.describe(network, len(names), batch), console, held)

@@ -105,6 +105,8 @@ def resume(
     try:
         opened = open_data(settings.data)
     except DataError as error:
+        if data:
+            raise
         raise DataError(f"{error}; {out / 'run.json'} names the data, --data others") from error
     _go(out, settings, opened, devices)
 
@@ -112,6 +114,7 @@ def resume(
 def _go(out, settings, data, devices, new=False):
     """Train in the run folder, with a live display; exit code 130 if it was stopped."""
     from tinyalex import run
+    from tinyalex.evaluate import guesses
 
     if data.train is None:
         raise DataError(f"{settings.data}: expected pictures to train on, found a val split alone")
@@ -136,7 +139,8 @@ def _go(out, settings, data, devices, new=False):
                 result = f"training loss {record['loss']:.3f}, error {record['error']:.1%}"
                 progress.print(f"epoch {record['epoch']}: {result}")
             elif record["kind"] == "validation":
-                progress.print(f"  validation top-1 {record['top1']:.1%}, top-5 {record['top5']:.1%}")
+                topk = f"top-{guesses(settings.network.classes)} {record['top5']:.1%}"
+                progress.print(f"  validation top-1 {record['top1']:.1%}, {topk}")
 
         chosen = devices_for_network(devices, settings.network)
 
@@ -144,8 +148,8 @@ def _go(out, settings, data, devices, new=False):
             with contextlib.ExitStack() as stack:
                 if comm.rank == 0:
                     progress.print(f"devices: {chosen}")
+                    run.check(settings, data, comm.size)
                     if new:
-                        run.check(settings, data, comm.size)
                         run.begin(out, settings)
                     stack.enter_context(run.lock(out))
                 comm.share(None)  # nobody looks into the folder before

@@ -20,7 +20,7 @@ from tinyalex.ops.pool import pooled_size
 
 
 class Network(NamedTuple):
-    """What can be chosen about the network.  The defaults are the paper's text, but for number 10.
+    """What can be chosen about the network.  The defaults are the paper's text, but for numbers 9 and 10.
 
     The differences between paper and 2012 code, numbered as they are found there:
 

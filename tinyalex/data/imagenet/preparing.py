@@ -153,16 +153,20 @@ def _check(dst):
 def _begin(dst, plan):
     """Whether there is work to do in dst; DataError if it was begun with another plan."""
     begun, made = dst / "plan.json", dst / "index.json"
-    if not begun.exists() and not made.exists():
+    complete = made.exists()
+    if not complete and not begun.exists():
         write_text(begun, json.dumps(plan, indent=1))
     try:
-        earlier = json.loads(begun.read_text()) if begun.exists() else json.loads(made.read_text())["plan"]
-        now = (
-            plan if begun.exists() else plan | {"pillow": earlier.get("pillow")}
-        )  # nothing is left to decode
-        differ = [f"{key} {earlier.get(key)}, now {now[key]}" for key in now if earlier.get(key) != now[key]]
+        if complete:
+            earlier = json.loads(made.read_text())["plan"]
+            plan = plan | {"pillow": earlier.get("pillow")}  # nothing is left to decode
+        else:
+            earlier = json.loads(begun.read_text())
+        differ = [
+            f"{key} {earlier.get(key)}, now {plan[key]}" for key in plan if earlier.get(key) != plan[key]
+        ]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"{begun if begun.exists() else made}: not written by prepare ({error!r})") from error
+        raise DataError(f"{made if complete else begun}: not written by prepare ({error!r})") from error
     if differ:
         raise DataError(
             f"{dst}: was begun with {'; '.join(differ)}. Delete it or give another folder "
@@ -170,7 +174,7 @@ def _begin(dst, plan):
         )
     (dst / "parts").mkdir(exist_ok=True)
     sweep(dst)
-    return not made.exists()
+    return not complete
 
 
 def _jobs(dst, split, entries, size, shard_size):

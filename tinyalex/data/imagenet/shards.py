@@ -98,7 +98,7 @@ def open(folder, split="train"):  # the module's own: imagenet.open
 
 def open_all(folder):
     """As `open`, every split that there is: {"train": Shards, "val": Shards}, or one of them."""
-    return _open(Path(folder), list)
+    return _open(Path(folder), lambda splits: [s for s in ("train", "val") if s in splits] or ["train"])
 
 
 def _open(folder, choose):
