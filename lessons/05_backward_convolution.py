@@ -486,7 +486,7 @@ assert wrong.any()
 #
 # 1. It grows with the number of positions if they agree, and like its square root if they are independent.
 #    Nothing guarantees that one rate suits both; the paper used one, and it worked.  Look at the ratio of
-#    update to weight (`tinyalex figure sizes RUN`): in our run on CIFAR-10 (`examples/README.md`) it lay
+#    update to weight (`tinyalex figure sizes RUN`): in our run on CIFAR-10 (`measured/README.md`) it lay
 #    between 0.0008 and 0.011 for all layers' weights.
 # 2. Each pixel would be in one window: no additions, a plain copy.  But an edge that lies across two
 #    windows would be seen whole by none.

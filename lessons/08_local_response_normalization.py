@@ -148,7 +148,7 @@ np.testing.assert_allclose(divided, paper)
 # maps of a window have the same activity $a$: $s = 2 + 5\alpha a^2$. The two terms are equal when
 # $a = \sqrt{2/(5\alpha)} \approx 63$. AlexNet's input are raw pixels, about −128 to 127, and its first
 # weights are small: conv1 begins with an rms of about 9 (lesson 10), and $s$ is 2% above 2. But the weights
-# grow. In our run on CIFAR-10 (`examples/README.md`) the rms of what the layer gets is 12 before training
+# grow. In our run on CIFAR-10 (`measured/README.md`) the rms of what the layer gets is 12 before training
 # and 116 after eight epochs: it wakes up. Feed pixels between 0 and 1, as is common today, and the same
 # weights give 255 times less, below 1: then $s \approx 2$, and all that is left of this layer is a division
 # by $2^{0.75} \approx 1.68$.

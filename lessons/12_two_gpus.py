@@ -449,11 +449,11 @@ assert ("gather backward", "reduce_scatter") not in ledger
 # %% [markdown]
 # The last gather joins the logits, and nothing comes back through it.  We break that in a minute.
 #
-# `tinyalex.describe` works out the same table for any network without running it.  The full AlexNet,
+# `tinyalex.measure.describe` works out the same table for any network without running it.  The full AlexNet,
 # batches of 128, 4 bytes a number: a device receives 15.8 MB forward and 15.5 MB backward in each step.
 
 # %%
-from tinyalex.describe import describe
+from tinyalex.measure.describe import describe
 
 full = describe(Network(), ranks=2, batch=128)
 rows = {row.layer: row for row in full.rows}

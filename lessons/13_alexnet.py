@@ -74,7 +74,7 @@ assert count(4, 6, 3, 5, 2) == (112, 100, 2700)
 # function must get the library's numbers, which it reads off the real layers:
 
 # %%
-from tinyalex.describe import describe
+from tinyalex.measure.describe import describe
 from tinyalex.models.alexnet import Network
 
 layers = {

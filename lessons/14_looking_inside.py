@@ -160,7 +160,7 @@ assert colour_share(trained).mean() < 0.55
 # between the two GPUs: "largely color-agnostic" on one, "largely color-specific" on the other, in every
 # run.
 #
-# `tinyalex.figures.kernels_figure` draws the paper's Figure 3, with this scale.
+# `tinyalex.look.figures.kernels_figure` draws the paper's Figure 3, with this scale.
 #
 # ## Five guesses
 #
@@ -191,7 +191,7 @@ top_k_error = check(top_k_error)
 example = np.array([[5.0], [9], [1], [7]])
 assert [top_k_error(example, np.array([0]), k) for k in (1, 2, 3)] == [1, 1, 0]
 
-from tinyalex.figures import predictions_figure
+from tinyalex.look.figures import predictions_figure
 from tinyalex.ops.softmax import topk_error
 
 for k in (1, 2, 5):
@@ -250,7 +250,7 @@ nearest = check(nearest)
 # solution("nearest")
 
 # %%
-from tinyalex import retrieval
+from tinyalex.look import retrieval
 
 database = net.forward((train.images - batches.mean).astype(np.float32), last="fc3")
 queries = net.forward(pixels, last="fc3")
@@ -345,8 +345,8 @@ assert np.isclose(topk_error(nothing, test.labels, 5).mean(), 0.5)
 # 1. Their inputs are not colours but answers of other kernels. One would have to follow each back to the
 #    pixels, which is what later work did (deconvolution, saliency).
 # 2. Two large numbers are subtracted that agree in most digits; what is left is their rounding. Measure
-#    again, by $\sum (a-b)^2$, those few pairs that could be among the nearest: `tinyalex.retrieval` does,
-#    in float64.
+#    again, by $\sum (a-b)^2$, those few pairs that could be among the nearest: `tinyalex.look.retrieval` does
+#    so, in float64.
 # 3. A short code keeps what is *large* in what it is given. In pixels that is light and colour; in features
 #    it is what the network needed to tell classes apart.
 #

@@ -60,7 +60,7 @@ def best(work, *args, times=5):
 # $$2\cdot128\cdot\left(3\cdot 724.4 - 105.4\right)\cdot10^6 \approx 529\cdot10^9 \text{ operations.}$$
 
 # %%
-from tinyalex.describe import describe
+from tinyalex.measure.describe import describe
 from tinyalex.models.alexnet import PRESETS
 
 assert 2 * 2 * 3 * 4 == 48
@@ -394,11 +394,11 @@ for name, (count, ms) in fills.items():
     print(f"{name} fill: {count:6} page faults, {ms:6.1f} ms")
 
 # %% [markdown]
-# So the library keeps its large buffers.  `tinyalex.devices.empty` looks whether a buffer of about this
+# So the library keeps its large buffers.  `tinyalex.memory.empty` looks whether a buffer of about this
 # size is no longer used by anybody, and gives it out again: same address, no fault.
 
 # %%
-from tinyalex.devices import empty
+from tinyalex.memory import empty
 
 address = empty(np, (3_000_000,), np.float32).ctypes.data  # used, and let go
 kept = empty(np, (3_000_000,), np.float32)
@@ -652,7 +652,7 @@ draw.plain(axes, "numbers in a piece", "ms for all", "on this machine")
 # in `ops/pool.py` says "smaller, and the ranks wait for the GIL".
 #
 # You can see what each of these does for the real network: `tinyalex bench alexnet --layers` shows where a
-# step's time goes, and `python examples/levers.py` in the repository takes one lever away at a time.
+# step's time goes, and `python measured/levers.py` in the repository takes one lever away at a time.
 # Neither is needed to go on; both take minutes.
 #
 # ## Break it on purpose

@@ -347,15 +347,15 @@ max_pool_bytes = check(max_pool_bytes)
 # solution("max_pool_bytes")
 
 # %% [markdown]
-# `tinyalex.ops.cuda.traffic` counts so for every layer. For AlexNet's first pooling of 128 pictures, 96
+# `tinyalex.measure.traffic` counts so for every layer. For AlexNet's first pooling of 128 pictures, 96
 # maps of 55×55 become 27×27: it must move 202.4 MB, and that takes 0.067 ms. Now the whole training step,
 # from shapes alone.
 
 # %%
 from tinyalex.comm import Comm
-from tinyalex.describe import BlankWeights, blank, outline
+from tinyalex.measure import traffic
+from tinyalex.measure.describe import BlankWeights, blank, outline
 from tinyalex.models.alexnet import PRESETS, alexnet
-from tinyalex.ops.cuda import traffic
 
 pool1 = max_pool_bytes((96, 55, 55, 128), (96, 27, 27, 128))
 assert round(pool1[0] / 1e6, 1) == 202.4
@@ -761,7 +761,7 @@ assert list(np.flatnonzero(in_step != expected)) == [2, 4, 6]
 # Not one test fails, and on the GPU every pixel between two windows is wrong. **A test can only find what
 # its machine can do.** This is why the library does not merely *happen* to be free of such kernels, but has
 # a rule that can be seen in the source: each thread writes to places of its own. It is also why
-# `examples/gpu.md` lists what the stand-in cannot show: races between threads, coalescing, speed.
+# `measured/gpu.md` lists what the stand-in cannot show: races between threads, coalescing, speed.
 #
 # ## Think about it
 #

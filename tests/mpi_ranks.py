@@ -5,14 +5,14 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from tinyalex import checkpoint
 from tinyalex.comm import launch
+from tinyalex.comm.mpi import MPIComm, launch_mpi
 from tinyalex.devices import Device
 from tinyalex.models.alexnet import Network, alexnet, narrow
 from tinyalex.models.cifar import figure1_net
-from tinyalex.mpi import MPIComm, launch_mpi
 from tinyalex.ops.softmax import softmax_loss_backward, softmax_loss_forward
 from tinyalex.optim import SGD
+from tinyalex.runs import checkpoint
 from tinyalex.train import data_parallel_step, model_parallel_step
 
 

@@ -11,9 +11,9 @@ import pytest
 
 from tinyalex import gradcheck
 from tinyalex.comm import launch
-from tinyalex.describe import describe
 from tinyalex.devices import parse
 from tinyalex.gradcheck import GradientError, check
+from tinyalex.measure.describe import describe
 from tinyalex.models.alexnet import PRESETS, alexnet, narrow
 from tinyalex.nn import Conv2d, Linear
 from tinyalex.ops.softmax import softmax_loss_backward, softmax_loss_forward

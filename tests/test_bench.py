@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from test_cli import done, refused
 
-from tinyalex import bench
 from tinyalex.comm import Comm
-from tinyalex.describe import BlankWeights, describe
 from tinyalex.devices import Device
 from tinyalex.errors import ArgumentError
+from tinyalex.measure import bench
+from tinyalex.measure.describe import BlankWeights, describe
 from tinyalex.models.alexnet import PRESETS, alexnet, narrow
 from tinyalex.nn import Conv2d
 
@@ -88,7 +88,7 @@ class TestTwin:
         return pytest.importorskip("torch", reason="PyTorch (the oracle extra) is not installed")
 
     def test_has_the_networks_parameters(self, torch):
-        from tinyalex.bench_torch import module
+        from tinyalex.measure.bench_torch import module
 
         layers, _ = bench.layers_of("alexnet", PRESETS["paper"], None, Comm(Device("cpu:0")), BlankWeights())
         with torch.device("meta"):
@@ -97,7 +97,7 @@ class TestTwin:
 
     def test_makes_shapes_and_values_of_our_layers(self, torch):
         """Same weights, same input: the logits are ours, normalization over all maps, in both forms."""
-        from tinyalex.bench_torch import module
+        from tinyalex.measure.bench_torch import module
 
         network = SMALL._replace(lrn_within_towers=False, dropout=False)
         net = alexnet(network, Comm(Device("cpu:0")), np.random.default_rng(0), np.float64)
@@ -112,7 +112,7 @@ class TestTwin:
             np.testing.assert_allclose(found, net.forward(x), rtol=1e-9, atol=1e-12)
 
     def test_tuned_normalization_has_the_right_gradient(self, torch):
-        from tinyalex.bench_torch import TunedLRN
+        from tinyalex.measure.bench_torch import TunedLRN
 
         x = torch.randn(2, 7, 4, 3, dtype=torch.float64, requires_grad=True)
         assert torch.autograd.gradcheck(TunedLRN(5, 1.3, 0.75, 2.0), x)
@@ -129,7 +129,7 @@ class TestTwin:
 
     @pytest.mark.parametrize("pad", [(1, 1, 2, 0), (1, 2, 1, 1), (2, 1, 2, 1), (1, 1, 2, 2), (0, 3, 0, 3)])
     def test_convolution_with_any_padding(self, torch, pad):
-        from tinyalex.bench_torch import module
+        from tinyalex.measure.bench_torch import module
 
         comm, rng = Comm(Device("cpu:0")), np.random.default_rng(0)
         layer = Conv2d((4, 3, 3, 3), comm, rng, pad=pad, dtype=np.float64)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from tinyalex.checkpoint import load, restore, save, state
 from tinyalex.comm import Comm, launch
 from tinyalex.devices import Device, parse
 from tinyalex.errors import DataError
@@ -18,6 +17,7 @@ from tinyalex.files import write_array, write_text
 from tinyalex.models.cifar import figure1_net
 from tinyalex.nn import Linear, Sequential
 from tinyalex.optim import SGD
+from tinyalex.runs.checkpoint import load, restore, save, state
 
 RNG = np.random.default_rng(0)
 BASE = RNG.standard_normal((6, 5, 4))
@@ -116,7 +116,7 @@ def test_a_write_that_the_system_cuts_short_leaves_the_old_one(tmp_path):
     save(path, {"w": BASE}, {"epoch": 1})
     code = (
         "import resource, sys, numpy\n"
-        "from tinyalex.checkpoint import save\n"
+        "from tinyalex.runs.checkpoint import save\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, (4000, {resource.getrlimit(resource.RLIMIT_FSIZE)[1]}))\n"
         "try:\n"
         "    save(sys.argv[1], {'w': numpy.ones(10_000)}, {'epoch': 2})\n"

@@ -15,14 +15,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinyalex import checkpoint, cli, evaluate, run
+from tinyalex import cli, evaluate
 from tinyalex.cli import common
 from tinyalex.comm import Comm
 from tinyalex.data import Images, augment, imagenet
 from tinyalex.devices import Device
 from tinyalex.errors import DataError
 from tinyalex.models.alexnet import PRESETS, narrow
-from tinyalex.settings import Data, open_data
+from tinyalex.runs import checkpoint, run
+from tinyalex.runs.settings import Data, open_data
 
 CLASSES = ("ant", "bee", "cow", "dog")
 COLOURS = np.array([[150, 40, 40], [40, 150, 40], [40, 40, 150], [90, 90, 90]])
@@ -192,7 +193,7 @@ def test_the_recipe_counts_the_positions_of_its_own_crop_only(tmp_path, monkeypa
     """224 of 256 pixels; any other crop, and any other picture, has all positions that there are."""
     images = Images(np.zeros((3, size, size, 2), np.uint8), np.arange(2), ("ant", "bee"))
     data = Data(images, None, *augment.statistics(images.images), images.classes)
-    monkeypatch.setattr("tinyalex.settings.open_data", lambda path: data)
+    monkeypatch.setattr("tinyalex.runs.settings.open_data", lambda path: data)
     begun = []
     monkeypatch.setattr("tinyalex.cli.train._go", lambda out, settings, *_, **__: begun.append(settings))
     done("train", tmp_path, tmp_path / "run", "--batch", 2, *options.split())

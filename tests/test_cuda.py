@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 
 from tinyalex.comm import Comm, launch
-from tinyalex.describe import blank, outline
 from tinyalex.devices import Device, parse
 from tinyalex.errors import DeviceError, DeviceMemoryError
+from tinyalex.measure import traffic
+from tinyalex.measure.describe import blank, outline
 from tinyalex.nn import LRN, AllGather, Conv2d, Dropout, Linear, MaxPool, Sequential
 from tinyalex.ops.activation import logistic, relu
 from tinyalex.ops.conv import conv2d_backward, conv2d_forward
 from tinyalex.ops.cuda import conv as cuda_conv
-from tinyalex.ops.cuda import traffic
 from tinyalex.ops.cuda.launch import timed
 from tinyalex.ops.dropout import dropout_backward, dropout_forward, dropout_mask
 from tinyalex.ops.linear import linear_backward, linear_forward

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from test_cli import CLASSES, SMALL, class_folders, done, refused
 
-from tinyalex import bench_cuda, checkpoint, run
 from tinyalex.comm import Comm
-from tinyalex.describe import BlankWeights
 from tinyalex.devices import Device
+from tinyalex.measure import bench_cuda, traffic
+from tinyalex.measure.describe import BlankWeights
 from tinyalex.models.alexnet import PRESETS, alexnet
 from tinyalex.ops.cuda import conv as cuda_conv
-from tinyalex.ops.cuda import traffic
+from tinyalex.runs import checkpoint, run
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from rich.console import Console
 
 from tinyalex import devices as devices_module
 from tinyalex.comm import Comm, launch
-from tinyalex.describe import describe, outline, parse_memory, print_description
 from tinyalex.devices import Device
 from tinyalex.errors import DataError
+from tinyalex.measure.describe import describe, outline, parse_memory, print_description
 from tinyalex.models.alexnet import PRESETS, Network, alexnet, narrow
 from tinyalex.models.cifar import figure1_net
 from tinyalex.nn import AvgPool, blank

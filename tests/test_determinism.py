@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinyalex import checkpoint, run
+from tinyalex.runs import checkpoint, run
 
 STEPS = 12
 ACROSS = 1e-5  # of an array's largest value, after STEPS steps: between one device and two

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyalex import devices
-from tinyalex.devices import Device, cpu_count, empty, parse, same_dtype, xp_of, zeros
+from tinyalex import memory
+from tinyalex.devices import Device, cpu_count, parse
 from tinyalex.errors import DeviceError, TinyalexError
+from tinyalex.memory import empty, zeros
+from tinyalex.ops.checks import same_dtype, xp_of
 
 # ---- names ---------------------------------------------------------------------------------------------
 
@@ -105,7 +107,7 @@ def test_same_dtype_names_every_argument():
 
 # ---- the host's memory pool ----------------------------------------------------------------------------
 
-LARGE = devices._HostPool.SMALL
+LARGE = memory._HostPool.SMALL
 SHAPE = (LARGE // 8, 4)  # four times as large in float64
 
 
@@ -120,8 +122,8 @@ def span(array):
 @pytest.fixture
 def pool(monkeypatch):
     """A pool of the test's own in place of this thread's."""
-    fresh = devices._HostPool()
-    monkeypatch.setattr(devices, "_host_pool", fresh)
+    fresh = memory._HostPool()
+    monkeypatch.setattr(memory, "_host_pool", fresh)
     return fresh
 
 
@@ -291,7 +293,7 @@ MOVES = ["new", "new", "new", "free", "free", "view", "copy"]  # as often as the
 )
 def test_memory_in_use_is_never_handed_out(keep, moves):
     """Random requests, releases, and arrays of which only a view of a view is kept."""
-    pool = devices._HostPool()
+    pool = memory._HostPool()
     pool.KEEP = keep
     alive = []  # (array, the value that it is full of)
     for number, (move, size, which) in enumerate(moves):

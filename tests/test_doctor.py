@@ -7,7 +7,7 @@ import cupy_standin
 import pytest
 from rich.console import Console
 
-from tinyalex import doctor
+from tinyalex.measure import doctor
 from tinyalex.ops import winograd
 from tinyalex.ops.cuda import launch as cuda_launch
 

@@ -8,18 +8,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinyalex import checkpoint, evaluate
+from tinyalex import evaluate
 from tinyalex.comm import Comm, launch
 from tinyalex.data import Images, augment
 from tinyalex.data.loader import Batch, Loader
 from tinyalex.data.pictures import read_picture
+from tinyalex.data.preprocessing import Pictures
 from tinyalex.devices import Device, parse
 from tinyalex.errors import DataError
-from tinyalex.exchange.pictures import Pictures
 from tinyalex.models import sequential as seq
 from tinyalex.models.alexnet import Network, alexnet, narrow
-from tinyalex.recipe import Recipe
-from tinyalex.settings import Settings
+from tinyalex.runs import checkpoint
+from tinyalex.runs.recipe import Recipe
+from tinyalex.runs.settings import Settings
 
 SIDE, CROP, CLASSES = 72, 67, ("a", "b", "c", "d", "e", "f")
 NETWORK = narrow(Network(size=CROP, classes=6, conv345_std=0.3, fc_std=0.3, bias=0.1), 0.02)  # lively

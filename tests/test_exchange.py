@@ -12,17 +12,20 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
-from tinyalex import checkpoint, cli, evaluate, figures
+from tinyalex import cli, evaluate
 from tinyalex.comm import Comm
 from tinyalex.data import imagenet
+from tinyalex.data import preprocessing as pictures
 from tinyalex.devices import Device
 from tinyalex.errors import DataError
-from tinyalex.exchange import pictures, state_dict
-from tinyalex.models import saved, sequential
+from tinyalex.exchange import state_dict
+from tinyalex.look import figures
+from tinyalex.models import sequential
 from tinyalex.models.alexnet import PRESETS, narrow
 from tinyalex.models.cifar import figure1_net
-from tinyalex.recipe import Recipe
-from tinyalex.settings import Settings
+from tinyalex.runs import checkpoint, saved
+from tinyalex.runs.recipe import Recipe
+from tinyalex.runs.settings import Settings
 
 ONE = Comm(Device("cpu:0"))
 needs_onnx = pytest.mark.skipif(not find_spec("onnx"), reason="onnx is not installed")

@@ -23,12 +23,12 @@ import pytest
 from PIL import Image
 from test_mpi import ENVIRONMENT, MPIEXEC, needs_mpi
 
-from tinyalex import checkpoint, run
 from tinyalex.comm import launch
 from tinyalex.devices import parse
 from tinyalex.errors import DataError
 from tinyalex.models.alexnet import Network, alexnet
 from tinyalex.optim import SGD
+from tinyalex.runs import checkpoint, run
 from tinyalex.train import model_parallel_step
 
 pytestmark = pytest.mark.faults
@@ -157,7 +157,8 @@ WRITER = """
 import itertools, sys
 from pathlib import Path
 import numpy as np
-from tinyalex import checkpoint, files
+from tinyalex import files
+from tinyalex.runs import checkpoint
 from tinyalex.cli import exchange
 kind, folder = sys.argv[1], Path(sys.argv[2])
 for k in itertools.count():
@@ -343,7 +344,7 @@ def test_a_checkpoint_shrinks_while_it_is_read(seed, tmp_path, fault):
     rng, path = random.Random(seed), tmp_path / "a.safetensors"
     code = (
         "import sys\n"
-        "from tinyalex import checkpoint\n"
+        "from tinyalex.runs import checkpoint\n"
         "from tinyalex.errors import DataError\n"
         "print('ready', flush=True)\n"
         "for _ in range(60):\n"

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 
-from tinyalex import figures, retrieval
-from tinyalex.figures import (
+from tinyalex.look import figures, retrieval
+from tinyalex.look.figures import (
     curves_figure,
     kernels_figure,
     magnitudes_figure,
     neighbours_figure,
     predictions_figure,
 )
-from tinyalex.retrieval import nearest
+from tinyalex.look.retrieval import nearest
 
 
 def drawn(figure, dpi):
@@ -33,7 +33,7 @@ def drawn(figure, dpi):
 
 
 def test_figures_need_no_pyplot():
-    code = "import sys, tinyalex.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, tinyalex.look.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -1,6 +1,6 @@
 """Files that are not trusted: only documented errors come out, nothing runs, nothing takes the memory.
 
-`examples/fuzz.py` reads many thousands of damaged files of every format; here are a few of each, what
+`measured/fuzz.py` reads many thousands of damaged files of every format; here are a few of each, what
 hypothesis thinks of, and the attacks that have names.
 """
 
@@ -25,15 +25,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tinyalex import checkpoint, evaluate, run
+from tinyalex import evaluate
 from tinyalex.data import cifar10, imagenet
+from tinyalex.data import preprocessing as pictures
 from tinyalex.data.pictures import read_picture
 from tinyalex.errors import DataError, TinyalexError
-from tinyalex.exchange import pictures
-from tinyalex.models import saved, sequential
-from tinyalex.settings import Settings
+from tinyalex.models import sequential
+from tinyalex.runs import checkpoint, run, saved
+from tinyalex.runs.settings import Settings
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "measured"))
 import fuzz
 import fuzz_formats
 

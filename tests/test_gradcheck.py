@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from tinyalex import gradcheck, gradtable
+from tinyalex import gradcheck
 from tinyalex.comm import Comm
 from tinyalex.devices import Device
 from tinyalex.gradcheck import GradientError, check, check_layer
-from tinyalex.gradtable import CASES, print_table, spread
+from tinyalex.measure import gradtable
+from tinyalex.measure.gradtable import CASES, print_table, spread
 from tinyalex.nn import Conv2d, Linear, MaxPool, Sequential
 from tinyalex.ops import conv, lrn, pool, winograd
 from tinyalex.ops.activation import relu, relu_forward, tanh

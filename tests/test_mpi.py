@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tinyalex.comm.mpi import launch_mpi
 from tinyalex.errors import DeviceError
-from tinyalex.mpi import launch_mpi
 
 RANKS = Path(__file__).with_name("mpi_ranks.py")
 MPIEXEC = shutil.which("mpiexec", path=Path(sys.executable).parent) or shutil.which("mpiexec")

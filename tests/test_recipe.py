@@ -8,8 +8,8 @@ import pytest
 from tinyalex.data import augment
 from tinyalex.models import alexnet
 from tinyalex.models.alexnet import Network
-from tinyalex.recipe import CODE2012, PRESETS, Change, Recipe, Schedule
-from tinyalex.settings import Settings
+from tinyalex.runs.recipe import CODE2012, PRESETS, Change, Recipe, Schedule
+from tinyalex.runs.settings import Settings
 
 
 def goes_on(schedule, error):

@@ -11,13 +11,15 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from tinyalex import checkpoint, cli, gradtable, relu_vs_tanh
+from tinyalex import cli
 from tinyalex import devices as device_names
 from tinyalex.data import shapes
 from tinyalex.devices import parse
 from tinyalex.errors import DataError
-from tinyalex.figures import relu_vs_tanh_figure
-from tinyalex.relu_vs_tanh import Curve, Plan, first, ratio, run, search_rate, train
+from tinyalex.look.figures import relu_vs_tanh_figure
+from tinyalex.measure import gradtable, relu_vs_tanh
+from tinyalex.measure.relu_vs_tanh import Curve, Plan, first, ratio, run, search_rate, train
+from tinyalex.runs import checkpoint
 from tinyalex.train import StepResult
 
 # 64 pictures in batches of 32.  A whole run takes 12 steps: for each neuron 2 to find the rate, then 2 epochs

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinyalex import checkpoint, run
 from tinyalex.comm import launch
 from tinyalex.data import Images, augment, imagenet
 from tinyalex.devices import parse
 from tinyalex.errors import DataError, NonFiniteError
 from tinyalex.models.alexnet import Network, narrow
-from tinyalex.recipe import Change, Recipe
-from tinyalex.settings import Data, Settings
+from tinyalex.runs import checkpoint, run
+from tinyalex.runs.recipe import Change, Recipe
+from tinyalex.runs.settings import Data, Settings
 
 CLASSES = ("blue", "green", "grey", "red")
 PICTURES = augment.PAPER._replace(crop=67, offsets=None)  # crops, flips and colour noise
@@ -532,7 +532,7 @@ def test_a_folder_that_is_no_run_is_refused_by_name(tmp_path):
 
 HOLD = """
 import sys, time
-from tinyalex import run
+from tinyalex.runs import run
 
 with run.lock(sys.argv[1]):
     print("held", flush=True)

@@ -7,42 +7,13 @@ which is imported only when such a device is asked for.
 
 import contextlib
 import functools
-import itertools
-import math
 import os
 import re
-import sys
-import threading
 
 import numpy as np
 
-from tinyalex.errors import ArgumentError, DeviceError, DeviceMemoryError
-
-
-def xp_of(*arrays):
-    """Return the module, numpy or cupy, whose arrays these are; mixing the two raises TypeError."""
-    modules = {type(a).__module__.partition(".")[0] for a in arrays if a is not None}
-    if modules == {"numpy"}:
-        return np
-    if modules == {"cupy"}:
-        return sys.modules["cupy"]
-    raise TypeError(f"expected arrays of numpy or of cupy, all of one kind, found {sorted(modules)}")
-
-
-def same_dtype(operation, **arrays):
-    """Raise TypeError, naming each argument, unless all arrays (None apart) are of one float dtype."""
-    dtypes = {name: a.dtype.name for name, a in arrays.items() if a is not None}
-    if len(set(dtypes.values())) > 1 or not set(dtypes.values()) <= {"float32", "float64"}:
-        found = ", ".join(f"{name} is {dtype}" for name, dtype in dtypes.items())
-        raise TypeError(f"{operation}: expected arguments all float32 or all float64, found: {found}")
-
-
-def check_dy(operation, dy, shape, dtype):
-    """Raise unless the gradient dy that comes back has the shape and dtype of the output that went out."""
-    if dy.shape != tuple(shape):
-        raise ArgumentError(f"{operation}: expected dy of shape {tuple(shape)}, found {dy.shape}")
-    if dy.dtype != dtype:
-        raise TypeError(f"{operation}: expected dy of {dtype}, found {dy.dtype}")
+from tinyalex.errors import DeviceError, DeviceMemoryError
+from tinyalex.memory import empty
 
 
 class Device:
@@ -164,61 +135,6 @@ def parse(devices, batch=None):
             count -= 1
         devices = ",".join(f"cpu:{k}" for k in range(count))
     return [Device(name.strip()) for name in devices.split(",")]
-
-
-# ---- memory ------------------------------------------------------------------------------------------
-
-
-class _HostPool(threading.local):
-    """Reuse large host buffers, as CuPy's memory pool does on the GPU.
-
-    A fresh 100 MB array costs more in page faults than the arithmetic that fills it, and the C
-    library gives large blocks back to the system as soon as they are freed.  So buffers are kept:
-    one is free again when nobody but this pool refers to it.  (NumPy views refer to the array that
-    owns the memory, so its reference count tells.)  Buffers idle for many requests are dropped.
-    """
-
-    SMALL = 1 << 15  # bytes: below this the C library's own cache serves as well
-    KEEP = 20_000  # requests that an idle buffer is kept for: many training steps' worth
-
-    def __init__(self):
-        self.buffers = {}  # serial number of the last request served → buffer
-        self.requests = itertools.count()
-
-    def empty(self, shape, dtype):
-        nbytes = math.prod(shape) * np.dtype(dtype).itemsize
-        if nbytes < self.SMALL:
-            return np.empty(shape, dtype)
-        now = next(self.requests)
-        for serial in reversed(self.buffers):  # the last used first: it may still be in cache
-            if nbytes <= self.buffers[serial].size - 64 <= 1.125 * nbytes and self._free(serial):
-                buffer = self.buffers.pop(serial)
-                break
-        else:
-            for serial in [s for s in self.buffers if s < now - self.KEEP and self._free(s)]:
-                del self.buffers[serial]
-            buffer = np.empty(nbytes + 64, np.uint8)
-        self.buffers[now] = buffer
-        start = -buffer.ctypes.data % 64  # aligned to the widest vector and the cache line
-        return buffer[start : start + nbytes].view(dtype).reshape(shape)
-
-    def _free(self, serial):
-        return sys.getrefcount(self.buffers[serial]) == 2  # the dictionary's and getrefcount's own
-
-
-_host_pool = _HostPool()
-
-
-def empty(xp, shape, dtype):
-    """Return an uninitialised array from the memory pool of ``xp`` (numpy: ours, cupy: its own)."""
-    return _host_pool.empty(shape, dtype) if xp is np else xp.empty(shape, dtype)
-
-
-def zeros(xp, shape, dtype):
-    """Like `empty`, filled with 0."""
-    array = empty(xp, shape, dtype)
-    array.fill(0)
-    return array
 
 
 @functools.cache

@@ -10,15 +10,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyalex import checkpoint
 from tinyalex.data import Images, augment
 from tinyalex.data.loader import Batch, Loader
 from tinyalex.data.pictures import read_picture
+from tinyalex.data.preprocessing import KNOWN, Pictures
 from tinyalex.errors import ArgumentError, DataError
-from tinyalex.exchange.pictures import KNOWN, Pictures
-from tinyalex.models.saved import load_network, mean_picture, open_network
 from tinyalex.nn import AllGather, Conv2d, Linear, Part
 from tinyalex.ops.softmax import softmax, topk_error
+from tinyalex.runs import checkpoint
+from tinyalex.runs.saved import load_network, mean_picture, open_network
 
 BATCH = 32  # pictures at a time through an imported network
 

@@ -58,8 +58,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyalex.devices import xp_of
 from tinyalex.errors import ArgumentError
+from tinyalex.ops.checks import xp_of
 
 # By dtype and "is y linear in it": what rounding and truncation leave, with a wide margin on both sides.
 TOLERANCES = {

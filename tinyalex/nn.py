@@ -11,9 +11,10 @@ gives the same network on any number of ranks.
 
 import numpy as np
 
-from tinyalex.devices import xp_of, zeros
 from tinyalex.errors import ArgumentError
+from tinyalex.memory import zeros
 from tinyalex.ops.activation import Activation
+from tinyalex.ops.checks import xp_of
 from tinyalex.ops.conv import conv2d_backward, conv2d_forward
 from tinyalex.ops.dropout import dropout_backward, dropout_forward, dropout_mask
 from tinyalex.ops.linear import linear_backward, linear_forward

@@ -9,8 +9,8 @@ of ε the old velocity fades with the old rate.
 
 import numpy as np
 
-from tinyalex.devices import empty, zeros
 from tinyalex.errors import ArgumentError
+from tinyalex.memory import empty, zeros
 from tinyalex.ops.cuda import sgd as cuda
 
 BLOCK = 1 << 16  # numbers: four arrays of them fit a core's second-level cache

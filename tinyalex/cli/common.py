@@ -45,7 +45,7 @@ def devices_for_network(devices, network):
 
 def devices_for_checkpoints(devices, *paths):
     """As `devices_for_network`, for the networks of checkpoints, one after the other."""
-    from tinyalex.models.saved import open_network
+    from tinyalex.runs.saved import open_network
 
     return or_cores(devices, min(open_network(path).ranks for path in paths))
 
@@ -62,7 +62,7 @@ def run_on(fn, devices):
     Under MPI the other ranks' processes end here: what a command does with the result, one of them does.
     """
     if devices.startswith("mpi"):
-        from tinyalex.mpi import launch_mpi
+        from tinyalex.comm.mpi import launch_mpi
 
         rank, result = launch_mpi(lambda comm: (comm.rank, fn(comm)), devices)
         if rank:
@@ -83,7 +83,7 @@ def network_of(preset, width, size, classes):
 
 def metrics_of(path):
     """Read a run's records; DataError if there are none yet."""
-    from tinyalex.run import metrics
+    from tinyalex.runs.run import metrics
 
     records = metrics(path)
     if not records:
@@ -93,7 +93,7 @@ def metrics_of(path):
 
 def open_splits(data, *splits):
     """Open a data set; DataError unless it has all of these splits."""
-    from tinyalex.settings import open_data
+    from tinyalex.runs.settings import open_data
 
     opened = open_data(data)
     there = [name for name in ("train", "val") if getattr(opened, name) is not None]

@@ -15,10 +15,10 @@ def export(
     out: Annotated[Path, typer.Argument(help="The ONNX file.")],
 ):
     """Write a network as ONNX (opset 13): AlexNet, Figure 1's, or one that was imported."""
-    from tinyalex import checkpoint as files
     from tinyalex.exchange import onnx_export
-    from tinyalex.models.saved import open_network
-    from tinyalex.run import newest
+    from tinyalex.runs import checkpoint as files
+    from tinyalex.runs.run import newest
+    from tinyalex.runs.saved import open_network
 
     path = newest(checkpoint)
     saved = open_network(path)
@@ -33,8 +33,8 @@ def export(
 
 def _pictures_of(path, saved, arrays):
     """What a run's network wants to see, the mean picture as one colour: None for Figure 1's network."""
-    from tinyalex.exchange.pictures import Pictures
-    from tinyalex.models.saved import mean_picture
+    from tinyalex.data.preprocessing import Pictures
+    from tinyalex.runs.saved import mean_picture
 
     if saved.settings is None:
         return None
@@ -58,10 +58,10 @@ def import_network(
     ] = None,
 ):
     """Read a network that another program wrote, into a checkpoint that `predict` takes."""
-    from tinyalex import checkpoint as files
+    from tinyalex.data.preprocessing import parse
     from tinyalex.exchange import state_dict
-    from tinyalex.exchange.pictures import parse
     from tinyalex.models import sequential
+    from tinyalex.runs import checkpoint as files
 
     if source.suffix == ".safetensors":
         found = state_dict.read(source)
@@ -98,7 +98,7 @@ def import_network(
 
 def _stated(source, found):
     """The classes and pictures that an ONNX file of this program states; {} where it states none."""
-    from tinyalex.exchange.pictures import Pictures
+    from tinyalex.data.preprocessing import Pictures
 
     if "tinyalex" not in found.properties:
         return {}

@@ -21,14 +21,14 @@ from tinyalex.errors import DataError
 
 def check_grads(seed: Annotated[int, typer.Option(help="Seed of all random draws.", min=0)] = 0):
     """Compare every operation's gradient with its difference quotient; exit code 1 if one fails."""
-    from tinyalex.gradtable import print_table, run
+    from tinyalex.measure.gradtable import print_table, run
 
     raise typer.Exit(print_table(run(seed), console))
 
 
 def doctor():
     """Say what devices and libraries are here, test every operation on each; exit code 1 if one is wrong."""
-    from tinyalex.doctor import print_report
+    from tinyalex.measure.doctor import print_report
 
     raise typer.Exit(print_report(console))
 
@@ -51,7 +51,7 @@ def relu_vs_tanh(
 
     An interrupted run continues where it stopped when the same command is given again.
     """
-    from tinyalex import relu_vs_tanh as figure1
+    from tinyalex.measure import relu_vs_tanh as figure1
 
     name, images = _pictures(data, full)
     plan = figure1.FULL if full else figure1.QUICK
@@ -66,7 +66,7 @@ def relu_vs_tanh(
 
 def _pictures(data, full):
     from tinyalex.data import cifar10, shapes
-    from tinyalex.settings import locate
+    from tinyalex.runs.settings import locate
 
     if data == "auto":
         data = cifar10.find() or ("cifar10" if full else "shapes")
@@ -110,7 +110,7 @@ def describe(
     memory: Annotated[str | None, typer.Option(help="Does a device of, say, 3GiB hold it?")] = None,
 ):
     """Print the network layer by layer: shapes, parameters, multiply-adds, memory, bytes that cross."""
-    from tinyalex import describe as description
+    from tinyalex.measure import describe as description
 
     if model != "alexnet":
         raise DataError(f"describe: expected alexnet, found {model!r}")
@@ -139,7 +139,7 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ):
     """Time training: images/s, time by layer, share of the matrix products' limit, PyTorch beside it."""
-    from tinyalex import bench as benchmark
+    from tinyalex.measure import bench as benchmark
 
     network = network_of(preset, 1.0, None, None)._replace(lrn=lrn)
     if what == "cifar4":

@@ -51,7 +51,7 @@ def evaluate(
 ):
     """Print the top-1 and top-5 error of a checkpoint, or of the average of several networks' predictions."""
     from tinyalex import evaluate as testing
-    from tinyalex.run import newest
+    from tinyalex.runs.run import newest
 
     opened = open_splits(data, split)
     numbers = weights_of(weights, len(checkpoints))
@@ -84,7 +84,7 @@ def predict(
 ):
     """Print the most probable classes of pictures."""
     from tinyalex import evaluate as testing
-    from tinyalex.run import newest
+    from tinyalex.runs.run import newest
 
     path = newest(checkpoint)
 
@@ -115,7 +115,7 @@ def features(
     """Write a hidden layer's outputs for every picture of a split, in the order of the split."""
     from tinyalex import evaluate as testing
     from tinyalex.files import write_array
-    from tinyalex.run import newest
+    from tinyalex.runs.run import newest
 
     path, opened = newest(checkpoint), open_splits(data, split)
 
@@ -134,11 +134,11 @@ def features(
 
 def figure_kernels(checkpoint: Checkpoint, out: Out = Path("kernels.png")):
     """Figure 3: the kernels of the first layer, one block for each tower."""
-    from tinyalex import checkpoint as files
-    from tinyalex.figures import kernels_figure
-    from tinyalex.models.saved import open_network
+    from tinyalex.look.figures import kernels_figure
     from tinyalex.models.sequential import Conv
-    from tinyalex.run import newest
+    from tinyalex.runs import checkpoint as files
+    from tinyalex.runs.run import newest
+    from tinyalex.runs.saved import open_network
 
     path = newest(checkpoint)
     saved = open_network(path)
@@ -163,8 +163,8 @@ def figure_predictions(
 ):
     """Figure 4, left: validation pictures with the five most probable classes."""
     from tinyalex import evaluate as testing
-    from tinyalex.figures import predictions_figure
-    from tinyalex.run import newest
+    from tinyalex.look.figures import predictions_figure
+    from tinyalex.runs.run import newest
 
     opened, path = open_splits(data, "val"), newest(checkpoint)
     pictures, labels = testing.some_pictures(opened.val, count, seed)
@@ -191,9 +191,9 @@ def figure_neighbours(
     import numpy as np
 
     from tinyalex import evaluate as testing
-    from tinyalex.figures import neighbours_figure
-    from tinyalex.retrieval import nearest
-    from tinyalex.run import newest
+    from tinyalex.look.figures import neighbours_figure
+    from tinyalex.look.retrieval import nearest
+    from tinyalex.runs.run import newest
 
     opened, path = open_splits(data, "train", "val"), newest(checkpoint)
     pictures, _ = testing.some_pictures(opened.val, count, seed)
@@ -213,13 +213,13 @@ def figure_neighbours(
 
 def figure_curves(run: Annotated[Path, typer.Argument(help="A run folder.")], out: Out = Path("curves.png")):
     """Training loss and errors against epochs."""
-    from tinyalex.figures import curves_figure
+    from tinyalex.look.figures import curves_figure
 
     save_figure(curves_figure(metrics_of(run)), out)
 
 
 def figure_sizes(run: Annotated[Path, typer.Argument(help="A run folder.")], out: Out = Path("sizes.png")):
     """Sizes of weights and updates, layer by layer, against steps (the 2012 code's check)."""
-    from tinyalex.figures import magnitudes_figure
+    from tinyalex.look.figures import magnitudes_figure
 
     save_figure(magnitudes_figure(metrics_of(run)), out)

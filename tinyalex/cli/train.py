@@ -68,8 +68,8 @@ def train(
     keep: Annotated[int, typer.Option(help="Checkpoints kept.", min=1)] = 3,
 ):
     """Train AlexNet.  Ctrl-C finishes the step, writes a checkpoint and ends; `tinyalex resume` goes on."""
-    from tinyalex.recipe import PRESETS
-    from tinyalex.settings import Settings, locate, open_data
+    from tinyalex.runs.recipe import PRESETS
+    from tinyalex.runs.settings import Settings, locate, open_data
 
     data = locate(data)
     opened = open_data(data)
@@ -96,8 +96,8 @@ def resume(
     devices: Devices = None,
 ):
     """Go on with a run from its newest checkpoint, on any number of devices that its towers allow."""
-    from tinyalex import run
-    from tinyalex.settings import locate, open_data
+    from tinyalex.runs import run
+    from tinyalex.runs.settings import locate, open_data
 
     settings = run.settings_of(out)
     if data:
@@ -113,8 +113,8 @@ def resume(
 
 def _go(out, settings, data, devices, new=False):
     """Train in the run folder, with a live display; exit code 130 if it was stopped."""
-    from tinyalex import run
     from tinyalex.evaluate import guesses
+    from tinyalex.runs import run
 
     if data.train is None:
         raise DataError(f"{settings.data}: expected pictures to train on, found a val split alone")
@@ -166,7 +166,7 @@ def _go(out, settings, data, devices, new=False):
 
 
 def _batch_that_fits(settings, devices, memory):
-    from tinyalex.describe import largest_batch
+    from tinyalex.measure.describe import largest_batch
     from tinyalex.ops.cuda.conv import BLOCK_BYTES
 
     memory -= 2 * BLOCK_BYTES  # what describe does not count: columns, and a block of their product

@@ -5,7 +5,7 @@ conv3 and before each fully connected layer.  On two ranks each holds a tower an
 meeting; on one rank the towers are groups of the convolutions and AllGather does nothing.
 
 What the paper says and what the 2012 code did (config 145, whose logged errors are the paper's) differ in
-eleven places; each is a field of `Network` or of `tinyalex.recipe.Recipe`.
+eleven places; each is a field of `Network` or of `tinyalex.runs.recipe.Recipe`.
 """
 
 from typing import NamedTuple

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyalex.devices import check_dy, xp_of
+from tinyalex.ops.checks import check_dy, xp_of
 
 
 def relu_forward(x, out=None):

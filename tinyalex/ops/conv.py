@@ -47,10 +47,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyalex.devices import check_dy, empty, same_dtype, xp_of, zeros
 from tinyalex.errors import ArgumentError
+from tinyalex.memory import empty, zeros
 from tinyalex.ops import winograd
 from tinyalex.ops.activation import Activation
+from tinyalex.ops.checks import check_dy, same_dtype, xp_of
 from tinyalex.ops.cuda import conv as cuda
 from tinyalex.ops.windows import real_windows
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyalex.devices import check_dy, same_dtype, xp_of
 from tinyalex.errors import ArgumentError
+from tinyalex.ops.checks import check_dy, same_dtype, xp_of
 from tinyalex.ops.cuda import dropout as cuda
 
 

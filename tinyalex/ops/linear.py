@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyalex.devices import check_dy, empty, same_dtype, xp_of
 from tinyalex.errors import ArgumentError
+from tinyalex.memory import empty
 from tinyalex.ops.activation import Activation
+from tinyalex.ops.checks import check_dy, same_dtype, xp_of
 from tinyalex.ops.cuda import linear as cuda
 
 

@@ -20,8 +20,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyalex.devices import check_dy, empty, same_dtype, xp_of
 from tinyalex.errors import ArgumentError
+from tinyalex.memory import empty
+from tinyalex.ops.checks import check_dy, same_dtype, xp_of
 from tinyalex.ops.cuda import lrn as cuda
 
 # Of x handled at a time, all channels of some pixels: long runs, to be fetched ahead, and still in cache.

@@ -19,8 +19,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyalex.devices import check_dy, empty, same_dtype, xp_of, zeros
 from tinyalex.errors import ArgumentError
+from tinyalex.memory import empty, zeros
+from tinyalex.ops.checks import check_dy, same_dtype, xp_of
 from tinyalex.ops.conv import four_pads, output_size
 from tinyalex.ops.cuda import pool as cuda
 from tinyalex.ops.windows import real_windows

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyalex.devices import same_dtype, xp_of
 from tinyalex.errors import ArgumentError
+from tinyalex.ops.checks import same_dtype, xp_of
 from tinyalex.ops.cuda import softmax as cuda
 
 

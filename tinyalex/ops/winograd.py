@@ -41,7 +41,7 @@ import math
 
 import numpy as np
 
-from tinyalex.devices import empty, zeros
+from tinyalex.memory import empty, zeros
 from tinyalex.ops.windows import real_windows
 
 SIDE = 4  # outputs of a tile, in each direction

@@ -4,8 +4,9 @@ A block is some output rows of one group: its columns are written, read by the p
 that memory does not grow with the picture.  Rows of columns are in the order c, p, q, as the weights lie.
 """
 
-from tinyalex.devices import empty, xp_of, zeros
+from tinyalex.memory import empty, zeros
 from tinyalex.ops.activation import relu
+from tinyalex.ops.checks import xp_of
 from tinyalex.ops.cuda.launch import launch, matmul
 
 BLOCK_BYTES = 1 << 27  # of columns: not yet tuned on hardware

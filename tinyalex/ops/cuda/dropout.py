@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 
-from tinyalex.devices import empty, xp_of
+from tinyalex.memory import empty
+from tinyalex.ops.checks import xp_of
 from tinyalex.ops.cuda.launch import launch
 
 

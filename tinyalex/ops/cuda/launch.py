@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tinyalex.devices import xp_of
 from tinyalex.errors import DeviceError
+from tinyalex.ops.checks import xp_of
 
 BLOCK = 256  # threads in a block
 SOURCES = sorted(Path(__file__).parent.glob("*.cu"))

@@ -1,7 +1,8 @@
 """The fully connected layer on the GPU: cuBLAS, then bias and ReLU in place."""
 
-from tinyalex.devices import empty, xp_of
+from tinyalex.memory import empty
 from tinyalex.ops.activation import relu
+from tinyalex.ops.checks import xp_of
 from tinyalex.ops.cuda.conv import bias
 from tinyalex.ops.cuda.launch import matmul
 

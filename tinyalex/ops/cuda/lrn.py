@@ -1,6 +1,7 @@
 """Response normalization on the GPU, across channels and within a map.  All arguments have been checked."""
 
-from tinyalex.devices import empty, xp_of
+from tinyalex.memory import empty
+from tinyalex.ops.checks import xp_of
 from tinyalex.ops.cuda.launch import launch
 
 

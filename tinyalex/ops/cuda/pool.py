@@ -2,8 +2,9 @@
 
 from typing import NamedTuple
 
-from tinyalex.devices import check_dy, empty, xp_of
 from tinyalex.errors import ArgumentError
+from tinyalex.memory import empty
+from tinyalex.ops.checks import check_dy, xp_of
 from tinyalex.ops.cuda.launch import launch
 
 

@@ -1,6 +1,7 @@
 """Softmax and its loss on the GPU."""
 
-from tinyalex.devices import empty, xp_of
+from tinyalex.memory import empty
+from tinyalex.ops.checks import xp_of
 from tinyalex.ops.cuda.launch import launch
 
 HEIGHT = 32  # classes that one thread goes through

@@ -1,7 +1,7 @@
 """What a step's kernels achieve on a GPU, by the device's own clock, beside what the card can do.
 
 Every launch of one more step stands between two events on the rank's stream.  A kernel's bandwidth is the
-least bytes it must move (`ops.cuda.traffic`) over its time; the products' rate is their arithmetic
+least bytes it must move (`measure.traffic`) over its time; the products' rate is their arithmetic
 over theirs.  The card's rates are measured in the same process: a copy of 256 MiB, reading and writing, and a
 product of 4096×4096 matrices in float32.
 """
@@ -10,7 +10,7 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from tinyalex.devices import empty
+from tinyalex.memory import empty
 from tinyalex.ops.cuda.launch import timed
 
 

@@ -28,11 +28,11 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from tinyalex import bench_cuda
 from tinyalex.comm import Comm, launch
-from tinyalex.describe import outline
 from tinyalex.devices import Device
 from tinyalex.errors import ArgumentError
+from tinyalex.measure import bench_cuda
+from tinyalex.measure.describe import outline
 from tinyalex.models.alexnet import alexnet
 from tinyalex.models.cifar import figure1_net
 from tinyalex.nn import BlankWeights, Conv2d, Linear, SameMapNorm, Sequential, blank
@@ -78,7 +78,9 @@ def check(what, network, neuron, against, device):
         if against and isinstance(layer, SameMapNorm):
             raise ArgumentError(f"--vs {against}: {name}, 2012's SameMapNorm, has no twin in PyTorch")
     if against and device.kind == "cuda":
-        from tinyalex import bench_torch  # on the CPU not yet: its memory is not to be counted as ours
+        from tinyalex.measure import (
+            bench_torch,  # on the CPU not yet: its memory is not to be counted as ours
+        )
 
         bench_torch.check(device)
 
@@ -167,7 +169,7 @@ def measure(what, network, neuron, devices, batch, rounds, against=None, forward
 
 
 def _twin(what, network, neuron, batch, forward, tuned, comm):
-    from tinyalex.bench_torch import twin
+    from tinyalex.measure.bench_torch import twin
 
     layers, shape = layers_of(what, network, neuron, Comm(Device("cpu:0")), BlankWeights())
     name = comm.device.name if comm.device.kind == "cuda" else "cpu"

@@ -13,15 +13,17 @@ import numpy as np
 from fuzz_changes import change_bytes, change_json, change_text
 from PIL import Image
 
-from tinyalex import checkpoint, evaluate, run
+from tinyalex import evaluate
 from tinyalex.comm import Comm
 from tinyalex.data import cifar10, imagenet
+from tinyalex.data import preprocessing as pictures
 from tinyalex.devices import Device
-from tinyalex.exchange import onnx_export, onnx_import, pictures, state_dict
-from tinyalex.models import saved, sequential
+from tinyalex.exchange import onnx_export, onnx_import, state_dict
+from tinyalex.models import sequential
 from tinyalex.models.alexnet import PRESETS, alexnet, narrow
-from tinyalex.recipe import LOG_145, Recipe
-from tinyalex.settings import Settings
+from tinyalex.runs import checkpoint, run, saved
+from tinyalex.runs.recipe import LOG_145, Recipe
+from tinyalex.runs.settings import Settings
 
 ONE = Comm(Device("cpu:0"))
 MOST_WORK = 10**8  # multiplications by a weight, in a network that is run
@@ -340,11 +342,11 @@ class Runs(Format):
         return self.write("metrics.jsonl", b"\n".join(lines) + b"\n").parent
 
     def read(self, path):
-        from tinyalex.figures import curves_figure, magnitudes_figure
+        from tinyalex.look.figures import curves_figure, magnitudes_figure
 
         settings = run.settings_of(path)
         if settings.network.hidden * max(settings.network.filters) < MOST_WORK:
-            from tinyalex.describe import describe
+            from tinyalex.measure.describe import describe
 
             describe(settings.network, 1, 8)
         records = run.metrics(path)

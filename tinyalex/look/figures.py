@@ -157,7 +157,7 @@ def neighbours_figure(queries, found):
     """Figure 4, right: test pictures in the first column, the training pictures like them beside each.
 
     queries: uint8 (C, H, W, N), C 1 or 3.  found: uint8 (C, H, W, k, N), nearest first: with the indices
-    (k, N) of `tinyalex.retrieval.nearest`, images[..., indices].  Raises ValueError for other shapes.
+    (k, N) of `tinyalex.look.retrieval.nearest`, images[..., indices].  Raises ValueError for other shapes.
     """
     name = "neighbours_figure: "
     queries, found = _rgb(name + "queries", queries, "CHWN"), _rgb(name + "found", found, "CHWkN")

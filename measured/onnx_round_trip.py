@@ -1,6 +1,6 @@
 """Every network, full size, out to ONNX, through onnxruntime, and back: how far are the numbers apart?
 
-    python examples/onnx_round_trip.py [--folder FOLDER]
+    python measured/onnx_round_trip.py [--folder FOLDER]
 
 Each preset of AlexNet with 1,000 classes and Figure 1's network with each neuron, weights as large as learned
 ones, random pictures.  Prints a table; exits with 1 if onnxruntime differs by more than 1e-5 of the largest

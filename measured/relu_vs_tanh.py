@@ -1,6 +1,6 @@
 """Figure 1 of the paper in forty lines: the same four-layer network with ReLU and with tanh.
 
-    python examples/relu_vs_tanh.py
+    python measured/relu_vs_tanh.py
 
 trains both on the `shapes` set that is drawn by code, one rate for each, and prints the training error after
 every epoch.  `tinyalex relu-vs-tanh` does the whole experiment: it searches the rates and draws the figure.

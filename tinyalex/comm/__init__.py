@@ -17,8 +17,9 @@ import threading
 from collections import Counter
 from contextlib import contextmanager
 
-from tinyalex.devices import blas_limits, empty
+from tinyalex.devices import blas_limits
 from tinyalex.errors import ArgumentError, DeviceError
+from tinyalex.memory import empty
 
 
 class Comm:

@@ -1,6 +1,6 @@
 """Peak memory and seconds of AlexNet's training step at batch 128: tinyalex on two CPU ranks beside PyTorch.
 
-    python examples/peak_memory.py [batch]
+    python measured/peak_memory.py [batch]
 
 Each runs three steps of the paper's network (groups, LRN, dropout, momentum, decay) in a process of
 its own, whose largest resident set is read at the end.  Needs the `oracle` extra.
@@ -41,11 +41,11 @@ def tinyalex_steps(batch):
 
 def torch_steps(batch):
     """Train as many steps in PyTorch, written as people write it; return the seconds of the last."""
-    from tinyalex.bench import layers_of
-    from tinyalex.bench_torch import twin
     from tinyalex.comm import Comm
-    from tinyalex.describe import BlankWeights
     from tinyalex.devices import Device
+    from tinyalex.measure.bench import layers_of
+    from tinyalex.measure.bench_torch import twin
+    from tinyalex.measure.describe import BlankWeights
     from tinyalex.models.alexnet import PRESETS
 
     layers, shape = layers_of("alexnet", PRESETS["paper"], None, Comm(Device("cpu:0")), BlankWeights())

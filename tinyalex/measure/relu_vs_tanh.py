@@ -19,13 +19,13 @@ from typing import NamedTuple
 import numpy as np
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tinyalex import checkpoint
 from tinyalex.comm import launch
 from tinyalex.errors import DataError, NonFiniteError
-from tinyalex.figures import relu_vs_tanh_figure
 from tinyalex.files import write_text
+from tinyalex.look.figures import relu_vs_tanh_figure
 from tinyalex.models.cifar import figure1_net
 from tinyalex.optim import SGD
+from tinyalex.runs import checkpoint
 from tinyalex.train import InMemory, data_parallel_step
 
 NEURONS = ("relu", "tanh")

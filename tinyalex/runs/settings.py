@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyalex import recipe
 from tinyalex.data import augment, cifar10, imagenet
 from tinyalex.data.loader import Loader
 from tinyalex.errors import DataError, few
 from tinyalex.fields import checked
 from tinyalex.models.alexnet import Network
+from tinyalex.runs import recipe
 
 LARGEST = 1 << 20  # filters, hidden units, classes, pixels
 

@@ -1,6 +1,6 @@
 """What each lever of the CPU gains: AlexNet's training step without it, beside the step with all of them.
 
-    python examples/levers.py [rounds]
+    python measured/levers.py [rounds]
 
 Two towers on two cores, batch 128.  Each row takes one lever away and leaves the others; the rows take turns,
 a step each, in one process, and the figure is the median of the rounds.  Where a lever is the design itself
@@ -14,7 +14,7 @@ from unittest import mock
 
 import numpy as np
 
-from tinyalex import devices, optim
+from tinyalex import devices, memory, optim
 from tinyalex.comm import launch
 from tinyalex.models.alexnet import PRESETS, alexnet
 from tinyalex.ops import conv, lrn, pool, winograd
@@ -44,7 +44,7 @@ WITHOUT = {
         mock.patch.object(winograd, "PRODUCTS_BYTES", 2 << 20),
         mock.patch.object(winograd, "TRANSFORM_BYTES", 1 << 16),
     ),
-    "buffers that are used again": (mock.patch.object(devices._HostPool, "empty", _fresh),),
+    "buffers that are used again": (mock.patch.object(memory._HostPool, "empty", _fresh),),
     "LRN's power by square roots": (mock.patch.object(lrn, "_over_power", _power),),
     "LRN in blocks": (mock.patch.object(lrn, "BLOCK_BYTES", WHOLE),),
     "pooling in blocks": (mock.patch.object(pool, "BLOCK_BYTES", WHOLE),),

@@ -1,6 +1,6 @@
 """Kill a training run five times, resume it, and compare it bit for bit with one that nobody touched.
 
-    python examples/kill_and_resume.py [--seed 0] [--kills 5] [--folder FOLDER]
+    python measured/kill_and_resume.py [--seed 0] [--kills 5] [--folder FOLDER]
 
 A narrow AlexNet, its two towers on cpu:0 and cpu:1, learns to tell six colours in noise: crops, flips,
 colour noise and dropout on, so that a resumed run has much to get wrong.  The runs are processes,
@@ -24,11 +24,11 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from tinyalex import checkpoint, run
 from tinyalex.data import augment
 from tinyalex.models.alexnet import Network, narrow
-from tinyalex.recipe import Recipe
-from tinyalex.settings import Settings
+from tinyalex.runs import checkpoint, run
+from tinyalex.runs.recipe import Recipe
+from tinyalex.runs.settings import Settings
 
 COLOURS = {
     "blue": (0, 0, 1),

@@ -6,17 +6,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyalex import checkpoint
 from tinyalex.comm import Comm
+from tinyalex.data.preprocessing import Pictures
 from tinyalex.devices import Device
 from tinyalex.errors import ArgumentError, DataError
-from tinyalex.exchange.pictures import Pictures
 from tinyalex.models import sequential
 from tinyalex.models.alexnet import alexnet, most_ranks
 from tinyalex.models.cifar import figure1_net
 from tinyalex.nn import BlankWeights
 from tinyalex.ops.activation import ACTIVATIONS
-from tinyalex.settings import Settings
+from tinyalex.runs import checkpoint
+from tinyalex.runs.settings import Settings
 
 
 class Saved(NamedTuple):

@@ -1,6 +1,6 @@
 """What AlexNet's training step must move and multiply on a GPU, and the time that follows: a forecast.
 
-    python examples/gpu_forecast.py [--batch 128] [--preset paper] [--bandwidth 3e12] [--flops 50e12]
+    python measured/gpu_forecast.py [--batch 128] [--preset paper] [--bandwidth 3e12] [--flops 50e12]
 
 Nothing is measured.  Each kernel is given the time that the least bytes it must move take at the card's
 bandwidth, and the matrix products the time of their arithmetic.  A real step is longer: launches, products
@@ -11,11 +11,11 @@ import argparse
 from collections import defaultdict
 
 from tinyalex.comm import Comm
-from tinyalex.describe import BlankWeights, blank, outline
 from tinyalex.devices import Device
+from tinyalex.measure import traffic
+from tinyalex.measure.describe import BlankWeights, blank, outline
 from tinyalex.models.alexnet import PRESETS, alexnet
 from tinyalex.nn import Conv2d
-from tinyalex.ops.cuda import traffic
 
 
 def main():

@@ -20,14 +20,15 @@ from time import perf_counter
 
 import numpy as np
 
-from tinyalex import checkpoint, files
-from tinyalex.describe import describe
+from tinyalex import files
 from tinyalex.errors import DataError
 from tinyalex.evaluate import errors, probabilities
+from tinyalex.measure.describe import describe
 from tinyalex.models.alexnet import alexnet
 from tinyalex.optim import SGD
-from tinyalex.recipe import Schedule
-from tinyalex.settings import Settings
+from tinyalex.runs import checkpoint
+from tinyalex.runs.recipe import Schedule
+from tinyalex.runs.settings import Settings
 from tinyalex.train import model_parallel_step
 
 

@@ -20,8 +20,9 @@ from itertools import pairwise
 import numpy as np
 
 from tinyalex.comm import Comm
-from tinyalex.devices import Device, blas_limits, empty
+from tinyalex.devices import Device, blas_limits
 from tinyalex.errors import ArgumentError, DeviceError, TinyalexError
+from tinyalex.memory import empty
 
 
 class MPIComm(Comm):

@@ -1,6 +1,6 @@
 """Damaged and hostile files of every format that tinyalex reads: what comes out?
 
-    python examples/fuzz.py [--inputs 24000] [--seed 0] [--only FORMAT]
+    python measured/fuzz.py [--inputs 24000] [--seed 0] [--only FORMAT]
 
 Each input is a good file, changed: bytes flipped, cut, doubled, moved; or, where the format has a structure
 (JSON, protobuf), a value in it replaced by another that a program may stumble over.  It is read as tinyalex

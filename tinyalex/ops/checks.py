@@ -1,0 +1,33 @@
+"""What every operation asks of its arrays: their module, one dtype, a gradient that fits."""
+
+import sys
+
+import numpy as np
+
+from tinyalex.errors import ArgumentError
+
+
+def xp_of(*arrays):
+    """Return the module, numpy or cupy, whose arrays these are; mixing the two raises TypeError."""
+    modules = {type(a).__module__.partition(".")[0] for a in arrays if a is not None}
+    if modules == {"numpy"}:
+        return np
+    if modules == {"cupy"}:
+        return sys.modules["cupy"]
+    raise TypeError(f"expected arrays of numpy or of cupy, all of one kind, found {sorted(modules)}")
+
+
+def same_dtype(operation, **arrays):
+    """Raise TypeError, naming each argument, unless all arrays (None apart) are of one float dtype."""
+    dtypes = {name: a.dtype.name for name, a in arrays.items() if a is not None}
+    if len(set(dtypes.values())) > 1 or not set(dtypes.values()) <= {"float32", "float64"}:
+        found = ", ".join(f"{name} is {dtype}" for name, dtype in dtypes.items())
+        raise TypeError(f"{operation}: expected arguments all float32 or all float64, found: {found}")
+
+
+def check_dy(operation, dy, shape, dtype):
+    """Raise unless the gradient dy that comes back has the shape and dtype of the output that went out."""
+    if dy.shape != tuple(shape):
+        raise ArgumentError(f"{operation}: expected dy of shape {tuple(shape)}, found {dy.shape}")
+    if dy.dtype != dtype:
+        raise TypeError(f"{operation}: expected dy of {dtype}, found {dy.dtype}")

@@ -1,0 +1,1 @@
+"""A training run in a folder: settings, recipe, checkpoints, and networks read back from them."""
