@@ -55,8 +55,8 @@ from tinyalex.ops import (
     same_map_norm_backward,
     same_map_norm_forward,
     tanh,
-    xp_of,
 )
+from tinyalex.ops.checks import xp_of
 
 KINDS = {}  # every kind of layer, by its name
 
@@ -425,14 +425,14 @@ class LRN(Layer):
 
     @property
     def arguments(self):
-        """This rank's groups."""
+        """The groups of one rank."""
         ranks = self.comm.size if self.split else 1
         return super().arguments | {"groups": self.groups // ranks}
 
 
 @dataclass(repr=False)
 class SameMapNorm(Layer):
-    """2012's normalization within a map (layers-145.cfg: cnorm2); the fields are `same_map_norm_forward`'s."""
+    """2012's normalization within a map (layers-145.cfg: cnorm2); fields as `same_map_norm_forward`'s."""
 
     n: int = 5
     k: float = 1.0
@@ -711,9 +711,9 @@ def named(layers):
 def plan(layers, shape, ranks=1):
     """Lay a list of layers out on so many ranks: return a list of `Placed`.
 
-    shape: (C, H, W) or (D,) of the input, which every rank holds whole.  Where the list has no `AllGather`, the
-    places at which the ranks meet are found, see `on_towers`.  Raises ArgumentError, naming the layer, where a
-    layer cannot follow the one before, or cannot be shared by so many ranks.
+    shape: (C, H, W) or (D,) of the input, which every rank holds whole.  Where the list has no `AllGather`,
+    the places at which the ranks meet are found, see `on_towers`.  Raises ArgumentError, naming the layer,
+    where a layer cannot follow the one before, or cannot be shared by so many ranks.
     """
     layers = named(layers)
     if ranks > 1 and not any(isinstance(layer, AllGather) for layer in layers):

@@ -27,15 +27,15 @@ class Loader:
     """An iterator over batches (images, labels) of a source, prepared by background threads.
 
     source: imagenet.Shards, or data.Images (uint8 images (C, H, W, N), labels); square pictures.
-    train=True: each epoch in its own random order, varied as augmentation says; the last, partial batch of an epoch
-    is dropped (2012 trained on full minibatches only), so that every step has the same size.
+    train=True: each epoch in its own random order, varied as augmentation says; the last, partial batch of
+    an epoch is dropped (2012 trained on full minibatches only), so that every step has the same size.
     train=False: in the source's order, centre crop, no flip, no noise; the partial batch is kept. views=10
     gives a list of ten images (C, crop, crop, N), the test views in the order of augment.ten_view_windows.
 
-    augmentation: an augment.Augmentation. mean: what is subtracted, (C, S, S) for a picture of side S, of which every
-    crop, wherever it was taken, loses the centre (as in 2012), or one value a channel (C,), or None.
-    covariance: (C, C) of the pixels, needed for colour noise. upscale: side to which pictures (and the mean)
-    are first enlarged (see augment.upscale).
+    augmentation: an augment.Augmentation. mean: what is subtracted, (C, S, S) for a picture of side S, of
+    which every crop, wherever it was taken, loses the centre (as in 2012), or one value a channel (C,), or
+    None. covariance: (C, C) of the pixels, needed for colour noise. upscale: side to which pictures (and the
+    mean) are first enlarged (see augment.upscale).
 
     start: (epoch, batch) of the first batch; epochs: the epoch at which iteration ends, None for never.
     threads: how many prepare batches (0: the caller's own, nothing ahead); depth: how many batches are ready

@@ -4,9 +4,9 @@ The paper (section 3.1): a four-layer network with ReLUs reaches 25% training er
 faster than the same network with tanh neurons; "the learning rates for each network were chosen
 independently to make training as fast as possible. No regularization of any kind was employed."
 
-Here: `figure1` once with each activation, SGD with momentum 0.9 and no decay, batches of 128, pixels minus the
-mean image.  A small search picks each activation's rate: every rate of a grid trains for a short while; if the
-best rate is at an end, the grid is extended; the one with the lowest training error is taken.
+Here: `figure1` once with each activation, SGD with momentum 0.9 and no decay, batches of 128, pixels minus
+the mean image.  A small search picks each activation's rate: every rate of a grid trains for a short while;
+if the best rate is at an end, the grid is extended; the one with the lowest training error is taken.
 Training error is counted on the batches as they are trained on, over the whole epoch.
 """
 

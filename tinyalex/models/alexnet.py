@@ -86,21 +86,13 @@ def alexnet(options=PRESETS["paper"]):
         "n": 5, "k": n.lrn_k, "alpha": n.lrn_alpha, "beta": 0.75, "alpha_over_n": n.lrn_alpha_over_n,
         "groups": g if n.lrn_within_towers else 1,
     }  # fmt: skip
-    neuron1 = None if n.lrn1_before_relu else "relu"
+    first_activation = None if n.lrn1_before_relu else "relu"
     first = {"std": n.conv_std}
     small = {"activation": "relu", "std": n.conv345_std}
     hidden = {"activation": "relu", "std": n.fc_std, "bias": n.bias}
 
     layers = [
-        Conv2d(
-            c1,
-            11,
-            stride=4,
-            pad=pad1,
-            activation=None if n.lrn1_before_relu else "relu",
-            **first,
-            name="conv1",
-        ),
+        Conv2d(c1, 11, stride=4, pad=pad1, activation=first_activation, **first, name="conv1"),
         n.lrn and LRN(**lrn, name="lrn1"),
         MaxPool(n.pool, 2, name="pool1"),
         n.lrn1_before_relu and Activate("relu", name="relu1"),

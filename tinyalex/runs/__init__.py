@@ -14,8 +14,8 @@ __all__ = ["new_run", "reopen", "resume", "train"]
 
 
 def new_run(
-    data, network="paper", recipe=None, *, upscale=None, seed=0, save_every=500, keep=3, width=None, size=None,
-    bias=None, dropout=None, **changes,
+    data, network="paper", recipe=None, *, upscale=None, seed=0, save_every=500, keep=3,
+    width=None, size=None, bias=None, dropout=None, **changes,
 ):  # fmt: skip
     """Return (`Settings`, opened data) of a run that is to begin.
 
@@ -43,7 +43,7 @@ def new_run(
 def train(out, data, network="paper", recipe=None, *, devices="cpu", on_event=lambda record: None, **others):
     """Train a network into the new folder `out`, on some devices; see `new_run` for the rest.
 
-    on_event(record) is called with the records of metrics.jsonl and once a step, see `tinyalex.runs.run.train`.
+    on_event(record) is called with the records of metrics.jsonl and once a step, see `runs.run.train`.
     """
     from tinyalex.runs.run import job
 

@@ -6,7 +6,8 @@ The metadata of format 2:
     network     the network as data, see `tinyalex.models.network`
     classes     the names of the classes, or null
     pictures    what an imported network wants to see (`tinyalex.data.preprocessing`), or null
-    settings    of a run (`tinyalex.runs.settings`), with its place: epoch, batch, step, sums, schedule, generator
+    settings    of a run (`tinyalex.runs.settings`), and its place: epoch, batch, step, sums, schedule,
+                generator
     curve       of Figure 1's networks: what the training came to so far
 
 Format 1 is read as well (`tinyalex.runs.version1`); a later one is refused.
@@ -115,7 +116,7 @@ def _metadata(path, strings):
 
 
 def of_this_version(found, upgrade):
-    """Return what a file holds as format 2 has it; upgrade(found) makes that of format 1, which has no version.
+    """Return what a file holds as format 2 has it; upgrade(found) makes that of format 1, without a version.
 
     Raises DataError for a later format.
     """
@@ -124,7 +125,7 @@ def of_this_version(found, upgrade):
         return upgrade(found)
     if version != VERSION:
         raise DataError(
-            f"expected format {VERSION} or earlier, which this version of tinyalex reads, found {version!r:.20}"
+            f"expected format {VERSION} or earlier, found {version!r:.20}: written by a later tinyalex"
         )
     return {key: value for key, value in found.items() if key != "version"}
 

@@ -80,9 +80,9 @@ def load_network(comm, path, saved, arrays):
 def find_network(what, classes=None, **options):
     """Return the `Network` that a word means.
 
-    what: a name of `tinyalex.models.NETWORKS`, "alexnet" for the preset "paper"; a checkpoint, or a run folder;
-    FILE.json, as `Network.to_json` makes it; or FILE.py, a Python file of one's own, which is run and must
-    give the name `network` to a `Network`.
+    what: a name of `tinyalex.models.NETWORKS`, "alexnet" for the preset "paper"; a checkpoint, or a run
+    folder; FILE.json, as `Network.to_json` makes it; or FILE.py, a Python file of one's own, which is run and
+    must give the name `network` to a `Network`.
     classes: how many a network that is asked for by name tells apart; a file says so itself.
     options: of a name, see `tinyalex.models.make`; None where not asked for.  Raises DataError, naming
     what was looked for, for anything else.
