@@ -14,10 +14,10 @@ def export(
     checkpoint: Checkpoint,
     out: Annotated[Path, typer.Argument(help="The ONNX file.")],
 ):
-    """Write a network as ONNX (opset 13): AlexNet, Figure 1's, or one that was imported."""
+    """Write a checkpoint's network as ONNX (opset 13)."""
     from tinyalex.exchange import onnx_export
     from tinyalex.runs import checkpoint as files
-    from tinyalex.runs.run import newest
+    from tinyalex.runs.checkpoint import newest
     from tinyalex.runs.saved import open_network
 
     path = newest(checkpoint)
