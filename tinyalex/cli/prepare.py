@@ -21,11 +21,10 @@ class Kinds(TyperGroup):
             return super().resolve_command(ctx, args)
         if args[0].casefold().replace("-", "") == "cifar10":
             raise DataError("CIFAR-10 needs no preparing: tinyalex train cifar10 RUN")
-        paths = [arg for arg in args if not arg.startswith("-")]
-        paths = paths if len(paths) == 2 else ["SRC", "DST"]
+        line = shlex.join(args if len(args) > 1 else [*args, "DST"])
         raise DataError(
             f"prepare: expected {' or '.join(self.commands)}, found {args[0]!r}; "
-            f"for folders of pictures: tinyalex prepare pictures {shlex.join(paths)}"
+            f"for a folder of pictures: tinyalex prepare pictures {line}"
         )
 
 
@@ -33,14 +32,16 @@ def pictures(
     src: Annotated[
         Path,
         typer.Argument(
-            help="A folder of class folders (SRC/cat/1.jpg, …), or of two splits of them (SRC/train/cat/1.jpg, "
-            "SRC/val/cat/9.jpg, …; also training, valid, test, …), or ILSVRC's tars."
+            help="A folder of class folders (SRC/cat/1.jpg, …) or of splits of them (SRC/train/cat/1.jpg, …, "
+            "SRC/val/cat/9.jpg, …; also training, valid, test and so on), or ILSVRC's tars."
         ),
     ],
     dst: Annotated[Path, typer.Argument(help="Where the shards go: a folder, new or empty, outside of SRC.")],
     val: Annotated[
         float | None,
-        typer.Option(help="Hold out this share of each class for validation, such as 0.1.", show_default=False),
+        typer.Option(
+            help="Hold out this share of each class for validation, such as 0.1.", show_default=False
+        ),
     ] = None,
     size: Annotated[int, typer.Option(help="Side of the stored pictures in pixels.", min=1)] = 256,
     exif: Annotated[
@@ -50,9 +51,7 @@ def pictures(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the order, and of what is held out.", min=0)] = 0,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes.", show_default="every core", min=1)
-    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes.", show_default="every core", min=1)] = None,
 ):
     """Cut every picture to its middle square and write shards; again: go on, or verify what is complete."""
     from tinyalex.data import imagenet

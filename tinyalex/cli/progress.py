@@ -19,6 +19,9 @@ class Progress:
     """
 
     def __init__(self):
+        self._now = None  # doing, done, total, state
+        self._began = None  # when, done, total, at the first call with this total
+        self._next = time.monotonic() + FIRST
         screens = (c for c in (console, error_console) if c.is_terminal and not c.is_dumb_terminal)
         self._screen = next(screens, None)
         self._live = None
@@ -30,9 +33,6 @@ class Progress:
                 redirect_stdout=self._screen is console,  # never from a file to the terminal
                 redirect_stderr=error_console.is_terminal,
             )
-        self._now = None  # doing, done, total, state
-        self._began = None  # when, done, total, at the first call with this total
-        self._next = time.monotonic() + FIRST
 
     def __enter__(self):
         if self._live:
@@ -75,9 +75,10 @@ class Progress:
             return Text()
         count, left, state = self._parts()
         _, done, total, _ = self._now
-        width = self._screen.width
-        room = min(width - sum(len(part) + 1 for part in (count, left) if part), LONGEST)
-        line = Text(count, no_wrap=True)
+        room = self._screen.width - len(count) - (len(left) + 1 if left else 0) - 1
+        beside = bool(state) and room - len(state) - 2 >= SHORTEST
+        room = min(room - len(state) - 2 if beside else room, LONGEST)
+        line = Text(count)
         if total and room >= SHORTEST:
             full = min(room * done // total, room)
             whole, rest = "#." if self._screen.options.ascii_only else "━─"
@@ -85,7 +86,7 @@ class Progress:
         if left:
             line.append(f" {left}")
         if state:
-            line.append(f"  {state}" if len(line) + 2 + len(state) <= width else f"\n{state}")
+            line.append(("  " if beside else "\n") + state)
         return line
 
 

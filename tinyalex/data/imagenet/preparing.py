@@ -55,8 +55,9 @@ class Job(NamedTuple):
 
 
 def prepare(
-    src, dst, *, size=256, shard_size=None, seed=0, val=None, exif=None, workers=None, report=None, progress=None
-):
+    src, dst, *, size=256, shard_size=None, seed=0, val=None, exif=None, workers=None,
+    report=None, progress=None,
+):  # fmt: skip
     """Write the pictures of src (see find_pictures) as shards into the folder dst (see this package's text).
 
     shard_size: pictures a shard; by default a hundredth of the split and at least 64, so that even all of
@@ -87,7 +88,7 @@ def prepare(
     if report:
         report(found)
     splits, classes = _shuffled(found.splits, seed), found.classes
-    plan = _plan(splits, size, shard_size, seed, val, exif)
+    plan = _plan(splits, size=size, shard_size=shard_size, seed=seed, val=val, exif=exif)
     _check(dst)
     dst.mkdir(parents=True, exist_ok=True)
     with lock(dst, "preparing pictures"):
@@ -134,7 +135,7 @@ def _shuffled(found, seed):
     return splits
 
 
-def _plan(splits, size, shard_size, seed, val, exif):
+def _plan(splits, **arguments):
     """All that determines the result. Decoders may differ by a grey level: Pillow's version belongs to it."""
     listing = hashlib.sha256()
     for split, entries in splits.items():
@@ -142,11 +143,7 @@ def _plan(splits, size, shard_size, seed, val, exif):
             listing.update(f"{split}\0{e.name}\0{e.label}\0{e.size}\n".encode("utf-8", "surrogateescape"))
     return {
         "version": VERSION,
-        "size": size,
-        "shard_size": shard_size,
-        "seed": seed,
-        "val": val,
-        "exif": exif,
+        **arguments,
         "pillow": PIL.__version__,
         "pictures": {split: len(entries) for split, entries in splits.items()},
         "listing": listing.hexdigest()[:16],
@@ -176,7 +173,7 @@ def _begin(dst, plan):
             plan = plan | {"pillow": earlier.get("pillow")}  # nothing is left to decode
         else:
             earlier = json.loads(begun.read_text())
-        earlier = {"val": None, "exif": False} | earlier  # an earlier version held nothing out, turned nothing
+        earlier = {"val": None, "exif": False} | earlier  # what all earlier versions did
         differ = [
             f"{key} {earlier.get(key)}, now {plan[key]}" for key in plan if earlier.get(key) != plan[key]
         ]
@@ -231,7 +228,8 @@ def _run(dst, jobs, workers, progress):
     except BaseException as error:
         ours.close()  # ends the workers that are still at it
         if isinstance(error, (BrokenProcessPool, OSError, DataError)):
-            raise DataError(f"{dst}: {str(error).rstrip('.')}. The same command will go on from here") from error
+            why = str(error).rstrip(".")
+            raise DataError(f"{dst}: {why}. The same command will go on from here") from error
         raise
     finally:
         pool.shutdown(cancel_futures=True)

@@ -103,7 +103,7 @@ def open_all(folder):
 
 
 def _open(folder, choose):
-    folder = Path(os.path.abspath(folder))  # is read from until the end, in whatever folder the program is then
+    folder = Path(os.path.abspath(folder))  # for good, wherever the program goes
     path = folder / "index.json"
     try:
         index = json.loads(path.read_text())

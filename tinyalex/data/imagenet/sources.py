@@ -78,17 +78,26 @@ class Found(NamedTuple):
         """What was found, and what was passed over and why, in lines for people."""
         for split, entries in self.splits.items():
             place = self.places[split]
-            place = " (held out)" if place is None else f" (in {printable(place)})" if place else ""
+            held = " (held out)" if place is None else ""
+            within = f" (in {printable(place)})" if place not in (None, "", split) else ""
             names, counts = np.unique([e.label for e in entries], return_counts=True)
-            of = "1 class" if len(names) == 1 else f"{len(names):,} classes"
             each = f", {counts.min():,} to {counts.max():,} of each"
             if len(names) <= 10:
                 each = ": " + ", ".join(f"{printable(n)} {c:,}" for n, c in zip(names, counts, strict=True))
-            yield f"{split}{place}: {len(entries):,} pictures of {of}{each}"
-        if sum(map(len, self.splits.values())) and len(self.classes) == 1:
+            numbers = f"{_number(len(entries), 'picture')} of {_number(len(names), 'class', 'classes')}"
+            yield f"{split}{held}{within}: {numbers}{each}"
+        if len(self.classes) == 1:
             yield "with one class there is nothing to tell apart: expected a folder for each class"
-        for why, names in self.passed.items():
-            yield f"passed over, {why}: {printable(few(names))}"
+        yield from _said(self.passed)
+
+
+def _said(passed):
+    for why, names in passed.items():
+        yield f"passed over, {why}: {printable(few(names))}"
+
+
+def _number(count, one, several=None):
+    return f"{count:,} {one if count == 1 else several or one + 's'}"
 
 
 def find_pictures(src, on_folder=lambda count: None):
@@ -153,19 +162,21 @@ def find_pictures(src, on_folder=lambda count: None):
         for why, names in sorted(passed.items())
         if (kept := sorted(name for name in names if os.path.basename(name) not in used))
     }
-    return Found({split: sorted(entries) for split, entries in found.items()}, places, passed, tarred or wnids)
+    return Found(
+        {split: sorted(entries) for split, entries in found.items()}, places, passed, tarred or wnids
+    )
 
 
 def hold_out(found, share, seed=0):
     """Found with a share of each class's train pictures as its val: at least one of two, drawn from the seed.
 
-    Raises ArgumentError for a share that is not between 0 and 1, DataError where there is a val split already,
+    Raises ArgumentError for a share that is not between 0 and 1, DataError where there is a val split already
     or no class of two pictures.
     """
     if not 0 < share < 1:
         raise ArgumentError(f"val={share}: expected a share between 0 and 1, such as 0.1")
     if "val" in found.splits:
-        raise DataError(f"--val: there are validation pictures already, in {printable(found.places['val'])}")
+        raise DataError(f"val={share:g}: there are validation pictures already, in {found.places['val']}")
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2,)))
     of_class, held = {}, set()
     for entry in found.splits["train"]:
@@ -174,7 +185,7 @@ def hold_out(found, share, seed=0):
         count = min(max(round(share * len(entries)), 1), len(entries) - 1)
         held.update(entries[i] for i in rng.permutation(len(entries))[:count])
     if not held:
-        raise DataError("--val: expected a class of two pictures or more, found none")
+        raise DataError(f"val={share:g}: expected a class of two pictures or more, found none")
     splits = {"train": [e for e in found.splits["train"] if e not in held], "val": sorted(held)}
     return found._replace(splits=splits, places=found.places | {"val": None})
 
@@ -208,7 +219,7 @@ class Folder:
         return self.path.name.casefold() in INNER
 
     def all(self):
-        """This folder and every one below it."""
+        """Yield this folder and every one below it."""
         yield self
         for folder in self.folders:
             yield from folder.all()
@@ -327,7 +338,7 @@ def _splits(root, passed):
             names = few([f.path.name for some in named.values() for f in some])
             raise DataError(
                 f"{root.path}: {names} beside {few([f.path.name for f in others])}: splits or classes? "
-                f"Put the class folders of the train split into {root.path / 'train'}"
+                f"Put the class folders of the train split into {root.path / 'train'}, or rename a class"
             )
     for role, folders in named.items():
         if len(folders) > 1:
@@ -351,7 +362,7 @@ def _splits(root, passed):
 
 
 def _leave(passed, why, folder):
-    passed.setdefault(why, []).append(f"{folder.name} ({folder.count():,} pictures)")
+    passed.setdefault(why, []).append(f"{folder.name} ({_number(folder.count(), 'picture')})")
 
 
 def _leave_empty(folder, passed):
@@ -383,11 +394,10 @@ def _class_folders(root, passed):
     """The entries of a folder of class folders; DataError if its folders cannot be the classes."""
     classes = root.filled()
     if not classes:
-        found = f"{len(root.pictures):,} pictures straight in it" if root.pictures else "no picture"
-        raise DataError(
-            f"{root.path}: expected a folder for each class with pictures in it, found {found} "
-            f"({' '.join(sorted(formats()[1]))})"
-        )
+        found = f"found {_number(len(root.pictures), 'picture')} straight in it"
+        if not root.pictures:
+            found = "; ".join(["found none that Pillow reads", *_said(passed)])
+        raise DataError(f"{root.path}: expected pictures in a folder for each class, {found}")
     names = few([c.path.name for c in classes])
     mixed = next((b for c in classes for b in c.all() if b is not c and b.role and b.count()), None)
     if mixed and any(b.filled() for c in classes for b in c.all() if b.role and b is not c):
@@ -412,14 +422,14 @@ def _class_folders(root, passed):
     if copy:
         raise DataError(
             f"{copy.path}: its folders are called as the classes beside it: is it a class? "
-            "Take it out of the source, or call it val"
+            "Take it out of the source"
         )
     _leave_empty(root, passed)
     return [entry for c in classes for entry in c.entries(c.path.name)]
 
 
 def _instead(root):
-    """Which path to give, for a message: the nearest folders below root whose folders are splits or classes."""
+    """Which path to give: the nearest folders below root whose folders are splits, or classes."""
     below = [f for f in root.all() if f is not root]
     splits = [f for f in below if any(s.role and s.filled() for s in f.folders)]
     classes = [f for f in below if sum(bool(c.pictures) for c in f.folders) > 1]
@@ -512,7 +522,8 @@ def _flat_classes(src, place, entries):
     ids = read_text(truth).split()
     if len(ids) != len(entries):
         raise DataError(f"{truth}: expected {len(entries)} ids, one a picture of val, found {len(ids)}")
-    wrong = next((i for i, x in enumerate(ids, 1) if not x.isdecimal() or not 1 <= int(x) <= len(wnids)), None)
+    known = {str(i) for i in range(1, len(wnids) + 1)}
+    wrong = next((i for i, x in enumerate(ids, 1) if x not in known), None)
     if wrong:
         raise DataError(
             f"{truth}: line {wrong}: expected an id from 1 to {len(wnids)}, found {ids[wrong - 1]!r}"
