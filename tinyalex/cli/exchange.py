@@ -8,6 +8,7 @@ import typer
 
 from tinyalex.cli.common import Checkpoint
 from tinyalex.errors import DataError
+from tinyalex.files import read_text
 
 
 def export(
@@ -114,8 +115,4 @@ def _stated(source, found):
 
 
 def _names(path):
-    try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: expected a text file, a name in each line: {error}") from error
-    return [name for name in names if name]
+    return [name for line in read_text(path).splitlines() if (name := line.strip())]
