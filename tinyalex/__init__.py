@@ -1,5 +1,9 @@
 """tinyalex: AlexNet written out by hand, forward and backward, on NumPy or CuPy arrays."""
 
-from importlib.metadata import version
 
-__version__ = version("tinyalex")
+def __getattr__(name):
+    if name == "__version__":  # asked for only when it is read: the package also runs where it is not installed
+        from importlib.metadata import version
+
+        return version("tinyalex")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
