@@ -48,7 +48,7 @@ def imports(path):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "tinyalex":
             parts = node.module.split(".")[1:]
             for alias in node.names:
-                yield node.lineno, (parts + [alias.name])[0]
+                yield node.lineno, (*parts, alias.name)[0]
 
 
 def test_every_file_has_its_floor():
