@@ -1,0 +1,281 @@
+"""What a function does line by line, and where it parts from a right answer.
+
+`run` calls a function and keeps its arrays and numbers after every line.  `departure` compares two such traces
+by meaning, shape and values, and finds the first line after which the one has what the other never has.
+"""
+
+import ast
+import inspect
+import itertools
+import linecache
+import sys
+import textwrap
+from collections import Counter
+from typing import NamedTuple
+
+import numpy as np
+
+MOST_STEPS = 4000  # a longer run goes on to its end unseen
+RETURNED = "returned"
+_texts = itertools.count(1)
+
+
+class Step(NamedTuple):
+    """A line that was executed, and what is there after it."""
+
+    line: int  # of the function's text, from 1: where its statement begins
+    state: dict  # {name: array or number}
+    changed: tuple  # names
+    in_place: frozenset  # those of them whose array is the same object as before
+
+
+class Trace(NamedTuple):
+    """A call, step by step; error: what it raised, if it did."""
+
+    text: list  # the function's lines
+    start: dict  # the arguments
+    steps: list
+    error: Exception | None
+
+
+class Departure(NamedTuple):
+    """The first step that departs: its number, the name of what is wrong, and what a right answer has there.
+
+    expected: None where a right answer has nothing to put beside it.
+    """
+
+    step: int
+    name: str
+    expected: object
+
+
+def compiled(hole, source):
+    """Return the function that a text defines among a hole's names; inspect finds the text again."""
+    file = f"<answer {next(_texts)}>"
+    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
+    scope = dict(hole.solution.__globals__)
+    exec(compile(source, file, "exec"), scope)
+    return scope[hole.name]
+
+
+def run(function, args):
+    """Call the function on copies of the arguments and return its Trace."""
+    function = inspect.unwrap(function)
+    lines, first = inspect.getsourcelines(function)
+    text = textwrap.dedent("".join(lines))
+    lines = text.splitlines()
+    begins = statements(text)
+    code = function.__code__
+    steps, start, error, at = [], {}, None, None
+    before, owners = {}, {}
+
+    def look(frame, returned=None):
+        nonlocal before, owners
+        state, changed, in_place = {}, [], set()
+        now = dict(frame.f_locals)
+        if returned is not None:
+            now[RETURNED] = returned
+        for name, value in now.items():
+            frozen = _frozen(value, before.get(name))
+            if frozen is None:
+                continue
+            state[name] = frozen
+            if frozen is not before.get(name):
+                changed.append(name)
+                if owners.get(name) is value:
+                    in_place.add(name)
+        before, owners = state, now
+        return state, tuple(changed), frozenset(in_place)
+
+    def watch(frame, event, arg):
+        nonlocal at
+        if event == "exception":
+            return watch
+        if at is None:
+            start.update(look(frame)[0])
+        elif len(steps) < MOST_STEPS or event == "return":
+            steps.append(Step(at, *look(frame, arg if event == "return" else None)))
+        at = begins.get(frame.f_lineno - first + 1, 1)
+        return watch
+
+    def enter(frame, event, arg):
+        return watch if frame.f_code is code and at is None else None
+
+    args = [a.copy() if isinstance(a, np.ndarray) else a for a in args]
+    previous = sys.gettrace()
+    with np.errstate(all="ignore"):
+        sys.settrace(enter)
+        try:
+            function(*args)
+        except Exception as raised:
+            error = raised
+        finally:
+            sys.settrace(previous)
+    return Trace(lines, start, steps, error)
+
+
+def statements(text):
+    """{line: the line where the statement begins that it belongs to}."""
+    begins = {}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.stmt):
+            body = getattr(node, "body", None)
+            last = body[0].lineno - 1 if isinstance(body, list) and body else node.end_lineno
+            for line in range(node.lineno, max(last, node.lineno) + 1):
+                begins[line] = max(node.lineno, begins.get(line, 0))
+    return begins
+
+
+def _frozen(value, before):
+    """Return a copy that stays as it is, `before` itself if nothing has changed, None for what is no number."""
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind not in "fiub":
+            return None
+        if (
+            isinstance(before, np.ndarray)
+            and before.shape == value.shape
+            and before.dtype == value.dtype
+            and before.tobytes() == value.tobytes()
+        ):
+            return before
+        return value.copy()
+    if isinstance(value, bool | int | float | np.generic):
+        same = type(before) is type(value) and (before == value or (before != before and value != value))
+        return before if same else value
+    if isinstance(value, tuple | list) and value:
+        if isinstance(before, tuple) and len(before) == len(value):
+            parts = tuple(_frozen(v, b) for v, b in zip(value, before, strict=True))
+            return before if all(p is b for p, b in zip(parts, before, strict=True)) else parts
+        return tuple(_frozen(v, None) for v in value)
+    return None
+
+
+def key(value):
+    """Return what a value means: equal for equal shapes and numbers that differ by rounding only."""
+    if isinstance(value, tuple):
+        return tuple(map(key, value))
+    if value is None:
+        return None
+    a = np.asarray(value, np.float64)
+    finite = np.isfinite(a)
+    scale = np.abs(a[finite]).max(initial=0) or 1
+    # the odd factor: round numbers must not lie on the border between two roundings
+    near = np.round(np.where(finite, a, 0) / scale * 731_058.6) + 0.0
+    odd = np.where(finite, 0, np.where(np.isnan(a), 3, np.sign(a)))
+    return a.shape, float(f"{scale:.6g}"), near.tobytes(), odd.tobytes()
+
+
+class _Events(NamedTuple):
+    """The values that one name takes."""
+
+    steps: list
+    keys: list
+    values: list
+    in_place: bool
+
+
+def _events(trace):
+    found, known = {}, {}
+    for k, step in enumerate(trace.steps):
+        for name in step.changed:
+            value = step.state[name]
+            events = found.setdefault(name, _Events([], [], [], True))
+            if name not in step.in_place and events.steps:
+                found[name] = events = events._replace(in_place=False)
+            if (mark := known.get(id(value))) is None:  # a frozen value is shared by all states that have it
+                mark = known[id(value)] = key(value)
+            events.steps.append(k)
+            events.keys.append(mark)
+            events.values.append(value)
+    return found
+
+
+def _loop_names(trace):
+    """Names that a `for` sets: the order in which they run is the learner's own business."""
+    nodes = ast.walk(ast.parse("\n".join(trace.text)))
+    targets = [node.target for node in nodes if isinstance(node, ast.For)]
+    return {node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)}
+
+
+def stores(text):
+    """{line: names that its statement sets}, those that it writes into among them."""
+    found = {}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign | ast.For):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found.setdefault(node.lineno, set()).update(
+                name for target in targets for name in map(_base, _leaves(target)) if name
+            )
+    return found
+
+
+def _leaves(target):
+    if isinstance(target, ast.Tuple | ast.List):
+        return [leaf for part in target.elts for leaf in _leaves(part)]
+    return [target]
+
+
+def _base(target):
+    while isinstance(target, ast.Subscript | ast.Attribute | ast.Starred):
+        target = target.value
+    return target.id if isinstance(target, ast.Name) else ""
+
+
+def departure(mine, right):
+    """Return the Departure of one trace from that of a right answer on the same arguments; None if none is seen."""
+    ours, theirs = _events(mine), _events(right)
+    loops = _loop_names(mine) & _loop_names(right)
+    stored = stores("\n".join(mine.text))
+    found = [
+        _parts(name, events, theirs[name], name in loops, mine, stored)
+        for name, events in ours.items()
+        if name in theirs
+    ]
+    found = [one for one in found if one]
+    if mine.error is not None and mine.steps:
+        found.append(Departure(len(mine.steps) - 1, "", None))
+    if not found:
+        return None
+    first = min(found, key=lambda d: d.step)
+    if first.name in (RETURNED, ""):  # the names are the learner's own: look for an array that nobody else has
+        first = _unknown(ours, theirs, first) or first
+    return first
+
+
+def _parts(name, ours, theirs, loop, mine, stored):
+    """Where the values of a name part from those that a right answer gives it."""
+    a, b = ours.keys, theirs.keys
+    if a == b or Counter(a) == Counter(b):
+        return None
+    if loop and set(a) == set(b):
+        return None
+    if ours.in_place and theirs.in_place and len(a) > 1 and a[-1] == b[-1]:
+        return None  # filled or summed in another order
+    left = Counter(b)
+    for i, mark in enumerate(a):
+        if not left[mark]:
+            return Departure(ours.steps[i], name, theirs.values[min(i, len(b) - 1)])
+        left[mark] -= 1
+    if loop and set(a) > set(b):
+        return None
+    # nothing wrong is there, something is missing: at the next line that could have set it
+    later = [k for k, step in enumerate(mine.steps) if k > ours.steps[-1] and name in stored.get(step.line, ())]
+    return Departure((later or ours.steps[-1:])[0], name, theirs.values[min(len(a), len(b) - 1)])
+
+
+def _unknown(ours, theirs, first):
+    """Return the first array of a learner's own names, after the last that a right answer has too."""
+    known = {mark for events in theirs.values() for mark in events.keys}
+    arrays = [
+        (step, name, mark in known)
+        for name, events in ours.items()
+        if name != RETURNED
+        for step, mark, value in zip(events.steps, events.keys, events.values, strict=True)
+        if isinstance(value, np.ndarray) and value.size > 1 and step <= first.step
+    ]
+    arrays.sort()
+    agreed = max((step for step, _, same in arrays if same), default=-1)
+    for step, name, same in arrays:
+        if step > agreed and not same and name not in theirs:
+            return Departure(step, name, None)
+    return None
