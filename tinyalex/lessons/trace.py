@@ -5,11 +5,14 @@ by meaning, shape and values, and finds the first line after which the one has w
 """
 
 import ast
+import contextlib
+import functools
 import inspect
 import itertools
 import linecache
 import sys
 import textwrap
+import threading
 from collections import Counter
 from typing import NamedTuple
 
@@ -24,7 +27,8 @@ class Step(NamedTuple):
     """A line that was executed, and what is there after it."""
 
     line: int  # of the function's text, from 1: where its statement begins
-    state: dict  # {name: array or number}
+    before: dict  # {name: array or number} before the line
+    state: dict  # after it
     changed: tuple  # names
     in_place: frozenset  # those of them whose array is the same object as before
 
@@ -36,6 +40,7 @@ class Trace(NamedTuple):
     start: dict  # the arguments
     steps: list
     error: Exception | None
+    threaded: bool  # did several threads run it?  Their order is one of chance
 
 
 class Departure(NamedTuple):
@@ -59,59 +64,95 @@ def compiled(hole, source):
 
 
 def run(function, args):
-    """Call the function on copies of the arguments and return its Trace."""
+    """Call the function on copies of the arguments and return its Trace; functions inside it are seen, too."""
     function = inspect.unwrap(function)
     lines, first = inspect.getsourcelines(function)
     text = textwrap.dedent("".join(lines))
-    lines = text.splitlines()
     begins = statements(text)
-    code = function.__code__
-    steps, start, error, at = [], {}, None, None
-    before, owners = {}, {}
-
-    def look(frame, returned=None):
-        nonlocal before, owners
-        state, changed, in_place = {}, [], set()
-        now = dict(frame.f_locals)
-        if returned is not None:
-            now[RETURNED] = returned
-        for name, value in now.items():
-            frozen = _frozen(value, before.get(name))
-            if frozen is None:
-                continue
-            state[name] = frozen
-            if frozen is not before.get(name):
-                changed.append(name)
-                if owners.get(name) is value:
-                    in_place.add(name)
-        before, owners = state, now
-        return state, tuple(changed), frozenset(in_place)
-
-    def watch(frame, event, arg):
-        nonlocal at
-        if event == "exception":
-            return watch
-        if at is None:
-            start.update(look(frame)[0])
-        elif len(steps) < MOST_STEPS or event == "return":
-            steps.append(Step(at, *look(frame, arg if event == "return" else None)))
-        at = begins.get(frame.f_lineno - first + 1, 1)
-        return watch
+    codes = set(_codes(function.__code__))
+    steps, start, threads = [], {}, set()
 
     def enter(frame, event, arg):
-        return watch if frame.f_code is code and at is None else None
+        if frame.f_code not in codes:
+            return None
+        threads.add(threading.get_ident())
+        outer = frame.f_code is function.__code__
+        at, (state, _, _), owners = None, _look(frame, {}, {}), dict(frame.f_locals)
+        if outer:
+            start.update(state)
+
+        def watch(frame, event, arg):
+            nonlocal at, state, owners
+            if event == "exception":
+                return watch
+            if at is not None and (len(steps) < MOST_STEPS or (outer and event == "return")):
+                before = state
+                state, changed, in_place = _look(frame, before, owners)
+                owners = dict(frame.f_locals)
+                if event == "return" and arg is not None:
+                    state[RETURNED] = _frozen(arg, None)
+                    changed = (*changed, RETURNED)
+                steps.append(Step(at, before, state, changed, in_place))
+            at = begins.get(frame.f_lineno - first + 1, 1)
+            return watch
+
+        return watch
 
     args = [a.copy() if isinstance(a, np.ndarray) else a for a in args]
-    previous = sys.gettrace()
-    with np.errstate(all="ignore"):
-        sys.settrace(enter)
+    error = None
+    with np.errstate(all="ignore"), _seen(enter):
         try:
             function(*args)
         except Exception as raised:
             error = raised
-        finally:
-            sys.settrace(previous)
-    return Trace(lines, start, steps, error)
+    return Trace(text.splitlines(), start, steps, error, len(threads) > 1)
+
+
+def _codes(code):
+    yield code
+    for inner in code.co_consts:
+        if inspect.iscode(inner) and not inner.co_name.startswith("<"):
+            yield from _codes(inner)
+
+
+@contextlib.contextmanager
+def _seen(enter):
+    """Trace all threads; memory that nobody has written yet is NaN, not what happens to be there."""
+
+    def unwritten(make):
+        @functools.wraps(make)
+        def made(*args, **kwargs):
+            found = make(*args, **kwargs)
+            found.fill(np.nan if found.dtype.kind == "f" else 0)
+            return found
+
+        return made
+
+    before, empty, empty_like = sys.gettrace(), np.empty, np.empty_like
+    np.empty, np.empty_like = unwritten(empty), unwritten(empty_like)
+    threading.settrace(enter)
+    sys.settrace(enter)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+        threading.settrace(before)
+        np.empty, np.empty_like = empty, empty_like
+
+
+def _look(frame, before, owners):
+    """Return what a frame holds: {name: value}, the names that changed, those changed in place."""
+    state, changed, in_place = {}, [], set()
+    for name, value in frame.f_locals.items():
+        frozen = _frozen(value, before.get(name))
+        if frozen is None:
+            continue
+        state[name] = frozen
+        if frozen is not before.get(name):
+            changed.append(name)
+            if owners.get(name) is value:
+                in_place.add(name)
+    return state, tuple(changed), frozenset(in_place)
 
 
 def statements(text):
@@ -198,14 +239,13 @@ def _loop_names(trace):
 
 
 def stores(text):
-    """{line: names that its statement sets}, those that it writes into among them."""
+    """{line: names that its statement sets, in order}, those that it writes into among them."""
     found = {}
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign | ast.For):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            found.setdefault(node.lineno, set()).update(
-                name for target in targets for name in map(_base, _leaves(target)) if name
-            )
+            bases = [_base(leaf) for target in targets for leaf in _leaves(target)]
+            found[node.lineno] = tuple(dict.fromkeys(filter(None, bases)))
     return found
 
 
@@ -223,6 +263,9 @@ def _base(target):
 
 def departure(mine, right):
     """Return the Departure of one trace from that of a right answer on the same arguments; None if none is seen."""
+    pairs = None if mine.threaded or right.threaded else _alike(mine, right)
+    if pairs and (found := _side_by_side(mine, right, *pairs)):
+        return found
     ours, theirs = _events(mine), _events(right)
     loops = _loop_names(mine) & _loop_names(right)
     stored = stores("\n".join(mine.text))
@@ -240,6 +283,58 @@ def departure(mine, right):
     if first.name in (RETURNED, ""):  # the names are the learner's own: look for an array that nobody else has
         first = _unknown(ours, theirs, first) or first
     return first
+
+
+def _alike(mine, right):
+    """({my line: their line}, {my name: their name}) if both texts are built alike, whatever their names.
+
+    Built alike: the same kinds of statements in the same order, each setting the same number of names.
+    """
+    texts = ["\n".join(trace.text) for trace in (mine, right)]
+    nodes = [sorted(_lines(text), key=lambda node: node.lineno) for text in texts]
+    ours, theirs = map(stores, texts)
+    shared = _names(ours) & _names(theirs)
+    lines, names = {}, {}
+    if len(nodes[0]) != len(nodes[1]):
+        return None
+    for a, b in zip(*nodes, strict=True):
+        set_here, set_there = ours.get(a.lineno, ()), theirs.get(b.lineno, ())
+        if _kind(a) != _kind(b) or len(set_here) != len(set_there):
+            return None
+        for name, other in zip(set_here, set_there, strict=True):
+            if names.setdefault(name, other) != other or (name != other and {name, other} & shared):
+                return None
+        lines[a.lineno] = b.lineno
+    return lines, names
+
+
+def _names(stored):
+    return {name for names in stored.values() for name in names}
+
+
+def _lines(text):
+    (function,) = ast.parse(text).body[-1:]
+    nodes = [node for node in ast.walk(function) if isinstance(node, ast.stmt) and node is not function]
+    return [node for node in nodes if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))]
+
+
+def _kind(node):
+    return "assignment" if isinstance(node, ast.Assign | ast.AugAssign) else type(node).__name__
+
+
+def _side_by_side(mine, right, lines, names):
+    """Compare two runs of the same structure step by step."""
+    for k, (a, b) in enumerate(zip(mine.steps, right.steps, strict=False)):
+        if lines.get(a.line) != b.line:  # the line before decided where to go
+            return Departure(max(k - 1, 0), "", None)
+        for name in a.state:
+            other = names.get(name, name)
+            if (name in a.changed or other in b.changed) and other in b.state:
+                if key(a.state[name]) != key(b.state[other]):
+                    return Departure(k, name, b.state[other])
+    if len(mine.steps) < len(right.steps):
+        return Departure(len(mine.steps) - 1, "", None)
+    return None
 
 
 def _parts(name, ours, theirs, loop, mine, stored):

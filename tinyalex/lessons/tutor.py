@@ -79,6 +79,11 @@ def _verdict(mine, found):
     """Say in words which line departs, and how."""
     step = mine.steps[found.step]
     code = mine.text[step.line - 1].strip()
+    if found.name == "" and mine.error is None:
+        return (
+            f"<p>✗ <b>line {step.line}</b> <code>{html.escape(code)}</code> is where the run goes another way than "
+            "a right answer's.  Up to it everything agrees.</p>"
+        )
     if found.name == "":
         return (
             f"<p>✗ <b>line {step.line}</b> <code>{html.escape(code)}</code> raises "
@@ -140,7 +145,7 @@ class _Painter:
     def frame(self, k, found):
         """Return HTML of step k: the code with its line marked, what changed, what the line reads."""
         step = self.mine.steps[k]
-        before = self.mine.steps[k - 1].state if k else self.mine.start
+        before = step.before
         named = [name for name in step.state if name in self.words[step.line - 1] and name not in step.changed]
         arrays, numbers = [], []
         for name in [*step.changed, *named]:
@@ -167,8 +172,8 @@ class _Painter:
         """Return HTML: the array before the line that departs, after it, and as a right answer has it."""
         if found.name == "":
             return self.frame(found.step, None)
-        before = self.mine.steps[found.step - 1].state if found.step else self.mine.start
         step = self.mine.steps[found.step]
+        before = step.before
         value, expected, name = _part(step.state.get(found.name), found.expected, found.name)
         shown = []
         if isinstance(before.get(name), np.ndarray):
