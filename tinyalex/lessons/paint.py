@@ -5,9 +5,9 @@
     paint.plot("loss", (0, 9), (0, 1)).line(xs, ys)
     paint.row(panel, panel, caption="...")      side by side; on a narrow screen one below the other
 
-Orange is positive, blue negative, no colour is 0; fuller is larger.  Nothing is said by colour alone: a number
-has its sign, each ink has its own dashes and its own dots.  The colours follow the theme of the page or of
-JupyterLab.
+Orange is positive, blue negative, no colour is 0; fuller is larger.  Nothing is said by colour alone: a
+number has its sign, each ink has its own dashes and its own dots.  The colours follow the theme of the page
+or of JupyterLab.
 """
 
 import base64
@@ -41,7 +41,8 @@ def _themes():
 def _style():
     light, dark = _themes()
     inks = "".join(
-        f".tx .i{k}{{stroke:var(--tx-{k});stroke-dasharray:{dashes or 'none'}}}.tx .d{k}{{fill:var(--tx-{k})}}"
+        f".tx .i{k}{{stroke:var(--tx-{k});stroke-dasharray:{dashes or 'none'}}}"
+        f".tx .d{k}{{fill:var(--tx-{k})}}"
         for k, (_, _, dashes, _) in enumerate([*INKS, (None, None, "", "circle")])
     )
     return (
@@ -51,6 +52,9 @@ def _style():
         f"[data-jp-theme-light=true] .tx{{{light}}}[data-jp-theme-light=false] .tx{{{dark}}}"
         ".tx-row{display:flex;flex-wrap:wrap;gap:.4rem 1.2rem;align-items:flex-start}"
         ".tx figure{margin:0;max-width:100%;overflow-x:auto}"
+        ".tx .tx-code{display:flex;gap:.4rem;overflow-x:auto;margin-bottom:.3rem}"
+        ".tx .tx-code pre{margin:0;padding:0;font:12.5px/1.45 ui-monospace,'DejaVu Sans Mono',monospace;"
+        "background:none;color:inherit;overflow:visible}"
         ".tx figcaption{font-size:13px;color:inherit;margin-bottom:3px}"
         ".tx small,.tx .tx-soft{color:var(--tx-6);font-size:12px}"
         ".tx p{margin:.3rem 0;font-size:14px}"
@@ -95,14 +99,17 @@ class Panel:
         notes = "".join(f'<div class="tx-soft">{note}</div>' for note in self.notes)
         name = html.escape(self.title)
         return (
-            f'<figure><figcaption>{name}</figcaption><svg role="img" width="{width:.0f}" height="{height:.0f}" '
-            f'viewBox="0 0 {width:.0f} {height:.0f}" style="min-width:{min(width, 0.8 * WIDE):.0f}px">'
+            f'<figure><figcaption>{name}</figcaption><svg role="img" width="{width:.0f}" '
+            f'height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}" '
+            f'style="min-width:{min(width, 0.8 * WIDE):.0f}px">'
             f"<title>{name or 'picture'}</title><desc>{html.escape(' '.join(self.about))}</desc>"
             f"{''.join(self.parts)}</svg>{notes}</figure>"
         )
 
 
-def array(values, title="", fmt=None, limit=None, numbers=True, rows=(), columns=(), changed=None, other=None):
+def array(
+    values, title="", fmt=None, limit=None, numbers=True, rows=(), columns=(), changed=None, other=None
+):
     """Paint a vector or matrix: a cell for each number, the shape behind the title.  NaN: an empty cell.
 
     limit: the size of number that gets full colour, by default the largest.  rows, columns: labels.
@@ -120,6 +127,7 @@ def array(values, title="", fmt=None, limit=None, numbers=True, rows=(), columns
         limit = max((abs(number) for number in flat if abs(number) < np.inf), default=0)
     high, wide = cells.shape
     w, h = _cell(texts, high, wide, numbers)
+    w = max([w, *(7 * len(label) + 6 for label in columns)])
     left, top = 3 + 7 * max(map(len, rows), default=0), 3 + 16 * bool(columns)
     about = f"{'×'.join(map(str, values.shape)) or 'one'} numbers"
     if numbers:
@@ -185,11 +193,14 @@ def _marks(panel, mask, ink, what):
     for i, j in places:
         x, y = left + j * w, top + i * h
         panel.parts.append(
-            f'<rect class="f i{ink}" x="{x + 1.5:.4g}" y="{y + 1.5:.4g}" width="{w - 3:.4g}" height="{h - 3:.4g}"/>'
+            f'<rect class="f i{ink}" x="{x + 1.5:.4g}" y="{y + 1.5:.4g}" width="{w - 3:.4g}" '
+            f'height="{h - 3:.4g}"/>'
         )
         if ink:  # a second sign beside the dashes
-            panel.parts.append(f'<path class="i{ink}" style="stroke-dasharray:none" d="M{x + 5:.4g} '
-                               f'{y + h - 4:.4g}h{w - 10:.4g}"/>')
+            panel.parts.append(
+                f'<path class="i{ink}" style="stroke-dasharray:none" d="M{x + 5:.4g} '
+                f'{y + h - 4:.4g}h{w - 10:.4g}"/>'
+            )
     if places:
         panel.about.append(f"{what}: {'; '.join(f'row {i}, column {j}' for i, j in places)}.")
 
@@ -210,9 +221,10 @@ def picture(image, title="", side=None):
     height, width = image.shape[-2:]
     side = side or max(1, 150 // max(height, width))
     panel = Panel(title, (width * side + 6, height * side + 6), (side, side), f"{height}×{width} pixels.")
+    data = base64.b64encode(file.getvalue()).decode()
     panel.parts.append(
-        f'<image x="3" y="3" width="{width * side}" height="{height * side}" style="image-rendering:pixelated" '
-        f'href="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"/>'
+        f'<image x="3" y="3" width="{width * side}" height="{height * side}" '
+        f'style="image-rendering:pixelated" href="data:image/png;base64,{data}"/>'
     )
     return panel
 
@@ -230,11 +242,11 @@ class Plot(Panel):
         w, h = self.inner
         for y in ylim:
             self.parts.append(f'<text class="e" x="{left - 4}" y="{self._y(y) + 10}">{y:g}</text>')
-        for x, anchor in zip(xlim, "se", strict=True):
-            self.parts.append(
-                f'<text class="{anchor}" x="{left + self._x(x):.4g}" y="{height - 5}">{x:g}</text>'
-            )
-        self.parts.append(f'<text x="{left + w / 2}" y="{height - 5}">{html.escape(xlabel)}</text>')
+        self.below = [
+            f'<text class="{anchor}" x="{left + self._x(x):.4g}" y="{height - 5}">{x:g}</text>'
+            for x, anchor in zip(xlim, "se", strict=True)
+        ]
+        self.below.append(f'<text x="{left + w / 2}" y="{height - 5}">{html.escape(xlabel)}</text>')
         if ylabel:
             self.parts.append(f'<text class="s" x="2" y="{h / 2 + 6}">{html.escape(ylabel)}</text>')
         self.parts.append(f'<path class="g" d="M{left} 6v{h}h{w}"/>')
@@ -266,7 +278,7 @@ class Plot(Panel):
 
     def bars(self, values, inks, names=None, fmt=""):
         """Draw bars from 0, side by side; fmt: also write their values; names: under the bars."""
-        each = self.inner[0] / len(values)
+        each, self.below = self.inner[0] / len(values), []
         for k, (value, ink) in enumerate(zip(values, inks, strict=True)):
             top, zero = sorted((self._y(value), self._y(0)))
             self.inside.append(
@@ -285,14 +297,17 @@ class Plot(Panel):
     def html(self):
         """Return the plot as a <figure>, its legend below."""
         (left, top), (w, h) = self.origin, self.inner
+        self.parts += self.below
         self.parts.append(
-            f'<svg x="{left}" y="{top}" width="{w}" height="{h}" style="overflow:hidden">{"".join(self.inside)}</svg>'
+            f'<svg x="{left}" y="{top}" width="{w}" height="{h}" style="overflow:hidden">'
+            f"{''.join(self.inside)}</svg>"
         )
         for ink, name in self.names:
-            line = f'<svg width="26" height="8" style="display:inline"><path class="i{ink}" d="M0 4h26" stroke-width="2"/></svg>'
+            line = f'<path class="i{ink}" d="M0 4h26" stroke-width="2"/>'
+            line = f'<svg width="26" height="8" style="display:inline" aria-hidden="true">{line}</svg>'
             self.notes.append(f"{line} {html.escape(name)}")
             self.about.append(f"Line: {name}.")
-        self.inside, self.names = [], []
+        self.inside, self.names, self.below = [], [], []
         return super().html()
 
 

@@ -2,9 +2,9 @@
 
     python -m tinyalex.lessons.pointing
 
-Each solution is changed in one place: an operator, a number, an index, a sign, a transpose, a reduction.  Of the
-mutants that run to their end and give other numbers, the tutor should mark the line that was changed, or the
-next that uses what it sets.
+Each solution is changed in one place: an operator, a number, an index, a sign, a transpose, a reduction.  Of
+the mutants that run to their end and give other numbers, the tutor should mark the line that was changed, or
+the next that uses what it sets.
 """
 
 import ast
@@ -71,14 +71,12 @@ def mutants(source):
                     yield line, changed(end - 2, end, "")
                 elif node.attr in OTHERS:
                     yield line, changed(end - len(node.attr), end, OTHERS[node.attr])
-            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in indices:
-                if len(indices) > 1:
-                    other = indices[(indices.index(node.id) + 1) % len(indices)]
-                    yield line, changed(*span(node), other)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in indices[1:]:
+                yield line, changed(*span(node), indices[indices.index(node.id) - 1])
 
 
 def allowed(source, line):
-    """Return the lines at which a mutation of this line may be marked: itself, and the next that uses its value."""
+    """Return where a mutation of this line may be marked: it, and the next that uses its value."""
     begins = trace.statements(source)
     line = begins.get(line, line)
     statements = [node for node in ast.walk(ast.parse(source).body[0]) if isinstance(node, ast.stmt)][1:]
@@ -118,7 +116,9 @@ def _limit(seconds):
 def disguised(source):
     """Return the source with a name of its own for everything that it sets."""
     tree = ast.parse(source)
-    own = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    own = {
+        node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and node.id in own:
             node.id = f"my_{node.id}"
@@ -127,12 +127,12 @@ def disguised(source):
 
 
 def score(hole, source):
-    """Return (mutants that run to their end and are wrong, [(line changed, line marked, its text)] of the misses)."""
+    """Return (number of mutants that are wrong, [(line changed, line marked, its text)] of the misses)."""
     wrong, missed = 0, []
     for line, text in mutants(source):
         with suppress(Exception), _limit(SECONDS):
             function = trace.compiled(hole, text)
-            _, mine, right = tutor.small_case(hole, function)
+            mine, right = tutor.small_case(hole, function)
             if right is None or mine.error is not None:
                 continue
             found = trace.departure(mine, right)
@@ -157,7 +157,7 @@ def main(lessons=range(1, 17)):
             for line, at, text in missed + other_missed:
                 print(f"     changed line {line}, marked {at}: {text}")
     share = 1 - missing / max(total, 1)
-    print(f"\nof {total} mutants that run to their end and are wrong, {share:.1%} are marked at their line or the next")
+    print(f"\n{total} mutants run to their end and are wrong; marked at their line or the next: {share:.1%}")
     return 0 if share >= WANTED else 1
 
 

@@ -26,7 +26,8 @@ _PLAY = (
     f"else {_MOVE.format(_NOW + '+1')}}},900)}}"
 )
 _SCROLLED = (
-    "let r=this.closest('.steps').querySelector('input');r.value=Math.round(this.scrollLeft/this.clientWidth);"
+    "let r=this.closest('.steps').querySelector('input');"
+    "r.value=Math.round(this.scrollLeft/this.clientWidth);"
     "r.setAttribute('aria-valuetext',this.children[r.value].getAttribute('aria-label'))"
 )
 
@@ -41,8 +42,8 @@ def step_through(paint_step, count):
     display(HTML(strip([paint_step(k) for k in range(count)])))
 
 
-def strip(frames, start=0):
-    """Return HTML: the frames in a row of which one is seen, at first number `start`."""
+def strip(frames):
+    """Return HTML: the frames in a row of which one is seen."""
     count = len(frames)
     sections = "".join(
         f'<section aria-label="step {k + 1} of {count}">{frame}'
@@ -61,5 +62,6 @@ def strip(frames, start=0):
     return paint.page(
         f"<style>{STYLE}</style>"
         f'<div class="steps" role="group" aria-label="{count} steps" data-lm-suppress-shortcuts="true">'
-        f'<div class="bar">{bar}</div><div class="strip" tabindex="0" onscroll="{_SCROLLED}">{sections}</div></div>'
+        f'<div class="bar">{bar}</div>'
+        f'<div class="strip" tabindex="0" onscroll="{_SCROLLED}">{sections}</div></div>'
     )

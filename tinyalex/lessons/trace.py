@@ -1,7 +1,7 @@
 """What a function does line by line, and where it parts from a right answer.
 
-`run` calls a function and keeps its arrays and numbers after every line.  `departure` compares two such traces
-by meaning, shape and values, and finds the first line after which the one has what the other never has.
+`run` calls a function and keeps its arrays and numbers after every line.  `departure` compares two such
+traces by meaning, shape and values, and finds the first line after which the one has what the other has not.
 """
 
 import ast
@@ -64,7 +64,7 @@ def compiled(hole, source):
 
 
 def run(function, args):
-    """Call the function on copies of the arguments and return its Trace; functions inside it are seen, too."""
+    """Call the function on copies of the arguments and return its Trace; functions inside it are seen."""
     function = inspect.unwrap(function)
     lines, first = inspect.getsourcelines(function)
     text = textwrap.dedent("".join(lines))
@@ -168,7 +168,7 @@ def statements(text):
 
 
 def _frozen(value, before):
-    """Return a copy that stays as it is, `before` itself if nothing has changed, None for what is no number."""
+    """Return a copy, `before` itself if nothing has changed, None for what is no number or array."""
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "fiub":
             return None
@@ -262,7 +262,7 @@ def _base(target):
 
 
 def departure(mine, right):
-    """Return the Departure of one trace from that of a right answer on the same arguments; None if none is seen."""
+    """Return the Departure of a trace from a right answer's on the same arguments, None if there is none."""
     pairs = None if mine.threaded or right.threaded else _alike(mine, right)
     if pairs and (found := _side_by_side(mine, right, *pairs)):
         return found
@@ -280,7 +280,10 @@ def departure(mine, right):
     if not found:
         return None
     first = min(found, key=lambda d: d.step)
-    if first.name in (RETURNED, ""):  # the names are the learner's own: look for an array that nobody else has
+    if first.name in (
+        RETURNED,
+        "",
+    ):  # the names are the learner's own: look for an array that nobody else has
         first = _unknown(ours, theirs, first) or first
     return first
 
@@ -315,7 +318,9 @@ def _names(stored):
 def _lines(text):
     (function,) = ast.parse(text).body[-1:]
     nodes = [node for node in ast.walk(function) if isinstance(node, ast.stmt) and node is not function]
-    return [node for node in nodes if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))]
+    return [
+        node for node in nodes if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+    ]
 
 
 def _kind(node):
@@ -329,9 +334,9 @@ def _side_by_side(mine, right, lines, names):
             return Departure(max(k - 1, 0), "", None)
         for name in a.state:
             other = names.get(name, name)
-            if (name in a.changed or other in b.changed) and other in b.state:
-                if key(a.state[name]) != key(b.state[other]):
-                    return Departure(k, name, b.state[other])
+            new = other in b.state and (name in a.changed or other in b.changed)
+            if new and key(a.state[name]) != key(b.state[other]):
+                return Departure(k, name, b.state[other])
     if len(mine.steps) < len(right.steps):
         return Departure(len(mine.steps) - 1, "", None)
     return None
@@ -354,7 +359,9 @@ def _parts(name, ours, theirs, loop, mine, stored):
     if loop and set(a) > set(b):
         return None
     # nothing wrong is there, something is missing: at the next line that could have set it
-    later = [k for k, step in enumerate(mine.steps) if k > ours.steps[-1] and name in stored.get(step.line, ())]
+    later = [
+        k for k, step in enumerate(mine.steps) if k > ours.steps[-1] and name in stored.get(step.line, ())
+    ]
     return Departure((later or ours.steps[-1:])[0], name, theirs.values[min(len(a), len(b) - 1)])
 
 

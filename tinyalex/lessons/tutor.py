@@ -1,7 +1,7 @@
 """The array tutor: a learner's own function, line by line, with its arrays painted.
 
-After a wrong answer it names the first line whose array departs from what a right answer has at that place, and
-shows that array before it, after it, and as it should be.
+After a wrong answer it names the first line whose array departs from what a right answer has at that place,
+and shows that array before it, after it, and as it should be.
 """
 
 import html
@@ -23,41 +23,42 @@ def show(hole, function):
     display(HTML(explain(hole, function)))
 
 
-def explain(hole, function):
-    """Return HTML that steps through a function as an answer to a hole, on a small case that it gets wrong."""
-    args, mine, right = small_case(hole, function)
+def explain(hole, function, walk=True):
+    """Return HTML: the first line of a wrong answer that departs, on a small case that it gets wrong.
+
+    walk: and how the function came there, step by step.
+    """
+    mine, right = small_case(hole, function)
     found = trace.departure(mine, right) if right else None
     painter = _Painter(mine, hole.solution.__doc__ or "")
-    stop = found.step if found else min(len(mine.steps), MOST_FRAMES) - 1
-    first = max(0, stop + 1 - MOST_FRAMES)
-    frames = [painter.frame(k, found) for k in range(first, stop + 1)]
+    last = found.step if found else min(len(mine.steps), MOST_FRAMES) - 1
     if found:
         head = _verdict(mine, found) + painter.departure(found)
-        head += "<p>From the beginning, line by line; the last step is this one:</p>"
     elif right:
         head = "<p>Every line has what a right answer has there; what is wrong is in what check says.</p>"
     else:
-        head = "<p>It gets this case right.  Line by line:</p>"
-    shapes = ", ".join(
-        f"{name} {'×'.join(map(str, value.shape))}" if isinstance(value, np.ndarray) else f"{name} {value}"
-        for name, value in mine.start.items()
-    )
-    return paint.page(f'<div class="tutor">{head}<p class="tx-soft">called with {html.escape(shapes)}</p></div>') + (
-        steps.strip(frames) if frames else ""
-    )
+        head = "<p>It gets this case right.</p>"
+    values = ((name, html.escape(_short(value))) for name, value in mine.start.items())
+    called = ", ".join(f"{name} {value}" for name, value in values)
+    parts = [f'<div class="tutor">{head}<p class="tx-soft">called with {called}</p></div>']
+    if walk and mine.steps:
+        first = max(0, last + 1 - MOST_FRAMES)
+        parts.append("<p>Line by line; the last step is the one above:</p>" if found else "")
+        parts.append(steps.strip([painter.frame(k, found) for k in range(first, last + 1)]))
+    return paint.page(*parts)
 
 
 def small_case(hole, function):
-    """Return (arguments, trace of the function, trace of the solution) for the smallest case that goes wrong.
+    """Return the traces of a function and of the solution on the smallest case that goes wrong.
 
-    Where none does: the smallest case, its trace, None.
+    Where none does: its trace on the smallest case, and None.
     """
     cases = sorted(hole.cases(np.random.default_rng(2012)), key=_size)
     for args in cases:
         mine, right = trace.run(function, args), trace.run(hole.solution, args)
         if mine.error is not None or _result(mine) != _result(right):
-            return args, mine, right
-    return cases[0], trace.run(function, cases[0]), None
+            return mine, right
+    return trace.run(function, cases[0]), None
 
 
 def _size(args):
@@ -70,7 +71,7 @@ def _result(run):
 
 def marked(hole, function):
     """Return the line (from 1, of the function's text) at which the tutor stops; None if it finds none."""
-    _, mine, right = small_case(hole, function)
+    mine, right = small_case(hole, function)
     found = trace.departure(mine, right) if right else None
     return mine.steps[found.step].line if found else None
 
@@ -81,14 +82,14 @@ def _verdict(mine, found):
     code = mine.text[step.line - 1].strip()
     if found.name == "" and mine.error is None:
         return (
-            f"<p>✗ <b>line {step.line}</b> <code>{html.escape(code)}</code> is where the run goes another way than "
-            "a right answer's.  Up to it everything agrees.</p>"
+            f"<p>✗ <b>line {step.line}</b> <code>{html.escape(code)}</code> is where the run goes another "
+            "way than a right answer's.  Up to it everything agrees.</p>"
         )
     if found.name == "":
         return (
             f"<p>✗ <b>line {step.line}</b> <code>{html.escape(code)}</code> raises "
-            f"{html.escape(f'{type(mine.error).__name__}: {mine.error}')}.  Up to it everything agrees with a "
-            "right answer.</p>"
+            f"{html.escape(f'{type(mine.error).__name__}: {mine.error}')}.  Up to it everything agrees with "
+            "a right answer.</p>"
         )
     value = step.state.get(found.name)
     return (
@@ -146,7 +147,9 @@ class _Painter:
         """Return HTML of step k: the code with its line marked, what changed, what the line reads."""
         step = self.mine.steps[k]
         before = step.before
-        named = [name for name in step.state if name in self.words[step.line - 1] and name not in step.changed]
+        named = [
+            name for name in step.state if name in self.words[step.line - 1] and name not in step.changed
+        ]
         arrays, numbers = [], []
         for name in [*step.changed, *named]:
             value = step.state[name]
@@ -187,14 +190,18 @@ class _Painter:
                 at = self.place(name, now, value, expected)
                 same = isinstance(mask, np.ndarray) and mask.shape == now.shape
                 shown.append(self.paint(title, name, now, at, other=_unlike(now, mask) if same else None))
-        note = "<p class='tx-soft'>dashed and underlined: where the two differ</p>" if len(shown) > 1 else ""
+        note = "<p class='tx-soft'>dashed and underlined: where the two differ</p>" if shown else ""
         return f'<div class="tx-row">{"".join(shown)}</div>{note}'
 
     def place(self, name, shown, value, expected):
         """Where to look in an array of more than two axes: at the first difference."""
-        same = isinstance(value, np.ndarray) and isinstance(expected, np.ndarray) and value.shape == expected.shape
-        if same and shown.shape == value.shape and (wrong := _unlike(value, expected)).any():
-            return tuple(np.argwhere(wrong)[0])
+        same = (
+            isinstance(value, np.ndarray)
+            and isinstance(expected, np.ndarray)
+            and value.shape == expected.shape
+        )
+        if same and shown.shape == value.shape:
+            return np.unravel_index(_unlike(value, expected).argmax(), value.shape)
         return (0,) * shown.ndim
 
     def panel(self, name, value, before, changed, expected):
