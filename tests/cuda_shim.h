@@ -165,6 +165,32 @@ static void wait_for()
     copies.erase(copies.begin(), copies.begin() + k);
 }
 
+#if TF32
+static unsigned int to_tf32(float value)
+{
+    unsigned int bits;
+    memcpy(&bits, &value, 4);
+    return std::isfinite(value) ? (bits + 0x1000) & ~0x1FFFu : bits;
+}
+
+// d += a b by a warp: every thread shows the others its share of a and b.  All warps of the block do it.
+static void multiply_16x8x8(float *d0, float *d1, const unsigned int *a, const unsigned int *b)
+{
+    static float left[1024][4], right[1024][2];
+    int thread = threadIdx.x, warp = thread / 32 * 32, g = thread % 32 / 4, t = thread % 4;
+    memcpy(left[thread], a, sizeof left[0]);
+    memcpy(right[thread], b, sizeof right[0]);
+    __syncthreads();
+    for (int k = 0; k < 8; k++)
+        for (int c = 0; c < 2; c++) {
+            float v = right[warp + (2 * t + c) * 4 + k % 4][k / 4];
+            d0[c] += left[warp + g * 4 + k % 4][k / 4 * 2] * v;
+            d1[c] += left[warp + g * 4 + k % 4][k / 4 * 2 + 1] * v;
+        }
+    __syncthreads();
+}
+#endif
+
 // Calls fn once for every thread of the grid; returns 1 if some threads of a block end while others wait.
 template <typename F>
 static int run_grid(Index grid, Index block, int order, F fn)

@@ -62,7 +62,7 @@ static __device__ __forceinline__ void tile(const REAL *x, const REAL *gate, con
                                             int OH, int OW, int s, int top, int left, int relu, int YH,
                                             int YW, int apart, int y0, int x0)
 {
-    __shared__ __align__(16) REAL ws[STAGES][TK][TF], xs[STAGES][TK][TN];
+    __shared__ __align__(16) REAL ws[STAGES][TK][TF + PAD], xs[STAGES][TK][TN + PAD];
     __shared__ __align__(16) REAL ys[BACKWARD ? STAGES : 1][BACKWARD ? TK : 1][TN];
     const int ROWS = THREADS / (TN / V) < TK ? THREADS / (TN / V) : TK; // terms that the block copies at once
     const int WIDE = 16 / sizeof(REAL);  // weights that a thread copies at once
@@ -82,8 +82,10 @@ static __device__ __forceinline__ void tile(const REAL *x, const REAL *gate, con
     auto copy_stage = [&](int stage) {
 #pragma unroll
         for (int e = 0; e < TK * TF; e += THREADS * WIDE)
-            if (TK * TF % (THREADS * WIDE) == 0 || e + tid * WIDE < TK * TF)
-                copy_later<16>(&ws[stage][0][0] + tid * WIDE + e, w + tid * WIDE + e, true);
+            if (TK * TF % (THREADS * WIDE) == 0 || e + tid * WIDE < TK * TF) {
+                int place = e + tid * WIDE;
+                copy_later<16>(&ws[stage][place / TF][place % TF], w + place, true);
+            }
         w += TK * TF;
         if (row >= TK)
             return;
@@ -124,21 +126,24 @@ static __device__ __forceinline__ void tile(const REAL *x, const REAL *gate, con
         stage = stage + 1 < STAGES ? stage + 1 : 0;
     }
 
-    const int PIECE = V < 4 ? V : 4; // sums that are written at once
+    const int PIECE = V < SIDE_BY_SIDE ? V : SIDE_BY_SIDE; // sums that are written at once
+    struct __align__(sizeof(REAL) * PIECE) Piece {
+        REAL of[PIECE];
+    };
 #pragma unroll
-    for (int c = 0; c < 4 * PN; c += PIECE) {
-        int column = blockIdx.x * TN + at.n + 4 * at.tx + 32 * (c / 4) + c % 4;
+    for (int c = 0; c < COLUMNS_HELD; c += PIECE) {
+        int column = blockIdx.x * TN + column_by_columns(at, c);
         if (column >= OH * OW * N)
             continue;
         Digits to = digits(column, OW, N);
         REAL *maps = y + ((long long)(y0 + to.a * apart) * YW + x0 + to.b * apart) * N + to.c;
 #pragma unroll
-        for (int r = 0; r < 4 * PF; r++) {
-            int f = blockIdx.y * TF + at.f + 4 * at.ty + 16 * (r / 4) + r % 4;
+        for (int r = 0; r < ROWS_HELD; r++) {
+            int f = blockIdx.y * TF + filter_by_columns(at, r);
             if (f >= F)
                 continue;
             f += g * F;
-            Run out;
+            Piece out;
 #pragma unroll
             for (int e = 0; e < PIECE; e++) {
                 REAL value = sum.of[r][c + e];
@@ -148,7 +153,7 @@ static __device__ __forceinline__ void tile(const REAL *x, const REAL *gate, con
                 }
                 out.of[e] = value;
             }
-            *(Run *)(maps + (long long)f * YH * YW * N) = out;
+            *(Piece *)(maps + (long long)f * YH * YW * N) = out;
         }
     }
 }

@@ -24,6 +24,7 @@ class Tile(NamedTuple):
     PF: int  # patches of 4 filters of a thread
     PN: int  # and of 4 columns
     BLOCKS: int  # that a multiprocessor holds
+    TF32: int = 0  # 1: by the tensor cores
 
     @property
     def threads(self):
@@ -72,12 +73,13 @@ def forward(x, w, b, y, stride, pads, groups, through_relu, tile=None):
     _, OH, OW, _ = y.shape
     tile = tile or choose_tile(F, x.itemsize)
     taps = KH * KW
-    weights = _laid_out(w, tile, groups, F, C, KH, KW, 0, (F * C * taps, C * taps, taps, KW, 1))
+    defines = {"V": images(N, x, y), **tile._asdict()}
+    weights = _laid_out(w, tile, defines, groups, F, C, KH, KW, 0, (F * C * taps, C * taps, taps, KW, 1))
     launch(
         "conv.conv_forward", _grid(tile, OH * OW * N, F, groups), x, weights, b, y,
         C, H, W, N, F, KH, KW, OH, OW, stride, pads[0], pads[2], through_relu,
         nbytes=x.nbytes + w.nbytes + b.nbytes + y.nbytes, flop=2 * y.size * C * taps,
-        block=tile.threads, V=images(N, x, y), **tile._asdict(),
+        block=tile.threads, **defines,
     )  # fmt: skip
 
 
@@ -91,6 +93,7 @@ def backward_x(g, y, w, x_shape, stride, pads, groups, tile=None):
     _, OH, OW, _ = g.shape
     dx = empty(xp, x_shape, g.dtype)
     tile = tile or choose_tile(C, g.itemsize)
+    defines = {"V": images(N, g, dx, g if y is None else y), **tile._asdict()}
     for a, b in itertools.product(range(stride), repeat=2):
         # the taps a, a+s, … of the kernel's rows and b, b+s, … of its columns meet these pixels:
         rows, columns = range((a - pads[0]) % stride, H, stride), range((b - pads[2]) % stride, W, stride)
@@ -102,7 +105,7 @@ def backward_x(g, y, w, x_shape, stride, pads, groups, tile=None):
             continue
         last = (a + stride * (TH - 1)) * KW + b + stride * (TW - 1)  # the taps are read backwards: turned
         strides = (F * C * KH * KW, KH * KW, C * KH * KW, -stride * KW, -stride)
-        weights = _laid_out(w, tile, groups, C, F, TH, TW, last, strides)
+        weights = _laid_out(w, tile, defines, groups, C, F, TH, TW, last, strides)
         top, left = TH - 1 - (rows[0] + pads[0] - a) // stride, TW - 1 - (columns[0] + pads[2] - b) // stride
         pixels = len(rows) * len(columns)
         launch(
@@ -111,7 +114,7 @@ def backward_x(g, y, w, x_shape, stride, pads, groups, tile=None):
             H, W, stride, rows[0], columns[0],
             nbytes=(1 if y is None else 2) * g.nbytes + w.nbytes + dx.nbytes // (H * W) * pixels,
             flop=2 * pixels * N * groups * C * F * TH * TW,
-            block=tile.threads, V=images(N, g, dx, *([] if y is None else [y])), **tile._asdict(),
+            block=tile.threads, **defines,
         )  # fmt: skip
     return dx
 
@@ -130,16 +133,17 @@ def backward_w(g, y, x, w_shape, stride, pads, groups, tile=None, chunks=None):
     chunks = chunks or _chunks(xp, x_tiles // tile.threads * y_tiles * groups, columns, tile)
     per = -(-columns // (chunks * tile.TK)) * tile.TK
     chunks = -(-columns // per)
+    defines = {"V": images(N, g, x, g if y is None else y), **tile._asdict()}
     part = empty(xp, (chunks, F, K + 1), g.dtype)
     dw, db = empty(xp, w_shape, g.dtype), empty(xp, (F,), g.dtype)
     launch(
         "conv_weights.conv_backward_w", (x_tiles, y_tiles, groups * chunks), g, g if y is None else y, x, part,
         C, H, W, N, F // groups, KH, KW, OH, OW, stride, pads[0], pads[2], y is not None, groups, per,
         nbytes=(1 if y is None else 2) * g.nbytes + x.nbytes + part.nbytes, flop=2 * columns * F * K,
-        block=tile.threads, V=images(N, g, x, *([] if y is None else [y])), **tile._asdict(),
+        block=tile.threads, **defines,
     )  # fmt: skip
     launch("conv_weights.add_chunks", (K + 1, F), part, dw, db, F, K, chunks,
-           nbytes=part.nbytes + dw.nbytes + db.nbytes)  # fmt: skip
+           nbytes=part.nbytes + dw.nbytes + db.nbytes, **defines)  # fmt: skip
     return dw, db
 
 
@@ -148,13 +152,13 @@ def _grid(tile, columns, filters, groups):
     return -(-columns // tile.TN) * tile.threads, -(-filters // tile.TF), groups
 
 
-def _laid_out(w, tile, groups, F, C, KH, KW, first, strides):
+def _laid_out(w, tile, defines, groups, F, C, KH, KW, first, strides):
     """The weights as the products read them: conv.cu, lay_out_weights."""
     terms = -(-C * KH * KW // tile.TK) * tile.TK
     tiles = -(-F // tile.TF)
     out = empty(xp_of(w), (groups, tiles, terms, tile.TF), w.dtype)
     launch("conv.lay_out_weights", (terms * tile.TF, tiles, groups), w, out, F, C, KH, KW, terms, first, *strides,
-           nbytes=groups * F * C * KH * KW * w.itemsize + out.nbytes, **tile._asdict())  # fmt: skip
+           nbytes=groups * F * C * KH * KW * w.itemsize + out.nbytes, **defines)  # fmt: skip
     return out
 
 

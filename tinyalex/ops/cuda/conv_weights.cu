@@ -27,30 +27,6 @@
 #include "tiles.cuh"
 
 #define FAR (1 << 20)
-#define PITCH (TK + 16 / (int)sizeof(REAL)) // of a stage's rows: so that 8 rows' runs lie in different banks
-
-// A stage with the terms side by side: a[f][k], b[n][k].  Thread (ty,tx) has the filters ty + 4*r and the
-// taps tx + 8*c of the warp's tile.  Four terms at a time.
-static __device__ __forceinline__ void multiply_rows(const REAL (*a)[PITCH], const REAL (*b)[PITCH], Place at,
-                                                     Sums *sum)
-{
-#pragma unroll
-    for (int k = 0; k < TK; k += 4) {
-        Four u[4 * PF];
-#pragma unroll
-        for (int r = 0; r < 4 * PF; r++)
-            u[r] = *(const Four *)&a[at.f + at.ty + 4 * r][k];
-#pragma unroll
-        for (int c = 0; c < 4 * PN; c++) {
-            Four v = *(const Four *)&b[at.n + at.tx + 8 * c][k];
-#pragma unroll
-            for (int e = 0; e < 4; e++)
-#pragma unroll
-                for (int r = 0; r < 4 * PF; r++)
-                    sum->of[r][c] += u[r].of[e] * v.of[e];
-        }
-    }
-}
 
 // The sums over chunk number blockIdx.z / groups: `per` columns, a multiple of TK.
 //
@@ -140,11 +116,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) conv_backward_w(
 
     part += ((long long)chunk * groups + g) * F * (K + 1);
 #pragma unroll
-    for (int r = 0; r < 4 * PF; r++) {
-        int f = blockIdx.y * TF + at.f + at.ty + 4 * r;
+    for (int r = 0; r < ROWS_HELD; r++) {
+        int f = blockIdx.y * TF + filter_by_rows(at, r);
 #pragma unroll
-        for (int c = 0; c < 4 * PN; c++) {
-            int k = blockIdx.x * TN + at.n + at.tx + 8 * c;
+        for (int c = 0; c < COLUMNS_HELD; c++) {
+            int k = blockIdx.x * TN + column_by_rows(at, c);
             if (f < F && k < K)
                 part[(long long)f * (K + 1) + k] = sum.of[r][c];
         }
