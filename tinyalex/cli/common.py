@@ -56,7 +56,7 @@ def of_preset(network, preset):
 
 
 def _spelled(devices, parts):
-    transport, names = device_names.read(devices or "cpu", parts)
+    transport, names = device_names.read("cpu" if devices is None else devices, parts)
     return ",".join(names) if transport == "threads" else devices
 
 
