@@ -3,9 +3,13 @@
 import math
 from typing import get_args, get_origin
 
-from tinyalex.errors import DataError
+from tinyalex.errors import DataError, few
 
 LARGEST = 1 << 63
+WORDS = {
+    int: "a whole number", float: "a finite number", bool: "true or false", str: "text", tuple: "a list",
+    dict: "named fields", type(None): "null",
+}  # fmt: skip
 
 
 def checked(kind, fields, what):
@@ -16,16 +20,28 @@ def checked(kind, fields, what):
     """
     if not isinstance(fields, dict):
         raise DataError(f"{what}: expected named fields, found {type(fields).__name__}")
-    try:
-        made = kind(**{name: _tuples(value) for name, value in fields.items()})
-    except TypeError as error:
-        raise DataError(f"{what}: {error}") from error
+    unknown = fields.keys() - set(kind._fields)
+    missing = set(kind._fields) - fields.keys() - kind._field_defaults.keys()
+    if unknown or missing:
+        found = [f"{few(sorted(unknown))} besides"] * bool(unknown)
+        found += [f"{few(sorted(missing))} missing"] * bool(missing)
+        raise DataError(f"{what}: expected the fields {', '.join(kind._fields)}, found {', '.join(found)}")
+    made = kind(**{name: _tuples(value) for name, value in fields.items()})
     for name, value in made._asdict().items():
         wanted = kind.__annotations__[name]
         if not _fits(value, wanted) or not _sound(value):
-            name_of = str(wanted) if get_origin(wanted) else wanted.__name__
-            raise DataError(f"{what}: {name}: expected {name_of}, found {str(value)[:80]}")
+            found = repr(fields.get(name, value))[:80]
+            raise DataError(f"{what}: {name}: expected {_words(wanted)}, found {found}")
     return made
+
+
+def _words(wanted):
+    """An annotation in words."""
+    if get_origin(wanted) is tuple:
+        return f"a list, each of it {_words(get_args(wanted)[0])}"
+    if get_args(wanted):
+        return " or ".join(map(_words, get_args(wanted)))
+    return WORDS.get(wanted, wanted.__name__)
 
 
 def _fits(value, wanted):
