@@ -12,6 +12,7 @@ class Imported(NamedTuple):
     network: Network
     arrays: dict  # "conv1.w" → float32
     properties: dict  # what else the file says, strings by name
+    notes: tuple = ()  # what the reader decided, sentences
 
 
 def onnx_module():
@@ -19,6 +20,7 @@ def onnx_module():
     try:
         import onnx
         import onnx.checker
+        import onnx.defs
         import onnx.helper
         import onnx.numpy_helper
     except ImportError as error:

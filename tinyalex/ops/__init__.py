@@ -14,10 +14,16 @@ from tinyalex.ops import plain
 from tinyalex.ops.activation import (
     ACTIVATIONS,
     Activation,
+    leaky_relu,
+    leaky_relu_backward,
+    leaky_relu_forward,
     logistic,
     logistic_backward,
     logistic_forward,
     relu,
+    relu6,
+    relu6_backward,
+    relu6_forward,
     relu_backward,
     relu_forward,
     tanh,
@@ -31,7 +37,7 @@ from tinyalex.ops.lrn import lrn_backward, lrn_forward, same_map_norm_backward, 
 from tinyalex.ops.plain import col2im, im2col
 from tinyalex.ops.pool import avg_pool_backward, avg_pool_forward, max_pool_backward, max_pool_forward
 from tinyalex.ops.softmax import softmax, softmax_loss_backward, softmax_loss_forward, topk_error
-from tinyalex.ops.windows import four_pads, output_size, pooled_size
+from tinyalex.ops.windows import four_pads, output_size, pooled_size, two_of
 
 __all__ = [
     "ACTIVATIONS",
@@ -47,6 +53,9 @@ __all__ = [
     "dropout_mask",
     "four_pads",
     "im2col",
+    "leaky_relu",
+    "leaky_relu_backward",
+    "leaky_relu_forward",
     "linear_backward",
     "linear_forward",
     "logistic",
@@ -60,6 +69,9 @@ __all__ = [
     "plain_ops",
     "pooled_size",
     "relu",
+    "relu6",
+    "relu6_backward",
+    "relu6_forward",
     "relu_backward",
     "relu_forward",
     "same_map_norm_backward",
@@ -71,6 +83,7 @@ __all__ = [
     "tanh_backward",
     "tanh_forward",
     "topk_error",
+    "two_of",
 ]
 
 _use_plain = False  # of the module, not of a thread: ranks are threads, and run what their starter chose
