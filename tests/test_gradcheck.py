@@ -9,14 +9,12 @@ import pytest
 from rich.console import Console
 
 from tinyalex import gradcheck
-from tinyalex.comm import Comm
-from tinyalex.devices import Device
 from tinyalex.gradcheck import GradientError, check, check_layer
 from tinyalex.measure import gradtable
 from tinyalex.measure.gradtable import CASES, print_table, spread
 from tinyalex.nn import Conv2d, Linear, MaxPool, Sequential
 from tinyalex.ops import lrn, pool, strips, winograd
-from tinyalex.ops.activation import relu, relu_forward, tanh
+from tinyalex.ops.activation import relu, relu_forward
 from tinyalex.ops.conv import conv2d_backward, conv2d_forward
 from tinyalex.ops.lrn import lrn_backward, lrn_forward
 from tinyalex.ops.pool import max_pool_backward, max_pool_forward
@@ -688,16 +686,15 @@ def test_the_example_in_the_docstring_runs():
 
 # ---- layers ------------------------------------------------------------------------------------------------
 
-ALONE = Comm(Device("cpu:0"))
 
-
-def conv_layer(rng, **settings):
-    return Conv2d((4, 2, 3, 2), ALONE, rng, std=0.5, bias=0.1, dtype=np.float64, **settings)
+def conv_layer(rng, activation=None):
+    layer = Conv2d(4, (3, 2), activation=activation, std=0.5, bias=0.1)
+    return layer.build((2, 5, 6), rng=rng, dtype=np.float64)
 
 
 def test_check_layer_restores_the_parameters():
     rng = np.random.default_rng(0)
-    layer = conv_layer(rng, activation=relu)
+    layer = conv_layer(rng, "relu")
     arrays, before = dict(layer.params), {name: w.copy() for name, w in layer.params.items()}
     report = check_layer(layer, rng.standard_normal((2, 5, 6, 3)), rng)
     assert list(report.errors) == ["x", "w", "b"]
@@ -726,9 +723,10 @@ def test_check_layer_rejects_a_wrong_layer_and_still_restores():
 def test_check_layer_of_a_network_whose_first_layer_needs_no_dx():
     rng = np.random.default_rng(0)
     layers = [
-        ("conv1", conv_layer(rng, activation=relu, need_dx=False)),
-        ("pool1", MaxPool(2, 2)),
-        ("fc1", Linear((5, 4 * 2 * 3), ALONE, rng, std=0.3, activation=tanh(), dtype=np.float64)),
+        Conv2d(4, (3, 2), activation="relu", std=0.5, bias=0.1),
+        MaxPool(2, 2),
+        Linear(5, "tanh", std=0.3),
     ]
-    report = check_layer(Sequential(layers, ALONE), rng.standard_normal((2, 5, 6, 3)), rng)
+    net = Sequential(layers, (2, 5, 6), rng=rng, dtype=np.float64)
+    report = check_layer(net, rng.standard_normal((2, 5, 6, 3)), rng)
     assert list(report.errors) == ["conv1.w", "conv1.b", "fc1.w", "fc1.b"]
