@@ -22,7 +22,7 @@ from rich.text import Text
 from threadpoolctl import threadpool_info
 
 from tinyalex.comm import Comm, launch
-from tinyalex.devices import Device, cpu_count
+from tinyalex.devices import Device, cpu_count, sharing
 from tinyalex.nn import Linear, Sequential
 from tinyalex.ops import reference
 from tinyalex.ops.activation import ACTIVATIONS, relu
@@ -305,15 +305,16 @@ def print_report(console=None):
         _say(console, name, wrong, f"{count} operations in {perf_counter() - start:.1f} s")
         failed |= bool(wrong)
     gpus = report.devices[1:]
-    if len(gpus) > 1:
+    if gpus:
+        ranks = gpus if len(gpus) > 1 else gpus * 2
         wrong = []
-        total = len(gpus) * (len(gpus) + 1) / 2
+        total = len(ranks) * (len(ranks) + 1) / 2
         try:
-            found = launch(_exchange, [Device(name) for name in gpus])
-            wrong += [] if found == [[[total] * 3] * 2] * len(gpus) else ["the sum over the GPUs is wrong"]
+            found = launch(_exchange, ",".join(ranks))
+            wrong += [] if found == [[[total] * 3] * 2] * len(ranks) else ["the sum over the ranks is wrong"]
         except Exception as error:
             wrong.append(f"{type(error).__name__}: {error}")
-        _say(console, f"{gpus[0]} … {gpus[-1]}", wrong, "exchange")
+        _say(console, f"{ranks[0]} … {ranks[-1]}", wrong, f"exchange{sharing(ranks)}")
         failed |= bool(wrong)
     for line in report.advice:
         console.print(f"- {line}", markup=False, highlight=False, soft_wrap=True)
