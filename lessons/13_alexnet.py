@@ -142,7 +142,7 @@ for a, column, title in zip(
 # %%
 assert (224 - 11) / 4 + 1 == 54.25
 for size in (224, 227):
-    assert describe(Network(size=size)).rows[0].output == (96, 55, 55, 128)
+    assert describe(alexnet(AlexNet(size=size))).rows[0].output == (96, 55, 55, 128)
 
 # %% [markdown]
 # ## What the memory is full of
