@@ -58,6 +58,11 @@ from tinyalex.ops import (
 )
 from tinyalex.ops.checks import xp_of
 
+__all__ = [
+    "LRN", "Activate", "AllGather", "AvgPool", "Conv2d", "Dropout", "Flatten", "Layer", "Linear", "MaxPool",
+    "Part", "Placed", "SameMapNorm", "Sequential", "Weighted", "ZeroPad", "on_towers", "plan",
+]  # fmt: skip
+
 KINDS = {}  # every kind of layer, by its name
 
 
