@@ -74,7 +74,7 @@ def forward(x, w, b, y, stride, pads, groups, through_relu, tile=None):
     tile = tile or choose_tile(F, x.itemsize)
     taps = KH * KW
     defines = {"V": images(N, x, y), **tile._asdict()}
-    weights = _laid_out(w, tile, defines, groups, F, C, KH, KW, 0, (F * C * taps, C * taps, taps, KW, 1))
+    weights = _laid_out(w, tile, defines, groups, F, C, KH, KW, 0, (F * C * taps, C * taps, KW, 1, taps))
     launch(
         "conv.conv_forward", _grid(tile, OH * OW * N, F, groups), x, weights, b, y,
         C, H, W, N, F, KH, KW, OH, OW, stride, pads[0], pads[2], through_relu,
@@ -104,7 +104,7 @@ def backward_x(g, y, w, x_shape, stride, pads, groups, tile=None):
             dx[:, rows[0] :: stride, columns[0] :: stride] = 0  # between the windows
             continue
         last = (a + stride * (TH - 1)) * KW + b + stride * (TW - 1)  # the taps are read backwards: turned
-        strides = (F * C * KH * KW, KH * KW, C * KH * KW, -stride * KW, -stride)
+        strides = (F * C * KH * KW, KH * KW, -stride * KW, -stride, C * KH * KW)
         weights = _laid_out(w, tile, defines, groups, C, F, TH, TW, last, strides)
         top, left = TH - 1 - (rows[0] + pads[0] - a) // stride, TW - 1 - (columns[0] + pads[2] - b) // stride
         pixels = len(rows) * len(columns)

@@ -31,20 +31,29 @@ struct __align__(16) Four {
 // then seen by the thread that asked; a barrier shows them to the block.
 
 #ifndef STAND_IN
-template <int BYTES>
-static __device__ __forceinline__ void copy_later(void *to, const void *from, bool there)
+typedef unsigned int Shared; // a place in shared memory
+
+static __device__ __forceinline__ Shared shared_place(void *place)
 {
+    return (Shared)__cvta_generic_to_shared(place);
+}
+
+// BYTES bytes, or zeros if they are not `there`: then `from`, which may be any address, is not read.
+template <int BYTES>
+static __device__ __forceinline__ void copy_later(Shared to, const void *from, bool there)
+{
+    int count = there ? BYTES : 0;
 #if __CUDA_ARCH__ >= 800
-    unsigned int place = (unsigned int)__cvta_generic_to_shared(to);
     if (BYTES == 16)
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(place), "l"(from),
-                     "r"(there ? 16 : 0) : "memory");
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(count) : "memory");
     else
-        asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(place), "l"(from), "n"(BYTES),
-                     "r"(there ? BYTES : 0) : "memory");
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(from), "n"(BYTES), "r"(count)
+                     : "memory");
 #else
-    for (int k = 0; k < BYTES / 4; k++)
-        ((int *)to)[k] = there ? ((const int *)from)[k] : 0;
+    for (int k = 0; k < BYTES; k += 4) {
+        int word = k < count ? ((const int *)from)[k / 4] : 0;
+        asm volatile("st.shared.b32 [%0], %1;" ::"r"(to + k), "r"(word) : "memory");
+    }
 #endif
 }
 
@@ -64,20 +73,13 @@ static __device__ __forceinline__ void wait_for()
 }
 #endif
 
-// V numbers, or zeros where there is nothing to copy.
-static __device__ __forceinline__ void copy_run(REAL *to, const REAL *from, bool there)
+// ReLU's backward: 0 where the output y was not positive.
+static __device__ __forceinline__ Run through_relu(Run g, Run y)
 {
-    copy_later<(int)sizeof(Run)>(to, from, there);
-}
-
-// ReLU's backward in place: 0 where the output was not positive.
-static __device__ __forceinline__ void through_relu(REAL *g, const REAL *y)
-{
-    Run gradient = *(Run *)g, output = *(const Run *)y;
 #pragma unroll
     for (int k = 0; k < V; k++)
-        gradient.of[k] = output.of[k] > 0 ? gradient.of[k] : (REAL)0;
-    *(Run *)g = gradient;
+        g.of[k] = y.of[k] > 0 ? g.of[k] : (REAL)0;
+    return g;
 }
 
 // ---- a number counted on by a fixed step, in three digits ----------------------------------------------
