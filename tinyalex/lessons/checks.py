@@ -105,7 +105,9 @@ def lesson(number):
     notebook can go on.  hint("name") prints one hint more at each call, solution("name") the solution;
     tutor("name") steps through the answer that was checked last, to the line where it departs.
     """
-    holes = holes_of(number)
+    from tinyalex.lessons.kill import exercises_of
+
+    holes = {**holes_of(number), **exercises_of(number)}
     seen = dict.fromkeys(holes, 0)
     answers = {}  # what was checked last: the notebook's name stands for the solution after a wrong answer
 
@@ -123,7 +125,7 @@ def lesson(number):
             state, message = judge(found, function)
             answers[found.name] = function
         print(f"{state}: {found.name}\n{message}".rstrip())
-        if state == WRONG:
+        if state == WRONG and isinstance(found, Hole):
             print(f'tutor("{found.name}") steps through it, to the line where it departs.')
         return function if state == PASSED else found.solution
 
@@ -140,6 +142,8 @@ def lesson(number):
         from tinyalex.lessons.tutor import show
 
         found = find(name)
+        if not isinstance(found, Hole):
+            raise ValueError(f"tutor: expected a function that computes something, found {found.name}")
         show(found, answers.get(found.name, found.solution))
 
     return Lesson(check, hint, solution, tutor)
@@ -150,6 +154,8 @@ def judge(hole, function):
     """Return (PASSED, NOT_YET or WRONG, what to say about the function as an answer to the hole)."""
     if todo := _todo(function):
         return NOT_YET, f"still to do: {todo}"
+    if hasattr(hole, "judge"):  # an exercise of `kill` judges for itself
+        return hole.judge(function)
     for args in hole.cases(np.random.default_rng(2012)):
         used, kept = _copies(args), _copies(args)
         expected = hole.solution(*kept)

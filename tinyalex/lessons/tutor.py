@@ -5,6 +5,7 @@ and shows that array before it, after it, and as it should be.
 """
 
 import html
+import inspect
 import re
 
 import numpy as np
@@ -20,6 +21,11 @@ def show(hole, function):
     """Display the function, line by line, in a notebook."""
     from IPython.display import HTML, display
 
+    try:
+        inspect.getsource(function)
+    except (OSError, TypeError):
+        print(f"{hole.name}: its text is not to be had; write it in a cell with `def`")
+        return
     display(HTML(explain(hole, function)))
 
 
