@@ -325,11 +325,9 @@ draw.plain(axes[3], title="before and after")
 # The library does exactly this when it trains, with the mean over all pictures that it has:
 
 # %%
-from tinyalex.comm import Comm
-from tinyalex.devices import Device
-from tinyalex.train import InMemory
+from tinyalex.data.loader import InMemory
 
-library = InMemory(made, Comm(Device("cpu:0")), batch=12)
+library = InMemory(made, batch=12)
 np.testing.assert_allclose(library.mean, mean, rtol=1e-6)
 print("the mean picture: ours and the library's agree")
 

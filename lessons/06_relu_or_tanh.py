@@ -216,41 +216,34 @@ assert table[1, 0] > 0.5 > 0.3 > table[1, 1] > 2 * table[1, 2]
 # possible", and so did we: the best of several, and the two are nearly a factor 40 apart.
 
 # %%
-from tinyalex.comm import Comm
 from tinyalex.data import shapes
-from tinyalex.devices import Device
+from tinyalex.data.loader import InMemory
 from tinyalex.nn import Conv2d, Linear, MaxPool, Sequential
 from tinyalex.optim import SGD
-from tinyalex.train import InMemory, data_parallel_step
+from tinyalex.train import train_step
 
-comm = Comm(Device("cpu:0"))
 pictures = shapes.make(400, rng)
 
 
-def network(neuron, rng):
-    here = {"comm": comm, "rng": rng}
-    conv = {"activation": activation.ACTIVATIONS[neuron], **here}
-    layers = {
-        "conv1": Conv2d((12, 3, 5, 5), std=0.003, stride=2, pad=2, need_dx=False, **conv),
-        "pool1": MaxPool(3, 2),
-        "conv2": Conv2d((24, 12, 3, 3), std=0.05, pad=1, **conv),
-        "pool2": MaxPool(3, 2),
-        "fc": Linear((10, 24 * 4 * 4), std=0.05, **here),
-    }
-    return Sequential(layers, comm)
+def network(activation, rng):
+    layers = [
+        Conv2d(12, 5, stride=2, pad=2, activation=activation, std=0.003),
+        MaxPool(3, 2),
+        Conv2d(24, 3, pad=1, activation=activation, std=0.05),
+        MaxPool(3, 2),
+        Linear(10, std=0.05),
+    ]
+    return Sequential(layers, (3, 32, 32), rng=rng)
 
 
-def train(neuron, rate, epochs):
+def train(activation, rate, epochs):
     """Training error of each epoch."""
     rng = np.random.default_rng(0)
-    model = network(neuron, rng)
-    optimizer, batches = SGD(model, rate), InMemory(pictures, comm, batch=20)
+    model = network(activation, rng)
+    optimizer, batches = SGD(model, rate), InMemory(pictures, batch=20)
     errors = []
     for _ in range(epochs):
-        steps = [
-            data_parallel_step(model, optimizer, comm, images, labels)
-            for images, labels in batches.epoch(rng)
-        ]
+        steps = [train_step(model, optimizer, images, labels) for images, labels in batches.epoch(rng)]
         errors.append(np.mean([step.error for step in steps]))
     return np.array(errors)
 
@@ -297,11 +290,11 @@ def dead_filters(rate, epochs=3):
     """Filters of conv2 that are 0 at every place of every picture, after training."""
     rng = np.random.default_rng(0)
     model = network("relu", rng)
-    optimizer, batches = SGD(model, rate), InMemory(pictures, comm, batch=20)
+    optimizer, batches = SGD(model, rate), InMemory(pictures, batch=20)
     for _ in range(epochs):
         for images, labels in batches.epoch(rng):
-            data_parallel_step(model, optimizer, comm, images, labels)
-    images, labels = next(InMemory(pictures, comm, batch=400).epoch(rng))
+            train_step(model, optimizer, images, labels)
+    images, labels = next(InMemory(pictures, batch=400).epoch(rng))
     x = images
     for name in ("conv1", "pool1", "conv2"):
         x = model.layers[name].forward(x)

@@ -82,14 +82,11 @@ sgd_step = check(sgd_step)
 # steps of a linear layer:
 
 # %%
-from tinyalex.comm import Comm
-from tinyalex.devices import Device
 from tinyalex.nn import Linear, Sequential
 from tinyalex.optim import SGD
 
-comm = Comm(Device("cpu:0"))
-layer = Linear((3, 4), comm, np.random.default_rng(1), std=1.0, dtype=np.float64)
-model = Sequential({"fc": layer}, comm)
+model = Sequential([Linear(3, std=1.0)], (4,), rng=np.random.default_rng(1), dtype=np.float64)
+layer = model.layers["fc1"]
 optimizer = SGD(model, rate=0.1, momentum=0.9, decay=0.01)
 
 w = layer.params["w"].copy()

@@ -310,7 +310,7 @@ for a, image, title in zip(
 # %%
 from tinyalex.data.loader import Loader
 
-recipe = augment.Recipe(crop=24, noise=0.1, reading="code2012")
+recipe = augment.Augmentation(crop=24, noise=0.1, reading="code2012")
 with Loader(
     pictures, 8, recipe, train=True, mean=images.mean(axis=3), covariance=sigma, threads=0
 ) as loader:

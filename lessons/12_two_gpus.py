@@ -386,17 +386,17 @@ print("y, dw1, dw2: two ranks and one agree")
 # started once on one device and once on two.
 
 # %%
-from tinyalex.models.alexnet import PRESETS, Network, alexnet
+from tinyalex.models import AlexNet, alexnet, make
 from tinyalex.ops.softmax import softmax_loss_backward, softmax_loss_forward
 
-network = Network(filters=(16, 24, 40, 32, 48), hidden=56, classes=10, size=67)
+network = alexnet(AlexNet(filters=(16, 24, 40, 32, 48), hidden=56, classes=10, size=67))
 pictures = rng.normal(0, 50, (3, 67, 67, 6))
 labels = rng.integers(0, 10, 6)
 
 
 def one_step(comm, mistake=None):
     """What every rank runs: build, forward, backward."""
-    model = alexnet(network, comm, np.random.default_rng(1), np.float64)
+    model = network.build(comm, np.random.default_rng(1), np.float64)
     if mistake:
         mistake(model.layers)
     logits = model.forward(pictures, train=True)
@@ -455,7 +455,7 @@ assert ("gather backward", "reduce_scatter") not in ledger
 # %%
 from tinyalex.measure.describe import describe
 
-full = describe(Network(), ranks=2, batch=128)
+full = describe(alexnet(), ranks=2, batch=128)
 rows = {row.layer: row for row in full.rows}
 MB = 1e6
 assert round(full.total.received_forward / MB, 1) == 15.8
@@ -515,7 +515,7 @@ assert round(4096 * 256 * 6 * 6 / 1e6, 1) == 37.7
 assert full.total.parameters == 60_965_224
 assert round(4 * full.total.parameters / MB, 1) == 243.9
 
-whole_memory = describe(Network(), ranks=1, batch=128).total.memory
+whole_memory = describe(alexnet(), ranks=1, batch=128).total.memory
 print(
     f"one device {whole_memory / MB:.0f} MB, each of two {full.total.memory / MB:.0f} MB"
 )
@@ -527,9 +527,8 @@ def gb_2012(network):
     return round(describe(network, ranks=1, batch=128).total.bytes_2012 / 1e9, 2)
 
 
-config145 = PRESETS["code2012"]
-assert (gb_2012(Network()), gb_2012(config145)) == (2.66, 2.95)
-assert (gb_2012(config145._replace(towers=1)), gb_2012(PRESETS["half"])) == (3.34, 1.84)
+assert (gb_2012(alexnet()), gb_2012(make("code2012"))) == (2.66, 2.95)
+assert (gb_2012(make("code2012", towers=1)), gb_2012(make("half"))) == (3.34, 1.84)
 
 # %% [markdown]
 # ## Break it on purpose

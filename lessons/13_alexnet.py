@@ -71,11 +71,11 @@ assert count(4, 6, 3, 5, 2) == (112, 100, 2700)
 # | fc8 | 1000 | 4096 | | | |
 #
 # A 3×3 pooling with stride 2 after conv1, conv2 and conv5 makes 27 of 55, 13 of 27, and 6 of 13. Your
-# function must get the library's numbers, which it reads off the real layers:
+# function must get the library's numbers, which it reads off the layers' declarations:
 
 # %%
 from tinyalex.measure.describe import describe
-from tinyalex.models.alexnet import Network
+from tinyalex.models import AlexNet, alexnet
 
 layers = {
     "conv1": (96, 3, 11, 55, 1),
@@ -87,7 +87,7 @@ layers = {
     "fc7": (4096, 4096, 1, 1, 1),
     "fc8": (1000, 4096, 1, 1, 1),
 }
-full = describe(Network(), ranks=1, batch=128)
+full = describe(alexnet(), ranks=1, batch=128)
 rows = {row.layer: row for row in full.rows}
 for name, sizes in layers.items():
     counted = count(*sizes)
@@ -142,7 +142,7 @@ for a, column, title in zip(
 # %%
 assert (224 - 11) / 4 + 1 == 54.25
 for size in (224, 227):
-    assert describe(Network(size=size)).rows[0].output == (96, 55, 55, 128)
+    assert describe(alexnet(AlexNet(size=size))).rows[0].output == (96, 55, 55, 128)
 
 # %% [markdown]
 # ## What the memory is full of
@@ -183,15 +183,11 @@ draw.plain(axes, "", "MB", "kept for backward, batch of 128")
 # the library's shapes, enlarged to 75 pixels. The middle 67 are cut out, and the mean image is subtracted.
 
 # %%
-from tinyalex.comm import Comm
 from tinyalex.data import augment, shapes
-from tinyalex.devices import Device
-from tinyalex.models.alexnet import alexnet
 from tinyalex.ops.softmax import softmax, softmax_loss_backward, softmax_loss_forward
 from tinyalex.optim import SGD
 
-comm = Comm(Device("cpu:0"))
-narrow = Network(
+narrow = AlexNet(
     filters=(16, 24, 40, 32, 48), hidden=56, classes=10, size=67, dropout=False
 )
 
@@ -209,9 +205,9 @@ x = np.ascontiguousarray(augment.centre_view(large - mean, 67))
 assert x.shape == (3, 67, 67, 60)
 
 
-def learn(network, pictures, steps):
+def learn(options, pictures, steps):
     """Losses of some steps on one and the same batch; the model."""
-    model = alexnet(network, comm, np.random.default_rng(1))
+    model = alexnet(options).build(rng=np.random.default_rng(1))
     optimizer = SGD(model, rate=0.003, momentum=0.9, decay=0.0005)
     losses = []
     for _ in range(steps):
@@ -224,7 +220,7 @@ def learn(network, pictures, steps):
 
 
 # %% [markdown]
-# Four lines make a step: forward, loss, backward, update. (The library's `model_parallel_step` is these
+# Four lines make a step: forward, loss, backward, update. (The library's `train_step` is these
 # four, and a look whether the loss is still finite.)
 #
 # The first question to a new network is whether it can learn **one batch** by heart. If it cannot, no
@@ -388,7 +384,7 @@ assert (-np.log(averaged[right]) <= per_picture + 1e-5).all()
 # common mistake with dropout. **Guess:** what happens if the same picture is asked twice?
 
 # %%
-with_dropout = alexnet(strong._replace(dropout=True), comm, np.random.default_rng(1))
+with_dropout = alexnet(strong._replace(dropout=True)).build(rng=np.random.default_rng(1))
 for name, layer, key in model.parameters():
     with_dropout.layers[name.rpartition(".")[0]].params[key] = layer.params[key]
 

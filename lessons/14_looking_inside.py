@@ -34,42 +34,37 @@ check, hint, solution, tutor = lesson(14)
 # `neighbours RUN DATA` draw the same figures for a run of the real one.
 
 # %%
-from tinyalex.comm import Comm
 from tinyalex.data import shapes
-from tinyalex.devices import Device
+from tinyalex.data.loader import InMemory
 from tinyalex.nn import Conv2d, Linear, MaxPool, Sequential
-from tinyalex.ops.activation import relu
 from tinyalex.ops.softmax import softmax
 from tinyalex.optim import SGD
-from tinyalex.train import InMemory, model_parallel_step
+from tinyalex.train import train_step
 
-comm = Comm(Device("cpu:0"))
 train = shapes.make(1600, np.random.default_rng(0))
 test = shapes.make(300, np.random.default_rng(1))
 
-common = {"comm": comm, "rng": np.random.default_rng(1), "activation": relu}
 net = Sequential(
-    {
-        "conv1": Conv2d(
-            (16, 3, 5, 5), std=0.004, stride=2, pad=2, need_dx=False, **common
-        ),
-        "pool1": MaxPool(3, 2),
-        "conv2": Conv2d((32, 16, 3, 3), std=0.1, pad=1, **common),
-        "pool2": MaxPool(3, 2),
-        "fc3": Linear((48, 32 * 4 * 4), std=0.06, **common),
-        "fc4": Linear((10, 48), comm, np.random.default_rng(2), std=0.05),
-    },
-    comm,
+    [
+        Conv2d(16, 5, stride=2, pad=2, activation="relu", std=0.004, name="conv1"),
+        MaxPool(3, 2),
+        Conv2d(32, 3, pad=1, activation="relu", std=0.1, name="conv2"),
+        MaxPool(3, 2),
+        Linear(48, activation="relu", std=0.06, name="fc3"),
+        Linear(10, std=0.05, name="fc4"),
+    ],
+    (3, 32, 32),
+    rng=np.random.default_rng(1),
 )
 optimizer = SGD(net, rate=0.001, momentum=0.9, decay=0.0005)
-batches, order = InMemory(train, comm, batch=20), np.random.default_rng(3)
+batches, order = InMemory(train, batch=20), np.random.default_rng(3)
 untrained = net.layers["conv1"].params["w"].copy()
 errors = []
 for epoch in range(4):
     if epoch == 3:
         optimizer.rate /= 5
     steps = [
-        model_parallel_step(net, optimizer, x, labels)
+        train_step(net, optimizer, x, labels)
         for x, labels in batches.epoch(order)
     ]
     errors.append(round(float(np.mean([s.error for s in steps])), 2))

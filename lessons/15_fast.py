@@ -61,10 +61,10 @@ def best(work, *args, times=5):
 
 # %%
 from tinyalex.measure.describe import describe
-from tinyalex.models.alexnet import PRESETS
+from tinyalex.models import alexnet
 
 assert 2 * 2 * 3 * 4 == 48
-description = describe(PRESETS["paper"])
+description = describe(alexnet())
 macs = {row.layer: row.multiply_adds for row in description.rows if row.multiply_adds}
 forward = sum(macs.values())
 assert forward == description.total.multiply_adds == 724_406_816
@@ -544,7 +544,6 @@ assert per_tile(4, 5) == (64, 400)
 # the products of a forward pass fall from 724 to 330 million multiplications.
 
 # %%
-from tinyalex.nn import blank
 from tinyalex.ops import winograd
 
 shapes = {"conv1": (96, 3, 11, 55), "conv2": (256, 48, 5, 27), "conv3": (384, 256, 3, 13)}
@@ -553,7 +552,7 @@ fewer = dict(macs)
 for name, (F, C, k, size) in shapes.items():
     assert macs[name] == F * C * k * k * size**2
     stride, groups = (4 if name == "conv1" else 1), (2 if C in (48, 192) else 1)
-    if winograd.pays(blank((F, C, k, k)), stride, groups):
+    if winograd.pays(np.broadcast_to(np.float32(0), (F, C, k, k)), stride, groups):
         tiles = (-(-size // 4)) ** 2
         fewer[name] = F * C * tiles * per_tile(4, k)[0]
 assert [name for name in macs if fewer[name] < macs[name]] == [*shapes][1:]
@@ -575,7 +574,7 @@ for axes, counts, title in ((left, macs, "as written"), (right, fewer, "with 4×
 # worth.
 
 # %%
-from tinyalex.ops.conv import im2col
+from tinyalex.ops import im2col
 
 x = rng.standard_normal((32, 13, 13, 4))
 w = rng.standard_normal((48, 32, 3, 3)) / 17  # 17 ≈ √(32·9)

@@ -351,28 +351,21 @@ max_pool_bytes = check(max_pool_bytes)
 # from shapes alone.
 
 # %%
-from tinyalex.comm import Comm
 from tinyalex.measure import traffic
-from tinyalex.measure.describe import BlankWeights, blank, outline
-from tinyalex.models.alexnet import PRESETS, alexnet
+from tinyalex.models import alexnet
 
 pool1 = max_pool_bytes((96, 55, 55, 128), (96, 27, 27, 128))
 assert round(pool1[0] / 1e6, 1) == 202.4
 assert round(pool1[1], 3) == 0.067
 
-paper = PRESETS["paper"]
-net = alexnet(paper, Comm(Device("cpu:0")), BlankWeights())  # shapes only, no memory
+paper = alexnet()  # a list of layers: shapes only, no memory
+parameters = sum(np.prod(size) for size in paper.sizes().values())
 
 
 def work(batch):
     """What every kernel of a training step must move."""
-    x, found, parameters = blank((3, paper.size, paper.size, batch)), [], 0
-    for name, layer in net.layers.items():
-        y, _ = outline(layer, x)
-        found += traffic.of_layer(name, layer, x.shape, y.shape)
-        parameters += sum(p.size for p in layer.params.values())
-        x = y
-    return [*found, *traffic.of_loss(paper.classes, batch), traffic.of_update(parameters)]
+    found = [piece for place in paper.plan() for piece in traffic.of_layer(place, batch)]
+    return [*found, *traffic.of_loss(1000, batch), traffic.of_update(parameters)]
 
 
 step = work(128)
@@ -595,7 +588,7 @@ assert list(dx) == [1, 2, 7, -1, 0, 5, 4, 2, -4]  # as in lesson 5
 # runs, if there was a compiler, against the `col2im` of the CPU.
 
 # %%
-from tinyalex.ops.conv import col2im
+from tinyalex.ops import col2im
 
 text = source("conv")
 print(text[text.index('extern "C" __global__ void col2im') :])

@@ -3,6 +3,7 @@
 import io
 import sys
 
+import cuda_machine
 import cupy_standin
 import pytest
 from rich.console import Console
@@ -76,6 +77,15 @@ def test_gpus_are_listed_and_tested(standin, monkeypatch):
     assert all(f"cuda:{k}  ok  {len(doctor.CASES) + 2} operations" in text for k in range(3))
     assert "cuda:0 … cuda:2  ok  exchange" in text
     assert len(cupy_standin.launches - before) >= 15  # so many kernels were used
+
+
+def test_one_gpu_exchanges_with_itself(standin, monkeypatch):
+    monkeypatch.setattr(doctor, "_driver", lambda: 12090)
+    monkeypatch.setattr(doctor, "self_test", lambda device: [])
+    monkeypatch.setattr(cuda_machine.machine, "devices", 1)
+    code, text = told()
+    assert code == 0
+    assert "cuda:0 … cuda:0  ok  exchange (2 ranks on cuda:0)" in text
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ from rich.text import Text
 from threadpoolctl import threadpool_info
 
 from tinyalex.comm import Comm, launch
-from tinyalex.devices import Device, cpu_count
-from tinyalex.nn import Layer, Sequential
+from tinyalex.devices import Device, cpu_count, sharing
+from tinyalex.nn import Linear, Sequential
 from tinyalex.ops import reference
 from tinyalex.ops.activation import ACTIVATIONS, relu
 from tinyalex.ops.conv import conv2d_backward, conv2d_forward
@@ -253,12 +253,14 @@ def _error(case, device, rng):
 
 def _update_error(device):
     """A step of weights that are moving already, against the formula."""
-    w, g, v = np.random.default_rng(0).standard_normal((3, 54), np.float32)
+    w, g, v = np.random.default_rng(0).standard_normal((3, 6, 9), np.float32)
     v_after = 0.9 * v - 0.5 * 0.1 * w - 0.1 * g
     w_after = w + v_after
-    layer = Layer()
-    layer.params, layer.grads = {"w": device.put(w)}, {"w": device.put(g)}
-    optimizer = SGD(Sequential({"fc": layer}, Comm(device)), rate=0.1, momentum=0.9, decay=0.5)
+    net = Sequential([Linear(6, name="fc")], (9,), Comm(device), np.random.default_rng(0))
+    layer = net.layers["fc"]
+    layer.params["w"][...] = device.put(w)
+    layer.grads = {"w": device.put(g), "b": device.put(np.zeros(6, np.float32))}
+    optimizer = SGD(net, rate=0.1, momentum=0.9, decay=0.5)
     optimizer.velocity["fc.w"][...] = device.put(v)
     optimizer.step()
     return _worst(device, [(optimizer.velocity["fc.w"], v_after), (layer.params["w"], w_after)])
@@ -303,15 +305,16 @@ def print_report(console=None):
         _say(console, name, wrong, f"{count} operations in {perf_counter() - start:.1f} s")
         failed |= bool(wrong)
     gpus = report.devices[1:]
-    if len(gpus) > 1:
+    if gpus:
+        ranks = gpus if len(gpus) > 1 else gpus * 2
         wrong = []
-        total = len(gpus) * (len(gpus) + 1) / 2
+        total = len(ranks) * (len(ranks) + 1) / 2
         try:
-            found = launch(_exchange, [Device(name) for name in gpus])
-            wrong += [] if found == [[[total] * 3] * 2] * len(gpus) else ["the sum over the GPUs is wrong"]
+            found = launch(_exchange, ",".join(ranks))
+            wrong += [] if found == [[[total] * 3] * 2] * len(ranks) else ["the sum over the ranks is wrong"]
         except Exception as error:
             wrong.append(f"{type(error).__name__}: {error}")
-        _say(console, f"{gpus[0]} … {gpus[-1]}", wrong, "exchange")
+        _say(console, f"{ranks[0]} … {ranks[-1]}", wrong, f"exchange{sharing(ranks)}")
         failed |= bool(wrong)
     for line in report.advice:
         console.print(f"- {line}", markup=False, highlight=False, soft_wrap=True)

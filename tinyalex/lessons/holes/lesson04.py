@@ -2,14 +2,47 @@
 
 import numpy as np
 
+from tinyalex.lessons.cases import sizes
 from tinyalex.lessons.checks import hole
+
+
+def _window(rng, stride, places=(2, 3), kernel=(2, 4)):
+    """Kernel and size along one axis; the last window ends before the edge as often as at it."""
+    K, OH = int(rng.integers(kernel[0], kernel[1] + 1)), int(rng.integers(places[0], places[1] + 1))
+    return K, K + (OH - 1) * stride + int(rng.integers(0, stride))
+
+
+def _windows(rng, stride, **limits):
+    """(KH, KW), (H, W): the two axes differ in both."""
+    while True:
+        (KH, H), (KW, W) = (_window(rng, stride, **limits) for _ in range(2))
+        if KH != KW and H != W:
+            return (KH, KW), (H, W)
 
 
 def _conv_cases(rng):
     cases = []
-    for (C, H, W, N), (F, KH, KW), stride in (((2, 7, 8, 2), (3, 4, 3), 2), ((3, 5, 6, 1), (2, 2, 3), 1)):
+    for stride, N in ((2, 2), (1, 1), (3, 2)):
+        C, F = sizes(rng, (2, 4), (2, 4))
+        (KH, KW), (H, W) = _windows(rng, stride, places=(2, 3))
         x, w = rng.standard_normal((C, H, W, N)), rng.standard_normal((F, C, KH, KW))
         cases.append((x, w, rng.standard_normal(F), stride))
+    return cases
+
+
+def _output_size_cases(rng):
+    cases = [(7, 7, 3, 0)]  # one window
+    for pad in (0, 1, 2, 3, 6):
+        kernel, stride = sizes(rng, (2, 7), (2, 5))
+        cases.append((kernel + int(rng.integers(1, 15)), kernel, stride, pad))
+    return [*cases, (20, 7, 4, 6), (8, 3, 1, 1)]
+
+
+def _im2col_cases(rng):
+    cases = []
+    for stride, N in ((2, 2), (1, 3), (3, 1)):
+        (KH, KW), (H, W) = _windows(rng, stride, places=(2, 3))
+        cases.append((rng.standard_normal((*sizes(rng, (2, 4)), H, W, N)), KH, KW, stride))
     return cases
 
 
@@ -67,7 +100,7 @@ def conv_loops(x, w, b, stride):
 
 
 @hole(
-    cases=lambda rng: [(20, 7, 4, 6), (9, 3, 2, 0), (7, 7, 3, 0)],
+    cases=_output_size_cases,
     hints=[
         """How many pixels are there with the padding?  At which of them does the last window start, at
         most?""",
@@ -115,11 +148,7 @@ _SLICES = "x[:, p : p + OH * stride : stride, q : q + OW * stride : stride]"
 
 
 @hole(
-    cases=lambda rng: [
-        (rng.standard_normal((3, 10, 11, 2)), 3, 4, 2),
-        (rng.standard_normal((2, 6, 9, 3)), 4, 2, 1),
-        (rng.standard_normal((1, 11, 8, 2)), 2, 3, 3),
-    ],
+    cases=_im2col_cases,
     hints=[
         """Pixel (p, q) of window (i, j) is in row i·stride + p and column j·stride + q.  Let i run over all
         its OH values: which rows are these?""",
