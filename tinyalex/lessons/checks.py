@@ -123,7 +123,9 @@ def lesson(number):
     notebook can go on.  hint("name") prints one hint more at each call, solution("name") the solution;
     tutor("name") steps through the answer that was checked last, to the line where it departs.
     """
-    holes = holes_of(number)
+    from tinyalex.lessons.kill import exercises_of
+
+    holes = {**holes_of(number), **exercises_of(number)}
     seen = dict.fromkeys(holes, 0)
     answers = {}  # what was checked last: the notebook's name stands for the solution after a wrong answer
 
@@ -141,7 +143,7 @@ def lesson(number):
             state, message = judge(found, function)
             answers[found.name] = function
         print(f"{state}: {found.name}\n{message}".rstrip())
-        if state == WRONG:
+        if state == WRONG and isinstance(found, Hole):
             print(f'tutor("{found.name}") steps through it, to the line where it departs.')
         return function if state == PASSED else found.solution
 
@@ -158,6 +160,8 @@ def lesson(number):
         from tinyalex.lessons.tutor import show
 
         found = find(name)
+        if not isinstance(found, Hole):
+            raise ValueError(f"tutor: expected a function that computes something, found {found.name}")
         show(found, answers.get(found.name, found.solution))
 
     return Lesson(check, hint, solution, tutor)
@@ -184,6 +188,8 @@ def examine(hole, function, look_up=True):
     """
     if todo := _todo(function):
         return Verdict(NOT_YET, f"still to do: {todo}")
+    if hasattr(hole, "judge"):  # an exercise of `kill` judges for itself
+        return Verdict(*hole.judge(function))
     trials, failed = [], None
     for args in hole.cases(np.random.default_rng(2012)):
         used, kept = copies(args), copies(args)
