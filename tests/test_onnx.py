@@ -406,7 +406,7 @@ REFUSED = {
     ),
     "weights that do not fit": (
         lambda g: g.weight("w1", 8, 4, 5, 5),
-        r"(Conv\): weights .* 3 ch",
+        r"conv1.*\(Conv\): weights .* 3 ch",
     ),
 }
 
