@@ -55,7 +55,8 @@ class SGD:
             self._update(w, layer.grads[key].reshape(-1), v, rate, decay)
 
     def _update(self, w, g, v, rate, decay):
-        # Six passes over each block while it is in cache, not over fc6's 150 MB one after the other.
+        # In blocks: `term` is 256 KB.  For the whole of fc6 it would be 151 MB more, and each of six passes
+        # would fetch its arrays anew.
         xp = self.model.comm.device.xp
         if xp is not np:
             cuda.sgd(w, g, v, self.momentum, rate, decay * rate)
