@@ -94,7 +94,13 @@ def row(name, share=1.0):
     rejected = [verdict for _, verdict in found if verdict.state == checks.WRONG]
     survivors = [(v.line, v.what) for v, verdict in found if verdict.state == checks.PASSED]
     explained = sum(verdict.how not in PLAIN for verdict in rejected)
-    return Row(name, len(every), len(every) - len(survivors), explained + len(every) - len(survivors) - len(rejected), survivors)
+    return Row(
+        name,
+        len(every),
+        len(every) - len(survivors),
+        explained + len(every) - len(survivors) - len(rejected),
+        survivors,
+    )
 
 
 EQUIVALENT = {}
@@ -111,7 +117,10 @@ def main(names):
         for found in pool.map(row, names):
             rows.append(found)
             known = EQUIVALENT.get(found.name, {})
-            print(f"{found.name:20} {found.mutants:7} {found.rejected:8} {found.explained:9} {len(found.survivors):9}", flush=True)
+            print(
+                f"{found.name:20} {found.mutants:7} {found.rejected:8} {found.explained:9} {len(found.survivors):9}",
+                flush=True,
+            )
             for line, what in found.survivors:
                 if (line, what) not in known:
                     bad += 1
@@ -127,6 +136,8 @@ def main(names):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m tinyalex.lessons.mutants", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tinyalex.lessons.mutants", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("hole", nargs="*", help="names of holes; by default all")
     sys.exit(main(parser.parse_args().hole))
