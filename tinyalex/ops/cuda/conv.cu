@@ -53,8 +53,67 @@ extern "C" __global__ void lay_out_weights(const REAL *w, REAL *out, int F, int 
         f < F && k.a < KH ? w[from] : (REAL)0;
 }
 
+// A stage with the terms one below the other: a[k][f], b[k][n].  Thread (ty,tx) of 4 x 8 has the patches of 4
+// filters from 4*ty + 16*h and of 4 columns from 4*tx + 32*h.
+static __device__ __forceinline__ void multiply_columns(const REAL (*a)[TF + PAD], const REAL (*b)[TN + PAD],
+                                                        Place at, Sums *sum)
+{
+#if TF32
+    int g = at.lane / 4, t = at.lane % 4;
+#pragma unroll
+    for (int k = t; k < TK + t; k += 8) {
+        unsigned int u[PF][4], v[4 * PN][2];
+#pragma unroll
+        for (int r = 0; r < PF; r++)
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+                u[r][e] = to_tf32(a[k + e / 2 * 4][at.f + 16 * r + e % 2 * 8 + g]);
+#pragma unroll
+        for (int c = 0; c < 4 * PN; c++)
+#pragma unroll
+            for (int e = 0; e < 2; e++)
+                v[c][e] = to_tf32(b[k + 4 * e][at.n + 8 * c + g]);
+        multiply_8_terms(u, v, sum);
+    }
+#else
+    int ty = at.lane / 8, tx = at.lane % 8;
+#pragma unroll
+    for (int k = 0; k < TK; k++) {
+        Four u[PF], v[PN];
+#pragma unroll
+        for (int h = 0; h < PF; h++)
+            u[h] = *(const Four *)&a[k][at.f + 4 * ty + 16 * h];
+#pragma unroll
+        for (int h = 0; h < PN; h++)
+            v[h] = *(const Four *)&b[k][at.n + 4 * tx + 32 * h];
+#pragma unroll
+        for (int r = 0; r < 4 * PF; r++)
+#pragma unroll
+            for (int c = 0; c < 4 * PN; c++)
+                sum->of[r][c] += u[r / 4].of[r % 4] * v[c / 4].of[c % 4];
+    }
+#endif
+}
+
+// Where sum->of[r][c] belongs in the block's tile; SIDE_BY_SIDE columns c, c+1, ... are neighbours.
+#if TF32
+#define SIDE_BY_SIDE 2
+#else
+#define SIDE_BY_SIDE 4
+#endif
+
+static __device__ __forceinline__ int filter_held(Place at, int r)
+{
+    return TF32 ? at.f + 8 * r + at.lane / 4 : at.f + at.lane / 8 * 4 + r / 4 * 16 + r % 4;
+}
+
+static __device__ __forceinline__ int column_held(Place at, int c)
+{
+    return TF32 ? at.n + c / 2 * 8 + at.lane % 4 * 2 + c % 2 : at.n + at.lane % 8 * 4 + c / 4 * 32 + c % 4;
+}
+
 template <bool BACKWARD> struct Stage {
-    REAL w[TK][TF + PAD], x[TK][TN + PAD], y[BACKWARD ? TK : 1][BACKWARD ? TN : 16];
+    REAL w[TK][TF + PAD], x[TK][TN + PAD], y[BACKWARD ? TK : 1][BACKWARD ? TN : 4];
 };
 
 // A tile of the convolution.  With BACKWARD x is a gradient that goes through ReLU's backward on its way (if
@@ -153,14 +212,14 @@ static __device__ __forceinline__ void tile(const REAL *x, const REAL *gate, con
     };
 #pragma unroll
     for (int c = 0; c < COLUMNS_HELD; c += PIECE) {
-        int column = blockIdx.x * TN + column_by_columns(at, c);
+        int column = blockIdx.x * TN + column_held(at, c);
         if (column >= OH * OW * N)
             continue;
         Digits to = digits(column, OW, N);
         REAL *maps = y + ((long long)(y0 + to.a * apart) * YW + x0 + to.b * apart) * N + to.c;
 #pragma unroll
         for (int r = 0; r < ROWS_HELD; r++) {
-            int f = blockIdx.y * TF + filter_by_columns(at, r);
+            int f = blockIdx.y * TF + filter_held(at, r);
             if (f >= F)
                 continue;
             f += g * F;

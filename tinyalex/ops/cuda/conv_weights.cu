@@ -28,7 +28,63 @@
 
 #define FAR (1 << 20)
 
-struct Stage {
+// A stage with the terms side by side: a[f][k], b[n][k].  Thread (ty,tx) has the filters ty + 4*r and the
+// columns tx + 8*c of the warp's tile, and takes four terms at a time.
+#define PITCH (TK + 16 / (int)sizeof(REAL)) // of a row, so that 8 rows' runs lie in different banks
+
+static __device__ __forceinline__ void multiply_rows(const REAL (*a)[PITCH], const REAL (*b)[PITCH], Place at,
+                                                     Sums *sum)
+{
+#if TF32
+    int g = at.lane / 4, t = at.lane % 4;
+#pragma unroll
+    for (int k = t; k < TK + t; k += 8) {
+        unsigned int u[PF][4], v[4 * PN][2];
+#pragma unroll
+        for (int r = 0; r < PF; r++)
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+                u[r][e] = to_tf32(a[at.f + 16 * r + e % 2 * 8 + g][k + e / 2 * 4]);
+#pragma unroll
+        for (int c = 0; c < 4 * PN; c++)
+#pragma unroll
+            for (int e = 0; e < 2; e++)
+                v[c][e] = to_tf32(b[at.n + 8 * c + g][k + 4 * e]);
+        multiply_8_terms(u, v, sum);
+    }
+#else
+    int ty = at.lane / 8, tx = at.lane % 8;
+#pragma unroll
+    for (int k = 0; k < TK; k += 4) {
+        Four u[4 * PF];
+#pragma unroll
+        for (int r = 0; r < 4 * PF; r++)
+            u[r] = *(const Four *)&a[at.f + ty + 4 * r][k];
+#pragma unroll
+        for (int c = 0; c < 4 * PN; c++) {
+            Four v = *(const Four *)&b[at.n + tx + 8 * c][k];
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+#pragma unroll
+                for (int r = 0; r < 4 * PF; r++)
+                    sum->of[r][c] += u[r].of[e] * v.of[e];
+        }
+    }
+#endif
+}
+
+// Where sum->of[r][c] belongs in the block's tile.
+static __device__ __forceinline__ int filter_held_w(Place at, int r)
+{
+    return TF32 ? at.f + 8 * r + at.lane / 4 : at.f + 4 * r + at.lane / 8;
+}
+
+static __device__ __forceinline__ int tap_held(Place at, int c)
+{
+    return TF32 ? at.n + c / 2 * 8 + at.lane % 4 * 2 + c % 2 : at.n + 8 * c + at.lane % 8;
+}
+
+struct StageW {
     REAL g[TF][PITCH], x[TN][PITCH], y[TF][TK];
 };
 
@@ -42,9 +98,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) conv_backward_w(
     const REAL *dy, const REAL *y, const REAL *x, REAL *part, int C, int H, int W, int N, int F, int KH,
     int KW, int OH, int OW, int s, int top, int left, int relu, int groups, int per)
 {
-    __shared__ __align__(16) Stage stages[STAGES];
+    __shared__ __align__(16) StageW stages[STAGES];
     const int ROWS = THREADS / (TK / V); // rows that the block copies at once
-    const int FS = (TF + ROWS - 1) / ROWS, NS = (TN + ROWS - 1) / ROWS, SIZE = (int)sizeof(Stage);
+    const int FS = (TF + ROWS - 1) / ROWS, NS = (TN + ROWS - 1) / ROWS, SIZE = (int)sizeof(StageW);
     const int BELOW = ROWS * (int)sizeof(REAL);
     int tid = threadIdx.x, g = blockIdx.z % groups, chunk = blockIdx.z / groups;
     int M = OH * OW * N, K = C * KH * KW;
@@ -143,10 +199,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) conv_backward_w(
     part += ((long long)chunk * groups + g) * F * (K + 1);
 #pragma unroll
     for (int r = 0; r < ROWS_HELD; r++) {
-        int f = blockIdx.y * TF + filter_by_rows(at, r);
+        int f = blockIdx.y * TF + filter_held_w(at, r);
 #pragma unroll
         for (int c = 0; c < COLUMNS_HELD; c++) {
-            int k = blockIdx.x * TN + column_by_rows(at, c);
+            int k = blockIdx.x * TN + tap_held(at, c);
             if (f < F && k < K)
                 part[(long long)f * (K + 1) + k] = sum.of[r][c];
         }
