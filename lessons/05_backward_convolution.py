@@ -476,6 +476,64 @@ assert wrong.any()
 # *written* three times, and the last one stays.  `np.add.at(dx, index, v)` adds every time.  On a GPU the
 # same trap is called a race, and the answer an atomic addition; lesson 16 meets it again.
 #
+# ## Kill the mutant
+#
+# Three more of the other direction: `=` for `+=`; a margin that is cut off with `pad:-pad`; and five versions
+# of the three products, of which one is broken.  **Write the inputs that expose the first two, and say which
+# of the five it is, and in which line.**
+
+# %%
+from tinyalex.lessons.kill import THREE, cuts_to_minus_pad, keeps_the_last, show, suspects
+
+show(keeps_the_last, cuts_to_minus_pad)
+
+
+# %%
+def expose_overwriting():
+    """Return (dcols, W, stride), dcols (3, OW), on which `keeps_the_last` is found out."""
+    dcols = ...
+    W, stride = ...
+    return dcols, W, stride
+
+
+# %%
+expose_overwriting = check(expose_overwriting)
+# hint("expose_overwriting")
+# solution("expose_overwriting")
+
+
+# %%
+def expose_minus_pad():
+    """Return (dcols, x_shape, KH, KW, stride, pad), one picture of 3×3, that exposes `cuts_to_minus_pad`."""
+    x_shape = ...
+    KH, KW, stride, pad = ...
+    dcols = ...
+    return dcols, x_shape, KH, KW, stride, pad
+
+
+# %%
+expose_minus_pad = check(expose_minus_pad)
+# hint("expose_minus_pad")
+# solution("expose_minus_pad")
+
+# %%
+print(THREE)
+five = suspects(THREE)  # the functions, to be called
+
+
+# %%
+def which_of_five_products():
+    """Return (which, line): the broken one of `THREE`, 0 to 4, and its line, counted from 1 at its `def`."""
+    which, line = ...
+    return which, line
+
+
+# %%
+which_of_five_products = check(which_of_five_products)
+# hint("which_of_five_products")
+# solution("which_of_five_products")
+
+# %% [markdown]
 # ## Think about it
 #
 # 1. `dw[f, c, p, q]` is a sum over $OH\cdot OW\cdot N$ terms.  conv2 has $27\cdot 27$ positions, fc7 has

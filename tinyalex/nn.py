@@ -28,35 +28,18 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tinyalex import ops
 from tinyalex.comm import Comm
 from tinyalex.devices import Device
 from tinyalex.errors import ArgumentError
 from tinyalex.fields import fits, plain_data
 from tinyalex.memory import zeros
-from tinyalex.ops import (
-    ACTIVATIONS,
-    avg_pool_backward,
-    avg_pool_forward,
-    chosen,
-    conv2d_backward,
-    conv2d_forward,
-    dropout_backward,
-    dropout_forward,
-    dropout_mask,
-    four_pads,
-    linear_backward,
-    linear_forward,
-    lrn_backward,
-    lrn_forward,
-    max_pool_backward,
-    max_pool_forward,
-    output_size,
-    pooled_size,
-    same_map_norm_backward,
-    same_map_norm_forward,
-    tanh,
-)
 from tinyalex.ops.checks import xp_of
+
+__all__ = [
+    "LRN", "Activate", "AllGather", "AvgPool", "Conv2d", "Dropout", "Flatten", "Layer", "Linear", "MaxPool",
+    "Part", "Placed", "SameMapNorm", "Sequential", "Weighted", "ZeroPad", "on_towers", "plan",
+]  # fmt: skip
 
 KINDS = {}  # every kind of layer, by its name
 
@@ -70,11 +53,11 @@ def activation_of(value):
     match value:
         case None:
             return None
-        case str() if value in ACTIVATIONS:
-            return ACTIVATIONS[value]
+        case str() if value in ops.ACTIVATIONS:
+            return ops.ACTIVATIONS[value]
         case ("tanh", int() | float() as a, int() | float() as b) if math.isfinite(a * b) and a * b:
-            return tanh(a, b)
-    known = ", ".join(map(repr, ACTIVATIONS))
+            return ops.tanh(a, b)
+    known = ", ".join(map(repr, ops.ACTIVATIONS))
     raise ArgumentError(f"activation: expected None, {known} or ('tanh', a, b), found {value!r}")
 
 
@@ -199,7 +182,7 @@ class Layer:
 
     def run(self, pair, *args, **kwargs):
         """Call the pair's forward function, and keep the backward function that belongs to it."""
-        forward, self._backward = chosen(pair[0]), chosen(pair[1])
+        forward, self._backward = ops.chosen(pair[0]), ops.chosen(pair[1])
         return forward(*args, **kwargs)
 
     def undo(self, dy, *args):
@@ -274,8 +257,8 @@ class Conv2d(Weighted):
         g = self.groups
         if g < 1 or self.filters < 1 or self.filters % g or C % g:
             raise self.error(f"{C} channels and {self.filters} filters cannot be cut into {g} equal groups")
-        H = output_size(H, KH, self.stride, top, bottom, self.name)
-        return self.filters, H, output_size(W, KW, self.stride, left, right, self.name)
+        H = ops.output_size(H, KH, self.stride, top, bottom, self.name)
+        return self.filters, H, ops.output_size(W, KW, self.stride, left, right, self.name)
 
     def sizes(self, shape):
         """w (F, C/groups, KH, KW), b (F,)."""
@@ -292,7 +275,7 @@ class Conv2d(Weighted):
         """x (C, H, W, N) → y (F/ranks, OH, OW, N)."""
         w, b = self.weights()
         groups, activation = max(1, self.groups // self.comm.size), activation_of(self.activation)
-        pair = conv2d_forward, conv2d_backward
+        pair = ops.conv2d_forward, ops.conv2d_backward
         y, self.cache = self.run(pair, x, w, b, self.stride, self.pad, groups, activation)
         return y
 
@@ -336,7 +319,7 @@ class Linear(Weighted):
         """x (D, N) or (C, H, W, N) → y (F/ranks, N)."""
         self.x_shape = x.shape
         w, b = self.weights()
-        pair = linear_forward, linear_backward
+        pair = ops.linear_forward, ops.linear_backward
         y, self.cache = self.run(pair, x.reshape(-1, x.shape[-1]), w, b, activation_of(self.activation))
         return y
 
@@ -361,14 +344,14 @@ class MaxPool(Layer):
     ceil: bool = True
 
     prefix = "pool"
-    pair = max_pool_forward, max_pool_backward
+    pair = ops.max_pool_forward, ops.max_pool_backward
 
     def out(self, shape):
         """(C, H, W) → (C, OH, OW)."""
         (C, H, W), (top, bottom, left, right) = maps(self, shape), pads(self)
         z, s = self.window, self.stride
-        H = pooled_size(H, z, s, top, bottom, self.ceil, self.name)
-        return C, H, pooled_size(W, z, s, left, right, self.ceil, self.name)
+        H = ops.pooled_size(H, z, s, top, bottom, self.ceil, self.name)
+        return C, H, ops.pooled_size(W, z, s, left, right, self.ceil, self.name)
 
     def keeps(self, shape):
         """Its input and its output."""
@@ -384,7 +367,7 @@ class MaxPool(Layer):
 class AvgPool(MaxPool):
     """The average of each window's real pixels; the fields are those of `MaxPool`."""
 
-    pair = avg_pool_forward, avg_pool_backward
+    pair = ops.avg_pool_forward, ops.avg_pool_backward
 
     def keeps(self, shape):
         """Nothing."""
@@ -406,7 +389,7 @@ class LRN(Layer):
     groups: int = 1
 
     prefix = "lrn"
-    pair = lrn_forward, lrn_backward
+    pair = ops.lrn_forward, ops.lrn_backward
 
     def out(self, shape):
         """(C, H, W) as it is."""
@@ -441,7 +424,7 @@ class SameMapNorm(Layer):
     beta: float = 0.75
 
     prefix = "cnorm"
-    pair = same_map_norm_forward, same_map_norm_backward
+    pair = ops.same_map_norm_forward, ops.same_map_norm_backward
 
     def out(self, shape):
         """(C, H, W) as it is."""
@@ -492,7 +475,7 @@ class Dropout(Layer):
     inverted: bool = False
 
     prefix = "dropout"
-    pair = dropout_forward, dropout_backward
+    pair = ops.dropout_forward, ops.dropout_backward
 
     def out(self, shape):
         """The shape as it is."""
@@ -511,7 +494,7 @@ class Dropout(Layer):
             if self.rng is None:
                 raise self.error("training draws masks: build the network with rng")
             first = self.comm.rank * x.size if self.split else 0
-            mask = dropout_mask(self.rng, x.shape, self.keep, self.comm.device.xp, first)
+            mask = ops.dropout_mask(self.rng, x.shape, self.keep, self.comm.device.xp, first)
         y, self.cache = self.run(self.pair, x, mask, self.keep, train, self.inverted)
         return y
 
@@ -655,7 +638,7 @@ def maps(layer, shape):
 def pads(layer):
     """Return a layer's (top, bottom, left, right)."""
     try:
-        return four_pads(layer.pad)
+        return ops.four_pads(layer.pad)
     except ArgumentError as error:
         raise layer.error(str(error)) from None
 

@@ -137,10 +137,11 @@ def three_products(dy, cols, w):
 
 def _col2im_cases(rng):
     cases = []
-    for stride, pad, N in ((1, 0, 2), (2, 1, 3), (1, 1, 2), (2, 2, 1), (3, 0, 2)):
-        KH, KW = sizes(rng, (3, 5), (3, 5)) if pad else sizes(rng, (2, 3), (2, 4))
-        C, H, W = sizes(rng, (2, 3), (6, 9), (6, 9))
-        OH, OW = (H + 2 * pad - KH) // stride + 1, (W + 2 * pad - KW) // stride + 1
+    for stride, pad, N in ((1, 0, 2), (2, 1, 3), (1, 1, 2), (2, 3, 1), (3, 0, 2)):
+        OH = OW = 0
+        while OH == OW:
+            C, KH, KW, H, W = sizes(rng, (2, 3), *[(max(pad + 1, 2), 5)] * 2, *[(6, 9)] * 2)
+            OH, OW = (H + 2 * pad - KH) // stride + 1, (W + 2 * pad - KW) // stride + 1
         cols = rng.standard_normal((C * KH * KW, OH * OW * N))
         cases.append((cols, (C, H, W, N), KH, KW, stride, pad))
     return cases
