@@ -75,8 +75,9 @@ class Layer:
     pair = None  # (forward(x, **arguments) → (y, cache), backward(dy, cache) → dx)
     leaves = None  # what a rank holds after it: "part" of the channels, "all", or None: as before it
 
-    def __init_subclass__(cls):
-        KINDS[cls.__name__] = cls
+    def __init_subclass__(cls, is_kind=True):
+        if is_kind:
+            KINDS[cls.__name__] = cls
 
     def __post_init__(self):
         for f in fields(self):
@@ -196,7 +197,7 @@ class Layer:
 
 
 @dataclass(repr=False)
-class Weighted(Layer):
+class Weighted(Layer, is_kind=False):
     """A layer with weights w ~ N(0, std²) and biases b = bias, one row for each filter or feature."""
 
     leaves = "part"
@@ -233,9 +234,9 @@ class Conv2d(Weighted):
     """
 
     filters: int
-    kernel: int | tuple
+    kernel: int | tuple[int, ...]
     stride: int = 1
-    pad: int | tuple = 0
+    pad: int | tuple[int, ...] = 0
     groups: int = 1
     activation: str | tuple | None = None
     std: float = 0.01
@@ -339,7 +340,7 @@ class MaxPool(Layer):
 
     window: int
     stride: int
-    pad: int | tuple = 0
+    pad: int | tuple[int, ...] = 0
     ceil: bool = True
 
     prefix = "pool"
@@ -530,7 +531,7 @@ class Flatten(Layer):
 class ZeroPad(Layer):
     """Zeros around the maps: pad as of `Conv2d`.  Convolutions pad by themselves."""
 
-    pad: int | tuple
+    pad: int | tuple[int, ...]
 
     prefix = "pad"
 
@@ -675,22 +676,23 @@ def named(layers):
     """
     if isinstance(layers, (str, dict)) or not hasattr(layers, "__iter__"):
         raise ArgumentError(f"layers: expected a list of layers, found {type(layers).__name__}")
-    copies, counts = [], {}
+    copies, counts, names = [], {}, set()
     for place, layer in enumerate(layers, 1):
         if not isinstance(layer, Layer):
             raise ArgumentError(f"layer {place}: expected one such as MaxPool(3, 2), found {layer!r:.80}")
         layer = copy.copy(layer)
         counts[layer.prefix] = counts.get(layer.prefix, 0) + 1
         layer.name = layer.name or f"{layer.prefix}{counts[layer.prefix]}"
-        if any(layer.name == other.name for other in copies):
+        if layer.name in names:
             raise ArgumentError(f"layer {place}: the name {layer.name!r} stands twice")
         copies.append(layer)
+        names.add(layer.name)
     if not copies:
         raise ArgumentError("layers: expected at least one, found none")
     return copies
 
 
-def plan(layers, shape, ranks=1):
+def plan(layers: list[Layer], shape: tuple[int, ...], ranks: int = 1) -> list[Placed]:
     """Lay a list of layers out on so many ranks: return a list of `Placed`.
 
     shape: (C, H, W) or (D,) of the input, which every rank holds whole.  Where the list has no `AllGather`,
@@ -719,7 +721,7 @@ def plan(layers, shape, ranks=1):
     return placed
 
 
-def on_towers(layers, ranks):
+def on_towers(layers: list[Layer], ranks: int) -> list[Layer]:
     """Return the list with the layers by which towers, convolutions in groups, run a tower a rank.
 
     The ranks meet (AllGather) before each layer that reads all channels, and part again (Part) before a layer
@@ -752,7 +754,14 @@ class Sequential:
     ``layers``: the built layers by name.  ``placed``: the `Placed` of each.
     """
 
-    def __init__(self, layers, input_shape, comm=None, rng=None, dtype=np.float32):
+    def __init__(
+        self,
+        layers: list[Layer],
+        input_shape: tuple[int, ...],
+        comm: Comm | None = None,
+        rng: np.random.Generator | None = None,
+        dtype=np.float32,
+    ):
         self.comm = comm or Comm(Device("cpu:0"))
         self.input_shape, self.rng = tuple(input_shape), rng
         placed = plan(layers, self.input_shape, self.comm.size)
