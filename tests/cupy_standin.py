@@ -354,7 +354,18 @@ def compiled(code, options):
     with lock:
         if not library.exists():
             command = [CXX, "-O3", "-std=c++17", "-Wall", "-Wextra", "-Werror", "-Wno-unused-function"]
-            command += ["-Wno-unused-variable", "-Wno-unknown-pragmas", *options, "-shared", "-fPIC", "-x", "c++", "-", "-o", library]
+            command += [
+                "-Wno-unused-variable",
+                "-Wno-unknown-pragmas",
+                *options,
+                "-shared",
+                "-fPIC",
+                "-x",
+                "c++",
+                "-",
+                "-o",
+                library,
+            ]
             done = subprocess.run(command, input=source, capture_output=True, text=True)
             if done.returncode:
                 raise RuntimeError(f"g++ cannot compile the kernel:\n{done.stderr}")
