@@ -198,8 +198,8 @@ def test_an_endless_loop_a_huge_array_and_an_exit_end_with_a_clear_word(tmp_path
         assert "more memory than the limit of 2 GiB (Unable to allocate 9.31 GiB)" in said
 
     file.write_text("def relu_forward(x):\n    while x is x:\n        pass\n")
-    (found,) = judge.verdicts(file, seconds=3)
-    assert found.message == "it did not end within 3 seconds: an endless loop?"
+    (found,) = judge.verdicts(file, seconds=1)
+    assert found.message == "it did not end within 1 seconds: an endless loop?"
 
 
 def test_a_file_that_is_none(tmp_path, monkeypatch, capsys):

