@@ -347,13 +347,21 @@ def compiled(code, options):
             f'extern "C" int run_{name}(Index _grid, Index _block, int _order, {parameters})\n'
             f"{{ return run_grid(_grid, _block, _order, [&] {{ {name}({names}); }}); }}\n"
         )
-    barriers = "#define BARRIERS\n" * ("__syncthreads" in code)
+    barriers = "#define BARRIERS\n" * ("__shared__" in code)
     source = f'{barriers}#include "{shim}"\n#line 1 "kernel.cu"\n{code}\n' + "".join(runners)
     digest = hashlib.sha256((source + shim.read_text() + " ".join(options)).encode()).hexdigest()[:16]
     library = Path(machine.cache) / f"{digest}.so"
     with lock:
         if not library.exists():
-            command = [CXX, "-O3", "-std=c++17", "-Wall", "-Wextra", "-Werror", "-Wno-unused-function"]
+            command = [
+                CXX,
+                "-O1" if barriers else "-O3",
+                "-std=c++14",
+                "-Wall",
+                "-Wextra",
+                "-Werror",
+                "-Wno-unused-function",
+            ]
             command += [
                 "-Wno-unused-variable",
                 "-Wno-unknown-pragmas",

@@ -119,9 +119,7 @@ def other(draw, choices, *taken):
 def block_sizes(module):
     """One piece a block, a few, and as it is: small maps would else never need a second block."""
     return st.sampled_from([1, 1000, module.BLOCK_BYTES]).map(
-        lambda size: mock.patch.object(
-            cuda_conv if module is strips and backends.kind == "cuda" else module, "BLOCK_BYTES", size
-        )
+        lambda size: mock.patch.object(module, "BLOCK_BYTES", size)
     )
 
 
