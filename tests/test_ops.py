@@ -21,7 +21,6 @@ from tinyalex.comm import launch
 from tinyalex.devices import parse
 from tinyalex.ops import ACTIVATIONS, chosen, dropout_mask, lrn, plain_ops, pool, reference, strips, tanh
 from tinyalex.ops.cases import CASES
-from tinyalex.ops.cuda import conv as cuda_conv
 
 
 @pytest.fixture(scope="module", params=["fast", "plain"], autouse=True)
