@@ -1,9 +1,9 @@
 """The least bytes that each kernel must move in a training step, in float32: its bound, whatever the code.
 
 The rule is that of the headers in the .cu files: what a kernel reads counts once (what neighbouring threads
-read again comes from the cache), what it writes counts once; the gradient of a convolution's weights is counted
-as one sum, not as the partial sums that are added in the end.  Convolutions and matrix products are bound by
-arithmetic, and counted in multiply-adds elsewhere.
+read again comes from the cache), what it writes counts once; the gradient of a convolution's weights is
+counted as one sum, not as the partial sums that are added in the end.  Convolutions and matrix products are
+bound by arithmetic, and counted in multiply-adds elsewhere.
 """
 
 import math

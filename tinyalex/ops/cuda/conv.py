@@ -115,7 +115,8 @@ def backward_x(g, y, w, x_shape, stride, pads, groups, tile=None):
             "conv.conv_backward_x", _grid(tile, pixels * N, C, groups), g, g if y is None else y, weights, dx,
             F, OH, OW, N, C, TH, TW, len(rows), len(columns), top, left, y is not None,
             H, W, stride, rows[0], columns[0],
-            nbytes=((1 if y is None else 2) * g.nbytes + w.nbytes) // stride**2 + dx.nbytes // (H * W) * pixels,
+            nbytes=((1 if y is None else 2) * g.nbytes + w.nbytes) // stride**2
+            + dx.nbytes // (H * W) * pixels,
             flop=2 * pixels * N * groups * C * F * TH * TW,
             block=tile.threads, **defines,
         )  # fmt: skip
@@ -144,7 +145,8 @@ def backward_w(g, y, x, w_shape, stride, pads, groups, tile=None, chunks=None):
         "conv_weights.conv_backward_w", (x_tiles, y_tiles, groups * chunks),
         g, g if y is None else y, x, part, C, H, W, N, F // groups, KH, KW, OH, OW,
         stride, pads[0], pads[2], y is not None, groups, per,
-        nbytes=(1 if y is None else 2) * g.nbytes + x.nbytes + dw.nbytes + db.nbytes, flop=2 * columns * F * K,
+        nbytes=(1 if y is None else 2) * g.nbytes + x.nbytes + dw.nbytes + db.nbytes,
+        flop=2 * columns * F * K,
         block=tile.threads, **defines,
     )  # fmt: skip
     launch(
@@ -173,7 +175,7 @@ def _laid_out(w, tile, defines, groups, F, C, KH, KW, first, strides):
 
 
 def _chunks(xp, tiles, columns, sums, tile):
-    """Into how many chunks to cut the columns, so that the multiprocessors have equal work; sums: bytes of one."""
+    """Into how many chunks to cut the columns, for equal work on all multiprocessors; sums: bytes of each."""
     blocks = tile.BLOCKS * _multiprocessors(xp, xp.cuda.runtime.getDevice())
     most = max(1, min(4 * blocks // tiles, columns // (32 * tile.TK), SCRATCH_BYTES // sums))
     return min(range(1, most + 1), key=lambda n: -(-tiles * n // blocks) / n)
