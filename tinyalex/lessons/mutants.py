@@ -16,7 +16,6 @@ The exit status is 1 if another one survives, or if one of EQUIVALENT does not e
 """
 
 import argparse
-import importlib
 import inspect
 import os
 import sys
