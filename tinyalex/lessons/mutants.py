@@ -16,8 +16,9 @@ The exit status is 1 if another one survives, or if one of EQUIVALENT does not e
 """
 
 import argparse
-import importlib
+import ast
 import inspect
+import linecache
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -74,15 +75,15 @@ def mutants(hole, rng):
 
 
 def _plain(hole):
-    import ast
-
     return ast.unparse(ast.parse(hole.source))
 
 
 def verdict(hole, variant, look_up=False):
     """Return the check's Verdict on a variant."""
     scope = {**hole.solution.__globals__, **counters()}
-    exec(guarded(variant.source), scope)
+    file = "<mutant>"
+    linecache.cache[file] = len(variant.source), None, variant.source.splitlines(keepends=True), file
+    exec(guarded(variant.source, file), scope)
     return checks.examine(hole, scope[hole.name], look_up)
 
 
@@ -94,7 +95,13 @@ def row(name, share=1.0):
     rejected = [verdict for _, verdict in found if verdict.state == checks.WRONG]
     survivors = [(v.line, v.what) for v, verdict in found if verdict.state == checks.PASSED]
     explained = sum(verdict.how not in PLAIN for verdict in rejected)
-    return Row(name, len(every), len(every) - len(survivors), explained + len(every) - len(survivors) - len(rejected), survivors)
+    return Row(
+        name,
+        len(every),
+        len(every) - len(survivors),
+        explained + len(every) - len(survivors) - len(rejected),
+        survivors,
+    )
 
 
 EQUIVALENT = {}
@@ -111,7 +118,9 @@ def main(names):
         for found in pool.map(row, names):
             rows.append(found)
             known = EQUIVALENT.get(found.name, {})
-            print(f"{found.name:20} {found.mutants:7} {found.rejected:8} {found.explained:9} {len(found.survivors):9}", flush=True)
+            print(
+                f"{found.name:20} {found.mutants:7} {found.rejected:8} {found.explained:9} {len(found.survivors):9}"
+            )
             for line, what in found.survivors:
                 if (line, what) not in known:
                     bad += 1
@@ -127,6 +136,8 @@ def main(names):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m tinyalex.lessons.mutants", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tinyalex.lessons.mutants", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("hole", nargs="*", help="names of holes; by default all")
     sys.exit(main(parser.parse_args().hole))
