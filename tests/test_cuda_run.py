@@ -60,7 +60,7 @@ def test_a_resumed_run_on_gpus_has_the_same_bits(data, gpu, tmp_path):
 
 def test_a_batch_that_is_too_large_is_told_what_would_fit(data, tmp_path, standin, monkeypatch):
     monkeypatch.setattr(cuda_machine.machine, "memory", 900_000)
-    monkeypatch.setattr(cuda_conv, "BLOCK_BYTES", 2**16)
+    monkeypatch.setattr(cuda_conv, "SCRATCH_BYTES", 2**17)
     line = refused("train", data, tmp_path / "run", *SMALL, "--epochs", 1, "--devices", "cuda:0")
     assert "cuda:0: Out of memory allocating" in line
     assert "of 0.00 GB are free" in line
@@ -74,9 +74,10 @@ def test_bench_shows_what_each_kernel_achieves(standin, monkeypatch):
     options = "--batch", 2, "--rounds", 1, "--devices", "cuda:0,cuda:1"
     found = json.loads(done("bench", "conv2", *options, "--json"))
     rows = {row["kernel"]: row for row in found["kernels"]}
-    assert rows["matmul"]["flop"] == 3 * 2 * 128 * 48 * 25 * 27 * 27 * 2  # one of two towers
+    for kernel in ("conv_forward", "conv_backward_x", "conv_backward_w"):
+        assert rows[kernel]["flop"] == 2 * 128 * 48 * 25 * 27 * 27 * 2  # one of two towers
     launches = traffic.of_layer("conv2", *conv2_of_one_tower())
-    for kernel in ("im2col", "col2im", "bias_relu", "relu_backward"):
+    for kernel in ("lay_out_weights", "conv_forward", "conv_backward_x", "conv_backward_w", "add_chunks"):
         assert rows[kernel]["bytes"] == sum(one.bytes for one in launches if one.kernel == kernel)
     printed = done("bench", "pool5", *options)
     assert "max_pool_backward" in printed

@@ -92,4 +92,4 @@ def test_nvcc_compiles_every_kernel(real, tmp_path):
         [*command, *targets, everything, "-o", tmp_path / "all.o"], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert len(cuda_launch.SOURCES) == 7
+    assert len(cuda_launch.SOURCES) == 8

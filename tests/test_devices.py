@@ -1,16 +1,20 @@
 """Devices: their names, the checks on arrays, and the host's memory pool, which must never lie."""
 
 import gc
+import os
+import subprocess
 import sys
 import threading
 import weakref
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import tinyalex
 from tinyalex import devices, memory
 from tinyalex.devices import Device, cpu_count, parse, read, sharing
 from tinyalex.errors import DeviceError, TinyalexError
@@ -88,6 +92,28 @@ def test_the_host_is_its_own_device():
     assert device.get(x) is x
     with device.context():
         assert type(device.xp.ones(1)) is np.ndarray
+
+
+# ---- imports -------------------------------------------------------------------------------------------
+
+
+def test_the_source_is_enough_to_import_it(tmp_path):
+    """From a bare checkout: no metadata, and no pooch, which only a download needs."""
+    root = Path(tinyalex.__file__).parents[1]
+    program = (
+        f"import sys; sys.path[:0] = [{str(root)!r}]; sys.modules['pooch'] = None\n"
+        "from importlib import metadata\n"
+        "def version(name): raise metadata.PackageNotFoundError(name)\n"
+        "metadata.version = version\n"
+        "import tinyalex, tinyalex.cli.train, tinyalex.cli.look, tinyalex.runs.settings\n"
+        "from tinyalex.data import cifar10\n"
+        "print(tinyalex.__version__, cifar10.find())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path,
+        env=os.environ | {"HOME": str(tmp_path), "TINYALEX_DATA": str(tmp_path)},
+    )  # fmt: skip
+    assert done.stdout.split() == ["0+checkout", "None"], done.stderr
 
 
 # ---- checks --------------------------------------------------------------------------------------------

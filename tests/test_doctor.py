@@ -90,7 +90,7 @@ def test_one_gpu_exchanges_with_itself(standin, monkeypatch):
 
 @pytest.mark.parametrize(
     ("text", "wrong", "operation"),
-    [("k + a * sum", "k - a * sum", "lrn"), ("w[t] += velocity", "w[t] += v[0]", "update")],
+    [("k + a * sum", "k - a * sum", "lrn, n 5"), ("w[t] += velocity", "w[t] += v[0]", "update")],
 )
 def test_a_wrong_kernel_is_named_and_the_exit_code_is_1(text, wrong, operation, standin, monkeypatch):
     right = cuda_launch.source
@@ -114,7 +114,7 @@ def test_the_cpus_own_algorithm_is_tested(monkeypatch):
     monkeypatch.setattr(winograd, "convolve_backward", lambda *args: 1.01 * right(*args))
     code, text = told()
     assert code == 1
-    assert "conv2d, many channels: relative error" in text
+    assert "conv2d 3×3, minimal filtering: relative error" in text
 
 
 def test_an_exchange_that_breaks_is_reported(standin, monkeypatch):

@@ -19,14 +19,23 @@ BLOCK = 1 << 16  # numbers: four arrays of them fit a core's second-level cache
 class SGD:
     """Stochastic gradient descent with momentum over a model's parameters.
 
-    rate: ε for the weights.  bias_rate: ε for the biases by default the same (2012: first twice as large).
+    rate: ε for the weights.  bias_rate: ε for the biases; defaults to rate (2012 began with twice that).
     decay: on weights and biases, as the text reads; decay_biases=False leaves biases alone, as 2012 did.
     scale: factors on ε by the names of layers and parameters: {"conv1": 0.0} freezes conv1, {"conv1.w": 0.1}
-    slows its weights alone.  A parameter whose rate is 0 stands still, whatever its velocity, which it keeps
-    (2012: Weights::update, src/weights.cu).
+    slows its weights alone.  A parameter whose rate is 0 is not updated; its velocity is kept (2012:
+    Weights::update, src/weights.cu).
     """
 
-    def __init__(self, model, rate, momentum=0.9, decay=0.0, bias_rate=None, decay_biases=True, scale=None):
+    def __init__(
+        self,
+        model,
+        rate: float,
+        momentum: float = 0.9,
+        decay: float = 0.0,
+        bias_rate: float | None = None,
+        decay_biases: bool = True,
+        scale: dict[str, float] | None = None,
+    ):
         self.model, self.rate, self.momentum, self.decay = model, rate, momentum, decay
         self.bias_rate, self.decay_biases = bias_rate, decay_biases
         self.scale = scale or {}
@@ -38,13 +47,13 @@ class SGD:
         if unknown := self.scale.keys() - known:
             raise ArgumentError(f"scale: the model has no weights in {', '.join(sorted(unknown))}")
 
-    def rate_of(self, name):
+    def rate_of(self, name: str) -> float:
         """Return ε for a parameter, by its name."""
         layer, _, key = name.rpartition(".")
         rate = self.bias_rate if key == "b" and self.bias_rate is not None else self.rate
         return rate * self.scale.get(name, 1.0) * self.scale.get(layer, 1.0)
 
-    def step(self):
+    def step(self) -> None:
         """Update every parameter in place from the layers' ``grads``."""
         for name, layer, key in self.model.parameters():
             rate = self.rate_of(name)

@@ -39,6 +39,7 @@ app.command("doctor")(learn.doctor)
 app.command("relu-vs-tanh")(learn.relu_vs_tanh)
 app.command("lessons")(learn.lessons)
 app.command("judge")(judge.judge)
+app.command("docs")(learn.docs)
 app.command("describe")(learn.describe)
 app.command("bench")(learn.bench)
 

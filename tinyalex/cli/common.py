@@ -67,7 +67,7 @@ def operations(plain):
 
 
 def _spelled(devices, parts):
-    transport, names = device_names.read(devices or "cpu", parts)
+    transport, names = device_names.read("cpu" if devices is None else devices, parts)
     return ",".join(names) if transport == "threads" else devices
 
 

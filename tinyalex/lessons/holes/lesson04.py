@@ -6,25 +6,26 @@ from tinyalex.lessons.cases import sizes
 from tinyalex.lessons.checks import hole
 
 
-def _window(rng, stride, places=(2, 3), kernel=(2, 4)):
-    """Kernel and size along one axis; the last window ends before the edge as often as at it."""
-    K, OH = int(rng.integers(kernel[0], kernel[1] + 1)), int(rng.integers(places[0], places[1] + 1))
-    return K, K + (OH - 1) * stride + int(rng.integers(0, stride))
+def _sizes(rng, stride, N):
+    """C, F, (KH, KW), (H, W) of a convolution, all different, as OH and OW are.
 
-
-def _windows(rng, stride, **limits):
-    """(KH, KW), (H, W): the two axes differ in both."""
+    The last window ends before the edge as often as at it.
+    """
     while True:
-        (KH, H), (KW, W) = (_window(rng, stride, **limits) for _ in range(2))
-        if KH != KW and H != W:
-            return (KH, KW), (H, W)
+        KH, KW, OH, OW = (int(rng.integers(2, end)) for end in (6, 6, 5, 5))
+        H = KH + (OH - 1) * stride + int(rng.integers(stride))
+        W = KW + (OW - 1) * stride + int(rng.integers(stride))
+        used = {KH, KW, H, W, N}
+        if len(used) == 5 and OH != OW:
+            break
+    C, F = rng.permutation([size for size in range(2, 9) if size not in used][:2]).tolist()
+    return C, F, (KH, KW), (H, W)
 
 
 def _conv_cases(rng):
     cases = []
     for stride, N in ((2, 2), (1, 1), (3, 2)):
-        C, F = sizes(rng, (2, 4), (2, 4))
-        (KH, KW), (H, W) = _windows(rng, stride, places=(2, 3))
+        C, F, (KH, KW), (H, W) = _sizes(rng, stride, N)
         x, w = rng.standard_normal((C, H, W, N)), rng.standard_normal((F, C, KH, KW))
         cases.append((x, w, rng.standard_normal(F), stride))
     return cases
@@ -41,8 +42,8 @@ def _output_size_cases(rng):
 def _im2col_cases(rng):
     cases = []
     for stride, N in ((2, 2), (1, 3), (3, 1)):
-        (KH, KW), (H, W) = _windows(rng, stride, places=(2, 3))
-        cases.append((rng.standard_normal((*sizes(rng, (2, 4)), H, W, N)), KH, KW, stride))
+        C, _F, (KH, KW), (H, W) = _sizes(rng, stride, N)
+        cases.append((rng.standard_normal((C, H, W, N)), KH, KW, stride))
     return cases
 
 
@@ -68,6 +69,12 @@ def _im2col_cases(rng):
             "b[f] + (w[f] * window).sum()",
             "(w[f] * window).sum()",
             """the bias b[f] is missing.""",
+        ),
+        (
+            "b[f] + (w[f] * window).sum()",
+            "(w[f] * window + b[f]).sum()",
+            """the bias is added to every product, so it comes in once for each weight.  An output has it
+            once: outside the sum.""",
         ),
         (
             "(w[f] * window)",

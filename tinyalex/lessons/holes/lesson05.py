@@ -113,6 +113,12 @@ def _three_products(rng):
             """dcols does not look at dy: it is what comes back when every dy is 1.""",
         ),
         (
+            "(g @ cols.T).reshape(w.shape)",
+            "(np.ones_like(g) @ cols.T).reshape(w.shape)",
+            """dw does not look at dy: it is what comes back when every dy is 1.  A test with a dy of ones
+            sees no difference.""",
+        ),
+        (
             "g.sum(axis=1)",
             "g.mean(axis=1)",
             """db is a mean: but y[f] contains b[f] at every position of every picture, and the
@@ -137,10 +143,11 @@ def three_products(dy, cols, w):
 
 def _col2im_cases(rng):
     cases = []
-    for stride, pad, N in ((1, 0, 2), (2, 1, 3), (1, 1, 2), (2, 2, 1), (3, 0, 2)):
-        KH, KW = sizes(rng, (3, 5), (3, 5)) if pad else sizes(rng, (2, 3), (2, 4))
-        C, H, W = sizes(rng, (2, 3), (6, 9), (6, 9))
-        OH, OW = (H + 2 * pad - KH) // stride + 1, (W + 2 * pad - KW) // stride + 1
+    for stride, pad, N in ((1, 0, 2), (2, 1, 3), (1, 1, 2), (2, 3, 1), (3, 0, 2)):
+        OH = OW = 0
+        while OH == OW:
+            C, KH, KW, H, W = sizes(rng, (2, 3), *[(max(pad + 1, 2), 5)] * 2, *[(6, 9)] * 2)
+            OH, OW = (H + 2 * pad - KH) // stride + 1, (W + 2 * pad - KW) // stride + 1
         cols = rng.standard_normal((C * KH * KW, OH * OW * N))
         cases.append((cols, (C, H, W, N), KH, KW, stride, pad))
     return cases
@@ -182,6 +189,12 @@ _LINE = "dx[:, p : p + OH * stride : stride, q : q + OW * stride : stride] += dc
             "dx[:, :H, :W]",
             """the padding lies on all four sides; you cut it off at the bottom and right only, and the
             gradient is shifted by `pad` pixels.""",
+        ),
+        (
+            "dx[:, pad : pad + H, pad : pad + W]",
+            "dx[:, pad:-pad, pad:-pad]",
+            """right with padding, but without any nothing is left: -0 is 0, and dx[:, 0:0] is empty.  Count
+            from the front: pad : pad + H.""",
         ),
         (
             "dx[:, pad : pad + H, pad : pad + W]",

@@ -87,15 +87,21 @@ def _whole_window(dy, x, z, s):
     return dx
 
 
+def _row_cases(rng):
+    gaps = rng.standard_normal(12)
+    gaps[2::3] += 9  # the largest numbers lie between the windows
+    return [
+        (rng.standard_normal(4), _ROW, 3, 2),
+        (rng.standard_normal(4), np.zeros(7), 4, 1),
+        (rng.standard_normal(4), gaps, 2, 3),
+    ]
+
+
 _ROW = np.array([1.0, 3, 9, 2, 5, 4, 7, 7, 6])  # 9 wins two windows, and 7 stands twice in the last
 
 
 @hole(
-    cases=lambda rng: [
-        (rng.standard_normal(4), _ROW, 3, 2),
-        (rng.standard_normal(4), np.zeros(7), 4, 1),
-        (rng.standard_normal(4), rng.standard_normal(12), 2, 3),
-    ],
+    cases=_row_cases,
     hints=[
         """x[o * s : o * s + z].argmax() says where in the *window* the largest is.  Where is that in x?""",
         """Add the place where the window starts: o·s.  And think of a pixel that wins two windows.""",

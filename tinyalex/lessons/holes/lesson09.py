@@ -18,8 +18,8 @@ def _dropout_cases(rng):
         cases.append(
             (rng.standard_normal(shape), mask(rng, shape, keep) if train else None, keep, train, inverted)
         )
-    x = rng.standard_normal((3, 2, 4)).astype(np.float32)  # has to stay float32
-    return [*cases, (x, mask(rng, x.shape, 0.6), 0.6, True, True)]
+    x = rng.standard_normal((3, 5, 4)).astype(np.float32)  # has to stay float32
+    return [*cases, (x, mask(rng, x.shape, 0.6), 0.6, True, True), (x, None, 0.6, False, False)]
 
 
 def _dropout_backward_cases(rng):
@@ -39,6 +39,11 @@ def _dropout_backward_cases(rng):
         """train: x * mask / keep if inverted else x * mask.  Test: x if inverted else x * keep.""",
     ],
     wrong=[
+        (
+            "x * mask / keep if inverted else x * mask",
+            "x / keep if inverted else x",
+            """the mask is missing: nothing is dropped in training.""",
+        ),
         (
             "x if inverted else x * keep",
             "x",
