@@ -50,7 +50,7 @@ def _kernels(layer, x, y, y_shape):
     if isinstance(layer, AvgPool):
         return [("forward", "avg_pool_forward", 4 * (x + y)), ("backward", "avg_pool_backward", 4 * (x + y))]
     if isinstance(layer, LRN):
-        return [("forward", "lrn_forward", 12 * x), ("backward", "lrn_backward", 16 * x)]
+        return [("forward", "lrn_forward", 8 * x), ("backward", "lrn_backward", 12 * x)]
     if isinstance(layer, SameMapNorm):
         return [
             ("forward", "same_map_forward", 12 * x),
@@ -59,7 +59,7 @@ def _kernels(layer, x, y, y_shape):
         ]
     if isinstance(layer, Dropout):
         return [
-            ("forward", "dropout_mask", x),
+            ("forward", "dropout_mask", x + 8),
             ("forward", "dropout_apply", 9 * x),
             ("backward", "dropout_apply", 9 * x),
         ]

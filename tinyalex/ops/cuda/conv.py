@@ -7,6 +7,7 @@ that memory does not grow with the picture.  Rows of columns are in the order c,
 from tinyalex.memory import empty, zeros
 from tinyalex.ops.activation import relu
 from tinyalex.ops.checks import xp_of
+from tinyalex.ops.cuda.bias import bias, relu_backward
 from tinyalex.ops.cuda.launch import launch, matmul
 
 BLOCK_BYTES = 1 << 27  # of columns: not yet tuned on hardware
@@ -40,10 +41,7 @@ def conv2d_backward(dy, cache, need_dx):
     for g, fs, start, columns, rows, new in _blocks(cache, dy.shape):
         width = columns.shape[1]
         block = empty(xp, (F // groups, width), dy.dtype)
-        launch(
-            "bias.relu_backward", (width, len(block)), g_maps[fs], outputs[fs], block,
-            width, g_maps[0].size, start, through_relu, nbytes=(3 if through_relu else 2) * block.nbytes,
-        )  # fmt: skip
+        relu_backward(g_maps[fs], outputs[fs], block, start, activation)
         for total, more in ((db[fs], block.sum(axis=1)), (dweights[g], matmul(block, columns.T))):
             total += more
         if not need_dx:
@@ -87,13 +85,3 @@ def _blocks(cache, shape):
                 nbytes=columns.nbytes + CG * len(new) * W * N * x.itemsize,
             )  # fmt: skip
             yield g, slice(g * F // groups, (g + 1) * F // groups), first * width, columns, rows, new
-
-
-def bias(block, b, maps, start, activation):
-    """maps[f, start:] = block[f] + b[f], through the neuron if it is ReLU.  block (F,columns), maps (F,…)."""
-    F, columns = block.shape
-    b = xp_of(b).ascontiguousarray(b)
-    launch(
-        "bias.bias_relu", (columns, F), block, b, maps, columns, maps[0].size, start, activation is relu,
-        nbytes=2 * block.nbytes + b.nbytes,
-    )  # fmt: skip

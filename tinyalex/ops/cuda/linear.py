@@ -3,7 +3,7 @@
 from tinyalex.memory import empty
 from tinyalex.ops.activation import relu
 from tinyalex.ops.checks import xp_of
-from tinyalex.ops.cuda.conv import bias
+from tinyalex.ops.cuda.bias import bias
 from tinyalex.ops.cuda.launch import matmul
 
 
