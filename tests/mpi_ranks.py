@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from tinyalex.comm import launch
-from tinyalex.comm.mpi import MPIComm, launch_mpi
+from tinyalex.comm.mpi import MPIComm
 from tinyalex.devices import Device
 from tinyalex.models.alexnet import Network, alexnet, narrow
 from tinyalex.models.cifar import figure1_net
@@ -232,7 +232,7 @@ PROGRAMS = {
 
 if __name__ == "__main__":
     if sys.argv[1] == "cuda":
-        launch_mpi(PROGRAMS["size"], "mpi:cuda")
+        launch(PROGRAMS["size"], "mpi:cuda")
     else:
-        launch_mpi(PROGRAMS[sys.argv[1]])
+        launch(PROGRAMS[sys.argv[1]], "mpi")
     print("finished")

@@ -14,7 +14,7 @@ from test_cuda import (
     check_towers,
 )
 
-from tinyalex.comm import ThreadComm
+from tinyalex.comm.threads import ThreadComm
 from tinyalex.devices import Device
 from tinyalex.ops.cuda import conv as cuda_conv
 from tinyalex.ops.cuda import launch as cuda_launch

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tinyalex.comm.mpi import launch_mpi
+from tinyalex.comm import launch
 from tinyalex.errors import DeviceError
 
 RANKS = Path(__file__).with_name("mpi_ranks.py")
@@ -110,7 +110,7 @@ def test_a_gpu_that_is_not_there_ends_the_job():
 
 def test_errors_before_mpi_starts(monkeypatch):
     with pytest.raises(DeviceError, match="devices 'mpi:gpu': expected 'mpi' or 'mpi:cuda'"):
-        launch_mpi(print, "mpi:gpu")
+        launch(print, "mpi:gpu")
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     with pytest.raises(DeviceError, match=r"MPI cannot be loaded .* pip install 'tinyalex\[mpi\]'"):
-        launch_mpi(print)
+        launch(print, "mpi")

@@ -1,5 +1,8 @@
 """tinyalex: AlexNet written out by hand, forward and backward, on NumPy or CuPy arrays."""
 
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
-__version__ = version("tinyalex")
+try:
+    __version__ = version("tinyalex")
+except PackageNotFoundError:  # imported from its source, where nothing was installed
+    __version__ = "0+source"

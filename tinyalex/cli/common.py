@@ -1,5 +1,6 @@
 """What the commands share: options, consoles, devices, networks, and how results are shown."""
 
+import math
 from itertools import permutations
 from pathlib import Path
 from typing import Annotated
@@ -14,17 +15,9 @@ from tinyalex.errors import DataError, few
 console = Console(markup=False, highlight=False, soft_wrap=True)
 error_console = Console(stderr=True, markup=False, highlight=False)
 
-Devices = Annotated[
-    str | None,
-    typer.Option(
-        help="One rank each: cpu:0,cpu:1 or cuda:0,cuda:1; cpu: a core a tower; mpi, mpi:cuda (mpiexec).",
-        show_default="cpu",
-    ),
-]
-ThreadDevices = Annotated[
-    str | None,
-    typer.Option(help="One rank each: cpu:0,cpu:1 or cuda:0,cuda:1; cpu: cores.", show_default="cpu"),
-]
+_RANKS = "One rank each: cpu:0,cpu:1 or cuda:0,cuda:1; cpu, cuda: as many as can share the work evenly"
+ThreadDevices = Annotated[str | None, typer.Option(help=f"{_RANKS}.", show_default="cpu")]
+Devices = Annotated[str | None, typer.Option(help=f"{_RANKS}; mpi, mpi:cuda (mpiexec).", show_default="cpu")]
 Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint, or a run folder: its newest checkpoint.")]
 DataSet = Annotated[
     Path,
@@ -37,23 +30,22 @@ Width = Annotated[float, typer.Option(help="Factor on the numbers of filters and
 
 
 def devices_for_network(devices, network):
-    """Return the devices asked for, or a CPU core for each rank that AlexNet's towers allow."""
+    """Return the devices asked for, spelled out; "cpu": a core for each rank that AlexNet's towers allow."""
     from tinyalex.models.alexnet import most_ranks
 
-    return or_cores(devices, most_ranks(network))
+    return _spelled(devices, most_ranks(network))
 
 
 def devices_for_checkpoints(devices, *paths):
     """As `devices_for_network`, for the networks of checkpoints, one after the other."""
     from tinyalex.runs.saved import open_network
 
-    return or_cores(devices, min(open_network(path).ranks for path in paths))
+    return _spelled(devices, math.gcd(*(open_network(path).ranks for path in paths)))
 
 
-def or_cores(devices, ranks):
-    if devices in (None, "cpu"):
-        devices = ",".join(f"cpu:{k}" for k in range(min(ranks, device_names.cpu_count())))
-    return devices
+def _spelled(devices, parts):
+    transport, names = device_names.read(devices or "cpu", parts)
+    return ",".join(names) if transport == "threads" else devices
 
 
 def run_on(fn, devices):
@@ -61,15 +53,11 @@ def run_on(fn, devices):
 
     Under MPI the other ranks' processes end here: what a command does with the result, one of them does.
     """
-    if devices.startswith("mpi"):
-        from tinyalex.comm.mpi import launch_mpi
-
-        rank, result = launch_mpi(lambda comm: (comm.rank, fn(comm)), devices)
-        if rank:
-            console.quiet = True
-            raise typer.Exit
-        return result
-    return launch(fn, device_names.parse(devices))[0]
+    rank, result = launch(lambda comm: (comm.rank, fn(comm)), devices)[0]
+    if rank:
+        console.quiet = True
+        raise typer.Exit
+    return result
 
 
 def network_of(preset, width, size, classes):

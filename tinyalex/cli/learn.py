@@ -117,9 +117,7 @@ def describe(
     held = description.parse_memory(memory) if memory else None
     network = network_of(preset, width, size, None)
     network = network._replace(towers=towers or network.towers)
-    names = [name.strip() for name in devices_for_network(devices, network).split(",")]
-    for name in names:
-        device_names.kind_and_index(name)
+    names = device_names.names(devices_for_network(devices, network))
     description.print_description(description.describe(network, len(names), batch), console, held)
 
 

@@ -17,6 +17,7 @@ from tinyalex.cli.common import (
     network_of,
     run_on,
 )
+from tinyalex.devices import sharing
 from tinyalex.errors import DataError, DeviceError, DeviceMemoryError
 
 
@@ -147,7 +148,7 @@ def _go(out, settings, data, devices, new=False):
         def rank(comm):
             with contextlib.ExitStack() as stack:
                 if comm.rank == 0:
-                    progress.print(f"devices: {chosen}")
+                    progress.print(f"devices: {chosen}{sharing(chosen.split(','))}")
                     run.check(settings, data, comm.size)
                     if new:
                         run.begin(out, settings)
