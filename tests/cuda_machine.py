@@ -125,7 +125,9 @@ class Stream:
 
     def _not_recorded(self):
         if self._graph is not None:
-            raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing")
+            raise CUDARuntimeError(
+                "cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing"
+            )
 
     def wait_event(self, event):
         self._not_recorded()

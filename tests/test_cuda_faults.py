@@ -92,7 +92,8 @@ FAULTS = {  # name: (what catches it, how to plant it, what is raised, Assertion
         check_lrn, in_source("lrn", "before = WINDOW / 2,", "before = (WINDOW - 1) / 2,", 2),
     ),
     "lrn: window crosses the towers": (
-        check_lrn, in_source("lrn", "c + after + 1 < size ?", "c + after + 1 < size * (int)(gridDim.y - blockIdx.y) ?"),
+        check_lrn, in_source("lrn", "c + after + 1 < size ?",
+                             "c + after + 1 < size * (int)(gridDim.y - blockIdx.y) ?"),
     ),
     "softmax: slices added without regard to their largest logits": (
         check_softmax, in_source("softmax", " * exp(largest[(long long)i * N + n] - m)", ""),

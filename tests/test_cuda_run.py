@@ -70,18 +70,23 @@ def test_a_batch_that_is_too_large_is_told_what_would_fit(data, tmp_path, standi
 
 def test_bench_shows_what_each_kernel_achieves(standin, monkeypatch):
     """On the stand-in the times mean nothing; the launches and bytes are counted all the same."""
-    right = bench_cuda.rates
-    monkeypatch.setattr(bench_cuda, "rates", lambda device: right(device, 2**16, 64, 2))
+    for name, small in (("COPY", 2**16), ("SIDE", 64), ("REPEATS", 2)):
+        monkeypatch.setattr(bench_cuda, name, small)
     options = "--batch", 2, "--rounds", 1, "--devices", "cuda:0,cuda:1"
-    found = json.loads(done("bench", "conv2", *options, "--json"))
-    rows = {row["kernel"]: row for row in found["kernels"]}
-    assert rows["matmul"]["flop"] == 3 * 2 * 128 * 48 * 25 * 27 * 27 * 2  # one of two towers
-    launches = traffic.of_layer("conv2", *conv2_of_one_tower())
-    for kernel in ("im2col", "col2im", "bias_relu", "relu_backward"):
-        assert rows[kernel]["bytes"] == sum(one.bytes for one in launches if one.kernel == kernel)
+    found = json.loads(done("bench", "conv2", *options, "--json"))["gpu"]
+    assert len(found["step_ms"]) == 2
+    rows = {(row["place"], row["kernel"]): row for row in found["launches"]}
+    assert sum(row["flop"] for row in rows.values()) == 3 * 2 * 128 * 48 * 25 * 27 * 27 * 2  # of two towers
+    assert rows["conv2 forward", "matmul"]["flop"] == 2 * 128 * 48 * 25 * 27 * 27 * 2
+    for one in traffic.of_layer("conv2", *conv2_of_one_tower()):
+        assert rows[f"conv2 {one.direction}", one.kernel]["bytes"] == one.bytes
+    total = sum(row["ms"] for row in rows.values())  # the row "other" among them
+    assert total == pytest.approx(np.median(found["step_ms"]))
     printed = done("bench", "pool5", *options)
     assert "max_pool_backward" in printed
     assert "the card copies" in printed
+    assert "GB in the pool" in printed
+    assert "page faults" not in printed
 
 
 def test_bench_beside_pytorch_needs_pytorchs_own_gpu(standin):

@@ -48,18 +48,19 @@ class SGD:
     def step(self, loss=None):
         """Update every parameter in place from the layers' ``grads``.
 
-        loss: a scalar array; where it is not finite nothing is updated.  (So the loss need not be read before:
-        on a GPU the host goes on at once.)
+        loss: a scalar array; where it is not finite nothing is updated.  (So the loss need not be read
+        before: on a GPU the host goes on at once.)
         """
+        parameters = list(self.model.parameters())
+        arrays = [
+            (layer.params[key], self.velocity[name], layer.grads[key]) for name, layer, key in parameters
+        ]
         if self.model.comm.device.xp is not np:
-            self._step_on_gpu(loss)
+            self._on_gpu = self._on_gpu or Update([w for w, _, _ in arrays])
+            self._on_gpu(arrays, self._rates, loss)
         elif loss is None or np.isfinite(loss):
-            for (name, layer, key), (momentum, rate, decay_rate) in zip(
-                self.model.parameters(), self._rates(), strict=True
-            ):
-                if rate:
-                    w, v = layer.params[key].reshape(-1), self.velocity[name].reshape(-1)
-                    self._update(w, layer.grads[key].reshape(-1), v, momentum, rate, decay_rate)
+            for three, rates in zip(arrays, self._rates(), strict=True):
+                _update(*(a.reshape(-1) for a in three), *rates)
 
     def _rates(self):
         """Return (momentum, ε, decay · ε) of each parameter."""
@@ -70,26 +71,20 @@ class SGD:
             found.append((self.momentum, rate, decay * rate))
         return found
 
-    def _step_on_gpu(self, loss):
-        arrays = []
-        for name, layer, key in self.model.parameters():
-            g = layer.grads[key]
-            arrays.append((layer.params[key], self.velocity[name], self.model.comm.device.xp.ascontiguousarray(g)))
-        if self._on_gpu is None:
-            self._on_gpu = Update([w for w, _, _ in arrays])
-        self._on_gpu(arrays, self._rates, loss)
 
-    def _update(self, w, g, v, momentum, rate, decay_rate):
-        # Six passes over each block while it is in cache, not over fc6's 150 MB one after the other.
-        number = w.dtype.type
-        size = min(BLOCK, w.size)
-        buffer = empty(np, (size,), w.dtype)
-        for start in range(0, w.size, size):
-            block = slice(start, start + size)
-            wb, gb, vb = w[block], g[block], v[block]
-            term = buffer[: wb.size]
-            vb *= number(momentum)
-            if decay_rate:
-                vb -= np.multiply(wb, number(decay_rate), out=term)
-            vb -= np.multiply(gb, number(rate), out=term)
-            wb += vb
+def _update(w, v, g, momentum, rate, decay_rate):
+    # Six passes over each block while it is in cache, not over fc6's 150 MB one after the other.
+    if not rate:
+        return
+    number = w.dtype.type
+    size = min(BLOCK, w.size)
+    buffer = empty(np, (size,), w.dtype)
+    for start in range(0, w.size, size):
+        block = slice(start, start + size)
+        wb, gb, vb = w[block], g[block], v[block]
+        term = buffer[: wb.size]
+        vb *= number(momentum)
+        if decay_rate:
+            vb -= np.multiply(wb, number(decay_rate), out=term)
+        vb -= np.multiply(gb, number(rate), out=term)
+        wb += vb

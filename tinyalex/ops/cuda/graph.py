@@ -1,21 +1,24 @@
 """A step recorded once and then replayed: one call of the host in place of hundreds of launches.
 
-A launch costs the host some microseconds, however small its arrays; a small network's step takes longer to ask
-for than to do.  A CUDA graph is a list of launches that the device has been given beforehand.  `Captured` makes
-one of a function:
+A launch costs the host some microseconds, however small its arrays; a small network's step takes longer to
+ask for than to do.  A CUDA graph is a list of launches that the device has been given beforehand.  `Captured`
+makes one of a function:
 
     step = Captured(lambda images, labels: …, device)
-    loss = step(images, labels)          # the first call is done as it stands, the second recorded, all replayed
+    loss = step(images, labels)  # the first call is done as it stands, the second recorded, all replayed
 
 What the launches were recorded with stays as it was: the places of arrays, the sizes, the numbers passed as
 arguments.  What changes from step to step therefore lies in the device's memory, and is written there before
-each replay: the inputs, by `Captured`; a rate of learning, the key of a mask, by what the step hands to `host`.
-cuBLAS through CuPy cannot be recorded: `outside` ends one graph before such a call and begins the next after it.
+each replay: the inputs, by `Captured`; a rate of learning, the key of a mask, by what the step hands to
+`host`.  cuBLAS through CuPy cannot be recorded: `outside` ends one graph before such a call and begins the
+next after it.
 """
 
 import threading
 
 import numpy as np
+
+from tinyalex.ops.checks import xp_of
 
 _state = threading.local()
 
@@ -46,23 +49,17 @@ def outside(fn):
 
 def upload(array, values):
     """Write the host's numbers to a contiguous array of the device, in the order of the stream."""
-    stream = _cuda(array).get_current_stream()
+    stream = xp_of(array).cuda.get_current_stream()
     array.set(np.asarray(values, array.dtype).reshape(array.shape), stream)
 
 
-def _cuda(array):
-    import cupy
-
-    return cupy.cuda
-
-
 class Captured:
-    """A function of a GPU's arrays that makes the same launches each time, replayed from its third call on.
+    """A function of a GPU's arrays that makes the same launches each time, replayed from its second call on.
 
-    function(*arrays) → an array, or a tuple of them; its results are overwritten by the next call.  Each shape
-    of arrays has a recording of its own.  The function must not wait for the device, nor exchange with other
-    ranks; its parameters must stay in the arrays that they are in.  A recording has memory of its own, as much
-    as the function needs at once.  On the CPU the function is called.
+    function(*arrays) → an array, or a tuple of them, which the next call overwrites.  Each shape of arrays
+    has a recording of its own.  The function must not wait for the device, nor exchange with other ranks; its
+    parameters must stay in the arrays that they are in.  A recording has memory of its own, as much as the
+    function needs at once.  On the CPU the function is called.
     """
 
     def __init__(self, function, device):
