@@ -116,13 +116,13 @@ output_size = check(output_size)
 # solution("output_size")
 
 # %%
-from tinyalex.ops import conv
+from tinyalex import ops
 
 assert output_size(27, kernel=5, stride=1, pad=2) == 27  # conv2
 assert output_size(13, kernel=3, stride=1, pad=1) == 13  # conv3, conv4, conv5
 for size, kernel, stride, pad in ((7, 3, 1, 0), (27, 5, 1, 2), (32, 5, 3, 1)):
     ours = output_size(size, kernel, stride, pad)
-    assert ours == conv.output_size(size, kernel, stride, pad, pad)
+    assert ours == ops.output_size(size, kernel, stride, pad, pad)
 
 # %% [markdown]
 # ## Every window a column
@@ -218,9 +218,9 @@ y = product.reshape(F, OH, OW, N)
 print("W", w.reshape(F, -1).shape, "  cols", cols.shape, "  y", y.shape)
 np.testing.assert_allclose(y, conv_loops(x, w, b, stride), rtol=1e-12, atol=1e-12)
 
-theirs, _ = conv.conv2d_forward(x, w, b, stride)
+theirs, _ = ops.conv2d_forward(x, w, b, stride)
 np.testing.assert_allclose(y, theirs, rtol=1e-12, atol=1e-12)
-assert (cols == conv.im2col(x, KH, KW, stride)).all()
+assert (cols == ops.im2col(x, KH, KW, stride)).all()
 print("loops, one product, and the library: the same numbers")
 
 # %% [markdown]
@@ -260,7 +260,7 @@ filters = {
     "blob": np.outer(bump, bump) - np.outer(bump, bump).mean(),
 }
 bank = np.stack(list(filters.values()))[:, None]
-maps, _ = conv.conv2d_forward(grey, bank, np.zeros(4), pad=2)
+maps, _ = ops.conv2d_forward(grey, bank, np.zeros(4), pad=2)
 assert maps.shape == (4, 32, 32, 1)
 
 axes = draw.panels(*[1] * 5, height=1.6)
@@ -326,7 +326,7 @@ for o, colour in ((52, draw.INK[1]), (53, draw.INK[2]), (54, draw.INK[0])):
 # %%
 x = rng.standard_normal((3, 224, 224, 1))
 w, b = rng.standard_normal((2, 3, 11, 11)), np.zeros(2)
-y, _ = conv.conv2d_forward(x, w, b, stride=4, pad=(0, 3, 0, 3))
+y, _ = ops.conv2d_forward(x, w, b, stride=4, pad=(0, 3, 0, 3))
 assert y.shape == (2, 55, 55, 1)
 
 window = x[:, :11, 216:, 0]
@@ -347,7 +347,7 @@ assert 55 * 48 * 96 == 253_440
 # before you run the cell:** for which of the four filters above does the map change, and how?
 
 # %%
-turned, _ = conv.conv2d_forward(grey, bank[:, :, ::-1, ::-1].copy(), np.zeros(4), pad=2)
+turned, _ = ops.conv2d_forward(grey, bank[:, :, ::-1, ::-1].copy(), np.zeros(4), pad=2)
 for name, before, after in zip(filters, maps, turned, strict=True):
     if np.allclose(before, after):
         print(f"{name:10} the same")
@@ -368,8 +368,8 @@ row = rng.standard_normal((1, 1, 60, 1))
 w = rng.standard_normal((1, 1, 1, 11))
 zero = np.zeros(1)
 for stride, shift in ((1, 1), (4, 4), (4, 1)):
-    before = conv.conv2d_forward(row[:, :, :-shift], w, zero, stride)[0][0, 0, :, 0]
-    after = conv.conv2d_forward(row[:, :, shift:], w, zero, stride)[0][0, 0, :, 0]
+    before = ops.conv2d_forward(row[:, :, :-shift], w, zero, stride)[0][0, 0, :, 0]
+    after = ops.conv2d_forward(row[:, :, shift:], w, zero, stride)[0][0, 0, :, 0]
     places = max(1, shift // stride)
     moved = np.allclose(before[places:], after[:-places])
     print(f"stride {stride}, moved by {shift}: map moved along: {moved}")

@@ -203,7 +203,7 @@ print("there and back:", add_back(cols, W, s), "= times", times, "· x")
 # in which no two sizes are the same, so that whatever is transposed by mistake cannot fit.
 
 # %%
-from tinyalex.ops.conv import im2col  # lesson 4 derived it
+from tinyalex.ops import im2col  # lesson 4 derived it
 
 N, C, KH, KW, F, H, W = 2, 3, 4, 5, 6, 10, 13
 x = rng.standard_normal((C, H, W, N))

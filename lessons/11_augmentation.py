@@ -302,7 +302,7 @@ np.testing.assert_array_equal(np.sort(arrow[:, ::-1].ravel()), np.sort(arrow.rav
 # %%
 from tinyalex.data.loader import Loader
 
-recipe = augment.Recipe(crop=24, noise=0.1, reading="code2012")
+recipe = augment.Augmentation(crop=24, noise=0.1, reading="code2012")
 with Loader(
     pictures, 8, recipe, train=True, mean=images.mean(axis=3), covariance=sigma, threads=0
 ) as loader:

@@ -568,7 +568,7 @@ for axes, counts, title in ((left, macs, "as written"), (right, fewer, "with 4×
 # worth.
 
 # %%
-from tinyalex.ops.conv import im2col
+from tinyalex.ops import im2col
 
 x = rng.standard_normal((32, 13, 13, 4))
 w = rng.standard_normal((48, 32, 3, 3)) / 17  # 17 ≈ √(32·9)

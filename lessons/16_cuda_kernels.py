@@ -590,7 +590,7 @@ assert list(dx) == [1, 2, 7, -1, 0, 5, 4, 2, -4]  # as in lesson 5
 # runs, if there was a compiler, against the `col2im` of the CPU.
 
 # %%
-from tinyalex.ops.conv import col2im
+from tinyalex.ops import col2im
 
 text = source("conv")
 print(text[text.index('extern "C" __global__ void col2im') :])

@@ -13,6 +13,7 @@ import cupy_standin
 import numpy as np
 
 from tinyalex.devices import Device
+from tinyalex.ops import chosen
 
 name, kind = "numpy", "cpu"  # the current backend and its devices' kind
 
@@ -100,11 +101,12 @@ def freeze(array):
     return array
 
 
-def through(operation):
-    """The operation on the current device: its arguments are copied there, its results back."""
+def through(by_name):
+    """The operation, fast or plain, on the current device: arguments are copied there, results back."""
 
-    @functools.wraps(operation)
+    @functools.wraps(by_name)
     def run(*args, out=None, **kwargs):
+        operation = chosen(by_name)
         if kind == "cpu":
             return operation(*args, **kwargs, **({} if out is None else {"out": out}))
         sent = {id(a): put(a) for a in (*args, out)}

@@ -230,7 +230,7 @@ def using_allocator(allocator):
         del local.pools, local.allocator
 
 
-live = weakref.WeakValueDictionary()  # address of the bytes → Memory
+live = {}  # address → weak reference to the Memory
 
 
 class Memory:
@@ -249,11 +249,12 @@ class Memory:
             else:
                 chunk = getattr(local, "allocator", RawMemory.pointer)(nbytes + 2 * GUARD)
                 self.bytes, self.writer, self.readers = chunk.mem.bytes, None, {}
-            live[self.bytes.ctypes.data + GUARD] = self
+            live[self.bytes.ctypes.data + GUARD] = weakref.ref(self)
         self.bytes.fill(0xFF)  # NaN, in float32 and float64
 
     def __del__(self):
         if hasattr(self, "bytes"):
+            live.pop(self.bytes.ctypes.data + GUARD, None)
             in_use[self.device] -= self.nbytes
             if self.stream.id not in retired:
                 self.pools[self.device, self.stream.id, self.nbytes].append(
@@ -263,8 +264,9 @@ class Memory:
     @staticmethod
     def at(address):
         """The memory that an address lies in, or None."""
-        for start, memory in list(live.items()):
-            if start <= address < start + memory.nbytes:
+        for start, ref in list(live.items()):
+            memory = ref()
+            if memory and start <= address < start + memory.nbytes:
                 return memory
         return None
 

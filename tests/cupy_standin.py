@@ -243,7 +243,7 @@ def method(fn, reflected=False, in_place=False):
 
 
 for _name, _fn in {
-    "add": np.add, "sub": np.subtract, "mul": np.multiply, "truediv": np.true_divide,
+    "add": np.add, "sub": np.subtract, "mul": np.multiply, "truediv": np.true_divide, "pow": np.power,
 }.items():  # fmt: skip
     setattr(ndarray, f"__{_name}__", method(_fn))
     setattr(ndarray, f"__r{_name}__", method(_fn, reflected=True))
@@ -261,7 +261,7 @@ def reduction(fn):
     return lambda self, axis=None, keepdims=False: computed(fn)(self, axis=axis, keepdims=keepdims)
 
 
-for _fn in (np.sum, np.max, np.min, np.mean, np.all, np.any):
+for _fn in (np.sum, np.max, np.min, np.mean, np.all, np.any, np.argmax):
     setattr(ndarray, _fn.__name__, reduction(_fn))
 
 
@@ -307,6 +307,10 @@ def zeros(shape, dtype=np.float64):
     return new(lambda: np.zeros(shape, dtype))
 
 
+def ones(shape, dtype=np.float64):
+    return new(lambda: np.ones(shape, dtype))
+
+
 def zeros_like(a):
     shape, dtype = a.shape, a.dtype
     return new(lambda: np.zeros(shape, dtype))
@@ -328,9 +332,13 @@ def matmul(x1, x2, /, *, out=None):
     return computed(np.matmul)(x1, x2, out=out)
 
 
-def pad(array, pad_width):
+def pad(array, pad_width, mode="constant", **kwargs):
     data = array._data
-    return new(lambda: np.pad(data, pad_width), [array])
+    return new(lambda: np.pad(data, pad_width, mode, **kwargs), [array])
+
+
+def split(ary, indices_or_sections, axis=0):
+    return [ary._view(part) for part in np.split(ary._data, indices_or_sections, axis)]
 
 
 def concatenate(tup, axis=0, out=None):
@@ -468,7 +476,8 @@ def getDeviceProperties(device):
 API = {
     "array": array, "asarray": asarray, "asnumpy": asnumpy, "ascontiguousarray": ascontiguousarray,
     "empty": empty, "zeros": zeros, "zeros_like": zeros_like, "arange": arange, "moveaxis": moveaxis,
-    "matmul": matmul, "pad": pad, "concatenate": concatenate, "stack": stack, "where": where, "clip": clip,
+    "matmul": matmul, "pad": pad, "concatenate": concatenate, "ones": ones, "split": split,
+    "stack": stack, "where": where, "clip": clip,
     "ndarray": ndarray, "RawModule": RawModule,
     **{fn.__name__: computed(fn) for fn in (
         np.add, np.subtract, np.multiply, np.maximum, np.tanh, np.exp, np.log, np.isfinite,

@@ -11,7 +11,7 @@ import pytest
 from tinyalex.comm import Comm, launch
 from tinyalex.devices import Device
 from tinyalex.models.alexnet import PRESETS, alexnet, narrow
-from tinyalex.models.cifar import figure1_net
+from tinyalex.models.cifar import figure1 as figure1_network
 from tinyalex.nn import Dropout, Linear, Sequential
 from tinyalex.ops.cuda import graph
 from tinyalex.ops.cuda.graph import Captured
@@ -20,19 +20,19 @@ from tinyalex.optim import SGD
 
 
 def figure1(neuron):
-    return lambda comm: (figure1_net(neuron, comm, np.random.default_rng(7)), (3, 32, 32), 10)
+    return lambda: figure1_network(neuron)
 
 
-def small_alexnet(comm):
-    network = narrow(PRESETS["paper"], 1 / 16)._replace(size=67, classes=10)
-    return alexnet(network, comm, np.random.default_rng(7)), (3, 67, 67), 10
+def small_alexnet():
+    return alexnet(narrow(PRESETS["paper"], 1 / 16)._replace(size=67, classes=10))
 
 
 def trained(make, captured, steps=5, batches=(4,)):
     """Train with a rate that changes; return all losses and errors, and the weights and velocities."""
 
     def rank(comm):
-        net, shape, classes = make(comm)
+        network = make()
+        net = network.build(comm, np.random.default_rng(7))
         optimizer = SGD(net, 0.01, decay=5e-4, bias_rate=0.02)
 
         def work(x, labels):
@@ -48,8 +48,8 @@ def trained(make, captured, steps=5, batches=(4,)):
             if number == 3:
                 optimizer.rate /= 10
             size = batches[number % len(batches)]
-            x = comm.device.put(rng.standard_normal((*shape, size), np.float32))
-            labels = comm.device.put(rng.integers(0, classes, size))
+            x = comm.device.put(rng.standard_normal((*network.input, size), np.float32))
+            labels = comm.device.put(rng.integers(0, 10, size))
             results.append(comm.device.get(step(x, labels)).tolist())
             if number == 3:  # between two steps somebody looks at the network, and keeps what comes out
                 kept = net.forward(x)
@@ -100,7 +100,7 @@ def test_a_planted_fault_is_caught(fault, standin, monkeypatch):
 
 def test_a_loss_that_is_not_finite_updates_nothing(each_backend):
     device = backends.device()
-    net = Sequential({"fc": Linear((5, 7), Comm(device), np.random.default_rng(1))}, Comm(device))
+    net = Sequential([Linear(5, name="fc")], (7,), Comm(device), np.random.default_rng(1))
     optimizer = SGD(net, 0.1)
     before = backends.get(net.layers["fc"].params["w"].copy())
     x = backends.put(np.ones((7, 2), np.float32))
@@ -133,7 +133,7 @@ def test_what_a_recording_may_not_do_is_refused(standin):
 
 def test_the_host_draws_a_key_in_each_replay(gpu):
     def rank(comm):
-        drop = Dropout(comm, np.random.default_rng(2))
+        drop = Dropout().build((8,), comm, np.random.default_rng(2))
         step = Captured(lambda x: drop.forward(x, train=True), comm.device)
         x = comm.device.put(np.ones((8, 8), np.float32))
         return [comm.device.get(step(x)).tolist() for _ in range(4)]

@@ -2,17 +2,13 @@
 
 import json
 
-import backends
 import cuda_machine
 import numpy as np
 import pytest
 from test_cli import CLASSES, SMALL, class_folders, done, refused
 
-from tinyalex.comm import Comm
-from tinyalex.devices import Device
 from tinyalex.measure import bench_cuda, traffic
-from tinyalex.measure.describe import BlankWeights
-from tinyalex.models.alexnet import PRESETS, alexnet
+from tinyalex.models.alexnet import alexnet
 from tinyalex.ops.cuda import conv as cuda_conv
 from tinyalex.runs import checkpoint, run
 
@@ -32,7 +28,6 @@ def trained(data, out, devices, epochs=2):
 
 def test_a_run_on_two_gpus_is_that_of_two_cpus(data, gpu, tmp_path):
     """Eight steps in float32: the weights and the errors agree, to rounding."""
-    backends.need(2)
     cpu, gpu = (trained(data, tmp_path / kind, f"{kind}:0,{kind}:1") for kind in ("cpu", "cuda"))
     (expected, _), (found, metadata) = checkpoint.load(cpu), checkpoint.load(gpu)
     assert metadata["step"] == 8
@@ -47,7 +42,6 @@ def test_a_run_on_two_gpus_is_that_of_two_cpus(data, gpu, tmp_path):
 
 
 def test_a_resumed_run_on_gpus_has_the_same_bits(data, gpu, tmp_path):
-    backends.need(2)
     once = trained(data, tmp_path / "once", "cuda:0,cuda:1")
     begun = tmp_path / "begun"
     trained(data, begun, "cuda:0,cuda:1")
@@ -73,16 +67,17 @@ def test_bench_shows_what_each_kernel_achieves(standin, monkeypatch):
     for name, small in (("COPY", 2**16), ("SIDE", 64), ("REPEATS", 2)):
         monkeypatch.setattr(bench_cuda, name, small)
     options = "--batch", 2, "--rounds", 1, "--devices", "cuda:0,cuda:1"
-    found = json.loads(done("bench", "conv2", *options, "--json"))["gpu"]
+    found = json.loads(done("bench", "--layer", "conv2", *options, "--json"))["gpu"]
     assert len(found["step_ms"]) == 2
     rows = {(row["place"], row["kernel"]): row for row in found["launches"]}
     assert sum(row["flop"] for row in rows.values()) == 3 * 2 * 128 * 48 * 25 * 27 * 27 * 2  # of two towers
     assert rows["conv2 forward", "matmul"]["flop"] == 2 * 128 * 48 * 25 * 27 * 27 * 2
-    for one in traffic.of_layer("conv2", *conv2_of_one_tower()):
+    [conv2] = (place for place in alexnet().plan(2) if place.layer.name == "conv2")
+    for one in traffic.of_layer(conv2, 2, 2):
         assert rows[f"conv2 {one.direction}", one.kernel]["bytes"] == one.bytes
     total = sum(row["ms"] for row in rows.values())  # the row "other" among them
     assert total == pytest.approx(np.median(found["step_ms"]))
-    printed = done("bench", "pool5", *options)
+    printed = done("bench", "--layer", "pool5", *options)
     assert "max_pool_backward" in printed
     assert "the card copies" in printed
     assert "GB in the pool" in printed
@@ -91,15 +86,8 @@ def test_bench_shows_what_each_kernel_achieves(standin, monkeypatch):
 
 def test_bench_beside_pytorch_needs_pytorchs_own_gpu(standin):
     torch = pytest.importorskip("torch", reason="PyTorch (the oracle extra) is not installed")
-    options = "bench", "pool5", "--batch", 2, "--rounds", 1, "--devices", "cuda:0", "--vs", "torch"
+    options = "bench", "--layer", "pool5", "--batch", 2, "--rounds", 1, "--devices", "cuda:0", "--vs", "torch"
     if torch.cuda.is_available():
         assert "times as fast" in done(*options)
     else:
         assert "as installed, finds no GPU" in refused(*options)
-
-
-def conv2_of_one_tower():
-    """The paper's conv2 as one of two ranks has it, and the shapes that it reads and makes for two images."""
-    comm = Comm(Device("cpu:0"))
-    comm.size = 2
-    return alexnet(PRESETS["paper"], comm, BlankWeights()).layers["conv2"], (48, 27, 27, 2), (128, 27, 27, 2)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from tinyalex import devices as devices_module
+from tinyalex import memory
 from tinyalex.comm import Comm, launch
 from tinyalex.devices import Device
 from tinyalex.errors import DataError
@@ -16,7 +16,7 @@ from tinyalex.measure.describe import describe, outline, parse_memory, print_des
 from tinyalex.models.alexnet import PRESETS, Network, alexnet, narrow
 from tinyalex.models.cifar import figure1_net
 from tinyalex.nn import AvgPool, blank
-from tinyalex.ops import conv, lrn, pool, winograd
+from tinyalex.ops import lrn, pool, strips, winograd
 from tinyalex.ops.softmax import softmax_loss_backward, softmax_loss_forward
 from tinyalex.optim import SGD
 
@@ -109,8 +109,8 @@ def test_shapes_of_other_networks_are_those_of_a_real_forward(network):
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_counted_memory_is_what_is_alive_in_training(ranks, monkeypatch):
     """With buffers freed at once and small blocks, the peak of a step is within a tenth of the count."""
-    monkeypatch.setattr(devices_module._HostPool, "empty", lambda self, shape, dtype: np.empty(shape, dtype))
-    for module in (conv, lrn, pool):
+    monkeypatch.setattr(memory._HostPool, "empty", lambda self, shape, dtype: np.empty(shape, dtype))
+    for module in (strips, lrn, pool):
         monkeypatch.setattr(module, "BLOCK_BYTES", 1 << 14)
     for size in ("PRODUCTS_BYTES", "TRANSFORM_BYTES"):
         monkeypatch.setattr(winograd, size, 1 << 14)

@@ -15,7 +15,7 @@ from tinyalex.gradcheck import GradientError, check, check_layer
 from tinyalex.measure import gradtable
 from tinyalex.measure.gradtable import CASES, print_table, spread
 from tinyalex.nn import Conv2d, Linear, MaxPool, Sequential
-from tinyalex.ops import conv, lrn, pool, winograd
+from tinyalex.ops import lrn, pool, strips, winograd
 from tinyalex.ops.activation import relu, relu_forward, tanh
 from tinyalex.ops.conv import conv2d_backward, conv2d_forward
 from tinyalex.ops.lrn import lrn_backward, lrn_forward
@@ -54,7 +54,7 @@ def test_table_holds_every_kernel_of_minimal_filtering(monkeypatch):
 
 
 def test_gradients_agree_when_the_work_is_cut_into_the_smallest_blocks(monkeypatch):
-    for module in (conv, lrn, pool):
+    for module in (strips, lrn, pool):
         monkeypatch.setattr(module, "BLOCK_BYTES", 1)
     assert [row.failure for row in gradtable.run(seed=1) if row.failure] == []
 

@@ -156,7 +156,7 @@ def test_the_result_does_not_depend_on_the_workers_and_nothing_is_left_over(sour
 def test_shards_feed_the_loader(prepared):
     """Crop, flip, noise and mean from what open() gives."""
     shards = imagenet.open(prepared)
-    recipe = augment.Recipe(crop=28)
+    recipe = augment.Augmentation(crop=28)
     with Loader(
         shards, 8, recipe, train=True, mean=shards.mean, covariance=shards.covariance, epochs=3
     ) as loader:

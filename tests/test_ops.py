@@ -1,9 +1,11 @@
-"""The fast operations give the numbers of the reference, on shapes whose axes are all different.
+"""The operations, fast and plain, give the numbers of the reference, on shapes whose axes are all different.
 
 Every input is read-only, so that an operation that writes to an argument fails in any test here.  All run on
 NumPy, on the stand-in for CuPy with the real kernels, and on CuPy where there is a GPU.
 """
 
+import contextlib
+import inspect
 import itertools
 import re
 from unittest import mock
@@ -14,43 +16,48 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyalex.ops import conv, lrn, pool, reference
-from tinyalex.ops.activation import (
-    ACTIVATIONS,
-    logistic_backward,
-    logistic_forward,
-    relu_backward,
-    relu_forward,
-    tanh,
-    tanh_backward,
-    tanh_forward,
-)
-from tinyalex.ops.conv import col2im, conv2d_backward, conv2d_forward, im2col
+from tinyalex import ops
+from tinyalex.comm import launch
+from tinyalex.devices import parse
+from tinyalex.ops import ACTIVATIONS, chosen, dropout_mask, lrn, plain_ops, pool, reference, strips, tanh
 from tinyalex.ops.cuda import conv as cuda_conv
-from tinyalex.ops.dropout import dropout_backward, dropout_forward, dropout_mask
-from tinyalex.ops.linear import linear_backward, linear_forward
-from tinyalex.ops.lrn import lrn_backward, lrn_forward, same_map_norm_backward, same_map_norm_forward
-from tinyalex.ops.pool import avg_pool_backward, avg_pool_forward, max_pool_backward, max_pool_forward
-from tinyalex.ops.softmax import softmax, softmax_loss_backward, softmax_loss_forward, topk_error
 
-pytestmark = pytest.mark.usefixtures("backend")
 
-relu_forward, relu_backward, tanh_forward, tanh_backward, logistic_forward, logistic_backward = map(
-    backends.through,
-    (relu_forward, relu_backward, tanh_forward, tanh_backward, logistic_forward, logistic_backward),
-)
-im2col, col2im, conv2d_forward, conv2d_backward, linear_forward, linear_backward = map(
-    backends.through, (im2col, col2im, conv2d_forward, conv2d_backward, linear_forward, linear_backward)
-)
-max_pool_forward, max_pool_backward, avg_pool_forward, avg_pool_backward = map(
-    backends.through, (max_pool_forward, max_pool_backward, avg_pool_forward, avg_pool_backward)
-)
-lrn_forward, lrn_backward, same_map_norm_forward, same_map_norm_backward = map(
-    backends.through, (lrn_forward, lrn_backward, same_map_norm_forward, same_map_norm_backward)
-)
-dropout_forward, dropout_backward = map(backends.through, (dropout_forward, dropout_backward))
-softmax, softmax_loss_forward, softmax_loss_backward, topk_error = map(
-    backends.through, (softmax, softmax_loss_forward, softmax_loss_backward, topk_error)
+@pytest.fixture(scope="module", params=["fast", "plain"], autouse=True)
+def version(request, backend):
+    """Every test here runs with the fast operations, then with the plain ones of the same names."""
+    with plain_ops() if request.param == "plain" else contextlib.nullcontext():
+        yield request.param
+
+
+PAIRED = [
+    "conv2d",
+    "linear",
+    "max_pool",
+    "avg_pool",
+    "lrn",
+    "same_map_norm",
+    "dropout",
+    "softmax_loss",
+    "relu",
+    "tanh",
+    "logistic",
+]
+(
+    (conv2d_forward, conv2d_backward),
+    (linear_forward, linear_backward),
+    (max_pool_forward, max_pool_backward),
+    (avg_pool_forward, avg_pool_backward),
+    (lrn_forward, lrn_backward),
+    (same_map_norm_forward, same_map_norm_backward),
+    (dropout_forward, dropout_backward),
+    (softmax_loss_forward, softmax_loss_backward),
+    (relu_forward, relu_backward),
+    (tanh_forward, tanh_backward),
+    (logistic_forward, logistic_backward),
+) = ([backends.through(getattr(ops, f"{name}_{way}")) for way in ("forward", "backward")] for name in PAIRED)
+im2col, col2im, softmax, topk_error = map(
+    backends.through, (ops.im2col, ops.col2im, ops.softmax, ops.topk_error)
 )
 
 # Largest error allowed, relative to the largest number of the array. The longest sums here have about
@@ -112,7 +119,7 @@ def block_sizes(module):
     """One piece a block, a few, and as it is: small maps would else never need a second block."""
     return st.sampled_from([1, 1000, module.BLOCK_BYTES]).map(
         lambda size: mock.patch.object(
-            cuda_conv if module is conv and backends.kind == "cuda" else module, "BLOCK_BYTES", size
+            cuda_conv if module is strips and backends.kind == "cuda" else module, "BLOCK_BYTES", size
         )
     )
 
@@ -139,7 +146,7 @@ def convolutions(draw):
 
 @DTYPES
 @settings(EXAMPLES, max_examples=250)
-@given(convolutions(), st.sampled_from(sorted(NEURONS)), block_sizes(conv), seeds)
+@given(convolutions(), st.sampled_from(sorted(NEURONS)), block_sizes(strips), seeds)
 def test_conv2d(dtype, case, neuron, blocks, rng):
     x_shape, w_shape, how = case
     fast, neuron_forward, neuron_backward = NEURONS[neuron]
@@ -756,9 +763,39 @@ def _typed(function, *arrays):
         ),
     ],
 )
-def test_bad_arguments_are_named(call, error, said, request):
-    if backends.kind == "cuda" and any(f"-{name}" in request.node.name for name in ("label", "top-k")):
+def test_bad_arguments_are_named(call, error, said, request, version):
+    case = request.node.callspec.id
+    if backends.kind == "cuda" and ("-top-k" in case or ("-label" in case and version == "fast")):
         pytest.skip("the values of labels are not looked at on a GPU")
     with pytest.raises(error) as caught:
         call()
     assert all(word in str(caught.value) for word in said), f"{caught.value} does not say {said}"
+
+
+# --- the three versions of a pair -----------------------------------------------------------------
+
+
+OPERATIONS = [getattr(ops, name) for name in ops.__all__ if name.endswith(("_forward", "_backward"))]
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
+def test_chosen_within_plain_ops_is_the_plain_operation_with_the_same_arguments(operation, version):
+    plain = getattr(ops.plain, operation.__name__, operation)  # an activation is its own plain version
+    assert (plain is not operation) == (operation.__module__ != "tinyalex.ops.activation")
+    assert chosen(operation) is (plain if version == "plain" else operation)
+    assert inspect.signature(plain) == inspect.signature(operation)
+
+
+def test_plain_ops_holds_for_every_thread_and_ends_with_the_block(version):
+    outside = {"fast": ops.conv2d_forward, "plain": ops.plain.conv2d_forward}[version]
+
+    def on_a_rank():
+        return launch(lambda comm: chosen(ops.conv2d_forward), parse("cpu:0,cpu:1"))
+
+    assert on_a_rank() == [outside] * 2
+    with contextlib.suppress(KeyError), plain_ops():
+        with plain_ops():
+            assert on_a_rank() == [ops.plain.conv2d_forward] * 2
+        assert on_a_rank() == [ops.plain.conv2d_forward] * 2
+        raise KeyError  # the block ends with an error, too
+    assert chosen(ops.conv2d_forward) is outside

@@ -250,4 +250,4 @@ def test_caffe_is_bvlc_alexnet():
     recipe = changed(PAPER, PRESETS["caffe"])
     assert recipe.keys() == {"batch", "bias_rate_factor", "decay_biases", "schedule", "pictures"}
     assert (recipe["batch"], recipe["bias_rate_factor"], recipe["decay_biases"]) == (256, 2, False)
-    assert recipe["pictures"] == augment.Recipe(crop=227, noise=0)
+    assert recipe["pictures"] == augment.Augmentation(crop=227, noise=0)

@@ -1,6 +1,8 @@
-"""NamedTuples from JSON that is not trusted."""
+"""Fields that come from JSON or from a user: of their annotation's type, plain, finite."""
 
 import math
+import numbers
+from types import UnionType
 from typing import get_args, get_origin
 
 from tinyalex.errors import DataError
@@ -17,23 +19,39 @@ def checked(kind, fields, what):
     if not isinstance(fields, dict):
         raise DataError(f"{what}: expected named fields, found {type(fields).__name__}")
     try:
-        made = kind(**{name: _tuples(value) for name, value in fields.items()})
+        made = kind(**{name: plain_data(value) for name, value in fields.items()})
     except TypeError as error:
         raise DataError(f"{what}: {error}") from error
     for name, value in made._asdict().items():
         wanted = kind.__annotations__[name]
-        if not _fits(value, wanted) or not _sound(value):
+        if not fits(value, wanted):
             name_of = str(wanted) if get_origin(wanted) else wanted.__name__
             raise DataError(f"{what}: {name}: expected {name_of}, found {str(value)[:80]}")
     return made
 
 
-def _fits(value, wanted):
+def fits(value, wanted):
+    """Whether a value is of an annotation (a class, a tuple[…, ...] or a union of such), and sound."""
+    return _is_a(value, wanted) and _sound(value)
+
+
+def plain_data(value):
+    """Return the value with lists as tuples, and NumPy's numbers as Python's."""
+    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
+        return tuple(map(plain_data, value))
+    if isinstance(value, numbers.Number) and hasattr(value, "dtype"):
+        return value.item()
+    return value
+
+
+def _is_a(value, wanted):
+    if isinstance(wanted, UnionType):
+        return any(_is_a(value, one) for one in get_args(wanted))
     if get_origin(wanted) is tuple:
-        return isinstance(value, tuple) and all(_fits(element, get_args(wanted)[0]) for element in value)
+        return isinstance(value, tuple) and all(_is_a(element, get_args(wanted)[0]) for element in value)
     if isinstance(value, bool):
-        return bool in (wanted, *get_args(wanted))
-    return isinstance(value, wanted) or (type(value) is int and isinstance(0.5, wanted))
+        return wanted is bool
+    return isinstance(value, wanted) or (type(value) is int and wanted is float)
 
 
 def _sound(value):
@@ -42,7 +60,3 @@ def _sound(value):
     if isinstance(value, int):
         return abs(value) < LARGEST
     return not isinstance(value, float) or math.isfinite(value)
-
-
-def _tuples(value):
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -73,7 +73,8 @@ class SGD:
 
 
 def _update(w, v, g, momentum, rate, decay_rate):
-    # Six passes over each block while it is in cache, not over fc6's 150 MB one after the other.
+    # In blocks: `term` is 256 KB.  For the whole of fc6 it would be 151 MB more, and each of six passes
+    # would fetch its arrays anew.
     if not rate:
         return
     number = w.dtype.type

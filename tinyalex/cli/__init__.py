@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from tinyalex import __version__
-from tinyalex.cli import exchange, learn, look, train
+from tinyalex.cli import exchange, learn, look, prepare, train
 from tinyalex.errors import TinyalexError
 
 app = typer.Typer(
@@ -42,7 +42,7 @@ app.command("describe")(learn.describe)
 app.command("bench")(learn.bench)
 
 prepare_app = typer.Typer(help="Turn a data set into the form that training reads.", no_args_is_help=True)
-prepare_app.command("imagenet")(train.prepare_imagenet)
+prepare_app.command("imagenet")(prepare.prepare_imagenet)
 app.add_typer(prepare_app, name="prepare")
 app.command("train")(train.train)
 app.command("resume")(train.resume)

@@ -25,22 +25,34 @@ DataSet = Annotated[
 ]
 Split = Annotated[str, typer.Option(help="train or val.")]
 Views = Annotated[int, typer.Option(help="Views of each picture: 1 (centre) or 10 (paper, section 4.1).")]
-Preset = Annotated[str, typer.Option(help="paper, code2012, half or caffe.")]
+_NETWORK = "paper, code2012, half, caffe, cifar4 …; a checkpoint or run; FILE.py or FILE.json"
+NetworkArgument = Annotated[str, typer.Argument(metavar="NETWORK", help=f"alexnet: {_NETWORK}.")]
+NetworkOption = Annotated[str, typer.Option("--network", "--preset", help=f"{_NETWORK}.")]
+Preset = Annotated[
+    str | None, typer.Option(help="Which alexnet: paper, code2012, half or caffe.", show_default="paper")
+]
 Width = Annotated[float, typer.Option(help="Factor on the numbers of filters and hidden units.", min=0.001)]
 
 
 def devices_for_network(devices, network):
-    """Return the devices asked for, spelled out; "cpu": a core for each rank that AlexNet's towers allow."""
-    from tinyalex.models.alexnet import most_ranks
-
-    return _spelled(devices, most_ranks(network))
+    """Return the devices asked for, spelled out; "cpu": a core for each rank that its towers allow."""
+    return _spelled(devices, network.most_ranks)
 
 
 def devices_for_checkpoints(devices, *paths):
     """As `devices_for_network`, for the networks of checkpoints, one after the other."""
     from tinyalex.runs.saved import open_network
 
-    return _spelled(devices, math.gcd(*(open_network(path).ranks for path in paths)))
+    return _spelled(devices, math.gcd(*(open_network(path).network.most_ranks for path in paths)))
+
+
+def of_preset(network, preset):
+    """Return the name of the network that "alexnet" and --preset mean together."""
+    if preset is None:
+        return network
+    if network != "alexnet":
+        raise DataError(f"--preset: is a choice about alexnet, found the network {network!r}")
+    return preset
 
 
 def _spelled(devices, parts):
@@ -58,15 +70,6 @@ def run_on(fn, devices):
         console.quiet = True
         raise typer.Exit
     return result
-
-
-def network_of(preset, width, size, classes):
-    from tinyalex.models.alexnet import PRESETS, narrow
-
-    if preset not in PRESETS:
-        raise DataError(f"--preset: expected one of {', '.join(PRESETS)}, found {preset!r}")
-    network = PRESETS[preset] if width == 1 else narrow(PRESETS[preset], width)
-    return network._replace(size=size or network.size, classes=classes or network.classes)
 
 
 def metrics_of(path):

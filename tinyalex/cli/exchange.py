@@ -25,10 +25,9 @@ def export(
     arrays, _ = files.load(path)
     pictures = saved.pictures or _pictures_of(path, saved, arrays)
     metadata = {"classes": saved.classes, "pictures": pictures and pictures._asdict()}
-    onnx_export.write(out, saved.layers(), arrays, saved.shape, metadata)
-    typer.echo(
-        f"{out}: opset {onnx_export.OPSET}, input (batch, {', '.join(map(str, saved.shape))}), logits out"
-    )
+    onnx_export.write(out, saved.network, arrays, metadata)
+    shape = ", ".join(map(str, saved.network.input))
+    typer.echo(f"{out}: opset {onnx_export.OPSET}, input (batch, {shape}), logits out")
 
 
 def _pictures_of(path, saved, arrays):
@@ -41,7 +40,7 @@ def _pictures_of(path, saved, arrays):
     mean = mean_picture(path, arrays)
     side = saved.settings.upscale or mean.shape[-1]
     colour = tuple(float(m) for m in mean.mean((1, 2), dtype=float))
-    return Pictures("RGB", colour, (1.0, 1.0, 1.0), side, saved.shape[-1])
+    return Pictures("RGB", colour, (1.0, 1.0, 1.0), side, saved.network.input[-1])
 
 
 def import_network(
@@ -60,7 +59,6 @@ def import_network(
     """Read a network that another program wrote, into a checkpoint that `predict` takes."""
     from tinyalex.data.preprocessing import parse
     from tinyalex.exchange import state_dict
-    from tinyalex.models import sequential
     from tinyalex.runs import checkpoint as files
 
     if source.suffix == ".safetensors":
@@ -69,27 +67,27 @@ def import_network(
         from tinyalex.exchange import onnx_import
 
         found = onnx_import.read(source)
-    count = sequential.shapes(found.layers, found.shape)[-1][0]
+    network = found.network
+    count = network.outputs[0]
     stated = _stated(source, found)
     if pictures is not None:
-        if found.shape[0] != 3 or found.shape[1] != found.shape[2]:
+        if network.input[0] != 3 or network.input[1] != network.input[2]:
             raise DataError(
-                f"{source}: --pictures: expected an input of three square maps, found {found.shape}"
+                f"{source}: --pictures: expected an input of three square maps, found {network.input}"
             )
-        stated["pictures"] = parse(pictures, found.shape[1])
+        stated["pictures"] = parse(pictures, network.input[1])
     names = _names(classes) if classes else stated.get("classes") or [str(i) for i in range(count)]
     if len(names) != count:
         raise DataError(f"{classes or source}: expected {count} names of classes, found {len(names)}")
     metadata = {
-        "layers": sequential.to_json(found.layers),
-        "input": found.shape,
+        "network": network.to_json(),
         "classes": names,
         "pictures": stated["pictures"]._asdict() if stated.get("pictures") else None,
     }
     files.save(out, found.arrays, metadata)
-    ranks = sequential.most_ranks(found.layers)
+    ranks = network.most_ranks
     typer.echo(
-        f"{out}: {len(found.layers)} layers, {sum(a.size for a in found.arrays.values()):,} parameters, "
+        f"{out}: {len(network.layers)} layers, {sum(a.size for a in found.arrays.values()):,} parameters, "
         f"{count:,} classes" + (f", {ranks} towers" if ranks > 1 else "")
     )
     if not stated.get("pictures"):
@@ -108,8 +106,8 @@ def _stated(source, found):
         if names is not None and not (isinstance(names, list) and all(isinstance(n, str) for n in names)):
             raise DataError("classes: expected a list of names")
         pictures = None if pictures is None else Pictures.from_json(pictures)
-        if pictures and found.shape != (3, pictures.crop, pictures.crop):
-            raise DataError(f"pictures: crop {pictures.crop} does not fit an input {found.shape}")
+        if pictures and found.network.input != (3, pictures.crop, pictures.crop):
+            raise DataError(f"pictures: crop {pictures.crop} does not fit an input {found.network.input}")
         return {"classes": names, "pictures": pictures}
     except (ValueError, AttributeError, RecursionError) as error:
         raise DataError(f"{source}: metadata tinyalex: not as tinyalex writes it: {error}") from error

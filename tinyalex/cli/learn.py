@@ -8,13 +8,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from tinyalex import devices as device_names
 from tinyalex.cli.common import (
+    NetworkArgument,
     Preset,
     ThreadDevices,
     Width,
     console,
     devices_for_network,
     error_console,
-    network_of,
+    of_preset,
 )
 from tinyalex.errors import DataError
 
@@ -98,10 +99,10 @@ def lessons(
 
 
 def describe(
-    model: Annotated[str, typer.Argument(help="alexnet.")] = "alexnet",
-    preset: Preset = "paper",
+    network: NetworkArgument = "alexnet",
+    preset: Preset = None,
     devices: ThreadDevices = None,
-    batch: Annotated[int, typer.Option(help="Images in a training step.", min=1)] = 128,
+    batch: Annotated[int, typer.Option(help="Images per training step.", min=1)] = 128,
     size: Annotated[int | None, typer.Option(help="Side of the picture in pixels.", min=1)] = None,
     width: Width = 1.0,
     towers: Annotated[
@@ -109,27 +110,25 @@ def describe(
     ] = None,
     memory: Annotated[str | None, typer.Option(help="Does a device of, say, 3GiB hold it?")] = None,
 ):
-    """Print the network layer by layer: shapes, parameters, multiply-adds, memory, bytes that cross."""
+    """Print a network layer by layer: shapes, parameters, multiply-adds, memory, bytes that cross."""
     from tinyalex.measure import describe as description
+    from tinyalex.runs.saved import find_network
 
-    if model != "alexnet":
-        raise DataError(f"describe: expected alexnet, found {model!r}")
     held = description.parse_memory(memory) if memory else None
-    network = network_of(preset, width, size, None)
-    network = network._replace(towers=towers or network.towers)
-    names = device_names.names(devices_for_network(devices, network))
-    description.print_description(description.describe(network, len(names), batch), console, held)
+    width = None if width == 1 else width
+    found = find_network(of_preset(network, preset), width=width, size=size, towers=towers)
+    names = device_names.names(devices_for_network(devices, found))
+    description.print_description(description.describe(found, len(names), batch), console, held)
 
 
 def bench(
-    what: Annotated[
-        str, typer.Argument(help="alexnet, cifar4 (Figure 1), or a layer of AlexNet.")
-    ] = "alexnet",
-    preset: Preset = "paper",
+    network: NetworkArgument = "alexnet",
+    layer: Annotated[str | None, typer.Option(help="One layer alone, by its name: conv2, lrn1 …")] = None,
+    preset: Preset = None,
     lrn: Annotated[bool, typer.Option(help="AlexNet with local response normalization.")] = True,
-    neuron: Annotated[str, typer.Option(help="Of cifar4: relu, tanh or logistic.")] = "relu",
+    width: Width = 1.0,
     devices: ThreadDevices = None,
-    batch: Annotated[int, typer.Option(help="Images in a step.", min=1)] = 128,
+    batch: Annotated[int, typer.Option(help="Images per step.", min=1)] = 128,
     rounds: Annotated[int, typer.Option(help="Rounds measured.", min=1)] = 5,
     forward: Annotated[bool, typer.Option("--forward", help="The forward pass only.")] = False,
     layers: Annotated[bool, typer.Option("--layers", help="A table of layers.")] = False,
@@ -138,21 +137,24 @@ def bench(
 ):
     """Time training: images/s, time by layer, share of the matrix products' limit, PyTorch beside it."""
     from tinyalex.measure import bench as benchmark
+    from tinyalex.runs.saved import find_network
 
-    network = network_of(preset, 1.0, None, None)._replace(lrn=lrn)
-    if what == "cifar4":
-        chosen = device_names.parse(devices or "cpu", batch)
-    else:
-        chosen = device_names.parse(devices_for_network(devices, network))
-    benchmark.check(what, network, neuron, vs, chosen[0])
+    width = None if width == 1 else width
+    found = find_network(of_preset(network, preset), lrn=None if lrn else False, width=width)
+    if layer:
+        benchmark.alone(found, layer)
+    ranks = found.most_ranks
+    chosen = device_names.parse(devices or "cpu", ranks if ranks > 1 else batch)
+    benchmark.check(found, vs, chosen[0])
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=error_console
     ) as bar:
         task = bar.add_task("rounds", total=rounds)
-        found = benchmark.measure(
-            what, network, neuron, chosen, batch, rounds, vs, forward, lambda _: bar.advance(task)
-        )
+        result = benchmark.measure(
+            found, chosen, batch, rounds, layer=layer, against=vs, forward=forward, what=network,
+            on_round=lambda _: bar.advance(task),
+        )  # fmt: skip
     if as_json:
-        print(benchmark.to_json(found))
+        print(benchmark.to_json(result))
     else:
-        benchmark.print_result(found, console, layers)
+        benchmark.print_result(result, console, layers)

@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_info
 
 from tinyalex.comm import Comm, launch
 from tinyalex.devices import Device, cpu_count
-from tinyalex.nn import Layer, Sequential
+from tinyalex.nn import Linear, Sequential
 from tinyalex.ops import reference
 from tinyalex.ops.activation import ACTIVATIONS, relu
 from tinyalex.ops.conv import conv2d_backward, conv2d_forward
@@ -253,12 +253,14 @@ def _error(case, device, rng):
 
 def _update_error(device):
     """A step of weights that are moving already, against the formula."""
-    w, g, v = np.random.default_rng(0).standard_normal((3, 54), np.float32)
+    w, g, v = np.random.default_rng(0).standard_normal((3, 6, 9), np.float32)
     v_after = 0.9 * v - 0.5 * 0.1 * w - 0.1 * g
     w_after = w + v_after
-    layer = Layer()
-    layer.params, layer.grads = {"w": device.put(w)}, {"w": device.put(g)}
-    optimizer = SGD(Sequential({"fc": layer}, Comm(device)), rate=0.1, momentum=0.9, decay=0.5)
+    net = Sequential([Linear(6, name="fc")], (9,), Comm(device), np.random.default_rng(0))
+    layer = net.layers["fc"]
+    layer.params["w"][...] = device.put(w)
+    layer.grads = {"w": device.put(g), "b": device.put(np.zeros(6, np.float32))}
+    optimizer = SGD(net, rate=0.1, momentum=0.9, decay=0.5)
     optimizer.velocity["fc.w"][...] = device.put(v)
     optimizer.step()
     return _worst(device, [(optimizer.velocity["fc.w"], v_after), (layer.params["w"], w_after)])

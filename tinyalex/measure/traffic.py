@@ -10,7 +10,6 @@ import math
 from typing import NamedTuple
 
 from tinyalex.nn import LRN, AvgPool, Conv2d, Dropout, Linear, MaxPool, SameMapNorm
-from tinyalex.ops.activation import relu
 from tinyalex.ops.cuda.softmax import HEIGHT
 
 
@@ -23,32 +22,35 @@ class Launch(NamedTuple):
     bytes: int
 
 
-def of_layer(name, layer, x, y):
-    """Return the `Launch`es of a layer that makes an array of shape y of one of shape x; images last."""
-    kernels = _kernels(layer, math.prod(x), math.prod(y), y)
-    return [Launch(name, direction, kernel, nbytes) for direction, kernel, nbytes in kernels]
+def of_layer(place, batch, ranks=1):
+    """Return the `Launch`es of a layer of `tinyalex.nn.plan` on one rank, over the whole batch."""
+    x, y = (place.own(*side, ranks) for side in ((place.x, place.split_x), (place.y, place.split_y)))
+    kernels = _kernels(place, math.prod(x) * batch, math.prod(y) * batch, ranks)
+    return [Launch(place.layer.name, direction, kernel, nbytes) for direction, kernel, nbytes in kernels]
 
 
-def _kernels(layer, x, y, y_shape):
+def _kernels(place, x, y, ranks):
     """(direction, kernel, bytes) of a layer that reads x numbers and makes y."""
+    layer = place.layer
     if isinstance(layer, Conv2d):
-        F, CG, KH, KW = layer.params["w"].shape
-        columns = layer.geometry[2] * CG * KH * KW * y // F
+        F, CG, KH, KW = layer.sizes(place.x)["w"]
+        F //= ranks
+        columns = max(1, layer.groups // ranks) * CG * KH * KW * y // F
         return [
             ("forward", "im2col", 4 * (x + columns)),
             ("forward", "bias_relu", 4 * (2 * y + F)),
-            ("backward", "relu_backward", 4 * (3 if layer.geometry[3] is relu else 2) * y),
+            ("backward", "relu_backward", 4 * (3 if layer.activation == "relu" else 2) * y),
             ("backward", "im2col", 4 * (x + columns)),
         ] + [("backward", "col2im", 4 * (x + columns))] * layer.need_dx
     if isinstance(layer, Linear):
-        return [("forward", "bias_relu", 4 * (2 * y + len(layer.params["b"])))]
+        return [("forward", "bias_relu", 4 * (2 * y + layer.features // ranks))]
+    if isinstance(layer, AvgPool):
+        return [("forward", "avg_pool_forward", 4 * (x + y)), ("backward", "avg_pool_backward", 4 * (x + y))]
     if isinstance(layer, MaxPool):
         return [
             ("forward", "max_pool_forward", 4 * x + 6 * y),
             ("backward", "max_pool_backward", 4 * x + 6 * y),
         ]
-    if isinstance(layer, AvgPool):
-        return [("forward", "avg_pool_forward", 4 * (x + y)), ("backward", "avg_pool_backward", 4 * (x + y))]
     if isinstance(layer, LRN):
         return [("forward", "lrn_forward", 8 * x), ("backward", "lrn_backward", 12 * x)]
     if isinstance(layer, SameMapNorm):

@@ -1,7 +1,7 @@
-"""Neurons: elementwise nonlinearities whose derivative is known from their output alone.
+"""Activations: elementwise nonlinearities whose derivative is known from their output alone.
 
 Because dy/dx can be written in terms of y, backward needs only the output, which the next layer
-keeps anyway, and a convolution can apply its neuron in place while a block is hot in cache.
+keeps anyway, and a convolution can apply its activation in place while a block is in cache.
 
     ReLU      y = max(0, x)           dy/dx = 1 if y > 0 else 0          (paper, section 3.1)
     tanh      y = a tanh(b x)         dy/dx = a b (1 - tanh²(b x)) = b (a - y²/a)
@@ -11,10 +11,9 @@ keeps anyway, and a convolution can apply its neuron in place while a block is h
 logistic.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
-
-import numpy as np
 
 from tinyalex.ops.checks import check_dy, xp_of
 
@@ -26,9 +25,7 @@ def relu_forward(x, out=None):
     exactly where x > 0.
     """
     xp = xp_of(x)
-    # NumPy's maximum of two arrays is three times as fast as that of an array and a number.
-    zero = xp.zeros(x.shape[-1:], x.dtype) if xp is np else 0
-    y = xp.maximum(x, zero, out=out)
+    y = xp.maximum(x, 0, out=out)
     return y, y
 
 
@@ -84,11 +81,11 @@ def logistic_backward(dy, y, out=None):
 
 
 class Activation(NamedTuple):
-    """A neuron that a layer can apply: a name and the pair of functions above."""
+    """What a layer can apply to its outputs: a name and a pair of functions above."""
 
     name: str
-    forward: callable  # (x, out=None) -> (y, y)
-    backward: callable  # (dy, y, out=None) -> dx
+    forward: Callable  # (x, out=None) -> (y, y)
+    backward: Callable  # (dy, y, out=None) -> dx
 
 
 relu = Activation("relu", relu_forward, relu_backward)
@@ -96,7 +93,7 @@ logistic = Activation("logistic", logistic_forward, logistic_backward)
 
 
 def tanh(a=1.0, b=1.0):
-    """Return the neuron y = a tanh(b x); 2012 writes it tanh[a,b]."""
+    """Return the activation y = a tanh(b x); 2012 writes it tanh[a,b]."""
     name = "tanh" if a == b == 1 else f"tanh[{a:g},{b:g}]"
     return Activation(name, partial(tanh_forward, a=a, b=b), partial(tanh_backward, a=a, b=b))
 

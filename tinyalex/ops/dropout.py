@@ -47,12 +47,8 @@ class DropoutCache(NamedTuple):
     dtype: object
 
 
-def dropout_forward(x, mask, keep=0.5, train=True, inverted=False):
-    """y = x · mask · scale; without training, mask is None and y = x · scale.
-
-    x: any shape.  mask: boolean, shaped like x, True = kept.  Returns (y, cache), y shaped like x.
-    Raises ValueError for keep outside (0, 1], or a mask of another shape.
-    """
+def dropout_scale(x, mask, keep, train, inverted):
+    """Check the arguments of dropout; return the factor of what is kept."""
     same_dtype("dropout", x=x)
     if not 0 < keep <= 1:
         raise ArgumentError(f"dropout: expected 0 < keep ≤ 1, found {keep}")
@@ -60,7 +56,16 @@ def dropout_forward(x, mask, keep=0.5, train=True, inverted=False):
         raise ArgumentError(
             f"dropout: expected a mask of shape {x.shape}, found {None if mask is None else mask.shape}"
         )
-    scale = (1 / keep if inverted else 1.0) if train else (1.0 if inverted else keep)
+    return (1 / keep if inverted else 1.0) if train else (1.0 if inverted else keep)
+
+
+def dropout_forward(x, mask, keep=0.5, train=True, inverted=False):
+    """y = x · mask · scale; without training, mask is None and y = x · scale.
+
+    x: any shape.  mask: boolean, shaped like x, True = kept.  Returns (y, cache), y shaped like x.
+    Raises ValueError for keep outside (0, 1], or a mask of another shape.
+    """
+    scale = dropout_scale(x, mask, keep, train, inverted)
     cache = DropoutCache(mask if train else None, scale, x.shape, x.dtype)
     return dropout_backward(x, cache), cache
 
