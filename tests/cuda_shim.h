@@ -10,7 +10,7 @@ using std::sqrt;
 #define __global__
 #define __device__
 
-static inline float rsqrtf(float x) { return 1 / sqrt(x); }
+static inline float rsqrt(float x) { return 1 / sqrt(x); }
 static inline double rsqrt(double x) { return 1 / sqrt(x); }
 
 struct Index {

@@ -12,16 +12,12 @@
 #define BETA 0.75
 #endif
 
-// The reciprocal square root is one instruction.
-static __device__ float reciprocal_root(float s) { return rsqrtf(s); }
-static __device__ double reciprocal_root(double s) { return rsqrt(s); }
-
-// s^-beta.  For the usual beta = 3/4 that is s^-1/2 s^-1/2 s^1/4, many times as fast as a power.
+// s^-beta.  For the usual beta = 3/4 that is s^-1/2 s^-1/2 s^1/4, by the reciprocal square root, which is one instruction.
 static __device__ REAL power(REAL s)
 {
     if (BETA == 0.75) {
-        REAL root = reciprocal_root(s);
-        return root * root * reciprocal_root(root);
+        REAL root = rsqrt(s);
+        return root * root * rsqrt(root);
     }
     return pow(s, (REAL)-BETA);
 }
