@@ -89,11 +89,14 @@ FAULTS = {  # name: (what catches it, how to plant it, what is raised, Assertion
                               "return (last < size ? last : last) - first"),
     ),
     "lrn: window off by one": (
-        check_lrn, in_source("lrn", "before = WINDOW / 2,", "before = (WINDOW - 1) / 2,", 2),
+        check_lrn, in_source("lrn", "int first = HALF - n / 2;", "int first = HALF - (n - 1) / 2;"),
     ),
     "lrn: window crosses the towers": (
-        check_lrn, in_source("lrn", "c + after + 1 < size ?",
-                             "c + after + 1 < size * (int)(gridDim.y - blockIdx.y) ?"),
+        check_lrn, in_source("lrn", "c + HALF + 1 < size ?",
+                             "c + HALF + 1 < size * (int)(gridDim.y - blockIdx.y) ?"),
+    ),
+    "lrn: a gradient's window not turned round": (
+        check_lrn, in_source("lrn", "first_ratio = HALF - (n - 1 - n / 2)", "first_ratio = first"),
     ),
     "softmax: slices added without regard to their largest logits": (
         check_softmax, in_source("softmax", " * exp(largest[(long long)i * N + n] - m)", ""),

@@ -89,8 +89,6 @@ def test_nvcc_compiles_every_kernel(real, images, tmp_path):
     targets = [f"-gencode=arch=compute_{sm},code=sm_{sm}" for sm in (75, 80, 90)]
     command = [NVCC, "-c", "-Werror=all-warnings", "-Xcompiler=-Wall,-Wextra,-Werror"]
     command += [f"-DREAL={real}", f"-DV={images}", *targets]
-    done = subprocess.run(
-        [*command, everything, "-o", tmp_path / "all.o"], capture_output=True, text=True
-    )
+    done = subprocess.run([*command, everything, "-o", tmp_path / "all.o"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(cuda_launch.SOURCES) == 7

@@ -1,6 +1,8 @@
 // Bias and ReLU, between a matrix product's block (F, columns) and its place in the maps (F, pitch).
 // Columns are (i,j,n) in the maps' own order, so that a block's row is a contiguous run of a map's.
-// A thread takes V columns (images.h): columns, pitch and start count groups of V.
+// A thread takes V columns (images.cuh): columns, pitch and start count groups of V.
+
+#include "images.cuh"
 
 // maps[f, start+t] = block[f,t] + b[f], or 0 where that is negative and relu is set.  A NaN stays a NaN.
 // block and maps may be one array (pitch = columns, start = 0).

@@ -1,5 +1,7 @@
 // Dropout: the mask, drawn by a counter-based generator, and the product with it.
 
+#include "images.cuh"
+
 typedef unsigned long long u64;
 
 struct alignas(V) Kept {

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import re
 import sys
 import threading
 from pathlib import Path
@@ -19,13 +20,14 @@ SOURCES = sorted(FOLDER.glob("*.cu"))
 REALS = {np.dtype(real): real for real in (np.float32, np.float64)}
 
 
-def launch(kernel, threads, *args, nbytes=None, flop=0, **defines):
+def launch(kernel, threads, *args, nbytes=None, flop=0, block=BLOCK, **defines):
     """Run the kernel "file.function" with a thread for each of ``threads``: (x,), (x, y) or (x, y, z).
 
     args: what the kernel takes, an array first.  Arrays must be C-contiguous.  Python ints are passed as int,
     floats as REAL, which is the first array's dtype (float for one that is not of floats); NumPy scalars as
     they are.  nbytes: the least that this launch must move, for `timed`; by default what the arrays hold.
-    flop: its arithmetic, where that is the bound.  defines: constants of the source, V=4 for ``-DV=4``.
+    flop: its arithmetic, where that is the bound.  block: threads in a block.  defines: constants of the
+    source, V=4 for ``-DV=4``.
     Returns at once: the device is not waited for.  Raises DeviceError for an array that is not on the current
     device, which CuPy would not notice.
     """
@@ -47,7 +49,7 @@ def launch(kernel, threads, *args, nbytes=None, flop=0, **defines):
             )
         passed.append(a)
     function = _function(xp, device, kernel, real, tuple(defines.items()))
-    block = min(BLOCK, -(-x // 32) * 32)
+    block = min(block, -(-x // 32) * 32)
     if _clock.events is None:
         function((-(-x // block), y, z), (block,), passed)
         return
@@ -130,5 +132,9 @@ def _module(xp, device, file, real, defines):
 
 
 def source(file):
-    """Return the text of a .cu file of this folder, named without its ending, after images.h."""
-    return (FOLDER / "images.h").read_text() + (FOLDER / f"{file}.cu").read_text()
+    """Return the text of a .cu file of this folder, named without its ending, with what it includes in it.
+
+    (CuPy keeps compiled kernels by their source's text, and would not notice a change in a file beside it.)
+    """
+    text = (FOLDER / f"{file}.cu").read_text()
+    return re.sub(r'#include "(.*)"', lambda include: (FOLDER / include[1]).read_text(), text)

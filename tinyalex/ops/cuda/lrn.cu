@@ -4,32 +4,34 @@
 //   dx_i = dy_i s_i^-beta - 2 a beta x_i * sum of dy_j x_j s_j^(-beta-1) over the j whose window holds i
 //
 // A window starts n/2 before its element and is cut off at the ends (lrn: of each group of `size` channels).
-// All arrays: (C,H,W,N).  Threads run along the innermost axes, and take V images each (images.h).
-#ifndef WINDOW
-#define WINDOW 5  // n, of lrn: its windows lie in registers
-#endif
-#ifndef BETA
-#define BETA 0.75
-#endif
+// All arrays: (C,H,W,N).  Threads run along the innermost axes, and take V images each (images.cuh).
 
-// s^-beta.  For the usual beta = 3/4 that is s^-1/2 s^-1/2 s^1/4, by the reciprocal square root, which is one instruction.
-static __device__ REAL power(REAL s)
+#include "images.cuh"
+#ifndef HALF
+#define HALF 2  // lrn's windows reach at most so many channels to either side: they lie in registers
+#endif
+#define WINDOW (2 * HALF + 1)
+
+// s^-beta.  For the usual beta = 3/4 that is s^-1/2 s^-1/2 s^1/4, by the reciprocal square root, which is one
+// instruction.
+static __device__ REAL power(REAL s, REAL beta)
 {
-    if (BETA == 0.75) {
+    if (beta == (REAL)0.75) {
         REAL root = rsqrt(s);
         return root * root * rsqrt(root);
     }
-    return pow(s, (REAL)-BETA);
+    return pow(s, -beta);
 }
 
 // The window's other channels are the thread's own: it walks through the channels of a group, and reads each
-// number once, one channel ahead.  w = x of the window of channel c.
+// number once, one channel ahead.  w = x of the channels c-HALF ... c+HALF, 0 beyond the group's ends.
 //
 // reads   x, once
 // writes  y
 // least   4 * 2*C*H*W*N bytes
 // grid    (ceil(H*W*N / block), groups)
-extern "C" __global__ void lrn_forward(const REAL *x, REAL *y, int pixels, int size, REAL k, REAL a)
+extern "C" __global__ void lrn_forward(const REAL *x, REAL *y, int pixels, int size, int n, REAL k, REAL a,
+                                       REAL beta)
 {
     int t = blockIdx.x * blockDim.x + threadIdx.x;  // (h,w,n)
     if (t >= pixels)
@@ -37,37 +39,38 @@ extern "C" __global__ void lrn_forward(const REAL *x, REAL *y, int pixels, int s
     long long begin = (long long)blockIdx.y * size * pixels + t;
     const Images *in = (const Images *)x + begin;
     Images *out = (Images *)y + begin;
-    const int before = WINDOW / 2, after = WINDOW - 1 - before;
     const Images zero = {};
     Images w[WINDOW] = {};
-    for (int j = 0; j < after; j++)
-        w[before + 1 + j] = j < size ? in[(long long)j * pixels] : zero;
-    Images next = after < size ? in[(long long)after * pixels] : zero;
+    for (int j = 0; j < HALF; j++)
+        w[HALF + 1 + j] = j < size ? in[(long long)j * pixels] : zero;
+    Images next = HALF < size ? in[(long long)HALF * pixels] : zero;
+    int first = HALF - n / 2;  // of the window of channel c, in w
     for (int c = 0; c < size; c++) {
         for (int j = 0; j + 1 < WINDOW; j++)
             w[j] = w[j + 1];
         w[WINDOW - 1] = next;
-        next = c + after + 1 < size ? in[(long long)(c + after + 1) * pixels] : zero;
+        next = c + HALF + 1 < size ? in[(long long)(c + HALF + 1) * pixels] : zero;
         Images result;
         for (int m = 0; m < V; m++) {
             REAL sum = 0;
             for (int j = 0; j < WINDOW; j++)
-                sum += w[j].of[m] * w[j].of[m];
-            result.of[m] = w[before].of[m] * power(k + a * sum);
+                if (j >= first && j < first + n)
+                    sum += w[j].of[m] * w[j].of[m];
+            result.of[m] = w[HALF].of[m] * power(k + a * sum, beta);
         }
         out[(long long)c * pixels] = result;
     }
 }
 
-// The same walk.  Channel c gets the sum of the ratios dy x s^(-beta-1) of c-after ... c+before, and the last
-// of them has just come in: its s is computed from w = x of the channels c ... c+n-1.
+// The same walk.  Channel c gets the sum of the ratios dy x s^(-beta-1) of the channels whose windows hold it.
+// The ratio of channel c+HALF has just come in: its s is computed from w = x of the channels c ... c+2 HALF.
 //
 // reads   dy, x, once each
 // writes  dx
 // least   4 * 3*C*H*W*N bytes
 // grid    (ceil(H*W*N / block), groups)
-extern "C" __global__ void lrn_backward(const REAL *dy, const REAL *x, REAL *dx, int pixels, int size, REAL k,
-                                        REAL a)
+extern "C" __global__ void lrn_backward(const REAL *dy, const REAL *x, REAL *dx, int pixels, int size, int n,
+                                        REAL k, REAL a, REAL beta)
 {
     int t = blockIdx.x * blockDim.x + threadIdx.x;
     if (t >= pixels)
@@ -75,37 +78,38 @@ extern "C" __global__ void lrn_backward(const REAL *dy, const REAL *x, REAL *dx,
     long long begin = (long long)blockIdx.y * size * pixels + t;
     const Images *in = (const Images *)x + begin, *above = (const Images *)dy + begin;
     Images *out = (Images *)dx + begin;
-    const int before = WINDOW / 2, after = WINDOW - 1 - before;
     const Images zero = {};
-    Images w[WINDOW] = {}, ratio[WINDOW] = {};
-    Images direct[before + 1] = {};  // dy s^-beta of the channels c ... c+before
-    for (int j = 0; j < after; j++)
-        w[before + 1 + j] = j < size ? in[(long long)j * pixels] : zero;
-    Images next = after < size ? in[(long long)after * pixels] : zero, next_dy = above[0];
-    for (int c = -before; c < size; c++) {
+    Images w[WINDOW] = {}, ratio[WINDOW] = {};  // ratio: of the channels c-HALF ... c+HALF
+    Images direct[HALF + 1] = {};  // dy s^-beta of the channels c ... c+HALF
+    for (int j = 0; j < HALF; j++)
+        w[HALF + 1 + j] = j < size ? in[(long long)j * pixels] : zero;
+    Images next = HALF < size ? in[(long long)HALF * pixels] : zero, next_dy = above[0];
+    int first = HALF - n / 2, first_ratio = HALF - (n - 1 - n / 2);
+    for (int c = -HALF; c < size; c++) {
         for (int j = 0; j + 1 < WINDOW; j++) {
             w[j] = w[j + 1];
             ratio[j] = ratio[j + 1];
         }
-        for (int j = 0; j < before; j++)
+        for (int j = 0; j < HALF; j++)
             direct[j] = direct[j + 1];
-        int last = c + before;  // the channel that comes in
+        int last = c + HALF;  // the channel that comes in
         w[WINDOW - 1] = next;
-        next = last + after + 1 < size ? in[(long long)(last + after + 1) * pixels] : zero;
-        Images gradient = next_dy;
+        next = last + HALF + 1 < size ? in[(long long)(last + HALF + 1) * pixels] : zero;
+        Images gradient = next_dy;  // 0 beyond the group
         next_dy = last + 1 < size ? above[(long long)(last + 1) * pixels] : zero;
         Images result;
         for (int m = 0; m < V; m++) {
-            REAL squares = 0;
+            REAL squares = 0, sum = 0;
             for (int j = 0; j < WINDOW; j++)
-                squares += w[j].of[m] * w[j].of[m];
-            REAL s = k + a * squares, through = gradient.of[m] * power(s);
-            direct[before].of[m] = through;
-            ratio[WINDOW - 1].of[m] = last < size ? through * w[before].of[m] / s : (REAL)0;
-            REAL sum = 0;
+                if (j >= first && j < first + n)
+                    squares += w[j].of[m] * w[j].of[m];
+            REAL s = k + a * squares, through = gradient.of[m] * power(s, beta);
+            direct[HALF].of[m] = through;
+            ratio[WINDOW - 1].of[m] = through * w[HALF].of[m] / s;
             for (int j = 0; j < WINDOW; j++)
-                sum += ratio[j].of[m];
-            result.of[m] = direct[0].of[m] - 2 * a * (REAL)BETA * w[0].of[m] * sum;
+                if (j >= first_ratio && j < first_ratio + n)
+                    sum += ratio[j].of[m];
+            result.of[m] = direct[0].of[m] - 2 * a * beta * w[0].of[m] * sum;
         }
         if (c >= 0)
             out[(long long)c * pixels] = result;
@@ -113,7 +117,8 @@ extern "C" __global__ void lrn_backward(const REAL *dy, const REAL *x, REAL *dx,
 }
 
 // Sum over the n x n window that starts `before` up and left of (u,v) in a map (H,W,N), of squares if asked.
-static __device__ Images box(const Images *map, bool square, int u, int t, int H, int W, int N, int n, int before)
+static __device__ Images box(const Images *map, bool square, int u, int t, int H, int W, int N, int n,
+                             int before)
 {
     int v = t / N, u0 = u - before, v0 = v - before;
     map += t - v * N;
@@ -131,7 +136,8 @@ static __device__ Images box(const Images *map, bool square, int u, int t, int H
 // writes  y, s
 // least   4 * 3*C*H*W*N bytes
 // grid    (ceil(W*N / block), H, C)
-extern "C" __global__ void same_map_forward(const REAL *x, REAL *y, REAL *s, int W, int N, int n, REAL k, REAL a)
+extern "C" __global__ void same_map_forward(const REAL *x, REAL *y, REAL *s, int W, int N, int n, REAL k, REAL a,
+                                            REAL beta)
 {
     int t = blockIdx.x * blockDim.x + threadIdx.x;  // (w,n)
     if (t >= W * N)
@@ -142,7 +148,7 @@ extern "C" __global__ void same_map_forward(const REAL *x, REAL *y, REAL *s, int
     Images result = ((const Images *)x)[place];
     for (int m = 0; m < V; m++) {
         bracket.of[m] = k + a * bracket.of[m];
-        result.of[m] *= power(bracket.of[m]);
+        result.of[m] *= power(bracket.of[m], beta);
     }
     ((Images *)s)[place] = bracket;
     ((Images *)y)[place] = result;
@@ -154,7 +160,8 @@ extern "C" __global__ void same_map_forward(const REAL *x, REAL *y, REAL *s, int
 // writes  ratio
 // least   4 * 4*C*H*W*N bytes
 // grid    (ceil(H*W*N / block), C)
-extern "C" __global__ void same_map_ratio(const REAL *dy, const REAL *x, const REAL *s, REAL *ratio, int pixels)
+extern "C" __global__ void same_map_ratio(const REAL *dy, const REAL *x, const REAL *s, REAL *ratio, int pixels,
+                                          REAL beta)
 {
     int t = blockIdx.x * blockDim.x + threadIdx.x;
     if (t >= pixels)
@@ -162,7 +169,7 @@ extern "C" __global__ void same_map_ratio(const REAL *dy, const REAL *x, const R
     long long place = (long long)blockIdx.y * pixels + t;
     Images above = ((const Images *)dy)[place], in = ((const Images *)x)[place], at = ((const Images *)s)[place];
     for (int m = 0; m < V; m++)
-        above.of[m] *= in.of[m] * power(at.of[m]) / at.of[m];
+        above.of[m] *= in.of[m] * power(at.of[m], beta) / at.of[m];
     ((Images *)ratio)[place] = above;
 }
 
@@ -171,7 +178,7 @@ extern "C" __global__ void same_map_ratio(const REAL *dy, const REAL *x, const R
 // least   4 * 5*C*H*W*N bytes
 // grid    (ceil(W*N / block), H, C)
 extern "C" __global__ void same_map_backward(const REAL *ratio, const REAL *dy, const REAL *x, const REAL *s,
-                                             REAL *dx, int W, int N, int n, REAL a)
+                                             REAL *dx, int W, int N, int n, REAL a, REAL beta)
 {
     int t = blockIdx.x * blockDim.x + threadIdx.x;
     if (t >= W * N)
@@ -181,6 +188,6 @@ extern "C" __global__ void same_map_backward(const REAL *ratio, const REAL *dy, 
     Images sum = box((const Images *)ratio + map, false, u, t, H, W, N, n, n - 1 - n / 2);
     Images above = ((const Images *)dy)[place], in = ((const Images *)x)[place], at = ((const Images *)s)[place];
     for (int m = 0; m < V; m++)
-        above.of[m] = above.of[m] * power(at.of[m]) - 2 * a * (REAL)BETA * in.of[m] * sum.of[m];
+        above.of[m] = above.of[m] * power(at.of[m], beta) - 2 * a * beta * in.of[m] * sum.of[m];
     ((Images *)dx)[place] = above;
 }

@@ -20,6 +20,11 @@ class LRNCache(NamedTuple):
     groups: int
 
 
+def _half(n):
+    """How far the kernel's registers reach to either side: 2, 4, 8, …, so that there are few kernels."""
+    return max(2, 1 << (n // 2 - 1).bit_length())
+
+
 def lrn_forward(x, n, k, a, beta, groups):
     """Return (y, cache)."""
     xp = xp_of(x)
@@ -28,7 +33,7 @@ def lrn_forward(x, n, k, a, beta, groups):
     v = min(IMAGES, images(x.shape[-1], x, y))
     launch(
         "lrn.lrn_forward", (x[0].size // v, groups), x, y,
-        x[0].size // v, len(x) // groups, float(k), float(a), V=v, WINDOW=n, BETA=float(beta),
+        x[0].size // v, len(x) // groups, n, float(k), float(a), float(beta), V=v, HALF=_half(n),
     )  # fmt: skip
     return y, LRNCache(x, n, k, a, beta, groups)
 
@@ -41,7 +46,7 @@ def lrn_backward(dy, cache):
     v = min(IMAGES, images(x.shape[-1], x, dy, dx))
     launch(
         "lrn.lrn_backward", (x[0].size // v, groups), dy, x, dx,
-        x[0].size // v, len(x) // groups, float(k), float(a), V=v, WINDOW=n, BETA=float(beta),
+        x[0].size // v, len(x) // groups, n, float(k), float(a), float(beta), V=v, HALF=_half(n),
     )  # fmt: skip
     return dx
 
@@ -55,7 +60,7 @@ def same_map_norm_forward(x, n, k, a, beta):
     v = images(N, x, y, s)
     launch(
         "lrn.same_map_forward", (W * N // v, H, C), x, y, s,
-        W, N // v, n, float(k), float(a), V=v, BETA=float(beta),
+        W, N // v, n, float(k), float(a), float(beta), V=v,
     )  # fmt: skip
     return y, s
 
@@ -68,8 +73,10 @@ def same_map_norm_backward(dy, cache):
     dy, x = xp.ascontiguousarray(dy), xp.ascontiguousarray(x)
     ratio, dx = empty(xp, x.shape, x.dtype), empty(xp, x.shape, x.dtype)
     v = images(N, x, dy, s)
-    how = {"V": v, "BETA": float(beta)}
     pixels = H * W * N // v
-    launch("lrn.same_map_ratio", (pixels, C), dy, x, s, ratio, pixels, **how)
-    launch("lrn.same_map_backward", (W * N // v, H, C), ratio, dy, x, s, dx, W, N // v, n, float(a), **how)
+    launch("lrn.same_map_ratio", (pixels, C), dy, x, s, ratio, pixels, float(beta), V=v)
+    launch(
+        "lrn.same_map_backward", (W * N // v, H, C), ratio, dy, x, s, dx,
+        W, N // v, n, float(a), float(beta), V=v,
+    )  # fmt: skip
     return dx

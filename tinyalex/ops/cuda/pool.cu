@@ -1,7 +1,9 @@
 // Max and average pooling over z x z windows, one every s pixels, cut off at the picture's edges.
 //
 // x, dx: (C,H,W,N).  y, dy, winner: (C,OH,OW,N).  Threads run along (j,n) or (v,n): neighbours read and write
-// neighbouring images, V of them each (images.h).
+// neighbouring images, V of them each (images.cuh).
+
+#include "images.cuh"
 
 struct alignas(sizeof(short) * V) Winners {
     unsigned short of[V];

@@ -1,4 +1,4 @@
-// Before every source of this folder.  A thread takes V neighbouring images, which lie side by side: one load,
+// A thread takes V neighbouring images, which lie side by side: one load,
 // one store of 16 bytes, and one reckoning of the place for all of them.  N and the grid's x count groups of V.
 #ifndef IMAGES
 #define IMAGES
