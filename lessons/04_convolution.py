@@ -26,9 +26,9 @@
 # %%
 import numpy as np
 
-from tinyalex.lessons import draw, lesson, step_through
+from tinyalex.lessons import draw, lesson, paint, step_through
 
-check, hint, solution = lesson(4)
+check, hint, solution, tutor = lesson(4)
 rng = np.random.default_rng(4)
 
 # %% [markdown]
@@ -46,6 +46,7 @@ w = np.array([1.0, 0, -1])
 y = np.array([(w * x[o : o + 3]).sum() for o in range(5)])
 assert list(y) == [-3, -1, -1, -1, 2]
 
+# %% drawing
 left, right = draw.panels(7, 5, height=1.3)
 draw.array(left, x, "x")
 draw.frame(left, 0, 0, 1, 3, draw.INK[0])
@@ -157,21 +158,21 @@ assert (picture.size, every.size) == (24, 72)
 assert sums.tolist() == [[-6, -13, -13, -6], [6, 13, 13, 6]]
 
 
-def lay_out(k, figure):
+# %% drawing
+def lay_out(k):
     """Step k: windows 0 … k are columns, and their products are there."""
-    axes = draw.panels(6, 8, 4, figure=figure)
     done = np.arange(8) <= k
     i, j = places[k]
-    draw.array(axes[0], picture, "x", limit=6)
-    draw.frame(axes[0], i, j, 3, 3)
-    draw.array(axes[1], np.where(done, every, np.nan), "cols", limit=6, fmt="{:.0f}")
-    draw.frame(axes[1], 0, k, 9, 1)
     found = np.where(done.reshape(2, 4), sums, np.nan)
-    draw.array(axes[2], found, "y", limit=13, fmt="{:.0f}")
-    draw.frame(axes[2], i, j)
+    columns = np.where(done, every, np.nan)
+    return paint.row(
+        paint.array(picture, "x", limit=6).frame(i, j, 3, 3),
+        paint.array(columns, "cols", "{:.0f}", 6).frame(0, k, 9, 1),
+        paint.array(found, "y", "{:.0f}", 13).frame(i, j),
+    )
 
 
-step_through(lay_out, 8, size=(7, 3))
+step_through(lay_out, 8)
 
 # %% [markdown]
 # Most numbers of `cols` stand there many times: 24 pixels became 72.  That is the price, memory for speed.
@@ -241,8 +242,10 @@ assert 7 < columns * windows / (128 * 3 * 224 * 224) < 8
 # %% [markdown]
 # ## What a filter sees
 #
-# Four filters of $5\times5$, made by hand, on a picture of lesson 1.  Orange is where the filter agrees,
-# blue where it sees the opposite.
+# Four filters of $5\times5$, made by hand, first on a plain bright square, then on a picture of lesson 1.
+# Orange is where the filter agrees, blue where it sees the opposite.  On the plain one each filter finds its
+# own: the left edge in orange and the right one, its opposite, in blue; the upper and the lower; the corners;
+# and the rim.  The second one's ground is full of stripes, and the filters answer to those as well.
 
 # %%
 from tinyalex.data import shapes
@@ -260,19 +263,28 @@ filters = {
     "blob": np.outer(bump, bump) - np.outer(bump, bump).mean(),
 }
 bank = np.stack(list(filters.values()))[:, None]
+plain = np.zeros((1, 32, 32, 1))
+plain[0, 9:23, 9:23] = 100
+maps_of_plain, _ = ops.conv2d_forward(plain, bank, np.zeros(4), pad=2)
 maps, _ = ops.conv2d_forward(grey, bank, np.zeros(4), pad=2)
 assert maps.shape == (4, 32, 32, 1)
+left, upper, diagonal, _ = maps_of_plain[..., 0]
+assert left[16, 9] > 0 > left[16, 22]
+assert upper[9, 16] > 0 > upper[22, 16]
+assert np.abs(diagonal[16, 9]) < 1e-9 < np.abs(diagonal[9, 9])
 
+# %% drawing
 axes = draw.panels(*[1] * 5, height=1.6)
-draw.picture(axes[0], photo, "a square")
+axes[0].set_axis_off()
 for axis, kernel, name in zip(axes[1:], bank[:, 0], filters, strict=True):
     draw.array(axis, kernel, name, numbers=False)
-axes = draw.panels(*[1] * 5, height=1.6)
-draw.picture(axes[0], grey[0, :, :, 0], "its grey")
-for axis, values in zip(axes[1:], maps[..., 0], strict=True):
-    limit = np.abs(values).max()
-    axis.imshow(values, cmap=draw.COLOURS, vmin=-limit, vmax=limit)
-    axis.set_axis_off()
+for image, found in ((plain[0, :, :, 0], maps_of_plain), (photo, maps)):
+    axes = draw.panels(*[1] * 5, height=1.6)
+    draw.picture(axes[0], image, "a square")
+    for axis, values in zip(axes[1:], found[..., 0], strict=True):
+        limit = np.abs(values).max()
+        axis.imshow(values, cmap=draw.COLOURS, vmin=-limit, vmax=limit)
+        axis.set_axis_off()
 
 # %% [markdown]
 # AlexNet's 96 filters are of this kind, but nobody makes them by hand.  They come out of training (lesson
@@ -314,6 +326,8 @@ assert output_size(227, 11, 4, pad=0) == 55
 assert output_size(224, 11, 4, pad=2) == 55
 
 pixels = np.where(np.arange(208, 227) < 224, 1, 0)
+
+# %% drawing
 axes = draw.panels(1, height=1.5)
 draw.array(axes, pixels, "pixels 208 … 226; 0: not in the picture", limit=4)
 for o, colour in ((52, draw.INK[1]), (53, draw.INK[2]), (54, draw.INK[0])):

@@ -24,9 +24,9 @@
 # %%
 import numpy as np
 
-from tinyalex.lessons import draw, lesson, step_through
+from tinyalex.lessons import draw, lesson, paint, step_through
 
-check, hint, solution = lesson(5)
+check, hint, solution, tutor = lesson(5)
 rng = np.random.default_rng(5)
 
 # %% [markdown]
@@ -68,6 +68,7 @@ cols = np.stack([x[o * s : o * s + K] for o in range(OW)], axis=1)
 assert OW == 4
 assert cols.shape == (K, OW)
 
+# %% drawing
 row, columns = draw.panels(9, 4, height=2.2)
 draw.array(row, x, "x")
 draw.array(columns, cols, "cols")
@@ -98,21 +99,19 @@ assert cols.size == times.sum() == 12
 dcols = np.array([[1.0, 4, -2, 3], [2, -1, 5, 2], [3, 2, 1, -4]])
 
 
-def add_window(k, figure):
+# %% drawing
+def add_window(k):
     """Step k: windows 0 … k−1 are back in place, window k arrives."""
-    left, right = draw.panels(4, 9, figure=figure)
     dx = np.zeros(W)
     for o in range(k + 1):
         dx[o * s : o * s + K] += dcols[:, o]
-    draw.array(left, dcols, "dcols", limit=5)
-    draw.frame(left, 0, k, K, 1, draw.INK[k])
-    draw.array(right, dx, f"dx after window {k}", limit=5)
-    draw.frame(right, 0, k * s, 1, K, draw.INK[k])
+    back = paint.array(dx, f"dx after window {k}", limit=5).frame(0, k * s, 1, K, k)
     if k:
-        right.set_xlabel(f"pixel {k * s}: what was there, plus {dcols[0, k]:g}", size=9)
+        back.note(f"pixel {k * s}: what was there, plus {dcols[0, k]:g}")
+    return paint.row(paint.array(dcols, "dcols", limit=5).frame(0, k, K, 1, k), back)
 
 
-step_through(add_window, OW, size=(7, 1.9))
+step_through(add_window, OW)
 
 # %% [markdown]
 # **Your turn.**  Write it for any $W$ and stride.  Replace the line with `...`.
@@ -161,6 +160,7 @@ assert (P.T @ dcols.reshape(-1) == add_back(dcols, W, s)).all()
 assert set(P.sum(axis=1)) == {1}
 assert P.sum(axis=0).max() == 2
 
+# %% drawing
 forward, backward = draw.panels(9, 12, height=3.3)
 draw.array(forward, P, "P: forward, pixels to columns", fmt="{:.0f}")
 draw.array(backward, P.T, "its transpose: backward, columns to pixels", fmt="{:.0f}")
@@ -265,24 +265,24 @@ places = [(p, q) for p in range(window) for q in range(window)]
 windows_down, windows_across = 3, 4
 
 
-def add_place(k, figure):
+# %% drawing
+def add_place(k):
     """Step k: places 0 … k of the window have gone back; dcols is all ones, so dx counts copies."""
-    axes = draw.panels(3, 9, figure=figure)
     inside = np.full((window, window), np.nan)
     count = np.zeros((height, width))
     for i, (p, q) in enumerate(places[: k + 1]):
         inside[p, q] = i
         count[p::stride, q::stride][:windows_down, :windows_across] += 1
     p, q = places[k]
-    draw.array(axes[0], inside, "place in the window", fmt="{:.0f}", limit=9)
-    draw.frame(axes[0], p, q)
-    draw.array(axes[1], count, "times added so far", fmt="{:.0f}", limit=4)
+    times = paint.array(count, "times added so far", "{:.0f}", 4)
     for i in range(windows_down):
         for j in range(windows_across):
-            draw.frame(axes[1], i * stride + p, j * stride + q)
+            times.frame(i * stride + p, j * stride + q)
+    place = paint.array(inside, "place in the window", "{:.0f}", 9).frame(p, q)
+    return paint.row(place, times)
 
 
-step_through(add_place, len(places), size=(7, 3))
+step_through(add_place, len(places))
 
 # %% [markdown]
 # At the end the corner has 1, an edge pixel between two windows 2, and a pixel between four windows 4.
@@ -368,6 +368,10 @@ wanted[0, 4, 12, 0] = -1
 
 dcols = kernel.reshape(-1, 1) @ wanted.reshape(1, -1)
 stamps = col2im(dcols, (1, 14, 18, 1), 5, 5, 1, 0)[0, :, :, 0]
+assert stamps[1, 7] == kernel[0, 4] == 2  # the first stamp alone
+assert stamps[3, 6] == kernel[2, 3] + kernel[0, 4] == 1 + 2  # here both
+
+# %% drawing
 axes = draw.panels(5, 14, 18, height=3.1)
 draw.array(axes[0], kernel, "w")
 draw.array(axes[1], wanted[0, :, :, 0], "dy", numbers=False)
@@ -375,8 +379,6 @@ draw.array(axes[2], stamps, "dx", numbers=False)
 for (i, j), colour in zip([(1, 3), (3, 2), (4, 12)], draw.INK, strict=False):
     draw.frame(axes[1], i, j, colour=colour)
     draw.frame(axes[2], i, j, 5, 5, colour)
-assert stamps[1, 7] == kernel[0, 4] == 2  # the first stamp alone
-assert stamps[3, 6] == kernel[2, 3] + kernel[0, 4] == 1 + 2  # here both
 
 # %% [markdown]
 # Stamping a kernel at every output has a name: for stride 1 it is convolution in the mathematician's sense,
@@ -399,17 +401,18 @@ print("col2im of one row, stride 1, is np.convolve(dy, w, 'full')")
 #
 # conv1 has windows of 11×11 every 4 pixels.  Along one axis a pixel inside the picture is under
 # $11/4 = 2.75$ windows on average: 3, or 2.  Over both axes that makes 9, 6 or 4 windows, in a pattern that
-# repeats every 4 pixels.  All pixels have the same right to be seen; some get 2.25 times as much gradient
-# as others.
+# repeats every 4 pixels.  All pixels have the same right to be seen; the gradients of some have 2.25 times
+# as many terms as those of others (if the terms' signs are independent, that makes them 1.5 times as large).
 
 # %%
 ones = np.ones((11 * 11, 7 * 7))  # a picture of 35×35: 7 windows along each axis
 cover = col2im(ones, (1, 35, 35, 1), 11, 11, 4, 0)[0, :, :, 0]
 middle = cover[10:25, 10:25]
 assert set(middle.ravel()) == {4, 6, 9}
-assert 9 / 4 == 2.25
+assert 9 / 4 == 2.25 == 1.5**2
 assert np.isclose(middle[:12, :12].mean(), 2.75**2)
 
+# %% drawing
 axes = draw.panels(1, 1, height=3.6)
 axes[0].imshow(cover, cmap="viridis")
 axes[0].set_title("windows over each pixel, 35×35", size=9)

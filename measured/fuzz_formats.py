@@ -460,7 +460,7 @@ class ImageNetTars(Format):
         return self.write(name, change_bytes(self.good[name], rng)).parent
 
     def read(self, path):
-        for entries in imagenet.find_pictures(path).values():
+        for entries in imagenet.find_pictures(path).splits.values():
             for entry in entries:
                 entry.read()
 

@@ -19,6 +19,7 @@ using std::log;
 using std::nan;
 using std::pow;
 using std::sqrt;
+using std::tanh;
 
 #define STAND_IN
 #define __global__
@@ -146,11 +147,14 @@ static __attribute__((noinline)) void __syncthreads()
     threadIdx = mine;
 }
 
+typedef char *Shared;
+static Shared shared_place(void *place) { return (Shared)place; }
+
 template <int BYTES>
-static void copy_later(void *to, const void *from, bool there)
+static void copy_later(Shared to, const void *from, bool there)
 {
     memset(to, 0xFF, BYTES);
-    running->copies.push_back({(char *)to, there ? (const char *)from : nullptr, BYTES, running->groups});
+    running->copies.push_back({to, there ? (const char *)from : nullptr, BYTES, running->groups});
 }
 
 static void commit() { running->groups++; }

@@ -362,6 +362,7 @@ def clip(a, a_min, a_max):
 KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\([^)]*\) )?(\w+)\(([^)]*)\)')
 TYPES = {
     "int": np.int32, "unsigned int": np.uint32, "u64": np.uint64, "long long": np.int64, "bool": np.bool_,
+    "double": np.float64,
     "unsigned short": np.uint16,
 }  # fmt: skip
 

@@ -3,6 +3,8 @@
 import sys
 from types import SimpleNamespace
 
+import cuda_machine
+import cupy_standin
 import numpy as np
 
 from tinyalex.comm import launch
@@ -57,6 +59,18 @@ def collectives(comm):
     return results, comm.ledger, comm.calls
 
 
+def parts(comm):
+    """Meet in parts of the ranks, on behalf of a layer; return what was given and the ledger."""
+    results = []
+    with comm.on_behalf_of("fc6"):
+        for colour in ("ab"[comm.rank % 2], comm.rank < 1, comm.rank, None):
+            part = comm.split(colour)
+            x = array(comm.rank, (6, 4), "float32")
+            results += [part.all_reduce(x), part.all_gather(x, 1), part.broadcast(x, part.size - 1)]
+            results += [np.array([part.rank, part.size]), part.share(x if part.rank == 0 else None)]
+    return results, comm.ledger, comm.calls
+
+
 def mismatch(comm):
     """The message every rank gets when their arrays differ."""
     messages = []
@@ -85,6 +99,7 @@ def train(comm):
 
 def same_as_threads(comm, program):
     """Assert that the program gives every rank the bits, and the ledger, that it gives a thread."""
+    comm.ledger.clear(), comm.calls.clear()
     mine = program(comm)
     threads = None
     if comm.rank == 0:
@@ -167,6 +182,7 @@ def check(comm):
 
     assert comm.device.name == f"cpu:{comm.rank}"
     same_as_threads(comm, collectives)
+    same_as_threads(comm, parts)
     messages = mismatch(comm)
     assert len(messages) == 6
     assert "the ranks' arrays differ: [((2, 3), 'float64'), ((2, 4), 'float64')]" in messages[0]
@@ -207,6 +223,18 @@ def towers(comm):
         assert np.abs(array - expected[name]).max() <= 1e-10 * scale, name
 
 
+def cards(comm):
+    """Two ranks or more on two cards of the stand-in for CuPy, whose arrays MPI cannot read."""
+    assert comm.device.name == f"cuda:{comm.rank % 2}"
+    arrays = [array(r, (6, 4, 6), "float32") for r in range(comm.size)]
+    x, get = comm.device.put(arrays[comm.rank]), comm.device.get
+    assert np.array_equal(get(comm.all_reduce(x)), add_up(arrays))
+    assert np.array_equal(get(comm.all_gather(x, 1)), np.concatenate(arrays, 1))
+    mine = np.split(add_up(arrays), comm.size, -1)[comm.rank]
+    assert np.array_equal(get(comm.reduce_scatter(x, -1)), mine)
+    assert np.array_equal(get(comm.broadcast(x, 1)), arrays[1])
+
+
 def fail(comm):
     """Raise on the last rank while the others wait for it."""
     if comm.rank == comm.size - 1:
@@ -233,6 +261,10 @@ PROGRAMS = {
 if __name__ == "__main__":
     if sys.argv[1] == "cuda":
         launch(PROGRAMS["size"], "mpi:cuda")
+    elif sys.argv[1] == "cards":
+        cupy_standin.install()
+        cuda_machine.machine.devices = 2
+        launch(cards, "mpi:cuda")
     else:
         launch(PROGRAMS[sys.argv[1]], "mpi")
     print("finished")

@@ -112,9 +112,9 @@ def test_prepare_says_what_it_made(world):
 
 
 def test_prepare_again_says_whether_the_shards_are_whole(world):
-    """With its bar on stderr."""
+    """And nothing on stderr, where no terminal shows a bar and little time passes."""
     code, out, err = tinyalex("prepare", "imagenet", world.src, world.data, "--size", 72)
-    assert (code, "verifying" in err) == (0, True)
+    assert (code, err) == (0, "")
     assert f"36 train, 16 val pictures of 4 classes in {world.data}, whole" in out
     assert open_data(world.data).classes == CLASSES
 

@@ -19,7 +19,7 @@ from tinyalex.devices import Device, parse
 from tinyalex.errors import DeviceError, DeviceMemoryError
 from tinyalex.measure import traffic
 from tinyalex.nn import LRN, AllGather, Conv2d, Dropout, Linear, MaxPool, Sequential
-from tinyalex.ops.activation import logistic, relu
+from tinyalex.ops.activation import logistic, relu, tanh
 from tinyalex.ops.conv import conv2d_backward, conv2d_forward
 from tinyalex.ops.cuda import conv as cuda_conv
 from tinyalex.ops.cuda.launch import timed
@@ -27,7 +27,7 @@ from tinyalex.ops.dropout import dropout_backward, dropout_forward, dropout_mask
 from tinyalex.ops.linear import linear_backward, linear_forward
 from tinyalex.ops.lrn import lrn_backward, lrn_forward, same_map_norm_backward, same_map_norm_forward
 from tinyalex.ops.pool import avg_pool_backward, avg_pool_forward, max_pool_backward, max_pool_forward
-from tinyalex.ops.softmax import softmax_loss_backward, softmax_loss_forward
+from tinyalex.ops.softmax import softmax_loss_backward, softmax_loss_forward, topk_error
 from tinyalex.optim import SGD
 from tinyalex.train import train_step
 
@@ -88,6 +88,24 @@ def check_neuron():
             drawn(4, 5, 6, 3), drawn(2, 4, 3, 2), drawn(2))  # fmt: skip
     compare(lambda x, w, b: linear_forward(x, w, b, neuron), linear_backward,
             drawn(4, 3), drawn(2, 4), drawn(2))  # fmt: skip
+
+
+def check_activations():
+    for neuron in (relu, logistic, tanh(), tanh(1.7159, 2 / 3)):
+        compare(neuron.forward, neuron.backward, drawn(5, 7))
+        compare(neuron.forward, neuron.backward, drawn(6, 8))
+        for x, out in ((drawn(6, 8), None), (drawn(6, 8), drawn(8, 6).T)):  # onto itself; not contiguous
+            there = backends.put(x)
+            found, _ = neuron.forward(there, out=there if out is None else backends.put(out))
+            np.testing.assert_allclose(backends.get(found), neuron.forward(x)[0], rtol=1e-12)
+
+
+def check_topk():
+    scores, labels = np.round(2 * drawn(300, 7)), np.arange(7) * 40
+    scores[80, 2], scores[:, 3] = np.nan, 1.0
+    for k in (1, 5, 300):
+        found = topk_error(backends.put(scores), backends.put(labels), k)
+        np.testing.assert_allclose(backends.get(found), topk_error(scores, labels, k), rtol=1e-15)
 
 
 def check_pool():
@@ -189,9 +207,9 @@ def trained(names, steps=3):
 def check_towers():
     [(losses, weights, _)] = trained("cpu:0")
     ledger = trained("cpu:0,cpu:1")[0][2]
-    for names in ("cuda:0", "cuda:0,cuda:1", "cuda:1,cuda:2"):
+    for names in ("cuda:0", "cuda:0,cuda:1", "cuda:1,cuda:2", "cuda:0,cuda:0"):
         if int(names[-1]) >= backends.count():
-            break
+            continue
         for found_losses, found, found_ledger in trained(names):
             np.testing.assert_allclose(found_losses, losses, rtol=1e-10)
             for w, expected in zip(found, weights, strict=True):
@@ -199,9 +217,10 @@ def check_towers():
             assert found_ledger == ({} if names == "cuda:0" else ledger)
 
 
-def check_exchange():
+def check_exchange(names=None):
     """Whoever shows an array writes to it right after the collective, and so does who was given one."""
-    size = 3
+    devices = parse(names or backends.names(3))
+    size = len(devices)
 
     def rank(comm):
         x = comm.device.put(np.full((6, 5), 1.0 + comm.rank))
@@ -214,12 +233,16 @@ def check_exchange():
         return [float(mean) for mean in found]  # the host waits only here: the events alone must do
 
     total = size * (size + 1) / 2
-    assert launch(rank, parse(backends.names(size))) == [[total / size, total, total, 1]] * size
+    assert launch(rank, devices) == [[total / size, total, total, 1]] * size
+
+
+def check_exchange_on_one_card():
+    check_exchange("cuda:0,cuda:0")
 
 
 CHECKS = [
-    check_conv, check_neuron, check_pool, check_lrn, check_softmax, check_dropout, check_sgd, check_exchange,
-    check_towers,
+    check_conv, check_neuron, check_activations, check_topk, check_pool, check_lrn, check_softmax,
+    check_dropout, check_sgd, check_exchange, check_exchange_on_one_card, check_towers,
 ]  # fmt: skip
 
 
@@ -349,6 +372,66 @@ def test_a_full_gpu_says_what_was_asked_and_what_is_free(standin, monkeypatch):
         launch(rank, parse("cuda:1"))
     assert re.search(r"^cuda:1: .* [0-9,]+ bytes .*; [0-9.]+ of 0.00 GB are free$", str(caught.value))
     assert caught.value.available <= 10**6
+
+
+@pytest.mark.parametrize(
+    ("free", "text", "is_full"),
+    [
+        (2**32, "CUBLAS_STATUS_ALLOC_FAILED", True),
+        (2**32, "CUDA_ERROR_OUT_OF_MEMORY: out of memory", True),
+        (2**32, "cudaErrorMemoryAllocation: out of memory", True),
+        (2**20, "CUBLAS_STATUS_NOT_INITIALIZED", True),
+        (2**32, "CUBLAS_STATUS_NOT_INITIALIZED", False),  # not for want of memory
+        (2**20, "cudaErrorIllegalAddress: an illegal memory access was encountered", False),
+    ],
+)
+def test_memory_that_cublas_and_the_driver_want(free, text, is_full, standin, monkeypatch):
+    """As CuPy words their errors, which are not its OutOfMemoryError."""
+    import cupy
+
+    monkeypatch.setattr(cuda_machine.machine, "memory", free)
+
+    def rank(comm):
+        raise cupy.cuda.runtime.CUDARuntimeError(text)
+
+    with pytest.raises(RuntimeError) as caught:
+        launch(rank, "cuda:0")
+    assert isinstance(caught.value, DeviceMemoryError) is is_full
+    assert text in str(caught.value)
+
+
+def test_an_error_on_the_host_s_side_is_no_full_gpu(standin):
+    def rank(comm):
+        raise MemoryError("the host's")
+
+    with pytest.raises(MemoryError, match="the host's"):
+        launch(rank, "cuda:0")
+
+
+@pytest.mark.parametrize("names", ["cuda:0", "cuda:0,cuda:0"])
+def test_an_error_leaves_no_work_behind(names, standin):
+    """Else memory that a stream still works on could be given to a later one."""
+    import cupy
+
+    cupy.cuda.Stream.null()
+    before = list(cuda_machine.streams[0])
+
+    def rank(comm):
+        comm.device.put(drawn(5, 5)).fill(1)
+        raise KeyError("in the middle")
+
+    with pytest.raises(KeyError, match="in the middle"):
+        launch(rank, names)
+    assert cuda_machine.streams[0] == before  # the others were left when all of their work was done
+
+
+def test_as_many_gpus_as_can_share_the_work(standin, monkeypatch):
+    assert [d.name for d in parse("cuda")] == ["cuda:0", "cuda:1", "cuda:2"]
+    assert [d.name for d in parse("cuda", 2)] == ["cuda:0", "cuda:1"]
+    assert launch(lambda comm: comm.device.name, "cuda", 2) == ["cuda:0", "cuda:1"]
+    monkeypatch.setattr(cuda_machine.machine, "devices", 0)
+    with pytest.raises(DeviceError, match=r"device cuda:0: this machine has no GPU"):
+        parse("cuda")
 
 
 def test_arrays_on_another_device_are_refused(standin):

@@ -7,6 +7,7 @@ from test_cuda import (
     check_conv,
     check_dropout,
     check_exchange,
+    check_exchange_on_one_card,
     check_lrn,
     check_pool,
     check_sgd,
@@ -123,6 +124,12 @@ FAULTS = {  # name: (what catches it, how to plant it, what is raised, Assertion
     "a kernel loaded on another device": (check_towers, one_device_for_all, ValueError),
     "an exchange read before it is written": (check_exchange, no_wait_before_reading, Unordered),
     "an exchange overwritten before it is read": (check_exchange, no_wait_before_writing, Unordered),
+    "on one card, read before it is written": (
+        check_exchange_on_one_card, no_wait_before_reading, Unordered,
+    ),
+    "on one card, overwritten before it is read": (
+        check_exchange_on_one_card, no_wait_before_writing, Unordered,
+    ),
     "a gathered array read before it is written": (check_towers, no_wait_before_reading, Unordered),
 }  # fmt: skip
 

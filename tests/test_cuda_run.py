@@ -2,6 +2,7 @@
 
 import json
 
+import backends
 import cuda_machine
 import numpy as np
 import pytest
@@ -28,7 +29,8 @@ def trained(data, out, devices, epochs=2):
 
 def test_a_run_on_two_gpus_is_that_of_two_cpus(data, gpu, tmp_path):
     """Eight steps in float32: the weights and the errors agree, to rounding."""
-    cpu, gpu = (trained(data, tmp_path / kind, f"{kind}:0,{kind}:1") for kind in ("cpu", "cuda"))
+    cpu = trained(data, tmp_path / "cpu", "cpu:0,cpu:1")
+    gpu = trained(data, tmp_path / "gpu", backends.names(2))
     (expected, _), (found, metadata) = checkpoint.load(cpu), checkpoint.load(gpu)
     assert metadata["step"] == 8
     assert found.keys() == expected.keys()
@@ -42,14 +44,14 @@ def test_a_run_on_two_gpus_is_that_of_two_cpus(data, gpu, tmp_path):
 
 
 def test_a_resumed_run_on_gpus_has_the_same_bits(data, gpu, tmp_path):
-    once = trained(data, tmp_path / "once", "cuda:0,cuda:1")
+    once = trained(data, tmp_path / "once", backends.names(2))
     begun = tmp_path / "begun"
-    trained(data, begun, "cuda:0,cuda:1")
+    trained(data, begun, backends.names(2))
     for newer in run.checkpoints(begun)[1:]:
         newer.unlink()
     first = run.checkpoints(begun)[0]
     assert first.name != once.name
-    done("resume", begun, "--devices", "cuda:0,cuda:1")
+    done("resume", begun, "--devices", backends.names(2))
     assert run.checkpoints(begun)[-1].read_bytes() == once.read_bytes()
 
 

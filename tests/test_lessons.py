@@ -52,12 +52,12 @@ def _kernels_seconds():
     return times.children_user + times.children_system
 
 
-def _run(request, books, how, static):
+def _run(request, books, how):
     """Run the lessons that the selected tests ask for; list their times."""
     wanted = {item.callspec.params.get("stem") for item in request.session.items if hasattr(item, "callspec")}
     books = {stem: book for stem, book in books.items() if stem in wanted}
     start = _kernels_seconds()
-    seconds = course.execute(books.values(), static, stop=False)
+    seconds = course.execute(books.values(), stop=False)
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         times = ", ".join(f"{stem[:2]}: {s:.1f}" for stem, s in zip(books, seconds, strict=True))
         cpu = _kernels_seconds() - start
@@ -68,12 +68,12 @@ def _run(request, books, how, static):
 
 @pytest.fixture(scope="module")
 def shipped(request):
-    return _run(request, {stem: _book(stem) for stem in STEMS}, "as shipped", static=True)
+    return _run(request, {stem: _book(stem) for stem in STEMS}, "as shipped")
 
 
 @pytest.fixture(scope="module")
 def solved(request):
-    return _run(request, {stem: _with_solutions(stem) for stem in STEMS}, "with solutions", static=False)
+    return _run(request, {stem: _with_solutions(stem) for stem in STEMS}, "with solutions")
 
 
 @EACH_LESSON

@@ -101,6 +101,13 @@ def test_another_mpis_mpiexec_is_an_error():
 
 
 @needs_mpi
+def test_more_processes_than_gpus_share_them():
+    code, output, errors = finish(start(3, "cards"), seconds=30)
+    assert code == 0, errors
+    assert output.count("finished") == 3
+
+
+@needs_mpi
 def test_a_gpu_that_is_not_there_ends_the_job():
     code, _, errors = finish(start(2, "cuda", CUDA_VISIBLE_DEVICES=""), seconds=30)
     assert code != 0

@@ -20,6 +20,7 @@ from tinyalex import ops
 from tinyalex.comm import launch
 from tinyalex.devices import parse
 from tinyalex.ops import ACTIVATIONS, chosen, dropout_mask, lrn, plain_ops, pool, reference, strips, tanh
+from tinyalex.ops.cases import CASES
 from tinyalex.ops.cuda import conv as cuda_conv
 
 
@@ -88,7 +89,7 @@ def frozen(array):
 
 def normal(rng, shape, dtype=np.float64):
     """Read-only standard normal numbers."""
-    return frozen(rng.standard_normal(shape).astype(dtype))
+    return frozen(np.asarray(rng.standard_normal(shape), dtype))
 
 
 def pixels(rng, shape, dtype, tied):
@@ -516,107 +517,82 @@ def test_topk_error(dtype, K, N, data, rng):
 
 # --- what every pair keeps to --------------------------------------------------------------------
 
-_MAPS = (4, 7, 6, 3)
-PAIRS = {  # name: (shapes of the arguments, forward, backward)
-    "conv2d": (
-        [_MAPS, (6, 2, 3, 2), (6,)],
-        lambda x, w, b: conv2d_forward(x, w, b, 2, (1, 0, 2, 1), 2, ACTIVATIONS["tanh"]),
-        conv2d_backward,
-    ),
-    "conv2d, stride 1": (
-        [_MAPS, (6, 2, 3, 2), (6,)],
-        lambda x, w, b: conv2d_forward(x, w, b, 1, (1, 0, 1, 1), 2, ACTIVATIONS["tanh"]),
-        conv2d_backward,
-    ),
-    "max_pool": ([_MAPS], lambda x: max_pool_forward(x, 3, 2), max_pool_backward),
-    "avg_pool": ([_MAPS], lambda x: avg_pool_forward(x, 3, 2), avg_pool_backward),
-    "lrn": ([_MAPS], lambda x: lrn_forward(x, 3, alpha=1.0), lrn_backward),
-    "same_map_norm": ([_MAPS], lambda x: same_map_norm_forward(x, 3, alpha=9.0), same_map_norm_backward),
-    "relu": ([_MAPS], relu_forward, relu_backward),
-    "tanh": ([_MAPS], tanh_forward, tanh_backward),
-    "logistic": ([_MAPS], logistic_forward, logistic_backward),
-    "linear": (
-        [(5, 3), (4, 5), (4,)],
-        lambda x, w, b: linear_forward(x, w, b, ACTIVATIONS["tanh"]),
-        linear_backward,
-    ),
-    "dropout": (
-        [_MAPS],
-        lambda x: dropout_forward(x, dropout_mask(np.random.default_rng(0), _MAPS)),
-        dropout_backward,
-    ),
-}
-EVERY_PAIR = pytest.mark.parametrize("pair", PAIRS)
+_BY_TITLE = {case.title: case for case in CASES}
+EVERY_CASE = pytest.mark.parametrize("case", _BY_TITLE.values(), ids=_BY_TITLE)
+A_PAIR = {title: case for title, case in _BY_TITLE.items() if case.name != "softmax_loss"}  # it takes no dy
 
 
-def gradients(backward, dy, cache):
-    """The gradients as a tuple, also where there is only dx."""
-    grads = backward(dy, cache)
-    return grads if isinstance(grads, tuple) else (grads,)
+def drawn(case, seed=0, dtype=np.float64):
+    """A case's inputs, read-only."""
+    return {name: frozen(a) for name, a in case.draw(np.random.default_rng(seed), dtype).items()}
+
+
+def forward(case, inputs):
+    """y of NumPy's, and the cache as it is on the current device."""
+    y, cache = case.forward(**{name: backends.put(a) for name, a in inputs.items()})
+    return backends.get(y), cache
+
+
+def gradients(case, dy, cache):
+    return backends.get(case.backward(backends.put(dy), cache))
 
 
 @DTYPES
-@EVERY_PAIR
-def test_zero_dy_gives_zero_gradients(pair, dtype):
-    shapes, forward, backward = PAIRS[pair]
-    rng = np.random.default_rng(0)
-    args = [normal(rng, shape, dtype) for shape in shapes]
-    y, cache = forward(*args)
-    grads = gradients(backward, frozen(np.zeros_like(y)), cache)
-    for arg, grad in zip(args, grads, strict=True):
-        assert (grad.shape, grad.dtype) == (arg.shape, arg.dtype)
+@EVERY_CASE
+def test_zero_dy_gives_zero_gradients(case, dtype):
+    inputs = drawn(case, dtype=dtype)
+    y, cache = forward(case, inputs)
+    assert y.dtype == dtype
+    floats = [a for a in inputs.values() if a.dtype == dtype]
+    for a, grad in zip(floats, gradients(case, frozen(np.zeros_like(y)), cache), strict=True):
+        assert (grad.shape, grad.dtype) == (a.shape, dtype)
         assert not grad.any()
 
 
-@EVERY_PAIR
-def test_backward_twice_agrees(pair):
+@EVERY_CASE
+def test_backward_twice_agrees(case):
     """And neither result is touched by another forward and backward in between, cache included."""
-    shapes, forward, backward = PAIRS[pair]
-    rng = np.random.default_rng(0)
-    args, others = ([normal(rng, shape) for shape in shapes] for _ in range(2))
-    y, cache = forward(*args)
-    dy = normal(rng, y.shape)
-    first = gradients(backward, dy, cache)
+    y, cache = forward(case, drawn(case))
+    dy, other = normal(np.random.default_rng(0), y.shape), normal(np.random.default_rng(1), y.shape)
+    first = gradients(case, dy, cache)
     kept = [y.copy(), *(grad.copy() for grad in first)]
-    gradients(backward, normal(rng, y.shape), forward(*others)[1])
-    again = gradients(backward, dy, cache)
+    gradients(case, other, forward(case, drawn(case, seed=1))[1])
+    again = gradients(case, dy, cache)
     for found, expected in zip([y, *first], kept, strict=True):
         assert (found == expected).all()
     for found, expected in zip(again, first, strict=True):
         assert (found == expected).all()
 
 
-@EVERY_PAIR
-def test_dy_must_fit(pair):
+@pytest.mark.parametrize("case", A_PAIR.values(), ids=A_PAIR)
+def test_dy_must_fit(case):
     """A dy that would only broadcast, or of another dtype, is refused."""
-    shapes, forward, backward = PAIRS[pair]
-    y, cache = forward(*(np.ones(shape) for shape in shapes))
-    for shape in [(*y.shape[:-1], 1), (y.shape[0] + 1, *y.shape[1:])]:
+    y, cache = forward(case, drawn(case))
+    for shape in [(*y.shape[:-1], y.shape[-1] + 1), (y.shape[0] + 1, *y.shape[1:]), (1,) * y.ndim]:
         with pytest.raises(ValueError, match=re.escape(str(shape))):
-            backward(np.ones(shape), cache)
+            gradients(case, np.ones(shape), cache)
     with pytest.raises(TypeError, match="float32"):
-        backward(np.ones(y.shape, np.float32), cache)
+        gradients(case, np.ones(y.shape, np.float32), cache)
 
 
-@EVERY_PAIR
-def test_any_memory_layout(pair):
+@EVERY_CASE
+def test_any_memory_layout(case):
     """Arguments may be views: every second number of a larger array, axes stored in another order."""
-    shapes, forward, backward = PAIRS[pair]
-    rng = np.random.default_rng(0)
 
     def scattered(array):
-        wide = np.full([2 * size for size in array.shape[::-1]], np.nan, array.dtype).T
-        view = wide[(slice(None, None, 2),) * array.ndim]
+        wide = np.zeros([2 * size for size in array.shape[::-1]], array.dtype).T
+        wide[...] = np.nan if array.dtype.kind == "f" else 1
+        view = wide[(*(slice(None, None, 2),) * array.ndim, ...)]
         view[...] = array
         return frozen(view)
 
-    args = [normal(rng, shape) for shape in shapes]
-    y, cache = forward(*args)
-    dy = normal(rng, y.shape)
-    y_found, cache_found = forward(*map(scattered, args))
+    inputs = drawn(case)
+    y, cache = forward(case, inputs)
+    dy = normal(np.random.default_rng(0), y.shape)
+    y_found, cache_found = forward(case, {name: scattered(a) for name, a in inputs.items()})
     assert_close(y_found, y, np.float64, "y")
-    found = gradients(backward, scattered(dy), cache_found)
-    for grad, expected in zip(found, gradients(backward, dy, cache), strict=True):
+    found = gradients(case, scattered(dy), cache_found)
+    for grad, expected in zip(found, gradients(case, dy, cache), strict=True):
         assert_close(grad, expected, np.float64, "gradient")
 
 

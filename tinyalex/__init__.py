@@ -4,5 +4,5 @@ from importlib.metadata import PackageNotFoundError, version
 
 try:
     __version__ = version("tinyalex")
-except PackageNotFoundError:  # imported from its source, where nothing was installed
-    __version__ = "0+source"
+except PackageNotFoundError:  # a checkout that was never installed
+    __version__ = "0+checkout"

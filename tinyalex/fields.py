@@ -5,9 +5,13 @@ import numbers
 from types import UnionType
 from typing import get_args, get_origin
 
-from tinyalex.errors import DataError
+from tinyalex.errors import DataError, few
 
 LARGEST = 1 << 63
+WORDS = {
+    int: "a whole number", float: "a finite number", bool: "true or false", str: "text", tuple: "a list",
+    dict: "named fields", type(None): "null",
+}  # fmt: skip
 
 
 def checked(kind, fields, what):
@@ -18,21 +22,33 @@ def checked(kind, fields, what):
     """
     if not isinstance(fields, dict):
         raise DataError(f"{what}: expected named fields, found {type(fields).__name__}")
-    try:
-        made = kind(**{name: plain_data(value) for name, value in fields.items()})
-    except TypeError as error:
-        raise DataError(f"{what}: {error}") from error
+    unknown = fields.keys() - set(kind._fields)
+    missing = set(kind._fields) - fields.keys() - kind._field_defaults.keys()
+    if unknown or missing:
+        found = [f"{few(sorted(unknown))} besides"] * bool(unknown)
+        found += [f"{few(sorted(missing))} missing"] * bool(missing)
+        raise DataError(f"{what}: expected the fields {', '.join(kind._fields)}, found {', '.join(found)}")
+    made = kind(**{name: plain_data(value) for name, value in fields.items()})
     for name, value in made._asdict().items():
         wanted = kind.__annotations__[name]
         if not fits(value, wanted):
-            name_of = str(wanted) if get_origin(wanted) else wanted.__name__
-            raise DataError(f"{what}: {name}: expected {name_of}, found {str(value)[:80]}")
+            found = repr(fields.get(name, value))[:80]
+            raise DataError(f"{what}: {name}: expected {in_words(wanted)}, found {found}")
     return made
 
 
 def fits(value, wanted):
     """Whether a value is of an annotation (a class, a tuple[…, ...] or a union of such), and sound."""
     return _is_a(value, wanted) and _sound(value)
+
+
+def in_words(wanted):
+    """Return an annotation in words, for a message: "a whole number or null"."""
+    if get_origin(wanted) is tuple:
+        return f"a list, each of it {in_words(get_args(wanted)[0])}"
+    if get_args(wanted):
+        return " or ".join(map(in_words, get_args(wanted)))
+    return WORDS.get(wanted, wanted.__name__)
 
 
 def plain_data(value):

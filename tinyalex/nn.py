@@ -170,7 +170,7 @@ class Layer:
         for key, size in sizes.items():
             if size[0] % self.comm.size:
                 raise self.error(f"{key}: {size[0]} rows cannot be shared evenly by {self.comm.size} ranks")
-        self.params = {}
+        self.params, self.grads, self.cache = {}, {}, None
         if rng is not None:
             for key, size in sizes.items():
                 whole = self.draw(key, size, rng)
@@ -697,7 +697,6 @@ def named(layers):
         if not isinstance(layer, Layer):
             raise ArgumentError(f"layer {place}: expected one such as MaxPool(3, 2), found {layer!r:.80}")
         layer = copy.copy(layer)
-        layer.params, layer.grads, layer.cache = {}, {}, None
         counts[layer.prefix] = counts.get(layer.prefix, 0) + 1
         layer.name = layer.name or f"{layer.prefix}{counts[layer.prefix]}"
         if any(layer.name == other.name for other in copies):
@@ -718,10 +717,10 @@ def plan(layers, shape, ranks=1):
     layers = named(layers)
     if ranks > 1 and not any(isinstance(layer, AllGather) for layer in layers):
         layers = on_towers(layers, ranks)
-    if isinstance(layers[0], Conv2d):
-        layers[0].need_dx = False
     placed, split = [], False
     for layer in layers:
+        if isinstance(layer, Conv2d):
+            layer.need_dx = layer is not layers[0]
         layer.check_split(split, ranks)
         y = layer.out(shape)
         rows = {size[0] for size in layer.sizes(shape).values()}

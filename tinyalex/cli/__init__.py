@@ -41,8 +41,11 @@ app.command("lessons")(learn.lessons)
 app.command("describe")(learn.describe)
 app.command("bench")(learn.bench)
 
-prepare_app = typer.Typer(help="Turn a data set into the form that training reads.", no_args_is_help=True)
-prepare_app.command("imagenet")(prepare.prepare_imagenet)
+prepare_app = typer.Typer(
+    cls=prepare.Kinds, help="Turn pictures into the form that training reads.", no_args_is_help=True
+)
+prepare_app.command("pictures")(prepare.pictures)
+prepare_app.command("imagenet", help="The same as pictures: ILSVRC is one form of them.")(prepare.pictures)
 app.add_typer(prepare_app, name="prepare")
 app.command("train")(train.train)
 app.command("resume")(train.resume)

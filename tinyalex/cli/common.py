@@ -1,5 +1,6 @@
 """What the commands share: options, consoles, devices, networks, and how results are shown."""
 
+import contextlib
 import math
 from itertools import permutations
 from pathlib import Path
@@ -31,6 +32,9 @@ NetworkOption = Annotated[str, typer.Option("--network", "--preset", help=f"{_NE
 Preset = Annotated[
     str | None, typer.Option(help="Which alexnet: paper, code2012, half or caffe.", show_default="paper")
 ]
+Plain = Annotated[
+    bool, typer.Option("--plain", help="Run the plain operations, to step through: the same, but slower.")
+]
 Width = Annotated[float, typer.Option(help="Factor on the numbers of filters and hidden units.", min=0.001)]
 
 
@@ -55,8 +59,15 @@ def of_preset(network, preset):
     return preset
 
 
+def operations(plain):
+    """Return the context in which the operations are those asked for."""
+    from tinyalex.ops import plain_ops
+
+    return plain_ops() if plain else contextlib.nullcontext()
+
+
 def _spelled(devices, parts):
-    transport, names = device_names.read(devices or "cpu", parts)
+    transport, names = device_names.read("cpu" if devices is None else devices, parts)
     return ",".join(names) if transport == "threads" else devices
 
 

@@ -8,16 +8,17 @@ import typer
 
 from tinyalex.cli.common import Checkpoint
 from tinyalex.errors import DataError
+from tinyalex.files import read_text
 
 
 def export(
     checkpoint: Checkpoint,
     out: Annotated[Path, typer.Argument(help="The ONNX file.")],
 ):
-    """Write a network as ONNX (opset 13): AlexNet, Figure 1's, or one that was imported."""
+    """Write a checkpoint's network as ONNX (opset 13)."""
     from tinyalex.exchange import onnx_export
     from tinyalex.runs import checkpoint as files
-    from tinyalex.runs.run import newest
+    from tinyalex.runs.checkpoint import newest
     from tinyalex.runs.saved import open_network
 
     path = newest(checkpoint)
@@ -114,8 +115,4 @@ def _stated(source, found):
 
 
 def _names(path):
-    try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: expected a text file, a name in each line: {error}") from error
-    return [name for name in names if name]
+    return [name for line in read_text(path).splitlines() if (name := line.strip())]

@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from tinyalex import devices as device_names
 from tinyalex.cli.common import (
     NetworkArgument,
+    Plain,
     Preset,
     ThreadDevices,
     Width,
@@ -16,6 +17,7 @@ from tinyalex.cli.common import (
     devices_for_network,
     error_console,
     of_preset,
+    operations,
 )
 from tinyalex.errors import DataError
 
@@ -134,6 +136,7 @@ def bench(
     layers: Annotated[bool, typer.Option("--layers", help="A table of layers.")] = False,
     vs: Annotated[str | None, typer.Option(help="torch (as people write it) or torch-tuned.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    plain: Plain = False,
 ):
     """Time training: images/s, time by layer, share of the matrix products' limit, PyTorch beside it."""
     from tinyalex.measure import bench as benchmark
@@ -150,10 +153,11 @@ def bench(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=error_console
     ) as bar:
         task = bar.add_task("rounds", total=rounds)
-        result = benchmark.measure(
-            found, chosen, batch, rounds, layer=layer, against=vs, forward=forward, what=network,
-            on_round=lambda _: bar.advance(task),
-        )  # fmt: skip
+        with operations(plain):
+            result = benchmark.measure(
+                found, chosen, batch, rounds, layer=layer, against=vs, forward=forward, what=network,
+                on_round=lambda _: bar.advance(task),
+            )  # fmt: skip
     if as_json:
         print(benchmark.to_json(result))
     else:

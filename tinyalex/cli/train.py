@@ -6,7 +6,17 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from tinyalex.cli.common import DataSet, Devices, NetworkOption, Width, console, devices_for_network, run_on
+from tinyalex.cli.common import (
+    DataSet,
+    Devices,
+    NetworkOption,
+    Plain,
+    Width,
+    console,
+    devices_for_network,
+    operations,
+    run_on,
+)
 from tinyalex.devices import sharing
 from tinyalex.errors import DeviceError, DeviceMemoryError
 
@@ -48,6 +58,7 @@ def train(
         int, typer.Option(help="Steps between checkpoints; one is written at the end too.", min=1)
     ] = 500,
     keep: Annotated[int, typer.Option(help="Checkpoints kept.", min=1)] = 3,
+    plain: Plain = False,
 ):
     """Train a network.  Ctrl-C finishes the step, writes a checkpoint and ends; `tinyalex resume` goes on."""
     from tinyalex.runs import new_run
@@ -57,7 +68,7 @@ def train(
         width=None if width == 1 else width, size=size, bias=bias, dropout=None if dropout else False,
         epochs=epochs, batch=batch, rate=rate, patience=patience, noise=noise,
     )  # fmt: skip
-    _go(out, made, opened, devices, new=True)
+    _go(out, made, opened, devices, plain, new=True)
 
 
 def resume(
@@ -68,15 +79,16 @@ def resume(
         typer.Option(help="Go on until so many epochs have ended, also after the run's end.", min=1),
     ] = None,
     devices: Devices = None,
+    plain: Plain = False,
 ):
     """Go on with a run from its newest checkpoint, on any number of devices that its towers allow."""
     from tinyalex.runs import reopen
 
     made, opened = reopen(out, epochs, data)
-    _go(out, made, opened, devices, longer=epochs is not None)
+    _go(out, made, opened, devices, plain, longer=epochs is not None)
 
 
-def _go(out, settings, data, devices, **how):
+def _go(out, settings, data, devices, plain, **how):
     """Train in the run folder, with a live display; exit code 130 if it was stopped."""
     from tinyalex.runs import run
 
@@ -88,7 +100,8 @@ def _go(out, settings, data, devices, **how):
             out, settings, data, stop=stop, on_event=_Display(progress, settings, data, chosen), **how
         )
         try:
-            done = run_on(rank, chosen)
+            with operations(plain):
+                done = run_on(rank, chosen)
         except DeviceMemoryError as error:
             raise DeviceError(f"{error}; {_batch_that_fits(settings, chosen, error.available)}") from error
     if not done:

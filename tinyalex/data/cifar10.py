@@ -414,9 +414,7 @@ def fetch():
     try:
         import pooch  # here, so that whoever fetches nothing can do without it
     except ImportError as error:
-        raise DataError(
-            f"CIFAR-10: pooch, which fetches it, is not installed ({error}): {by_hand}"
-        ) from error
+        raise DataError(f"CIFAR-10 is fetched by pooch, which is not here ({error}): {by_hand}") from error
     if path.exists():
         found = pooch.file_hash(str(path), alg="md5")
         if found != MD5:

@@ -25,8 +25,17 @@ To write or change a lesson:
    answers, and looks at its page in a browser.
 """
 
-from tinyalex.lessons import draw
+import importlib
+
 from tinyalex.lessons.checks import lesson
-from tinyalex.lessons.steps import step_through
 
 __all__ = ["draw", "lesson", "step_through"]
+
+
+def __getattr__(name):
+    """Import what draws only when it is used: a check needs NumPy alone."""
+    if name == "draw":
+        return importlib.import_module("tinyalex.lessons.draw")
+    if name == "step_through":
+        return importlib.import_module("tinyalex.lessons.steps").step_through
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -90,21 +90,24 @@ def holes_of(number):
 
 
 class Lesson(NamedTuple):
-    """The three things that a notebook calls."""
+    """The four things that a notebook calls."""
 
     check: callable
     hint: callable
     solution: callable
+    tutor: callable
 
 
 def lesson(number):
-    """Return check, hint and solution for the holes of a lesson.
+    """Return check, hint, solution and tutor for the holes of a lesson.
 
     check(function) prints a verdict and returns the function if it is right, else the solution, so that the
-    notebook can go on.  hint("name") prints one hint more at each call, solution("name") the solution.
+    notebook can go on.  hint("name") prints one hint more at each call, solution("name") the solution;
+    tutor("name") steps through the answer that was checked last, to the line where it departs.
     """
     holes = holes_of(number)
     seen = dict.fromkeys(holes, 0)
+    answers = {}  # what was checked last: the notebook's name stands for the solution after a wrong answer
 
     def find(name):
         name = getattr(name, "__name__", name)
@@ -118,7 +121,10 @@ def lesson(number):
             state, message = NOT_YET, "this is the book's solution: run the cell with your function first."
         else:
             state, message = judge(found, function)
+            answers[found.name] = function
         print(f"{state}: {found.name}\n{message}".rstrip())
+        if state == WRONG:
+            print(f'tutor("{found.name}") steps through it, to the line where it departs.')
         return function if state == PASSED else found.solution
 
     def hint(name):
@@ -130,7 +136,13 @@ def lesson(number):
     def solution(name):
         print(find(name).source)
 
-    return Lesson(check, hint, solution)
+    def tutor(name):
+        from tinyalex.lessons.tutor import show
+
+        found = find(name)
+        show(found, answers.get(found.name, found.solution))
+
+    return Lesson(check, hint, solution, tutor)
 
 
 @np.errstate(all="ignore")  # a NaN is told of in words

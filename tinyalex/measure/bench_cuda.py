@@ -25,7 +25,7 @@ COPY, SIDE, REPEATS = 2**28, 8192, 10  # bytes, rows of a matrix, steps
 
 
 def measure(device, step, place):
-    """Run step() some dozens of times; return what was found, as numbers, strings, lists and dicts of them.
+    """Run step() some dozens of times; return what was found, as data for JSON.
 
     place(): on whose behalf a launch is made, "conv2 backward" (a comm's label).
 
@@ -120,7 +120,7 @@ def _launch_microseconds(device, count=300):
 
 
 def table(found, layers=False):
-    """Return the table of what `measure` found: a row a kernel, products by layer; or all kernels by layer."""
+    """Return the table of what `measure` found: a row a kernel, products by layer; or all by layer."""
     copy, product = found["rates"]
     rows = {}
     for one in found["launches"]:

@@ -9,7 +9,7 @@ counted in multiply-adds.
 import math
 from typing import NamedTuple
 
-from tinyalex.nn import LRN, AvgPool, Conv2d, Dropout, Linear, MaxPool, SameMapNorm
+from tinyalex.nn import LRN, Activate, AvgPool, Conv2d, Dropout, Linear, MaxPool, SameMapNorm
 from tinyalex.ops.cuda.softmax import HEIGHT
 
 
@@ -43,7 +43,12 @@ def _kernels(place, x, y, ranks):
             ("backward", "im2col", 4 * (x + columns)),
         ] + [("backward", "col2im", 4 * (x + columns))] * layer.need_dx
     if isinstance(layer, Linear):
-        return [("forward", "bias_relu", 4 * (2 * y + layer.features // ranks))]
+        F = layer.features // ranks
+        return [("forward", "bias_relu", 4 * (2 * y + F)), ("backward", "sum_rows", 4 * (y + F))] + [
+            ("backward", "activate_backward", 12 * y)
+        ] * (layer.activation is not None)
+    if isinstance(layer, Activate):
+        return [("forward", "activate", 8 * x), ("backward", "activate_backward", 12 * x)]
     if isinstance(layer, AvgPool):
         return [("forward", "avg_pool_forward", 4 * (x + y)), ("backward", "avg_pool_backward", 4 * (x + y))]
     if isinstance(layer, MaxPool):
@@ -74,6 +79,8 @@ def of_loss(classes, images):
     return [
         Launch("loss", "loss", "softmax_slices", 4 * (numbers + 2 * slices)),
         Launch("loss", "loss", "softmax_loss", 4 * (2 * numbers + 2 * slices + images) + 8 * images),
+        Launch("loss", "loss", "sum_rows", 4 * (images + 1)),
+        Launch("loss", "loss", "topk_error", 4 * numbers + 16 * images),
         Launch("loss", "loss", "softmax_backward", 4 * 2 * numbers + 8 * images),
     ]
 

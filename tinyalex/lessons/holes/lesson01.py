@@ -2,14 +2,35 @@
 
 import numpy as np
 
+from tinyalex.lessons.cases import sizes
 from tinyalex.lessons.checks import hole
 
 
+def _pixels(rng, *shape):
+    return rng.integers(0, 256, shape, dtype=np.uint8)
+
+
+def _to_batch_cases(rng):
+    shapes = [sizes(rng, *[(2, 6)] * 4), sizes(rng, *[(2, 5)] * 4), (1, *sizes(rng, *[(2, 5)] * 3))]
+    return [(_pixels(rng, *shape),) for shape in shapes]
+
+
+def _place_cases(rng):
+    cases = []
+    for _ in range(4):
+        shape = sizes(rng, *[(2, 7)] * 4)
+        cases.append((*(int(rng.integers(1, size)) for size in shape), tuple(shape)))
+    C, H, W, N = sizes(rng, *[(2, 7)] * 4)
+    return [*cases, (C - 1, 0, W - 1, 0, (C, H, W, N)), (0, H - 1, 0, N - 1, (C, H, W, N))]
+
+
+def _centred_cases(rng):
+    shapes = [sizes(rng, *[(2, 6)] * 4), sizes(rng, *[(2, 5)] * 4), (*sizes(rng, *[(2, 5)] * 3), 1)]
+    return [(_pixels(rng, *shape),) for shape in shapes]
+
+
 @hole(
-    cases=lambda rng: [
-        (rng.integers(0, 256, (5, 4, 6, 3), dtype=np.uint8),),
-        (rng.integers(0, 256, (2, 5, 3, 4), dtype=np.uint8),),
-    ],
+    cases=_to_batch_cases,
     hints=[
         """pictures[n] is (H, W, C) and its place in the batch is (C, H, W).  Which of NumPy's functions
         gives axes another order and lets every number keep its indices?""",
@@ -52,7 +73,7 @@ def to_batch(pictures):
 
 
 @hole(
-    cases=lambda rng: [(1, 2, 1, 3, (2, 3, 4, 5)), (0, 1, 6, 1, (3, 2, 7, 4)), (4, 0, 2, 0, (5, 6, 3, 2))],
+    cases=_place_cases,
     hints=[
         """Count what lies before the element: whole channels, then whole rows of its channel, then whole
         runs of its row, then single numbers of its run.""",
@@ -93,10 +114,7 @@ def place(c, h, w, n, shape):
 
 
 @hole(
-    cases=lambda rng: [
-        (rng.integers(0, 256, (3, 4, 5, 6), dtype=np.uint8),),
-        (rng.integers(0, 256, (2, 5, 3, 4), dtype=np.uint8),),
-    ],
+    cases=_centred_cases,
     hints=[
         """The mean is taken over the pictures, and only over them: what is left is a picture.""",
         """The pictures are axis 3.  `keepdims=True` leaves that axis in place with size 1, so that the mean

@@ -2,18 +2,36 @@
 
 import numpy as np
 
+from tinyalex.lessons.cases import columns_far_apart, sizes
 from tinyalex.lessons.checks import hole
 
 
-def _large_and_small(rng):
-    z = rng.standard_normal((3, 5))
-    z[:, 0] += 1000
-    z[:, 1] -= 1000
-    return z
+def _softmax_cases(rng):
+    K, N = sizes(rng, (3, 6), (3, 6))
+    far = columns_far_apart(rng, *sizes(rng, (3, 4), (5, 6)))
+    return [(3 * rng.standard_normal((K, N)),), (far,), (rng.standard_normal((K, 1)),)]
+
+
+def _loss_cases(rng):
+    K, N = sizes(rng, (3, 6), (3, 6))
+    far = columns_far_apart(rng, *sizes(rng, (3, 4), (5, 6)))
+    return [
+        (rng.standard_normal((K, N)), rng.integers(0, K, N)),
+        (rng.standard_normal((N, 1)), rng.integers(0, N, 1)),
+        (far, far.argmax(axis=0)),  # where a label's probability is 0 in float64, no loss can be told
+    ]
+
+
+def _linear_cases(rng):
+    cases = []
+    for K, D, N in (sizes(rng, *[(2, 6)] * 3), sizes(rng, *[(2, 6)] * 3), (*sizes(rng, (2, 5), (2, 5)), 1)):
+        dz, x, w = (rng.standard_normal(shape) for shape in ((K, N), (D, N), (K, D)))
+        cases.append((dz, x, w))
+    return cases
 
 
 @hole(
-    cases=lambda rng: [(3 * rng.standard_normal((4, 5)),), (_large_and_small(rng),)],
+    cases=_softmax_cases,
     hints=[
         """Adding the same number to all logits of a picture changes nothing.  Which number makes sure that
         exp gets nothing large, and that at least one exponential is not 0?""",
@@ -55,10 +73,7 @@ def softmax(z):
 
 
 @hole(
-    cases=lambda rng: [
-        (rng.standard_normal((4, 5)), rng.integers(0, 4, 5)),
-        (rng.standard_normal((6, 3)), rng.integers(0, 6, 3)),
-    ],
+    cases=_loss_cases,
     hints=[
         """Multiplying by onehot and summing picks, from each column, the number at the label.  And the
         gradient stands above, at the end of the derivation.""",
@@ -115,10 +130,7 @@ def loss_and_gradient(z, labels):
 
 
 @hole(
-    cases=lambda rng: [
-        (rng.standard_normal((3, 4)), rng.standard_normal((5, 4)), rng.standard_normal((3, 5))),
-        (rng.standard_normal((4, 2)), rng.standard_normal((3, 2)), rng.standard_normal((4, 3))),
-    ],
+    cases=_linear_cases,
     hints=[
         """Write down the three shapes that must come out: (K, D), (K,), (D, N).  You have (K, N), (D, N) and
         (K, D); of two matrices, turn round the one that has to be.""",

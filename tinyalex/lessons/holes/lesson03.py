@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tinyalex.lessons.cases import sizes
 from tinyalex.lessons.checks import hole
 
 
@@ -9,8 +10,14 @@ def _bumps(x):
     return float((np.sin(x) * np.arange(1, x.size + 1).reshape(x.shape)).sum() + x.prod())
 
 
+def _slope_cases(rng):
+    shapes = sizes(rng, (2, 4), (2, 4)), sizes(rng, (3, 5)), (1, *sizes(rng, (2, 3), (2, 3)))
+    steps = 0.1, 0.01, 0.2  # coarse: what is one-sided differs by far more than rounding
+    return [(_bumps, rng.standard_normal(shape), h) for shape, h in zip(shapes, steps, strict=True)]
+
+
 @hole(
-    cases=lambda rng: [(_bumps, rng.standard_normal((2, 3)), 0.1), (_bumps, rng.standard_normal(4), 0.01)],
+    cases=_slope_cases,
     hints=[
         """`step` is an array that is h at one element and 0 elsewhere: x + step has only that element
         moved.  Which two values of f do you need?""",
@@ -72,23 +79,18 @@ def _exp_backward(dy, x):
     return dy * np.exp(x)
 
 
+def _slopes_cases(rng):
+    rows, columns = sizes(rng, (2, 5), (2, 5))
+    x, dy, u = rng.standard_normal((3, rows, columns))
+    y, du = rng.standard_normal((2, 3, 4))
+    return [
+        (_exp, _exp_backward, x, dy, u, 0.1),
+        (_square, _square_backward, y, rng.standard_normal((2, 4)), du, 0.01),
+    ]
+
+
 @hole(
-    cases=lambda rng: [
-        (
-            _exp,
-            _exp_backward,
-            *(rng.standard_normal((2, 4)) for _ in range(3)),
-            0.1,
-        ),
-        (
-            _square,
-            _square_backward,
-            rng.standard_normal((3, 2)),
-            rng.standard_normal((2, 2)),
-            rng.standard_normal((3, 2)),
-            0.01,
-        ),
-    ],
+    cases=_slopes_cases,
     hints=[
         """L(x) is the sum of dy times forward(x), element by element.  You need it at two points.""",
         """The points are x + h·u and x − h·u.  The other side is ⟨g, u⟩ with g = backward(dy, x): also a sum

@@ -2,14 +2,48 @@
 
 import numpy as np
 
+from tinyalex.lessons.cases import sizes
 from tinyalex.lessons.checks import hole
+
+
+def _sizes(rng, stride, N):
+    """C, F, (KH, KW), (H, W) of a convolution, all different, as OH and OW are.
+
+    The last window ends before the edge as often as at it.
+    """
+    while True:
+        KH, KW, OH, OW = (int(rng.integers(2, end)) for end in (6, 6, 5, 5))
+        H = KH + (OH - 1) * stride + int(rng.integers(stride))
+        W = KW + (OW - 1) * stride + int(rng.integers(stride))
+        used = {KH, KW, H, W, N}
+        if len(used) == 5 and OH != OW:
+            break
+    C, F = rng.permutation([size for size in range(2, 9) if size not in used][:2]).tolist()
+    return C, F, (KH, KW), (H, W)
 
 
 def _conv_cases(rng):
     cases = []
-    for (C, H, W, N), (F, KH, KW), stride in (((2, 7, 8, 2), (3, 4, 3), 2), ((3, 5, 6, 1), (2, 2, 3), 1)):
+    for stride, N in ((2, 2), (1, 1), (3, 2)):
+        C, F, (KH, KW), (H, W) = _sizes(rng, stride, N)
         x, w = rng.standard_normal((C, H, W, N)), rng.standard_normal((F, C, KH, KW))
         cases.append((x, w, rng.standard_normal(F), stride))
+    return cases
+
+
+def _output_size_cases(rng):
+    cases = [(7, 7, 3, 0)]  # one window
+    for pad in (0, 1, 2, 3, 6):
+        kernel, stride = sizes(rng, (2, 7), (2, 5))
+        cases.append((kernel + int(rng.integers(1, 15)), kernel, stride, pad))
+    return [*cases, (20, 7, 4, 6), (8, 3, 1, 1)]
+
+
+def _im2col_cases(rng):
+    cases = []
+    for stride, N in ((2, 2), (1, 3), (3, 1)):
+        C, _F, (KH, KW), (H, W) = _sizes(rng, stride, N)
+        cases.append((rng.standard_normal((C, H, W, N)), KH, KW, stride))
     return cases
 
 
@@ -67,7 +101,7 @@ def conv_loops(x, w, b, stride):
 
 
 @hole(
-    cases=lambda rng: [(20, 7, 4, 6), (9, 3, 2, 0), (7, 7, 3, 0)],
+    cases=_output_size_cases,
     hints=[
         """How many pixels are there with the padding?  At which of them does the last window start, at
         most?""",
@@ -115,11 +149,7 @@ _SLICES = "x[:, p : p + OH * stride : stride, q : q + OW * stride : stride]"
 
 
 @hole(
-    cases=lambda rng: [
-        (rng.standard_normal((3, 10, 11, 2)), 3, 4, 2),
-        (rng.standard_normal((2, 6, 9, 3)), 4, 2, 1),
-        (rng.standard_normal((1, 11, 8, 2)), 2, 3, 3),
-    ],
+    cases=_im2col_cases,
     hints=[
         """Pixel (p, q) of window (i, j) is in row i·stride + p and column j·stride + q.  Let i run over all
         its OH values: which rows are these?""",

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from tinyalex.lessons.cases import sizes
 from tinyalex.lessons.checks import hole
-from tinyalex.ops.conv import output_size
 
 
 def _mean(dcols, W, stride):
@@ -18,12 +18,16 @@ def _fancy(dcols, W, stride):
     return dx
 
 
+def _add_back_cases(rng):
+    cases = []
+    for stride in (2, 1, 3):  # windows that overlap by some pixels, by all but one, and not at all
+        K, OW = {2: (3, 4), 1: sizes(rng, (3, 5), (4, 6)), 3: (2, int(rng.integers(3, 5)))}[stride]
+        cases.append((rng.standard_normal((K, OW)), K + (OW - 1) * stride + (stride > 1), stride))
+    return cases
+
+
 @hole(
-    cases=lambda rng: [
-        (rng.standard_normal((3, 4)), 9, 2),
-        (rng.standard_normal((4, 5)), 8, 1),
-        (rng.standard_normal((2, 3)), 8, 3),
-    ],
+    cases=_add_back_cases,
     hints=[
         """Forward, window o was read from x[o·stride : o·stride + K].  Backward goes the same way, in the
         other direction: where does column o of dcols have to go?""",
@@ -72,7 +76,8 @@ def add_back(dcols, W, stride):
 
 def _three_products(rng):
     cases = []
-    for F, C, KH, KW, OH, OW, N in ((4, 3, 2, 5, 6, 7, 8), (3, 2, 4, 1, 5, 6, 7)):
+    for N in (int(rng.integers(2, 6)), 1):
+        F, C, KH, KW, OH, OW = sizes(rng, *[(2, 7)] * 6)
         w = rng.standard_normal((F, C, KH, KW))
         cols = rng.standard_normal((C * KH * KW, OH * OW * N))
         cases.append((rng.standard_normal((F, OH, OW, N)), cols, w))
@@ -132,12 +137,11 @@ def three_products(dy, cols, w):
 
 def _col2im_cases(rng):
     cases = []
-    for (C, H, W, N), (KH, KW), stride, pad in (
-        ((3, 7, 8, 2), (5, 4), 1, 0),
-        ((2, 9, 8, 3), (4, 3), 2, 1),
-        ((1, 7, 6, 2), (3, 2), 3, 0),
-    ):
-        OH, OW = output_size(H, KH, stride, pad, pad), output_size(W, KW, stride, pad, pad)
+    for stride, pad, N in ((1, 0, 2), (2, 1, 3), (1, 1, 2), (2, 3, 1), (3, 0, 2)):
+        OH = OW = 0
+        while OH == OW:
+            C, KH, KW, H, W = sizes(rng, (2, 3), *[(max(pad + 1, 2), 5)] * 2, *[(6, 9)] * 2)
+            OH, OW = (H + 2 * pad - KH) // stride + 1, (W + 2 * pad - KW) // stride + 1
         cols = rng.standard_normal((C * KH * KW, OH * OW * N))
         cases.append((cols, (C, H, W, N), KH, KW, stride, pad))
     return cases

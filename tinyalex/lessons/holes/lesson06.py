@@ -2,14 +2,22 @@
 
 import numpy as np
 
+from tinyalex.lessons.cases import sizes
 from tinyalex.lessons.checks import hole
 
 
+def _neuron_cases(rng, neuron):
+    """dy and y: two shapes, one number alone, and float32, which has to stay float32."""
+    cases = []
+    for shape in (sizes(rng, (2, 5), (2, 5)), sizes(rng, *[(2, 5)] * 3), (1,)):
+        dy, x = rng.standard_normal((2, *shape))
+        cases.append((dy, neuron(2 * x)))
+    dy, x = rng.standard_normal((2, *sizes(rng, (3, 5), (3, 5)))).astype(np.float32)
+    return [*cases, (dy, neuron(x))]
+
+
 @hole(
-    cases=lambda rng: [
-        (rng.standard_normal((3, 4)), np.tanh(rng.standard_normal((3, 4)))),
-        (rng.standard_normal((2, 3, 5)), np.tanh(2 * rng.standard_normal((2, 3, 5)))),
-    ],
+    cases=lambda rng: _neuron_cases(rng, np.tanh),
     hints=[
         """The slope of tanh is 1 − tanh².  And what is y?""",
         """y is tanh(x) already: the slope is 1 − y², number by number.  The chain rule does the rest.""",
@@ -46,10 +54,7 @@ def tanh_backward(dy, y):
 
 
 @hole(
-    cases=lambda rng: [
-        (rng.standard_normal((3, 4)), np.maximum(rng.standard_normal((3, 4)), 0)),
-        (rng.standard_normal((2, 3, 5)), np.maximum(rng.standard_normal((2, 3, 5)), 0)),
-    ],
+    cases=lambda rng: _neuron_cases(rng, lambda x: np.maximum(x, 0)),
     hints=[
         """Each number is a gate that is open or closed.  Which array says where it was open?""",
         """y > 0 is an array of True and False, and multiplies like 1 and 0.""",

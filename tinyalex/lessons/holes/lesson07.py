@@ -2,14 +2,21 @@
 
 import numpy as np
 
+from tinyalex.lessons.cases import sizes
 from tinyalex.lessons.checks import hole
 
 
+def _max_pool_cases(rng):
+    cases = []
+    for z, s, N in ((3, 2, 2), (2, 3, 1), (2, 1, 3)):  # overlapping, with gaps, and one apart
+        C, OH, OW = sizes(rng, *[(2, 4)] * 3)
+        H, W = z + (OH - 1) * s + int(rng.integers(s)), z + (OW - 1) * s + int(rng.integers(s))
+        cases.append((rng.standard_normal((C, H, W, N)) - (z == 3), z, s))  # a window may be all negative
+    return cases
+
+
 @hole(
-    cases=lambda rng: [
-        (rng.standard_normal((3, 7, 9, 4)), 3, 2),
-        (rng.standard_normal((2, 6, 8, 3)), 2, 2),
-    ],
+    cases=_max_pool_cases,
     hints=[
         """Window (i, j) is rows i·s … i·s + z − 1 and columns j·s … j·s + z − 1, of all channels and
         pictures: a slice of four axes.""",
@@ -80,11 +87,21 @@ def _whole_window(dy, x, z, s):
     return dx
 
 
+def _row_cases(rng):
+    gaps = rng.standard_normal(12)
+    gaps[2::3] += 9  # the largest numbers lie between the windows
+    return [
+        (rng.standard_normal(4), _ROW, 3, 2),
+        (rng.standard_normal(4), np.zeros(7), 4, 1),
+        (rng.standard_normal(4), gaps, 2, 3),
+    ]
+
+
 _ROW = np.array([1.0, 3, 9, 2, 5, 4, 7, 7, 6])  # 9 wins two windows, and 7 stands twice in the last
 
 
 @hole(
-    cases=lambda rng: [(rng.standard_normal(4), _ROW, 3, 2), (rng.standard_normal(4), np.zeros(7), 4, 1)],
+    cases=_row_cases,
     hints=[
         """x[o * s : o * s + z].argmax() says where in the *window* the largest is.  Where is that in x?""",
         """Add the place where the window starts: o·s.  And think of a pixel that wins two windows.""",
@@ -125,10 +142,14 @@ def give_to_winners(dy, x, z, s):
 
 
 def _pictures(rng):
-    return [
-        (rng.standard_normal((2, 3, 4, 3)), rng.standard_normal((2, 7, 9, 3)), 3, 2),
-        (rng.standard_normal((1, 3, 2, 2)), rng.standard_normal((1, 5, 4, 2)), 3, 1),
-    ]
+    cases = []
+    for z, s, N in ((3, 2, 3), (3, 1, 2), (2, 3, 1)):
+        C, OH, OW = sizes(rng, *[(2, 4)] * 3)
+        x = rng.standard_normal((C, z + (OH - 1) * s, z + (OW - 1) * s + s - 1, N))
+        if s == 1:
+            x = np.maximum(x, 0)  # as behind a ReLU: many windows are all 0, and all their pixels tie
+        cases.append((rng.standard_normal((C, OH, OW, N)), x, z, s))
+    return cases
 
 
 @hole(

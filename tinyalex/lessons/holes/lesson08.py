@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tinyalex.lessons.cases import sizes
 from tinyalex.lessons.checks import hole
 
 
@@ -12,11 +13,19 @@ def _from_i(x, n, k, alpha, beta):
     return x / s**beta, s
 
 
+def _lrn_cases(rng):
+    """Windows narrower and wider than there are channels; α so large that the sum counts; a batch of one."""
+    H, W = sizes(rng, (2, 4), (2, 4))
+    return [
+        (rng.standard_normal((6, H, W, 5)), 3, 9.0, 0.9, 0.75),
+        (rng.standard_normal((4, W, 1, 2)), 7, 8.0, 0.6, 0.5),
+        (rng.standard_normal((7, 2, H, 1)), 5, 2.0, 0.7, 0.75),
+        (rng.standard_normal((5, 2, 3, 4)).astype(np.float32), 5, 2.0, 0.7, 0.75),
+    ]
+
+
 @hole(
-    cases=lambda rng: [
-        (rng.standard_normal((6, 2, 3, 4)), 3, 9.0, 0.9, 0.75),
-        (rng.standard_normal((4, 3, 1, 2)), 7, 8.0, 0.6, 0.5),
-    ],
+    cases=_lrn_cases,
     hints=[
         """The window of channel i reaches n // 2 channels to each side, and is n channels long. What if
         there are not as many?""",
@@ -77,17 +86,16 @@ def lrn(x, n, k, alpha, beta):
     return y, s
 
 
-def _backward_case(rng, shape, n, alpha, beta):
-    x = rng.standard_normal(shape)
-    _, s = lrn(x, n, 2.0, alpha, beta)
-    return rng.standard_normal(shape), x, s, n, alpha, beta
+def _lrn_backward_cases(rng):
+    cases = []
+    for x, n, k, alpha, beta in _lrn_cases(rng):
+        _, s = lrn(x, n, k, alpha, beta)
+        cases.append((rng.standard_normal(x.shape).astype(x.dtype), x, s, n, alpha, beta))
+    return cases
 
 
 @hole(
-    cases=lambda rng: [
-        _backward_case(rng, (6, 2, 3, 4), 3, 0.9, 0.75),
-        _backward_case(rng, (4, 3, 1, 2), 5, 0.6, 0.5),
-    ],
+    cases=_lrn_backward_cases,
     hints=[
         """Read the formula for dx_i from left to right: its first term is `direct[i]`, what stands under the
         sum is `ratio`, and the sum runs over the windows that hold i.""",

@@ -1,19 +1,37 @@
 """Lesson 9: dropout."""
 
+import numpy as np
+
+from tinyalex.lessons.cases import mask, sizes
 from tinyalex.lessons.checks import hole
 
 
-def _case(rng, shape, keep, train, inverted):
-    return rng.standard_normal(shape), rng.random(shape) < keep if train else None, keep, train, inverted
+def _dropout_cases(rng):
+    cases = []
+    for keep, train, inverted in (
+        (0.8, True, False),
+        (0.8, False, False),
+        (0.7, True, True),
+        (0.7, False, True),
+    ):
+        shape = sizes(rng, (3, 6), (3, 6))
+        cases.append(
+            (rng.standard_normal(shape), mask(rng, shape, keep) if train else None, keep, train, inverted)
+        )
+    x = rng.standard_normal((3, 5, 4)).astype(np.float32)  # has to stay float32
+    return [*cases, (x, mask(rng, x.shape, 0.6), 0.6, True, True), (x, None, 0.6, False, False)]
+
+
+def _dropout_backward_cases(rng):
+    cases = []
+    for keep, inverted, dtype in ((0.7, True, float), (0.6, False, float), (0.8, True, np.float32)):
+        shape = sizes(rng, (4, 7), (4, 7))
+        cases.append((rng.standard_normal(shape).astype(dtype), mask(rng, shape, keep), keep, inverted))
+    return cases
 
 
 @hole(
-    cases=lambda rng: [
-        _case(rng, (4, 3), 0.8, True, False),
-        _case(rng, (5, 2), 0.8, False, False),
-        _case(rng, (3, 6), 0.7, True, True),
-        _case(rng, (2, 5), 0.7, False, True),
-    ],
+    cases=_dropout_cases,
     hints=[
         """Take the four entries of the table one by one; `a if inverted else b` chooses between two.""",
         """In training both multiply by the mask, and only the inverted scaling divides as well. At test only
@@ -71,10 +89,7 @@ def dropout(x, mask, keep, train, inverted):
 
 
 @hole(
-    cases=lambda rng: [
-        (rng.standard_normal((5, 6)), rng.random((5, 6)) < 0.7, 0.7, True),
-        (rng.standard_normal((4, 7)), rng.random((4, 7)) < 0.6, 0.6, False),
-    ],
+    cases=_dropout_backward_cases,
     hints=[
         """y is x times a constant, for each number one. What is the derivative of a constant times x?""",
         """The constant is mask / keep in the inverted scaling and mask in 2012's, as in forward.""",

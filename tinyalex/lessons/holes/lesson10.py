@@ -2,14 +2,20 @@
 
 import numpy as np
 
+from tinyalex.lessons.cases import sizes
 from tinyalex.lessons.checks import hole
 
 
+def _sgd_cases(rng):
+    cases = []
+    for shape, dtype in ((sizes(rng, (2, 6), (2, 6)), float), ((1,), float), ((2, 3, 4), np.float32)):
+        rate, momentum, decay = (float(rng.uniform(*ends)) for ends in ((0.1, 0.3), (0.7, 0.9), (0.4, 0.6)))
+        cases.append((*rng.standard_normal((3, *shape)).astype(dtype), rate, momentum, decay))
+    return cases
+
+
 @hole(
-    cases=lambda rng: [
-        (*rng.standard_normal((3, 4, 5)), 0.2, 0.9, 0.3),
-        (*rng.standard_normal((3, 2, 7)), 0.1, 0.8, 0.05),
-    ],
+    cases=_sgd_cases,
     hints=[
         """Copy the paper's two lines: v has three terms, and w then takes the *new* v.""",
         """The rate stands in two of the three terms: with the gradient and with the decay.""",
@@ -63,7 +69,7 @@ def sgd_step(w, v, grad, rate, momentum, decay):
 
 
 @hole(
-    cases=lambda rng: [(50, 0.3), (2304, 0.01)],
+    cases=lambda rng: [(int(rng.integers(20, 80)), 0.3), (2304, float(rng.uniform(0.005, 0.02))), (9, 2.5)],
     hints=[
         """The formula above is about squares: mean y² = ½ D σ² mean x². The rms is its square root.""",
         """Gain 1 means ½ D σ² = 1; solve for σ.""",

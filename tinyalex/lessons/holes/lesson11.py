@@ -2,14 +2,32 @@
 
 import numpy as np
 
+from tinyalex.lessons.cases import sizes
 from tinyalex.lessons.checks import hole
 
 
+def _cut_cases(rng):
+    cases = []
+    for flip in (True, False, True):
+        C, y, x, crop = sizes(rng, (2, 3), (0, 4), (0, 4), (4, 6))
+        H, W = sizes(rng, (y + crop + 1, y + crop + 3), (x + crop + 1, x + crop + 3))
+        cases.append((rng.integers(0, 256, (C, H, W), np.uint8), y, x, crop, flip))
+    return cases
+
+
+def _covariance_cases(rng):
+    shapes = (
+        (3, *sizes(rng, *[(2, 6)] * 3)),
+        (3, *sizes(rng, *[(2, 4)] * 3)),
+        (3, *sizes(rng, (4, 6), (4, 6)), 1),
+    )
+    return [
+        (rng.integers(low, 256, shape, np.uint8),) for low, shape in zip((0, 100, 0), shapes, strict=True)
+    ]
+
+
 @hole(
-    cases=lambda rng: [
-        (rng.integers(0, 256, (3, 9, 8), np.uint8), 1, 3, 5, True),
-        (rng.integers(0, 256, (2, 6, 7), np.uint8), 2, 0, 4, False),
-    ],
+    cases=_cut_cases,
     hints=[
         """A window is a slice of axis 1 (rows, from y) and of axis 2 (columns, from x); all channels
         stay.""",
@@ -54,10 +72,7 @@ def cut(image, y, x, crop, flip):
 
 
 @hole(
-    cases=lambda rng: [
-        (rng.integers(0, 256, (3, 4, 5, 6), np.uint8),),
-        (rng.integers(100, 256, (3, 2, 3, 4), np.uint8),),
-    ],
+    cases=_covariance_cases,
     hints=[
         """x has one row a channel and one column a pixel. x.mean(axis=1, keepdims=True) is one number a
         channel.""",
@@ -115,7 +130,7 @@ def _axes(rng, N, reading):
 
 
 @hole(
-    cases=lambda rng: [_axes(rng, 4, "code2012"), _axes(rng, 5, "paper")],
+    cases=lambda rng: [_axes(rng, 4, "code2012"), _axes(rng, 5, "paper"), _axes(rng, 1, "code2012")],
     hints=[
         """The 2012 code takes standard deviations; values are variances. And a sum of columns of a matrix,
         each with a factor, is a product of that matrix with the factors.""",

@@ -4,16 +4,22 @@ import numpy as np
 
 from tinyalex.comm import launch
 from tinyalex.devices import Device
+from tinyalex.lessons.cases import sizes
 from tinyalex.lessons.checks import hole
 
 devices = [Device("cpu:0"), Device("cpu:1")]
 
 
+def _grouped_cases(rng):
+    cases = []
+    for groups, N in ((2, 5), (3, 1), (1, 3)):
+        d, f = sizes(rng, (2, 4), (2, 4))
+        cases.append((rng.standard_normal((groups * d, N)), rng.standard_normal((groups * f, d)), groups))
+    return cases
+
+
 @hole(
-    cases=lambda rng: [
-        (rng.standard_normal((6, 5)), rng.standard_normal((8, 3)), 2),
-        (rng.standard_normal((6, 4)), rng.standard_normal((9, 2)), 3),
-    ],
+    cases=_grouped_cases,
     hints=[
         """xs and ws are lists with one array a group.  Which of ws reads which of xs?""",
         """`ws[0] @ xs[0]` is (F/groups, N), the outputs of group 0.  One such product for each group, and
@@ -52,7 +58,11 @@ def grouped(x, w, groups):
 
 
 @hole(
-    cases=lambda rng: [(rng.standard_normal((2, 3, 4)),), (rng.standard_normal((3, 2, 5)),)],
+    cases=lambda rng: [
+        (rng.standard_normal((2, *sizes(rng, (3, 5), (3, 5)))),),
+        (rng.standard_normal((3, 2, int(rng.integers(4, 7)))),),
+        (rng.standard_normal((4, 3, 1)),),
+    ],
     hints=[
         """h[0] are the channels of rank 0, h[1] those of rank 1: the order in which they have to stand one
         under the other.""",
@@ -103,7 +113,11 @@ def _own_word(dy):
 
 
 @hole(
-    cases=lambda rng: [(rng.standard_normal((2, 6, 5)),), (rng.standard_normal((3, 6, 4)),)],
+    cases=lambda rng: [
+        (rng.standard_normal((2, 6, int(rng.integers(4, 6)))),),
+        (rng.standard_normal((3, 6, int(rng.integers(4, 6)))),),
+        (rng.standard_normal((4, 12, 1)),),
+    ],
     hints=[
         """Two steps, as the name says: reduce (sum over the ranks), then scatter (deal out).""",
         """The ranks are axis 0 of dy.  After the sum you have (C, N); rank 0 gets the first C/R channels,
@@ -155,7 +169,10 @@ def _two_layers(rng, D, H, F, N):
 
 
 @hole(
-    cases=lambda rng: [_two_layers(rng, 3, 4, 6, 7), _two_layers(rng, 5, 8, 2, 3)],
+    cases=lambda rng: [
+        _two_layers(rng, int(rng.integers(2, 4)), 4, 6, 7),
+        _two_layers(rng, 5, 8, 2, 1),
+    ],
     hints=[
         """Where does this rank need something that it does not have? Once forward, before the second layer;
         once backward, before the first.""",

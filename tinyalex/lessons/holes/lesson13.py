@@ -2,11 +2,26 @@
 
 import numpy as np
 
+from tinyalex.lessons.cases import columns_far_apart, sizes
 from tinyalex.lessons.checks import hole
 
 
+def _count_cases(rng):
+    cases = [(96, 3, 11, 55, 1), (10, 20, 1, 1, 1)]
+    for groups in (2, 3):
+        f, c, K, side = sizes(rng, (2, 9), (2, 9), (3, 9), (3, 9))
+        cases.append((groups * f, groups * c, K, side, groups))
+    return cases
+
+
+def _view_cases(rng):
+    views, K, N = sizes(rng, (3, 10), (3, 5), (2, 6))
+    far = np.stack([columns_far_apart(rng, 4, 5) for _ in range(3)])
+    return [(3 * rng.standard_normal((views, K, N)),), (rng.standard_normal((K, views, 1)),), (far,)]
+
+
 @hole(
-    cases=lambda rng: [(4, 6, 3, 5, 2), (96, 3, 11, 55, 1), (10, 20, 1, 1, 1)],
+    cases=_count_cases,
     hints=[
         """A kernel reads C/groups maps, and in each of them K×K pixels. There are F kernels.""",
         """Every weight is used once at every place of the output, and there are side × side of them; but it
@@ -70,7 +85,7 @@ def _geometric(logits):
 
 
 @hole(
-    cases=lambda rng: [(3 * rng.standard_normal((10, 4, 5)),), (rng.standard_normal((7, 5, 2)),)],
+    cases=_view_cases,
     hints=[
         """Two steps: a softmax within each view, then a mean over the views. Which axis is which?""",
         """Axis 0 are the views, axis 1 the classes, axis 2 the pictures. keepdims=True keeps the axis that

@@ -2,14 +2,37 @@
 
 import numpy as np
 
+from tinyalex.lessons.cases import sizes
 from tinyalex.lessons.checks import hole
 
 
+def _kernel_cases(rng):
+    scales = np.array([1, 9, 0.1, 3])[:, None, None, None]
+    return [
+        (rng.standard_normal((4, 3, *sizes(rng, (2, 5), (2, 5)))) * scales,),
+        (rng.standard_normal((2, 3, *sizes(rng, (3, 5), (3, 5)))).astype(np.float32),),
+    ]
+
+
+def _top_k_cases(rng):
+    cases = []
+    for k in (3, 1, 2):
+        K, N = sizes(rng, (5, 8), (25, 40))
+        cases.append((rng.standard_normal((K, N)), rng.integers(0, K, N), k))
+    return [*cases, (rng.standard_normal((6, 1)), rng.integers(0, 6, 1), 5)]
+
+
+def _nearest_cases(rng):
+    cases = []
+    for k, N in ((5, 4), (4, 3), (3, 1)):
+        D, M = sizes(rng, (2, 3), (9, 20))
+        database = rng.standard_normal((D, M)) * rng.uniform(0.1, 3, M)  # some vectors long, some short
+        cases.append((rng.standard_normal((D, N)), database, k))
+    return cases
+
+
 @hole(
-    cases=lambda rng: [
-        (rng.standard_normal((4, 3, 5, 2)) * np.array([1, 9, 0.1, 3])[:, None, None, None],),
-        (rng.standard_normal((2, 3, 3, 4)),),
-    ],
+    cases=_kernel_cases,
     hints=[
         """max |w| of each kernel is a maximum over its channels, rows and columns: all axes but the
         first.""",
@@ -56,10 +79,7 @@ def kernel_pictures(w):
 
 
 @hole(
-    cases=lambda rng: [
-        (rng.standard_normal((7, 40)), rng.integers(0, 7, 40), 3),
-        (rng.standard_normal((5, 30)), rng.integers(0, 5, 30), 1),
-    ],
+    cases=_top_k_cases,
     hints=[
         """`scores > own` compares all classes of a picture with its label's score: (K, N). What do you
         count?""",
@@ -109,10 +129,7 @@ def top_k_error(scores, labels, k):
 
 
 @hole(
-    cases=lambda rng: [
-        (rng.standard_normal((3, 4)), rng.standard_normal((3, 20)) * rng.uniform(0.1, 3, 20), 5),
-        (rng.standard_normal((2, 3)), rng.standard_normal((2, 9)), 4),
-    ],
+    cases=_nearest_cases,
     hints=[
         """Three terms: one number for each picture of the database, a matrix, one number for each query.""",
         """(database**2).sum(axis=0) is (M,), and has to stand along axis 0 of (M, N): add [:, None].

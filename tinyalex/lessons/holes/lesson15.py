@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tinyalex.lessons.cases import sizes
 from tinyalex.lessons.checks import hole
 
 
@@ -12,11 +13,16 @@ def _by_list(strips, i, KH, stride):
     return cols, copied
 
 
+def _strip_cases(rng):
+    cases = []
+    for stride, i, N in ((2, 2, 3), (1, 3, 2), (3, 1, 1)):
+        C, KW, OW, KH = sizes(rng, *[(2, 5)] * 4)
+        cases.append((rng.standard_normal((i * stride + KH + 1, C, KW, OW, N)), i, KH, stride))
+    return cases
+
+
 @hole(
-    cases=lambda rng: [
-        (rng.standard_normal((9, 2, 4, 5, 6)), 2, 3, 2),
-        (rng.standard_normal((7, 3, 2, 4, 5)), 3, 4, 1),
-    ],
+    cases=_strip_cases,
     hints=[
         """Output row i looks at KH input rows.  Which is the first?  strips[h] is all that input row h can
         contribute, and the rows lie one after the other in memory.""",
@@ -67,8 +73,7 @@ def row_columns(strips, i, KH, stride):
 
 @hole(
     cases=lambda rng: [
-        (rng.standard_normal((4, 5)), rng.standard_normal(3)),
-        (rng.standard_normal((4, 2)), rng.standard_normal(3)),
+        (rng.standard_normal((4, N)), rng.standard_normal(3)) for N in (*sizes(rng, (2, 6), (2, 6)), 1)
     ],
     hints=[
         """All multiplications of w and d are done: what is left is Aᵀ, with entries 0, 1 and −1 only.""",

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tinyalex.lessons.cases import sizes
 from tinyalex.lessons.checks import hole
 
 
@@ -31,11 +32,35 @@ class Grid:
             kernel(block, Index(self.width, 1, 1), thread)
 
 
+def _bias_cases(rng):
+    """Grids wider than the maps, by less than a block; behind the maps there are other numbers."""
+    cases = []
+    for F, blocks, width in ((2, 3, 4), (3, 2, 5), (1, 2, 3)):
+        columns = blocks * width - int(rng.integers(1, width))
+        memory = rng.uniform(-1, 2, F * columns + blocks * width)
+        cases.append((Grid(blocks, F, width, rng), memory, rng.uniform(0.5, 2, F), columns))
+    return cases
+
+
+def _pool_bytes_cases(rng):
+    cases = [((96, 55, 55, 128), (96, 27, 27, 128))]
+    for N in (int(rng.integers(2, 9)), 1):
+        C, OH, OW = sizes(rng, (2, 9), (3, 9), (3, 9))
+        cases.append(((C, 2 * OH + 1, 2 * OW + 2, N), (C, OH, OW, N)))
+    return cases
+
+
+def _gather_cases(rng):
+    cases = []
+    for K, stride, pad, OW in ((5, 2, 1, 4), (4, 3, 1, 4), (3, 1, 2, 7), (2, 3, 0, 3)):
+        W = (OW - 1) * stride + K - 2 * pad + int(rng.integers(0, stride))
+        width = int(rng.integers(3, 6))
+        cases.append((Grid(W // width + 1, 1, width, rng), rng.standard_normal((K, OW)), W, stride, pad))
+    return cases
+
+
 @hole(
-    cases=lambda rng: [
-        (Grid(3, 2, 4, rng), rng.uniform(0.5, 2, 27), rng.uniform(0.5, 2, 2), 10),
-        (Grid(2, 3, 4, rng), rng.standard_normal(25), rng.standard_normal(3), 7),
-    ],
+    cases=_bias_cases,
     hints=[
         """Think of the 8 threads of the picture. What does a thread know? Its block, its place in the
         block, and how wide a block is.""",
@@ -104,7 +129,7 @@ def bias_relu(run, memory, b, columns):
 
 
 @hole(
-    cases=lambda rng: [((2, 9, 11, 5), (2, 4, 5, 5)), ((96, 55, 55, 128), (96, 27, 27, 128))],
+    cases=_pool_bytes_cases,
     hints=[
         """Which arrays does the kernel read, which does it write? Its header in pool.cu says so.""",
         """It reads x (4 bytes a number) and writes y (4 bytes) and winner (an unsigned short: 2 bytes),
@@ -156,10 +181,7 @@ def max_pool_bytes(x_shape, y_shape):
 
 
 @hole(
-    cases=lambda rng: [
-        (Grid(3, 1, 4, rng), rng.standard_normal((5, 4)), 9, 2, 1),
-        (Grid(2, 1, 8, rng), rng.standard_normal((4, 4)), 11, 3, 1),
-    ],
+    cases=_gather_cases,
     hints=[
         """Turn the question round: not "where does window j go", but "which windows cover pixel u, and
         at which place p of each". In the padded row the pixel is at u + pad.""",

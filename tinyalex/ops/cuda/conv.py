@@ -74,7 +74,7 @@ def forward(x, w, b, y, stride, pads, groups, through_relu, tile=None):
     tile = tile or choose_tile(F, x.itemsize)
     taps = KH * KW
     defines = {"V": images(N, x, y), **tile._asdict()}
-    weights = _laid_out(w, tile, defines, groups, F, C, KH, KW, 0, (F * C * taps, C * taps, taps, KW, 1))
+    weights = _laid_out(w, tile, defines, groups, F, C, KH, KW, 0, (F * C * taps, C * taps, KW, 1, taps))
     launch(
         "conv.conv_forward", _grid(tile, OH * OW * N, F, groups), x, weights, b, y,
         C, H, W, N, F, KH, KW, OH, OW, stride, pads[0], pads[2], through_relu,
@@ -104,7 +104,7 @@ def backward_x(g, y, w, x_shape, stride, pads, groups, tile=None):
             dx[:, rows[0] :: stride, columns[0] :: stride] = 0  # between the windows
             continue
         last = (a + stride * (TH - 1)) * KW + b + stride * (TW - 1)  # the taps are read backwards: turned
-        strides = (F * C * KH * KW, KH * KW, C * KH * KW, -stride * KW, -stride)
+        strides = (F * C * KH * KW, KH * KW, -stride * KW, -stride, C * KH * KW)
         weights = _laid_out(w, tile, defines, groups, C, F, TH, TW, last, strides)
         top, left = TH - 1 - (rows[0] + pads[0] - a) // stride, TW - 1 - (columns[0] + pads[2] - b) // stride
         pixels = len(rows) * len(columns)
@@ -137,8 +137,8 @@ def backward_w(g, y, x, w_shape, stride, pads, groups, tile=None, chunks=None):
     part = empty(xp, (chunks, F, K + 1), g.dtype)
     dw, db = empty(xp, w_shape, g.dtype), empty(xp, (F,), g.dtype)
     launch(
-        "conv_weights.conv_backward_w", (x_tiles, y_tiles, groups * chunks), g, g if y is None else y, x, part,
-        C, H, W, N, F // groups, KH, KW, OH, OW, stride, pads[0], pads[2], y is not None, groups, per,
+        "conv_weights.conv_backward_w", (x_tiles, y_tiles, groups * chunks),
+        g, g if y is None else y, x, part, C, H, W, N, F // groups, KH, KW, OH, OW, stride, pads[0], pads[2], y is not None, groups, per,
         nbytes=(1 if y is None else 2) * g.nbytes + x.nbytes + part.nbytes, flop=2 * columns * F * K,
         block=tile.threads, **defines,
     )  # fmt: skip
@@ -157,8 +157,10 @@ def _laid_out(w, tile, defines, groups, F, C, KH, KW, first, strides):
     terms = -(-C * KH * KW // tile.TK) * tile.TK
     tiles = -(-F // tile.TF)
     out = empty(xp_of(w), (groups, tiles, terms, tile.TF), w.dtype)
-    launch("conv.lay_out_weights", (terms * tile.TF, tiles, groups), w, out, F, C, KH, KW, terms, first, *strides,
-           nbytes=groups * F * C * KH * KW * w.itemsize + out.nbytes, **defines)  # fmt: skip
+    launch(
+        "conv.lay_out_weights", (terms * tile.TF, tiles, groups), w, out,
+        F, C, KH, KW, terms, first, *strides, nbytes=w.nbytes + out.nbytes, **defines,
+    )  # fmt: skip
     return out
 
 
