@@ -314,6 +314,32 @@ assert 64**0.5 == 8
 # the whole layer from the generator that it is given; on two devices each takes its rows, so that the same
 # units drop whatever the number of devices.
 #
+# ## Kill the mutant
+#
+# This time write the check itself.  It is given a dropout, `dropout(x, mask, keep, train)`, and says whether
+# it is broken.  **It must spare both scalings and expose the two mixtures**: scaled twice, and never.
+
+# %%
+from tinyalex.lessons.kill import never_scales, scales_twice, show
+
+show(scales_twice, never_scales)
+
+
+# %%
+def mixed_up(dropout):
+    """Is dropout(x, mask, keep, train) broken?  Both scalings of the lesson are right."""
+    x, keep = np.array([2.0, 6.0]), 0.5
+    masks = np.array([[1.0, 0], [0, 1]])
+    broken = ...  # what comes out in training, and what in test?
+    return broken
+
+
+# %%
+mixed_up = check(mixed_up)
+# hint("mixed_up")
+# solution("mixed_up")
+
+# %% [markdown]
 # ## Think about it
 #
 # 1. Why drop the units of fully connected layers and not those of conv1?

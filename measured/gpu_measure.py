@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STAGES = {"env": 20, "doctor": 40, "step": 50, "small": 45, "sweep": 45, "rivals": 150}  # seconds at most
 STAGES |= {"tests": 150, "sanitize": 250}
 USUAL = "env,doctor,step,small,sweep,rivals"
-TESTS = "alexnet comm cuda cuda_conv cuda_graph cuda_run nn ops optim train cupy".split()
+TESTS = "alexnet", "comm", "cuda", "cuda_conv", "cuda_graph", "cuda_run", "nn", "ops", "optim", "train"
 
 
 def main():
@@ -269,7 +269,7 @@ def rivals(found):
 
 def tests(found):
     """The CuPy part of the suite, a process a file: an illegal address spoils only its own."""
-    files = [path for name in TESTS if (path := ROOT / f"tests/test_{name}.py").exists()]
+    files = [path for name in (*TESTS, "cupy") if (path := ROOT / f"tests/test_{name}.py").exists()]
     if found.small:
         files = files[-1:]
     command = [sys.executable, "-m", "pytest", "-o", "addopts=-q -rs -m 'not slow' --dist loadfile -n 4"]

@@ -1,9 +1,9 @@
 """PyTorch on one GPU, as fast as its own means make it: python measured/gpu_rivals.py FOLDER
 
 The networks are tinyalex's, built by `tinyalex.measure.bench_torch`.  A step is forward, loss, backward,
-update and the reading of the loss; milliseconds are medians of 30 by the device's clock.  cudnn.benchmark is on, the
-optimizer's kernel is fused.  TF32 is on or off for products and convolutions alike, and said in each row:
-figures are to be compared with ours of the same setting (CUPY_TF32=1 there).  FOLDER gets rivals.json.
+update and the reading of the loss; milliseconds are medians of 30 by the device's clock.  cudnn.benchmark is
+on, the optimizer's kernel is fused.  TF32 is on or off for products and convolutions alike, and said in each
+row: figures are to be compared with ours of the same setting.  FOLDER gets rivals.json.
 """
 
 import argparse

@@ -337,10 +337,6 @@ def pad(array, pad_width, mode="constant", **kwargs):
     return new(lambda: np.pad(data, pad_width, mode, **kwargs), [array])
 
 
-def split(ary, indices_or_sections, axis=0):
-    return [ary._view(part) for part in np.split(ary._data, indices_or_sections, axis)]
-
-
 def concatenate(tup, axis=0, out=None):
     return computed(lambda *parts, out=None: np.concatenate(parts, axis, out=out))(*tup, out=out)
 
@@ -390,13 +386,21 @@ def compiled(code, options):
             f'extern "C" int run_{name}(Index _grid, Index _block, int _order, {parameters})\n'
             f"{{ return run_grid(_grid, _block, _order, [&] {{ {name}({names}); }}); }}\n"
         )
-    barriers = "#define BARRIERS\n" * ("__syncthreads" in code)
+    barriers = "#define BARRIERS\n" * ("__shared__" in code)
     source = f'{barriers}#include "{shim}"\n#line 1 "kernel.cu"\n{code}\n' + "".join(runners)
     digest = hashlib.sha256((source + shim.read_text() + " ".join(options)).encode()).hexdigest()[:16]
     library = Path(machine.cache) / f"{digest}.so"
     with lock:
         if not library.exists():
-            command = [CXX, "-O3", "-std=c++17", "-Wall", "-Wextra", "-Werror", "-Wno-unused-function"]
+            command = [
+                CXX,
+                "-O1" if barriers else "-O3",
+                "-std=c++14",
+                "-Wall",
+                "-Wextra",
+                "-Werror",
+                "-Wno-unused-function",
+            ]
             command += [
                 "-Wno-unused-variable",
                 "-Wno-unknown-pragmas",
@@ -489,9 +493,8 @@ def getDeviceProperties(device):
 API = {
     "array": array, "asarray": asarray, "asnumpy": asnumpy, "ascontiguousarray": ascontiguousarray,
     "empty": empty, "zeros": zeros, "zeros_like": zeros_like, "arange": arange, "moveaxis": moveaxis,
-    "matmul": matmul, "pad": pad, "concatenate": concatenate, "ones": ones, "split": split,
-    "stack": stack, "where": where, "clip": clip,
-    "ndarray": ndarray, "RawModule": RawModule,
+    "matmul": matmul, "pad": pad, "concatenate": concatenate, "stack": stack, "where": where, "clip": clip,
+    "ones": ones, "ndarray": ndarray, "RawModule": RawModule,
     **{fn.__name__: computed(fn) for fn in (
         np.add, np.subtract, np.multiply, np.maximum, np.tanh, np.exp, np.log, np.isfinite,
     )},

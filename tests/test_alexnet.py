@@ -479,5 +479,7 @@ def test_lrn_across_towers_may_be_left_out_on_two_ranks():
 
 def test_pictures_of_another_size_are_refused():
     model = build(small(PAPER))
-    with pytest.raises(ValueError, match=r"conv1: expected an input \(3, 64, 64, N\), found \(3, 131, 131, 1\)"):
+    with pytest.raises(
+        ValueError, match=r"conv1: expected an input \(3, 64, 64, N\), found \(3, 131, 131, 1\)"
+    ):
         model.forward(np.zeros((3, 131, 131, 1), np.float32))

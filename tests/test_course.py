@@ -68,7 +68,7 @@ def _indexes(dy, x):
         (_writes, checks.WRONG, ["wrote into its argument x"]),
         (lambda dy, x: (dy * x).T, checks.WRONG, ["expected shape (3, 4), found (4, 3)", "transposed"]),
         (lambda dy, x: (dy * x).ravel(), checks.WRONG, ["found (12,)", "to be reshaped"]),
-        (lambda dy, x: dy[0], checks.WRONG, ["expected shape (3, 4), found (4,)."]),
+        (lambda dy, x: dy[0], checks.WRONG, ["expected shape (3, 4), found (4,): axis 0 is missing"]),
         (lambda dy, x: (dy * x).astype("f"), checks.WRONG, ["expected float64", "found float32"]),
         (lambda dy, x: (dy * x).tolist(), checks.WRONG, ["expected an array (3, 4), found list"]),
         (lambda dy, x: (dy, x), checks.WRONG, ["expected dx: 1 value(s), found 2"]),

@@ -21,7 +21,6 @@ from tinyalex.measure import traffic
 from tinyalex.nn import LRN, AllGather, Conv2d, Dropout, Linear, MaxPool, Sequential
 from tinyalex.ops.activation import logistic, relu, tanh
 from tinyalex.ops.conv import conv2d_backward, conv2d_forward
-from tinyalex.ops.cuda import conv as cuda_conv
 from tinyalex.ops.cuda.launch import timed
 from tinyalex.ops.dropout import dropout_backward, dropout_forward, dropout_mask
 from tinyalex.ops.linear import linear_backward, linear_forward
@@ -67,18 +66,13 @@ def drawn(*shape, seed=0):
 
 
 def check_conv():
-    for stride, pad, rows in ((1, (1, 0, 2, 1), 2), (2, 1, 1), (3, (0, 2, 1, 0), 5), (4, 0, 1)):
-        blocks = cuda_conv.BLOCK_BYTES
-        cuda_conv.BLOCK_BYTES = rows * 2 * 3 * 2 * 8 * 8 * 3  # a few output rows
-        try:
-            for need_dx in (True, False):
-                compare(
-                    lambda x, w, b, how=(stride, pad): conv2d_forward(x, w, b, *how, 2, relu),
-                    lambda dy, cache, need_dx=need_dx: conv2d_backward(dy, cache, need_dx),
-                    drawn(4, 11, 9, 3), drawn(6, 2, 3, 2), drawn(6),
-                )  # fmt: skip
-        finally:
-            cuda_conv.BLOCK_BYTES = blocks
+    for stride, pad in ((1, (1, 0, 2, 1)), (2, 1), (3, (0, 2, 1, 0)), (4, 0)):
+        for need_dx in (True, False):
+            compare(
+                lambda x, w, b, how=(stride, pad): conv2d_forward(x, w, b, *how, 2, relu),
+                lambda dy, cache, need_dx=need_dx: conv2d_backward(dy, cache, need_dx),
+                drawn(4, 11, 9, 3), drawn(6, 2, 3, 2), drawn(6),
+            )  # fmt: skip
 
 
 def check_neuron():
@@ -277,11 +271,8 @@ def test_a_step_waits_for_the_device_once(ranks, standin):
     assert min(nbytes for _, nbytes in steps) <= 16  # the loss and the error
 
 
-@pytest.mark.parametrize("blocks", ["one", "rows"])
-def test_the_bytes_of_the_forecast_are_those_of_the_launches(standin, monkeypatch, blocks):
-    """What `traffic` counts from shapes is what the launches of a step count, in whatever blocks."""
-    if blocks == "rows":
-        monkeypatch.setattr(cuda_conv, "BLOCK_BYTES", 1)
+def test_the_bytes_of_the_forecast_are_those_of_the_launches(standin):
+    """What `traffic` counts from shapes is what the launches of a step count."""
     net = towers(Comm(Device("cuda:0")), np.float32)
     x, labels = backends.put(drawn(3, 17, 17, 4).astype("f4")), backends.put(np.array([0, 3, 5, 2]))
     moved = Counter()
@@ -295,8 +286,6 @@ def test_the_bytes_of_the_forecast_are_those_of_the_launches(standin, monkeypatc
     launches, expected = [*traffic.of_loss(6, 4), traffic.of_update(parameters)], Counter()
     for place in net.placed.values():
         launches += traffic.of_layer(place, x.shape[-1])
-        if blocks == "rows" and isinstance(place.layer, Conv2d):  # each row's launch reads the biases again
-            expected["bias_relu"] += 4 * len(place.layer.params["b"]) * (place.y[1] - 1)
     for found in launches:
         expected[found.kernel] += found.bytes
     assert moved == expected

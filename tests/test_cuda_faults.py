@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from backends import in_source
 from cuda_machine import Unordered
 from test_cuda import (
     check_conv,
@@ -9,6 +10,7 @@ from test_cuda import (
     check_exchange,
     check_exchange_on_one_card,
     check_lrn,
+    check_neuron,
     check_pool,
     check_sgd,
     check_softmax,
@@ -20,23 +22,6 @@ from tinyalex.devices import Device
 from tinyalex.ops.cuda import conv as cuda_conv
 from tinyalex.ops.cuda import launch as cuda_launch
 from tinyalex.ops.cuda import softmax as cuda_softmax
-
-
-def in_source(file, old, new, count=1):
-    """A fault in a .cu file: `old` stands there `count` times and becomes `new`."""
-
-    def plant(patch):
-        def source(name):
-            text = right(name)
-            if name == file:
-                assert text.count(old) == count
-                text = text.replace(old, new)
-            return text
-
-        right = cuda_launch.source
-        patch.setattr(cuda_launch, "source", source)
-
-    return plant
 
 
 def no_device_switch(patch):
@@ -67,18 +52,7 @@ def one_device_for_all(patch):
 
 
 FAULTS = {  # name: (what catches it, how to plant it, what is raised, AssertionError unless told)
-    "im2col: stride left out": (
-        check_conv, in_source("conv", "int v = t / N * s + q - left;", "int v = t / N + q - left;"),
-    ),
-    "im2col: no guard at the right edge": (check_conv, in_source("conv", " && v < W;", ";")),
-    "im2col: no guard for the last threads": (
-        check_conv, in_source("conv", "    if (t >= OW * N)\n        return;\n", ""), IndexError,
-    ),
-    "col2im: one window too few": (check_conv, in_source("conv", "p < KH; p += s", "p < KH - 1; p += s")),
-    "col2im: a block's first rows set, not added to": (
-        check_conv, in_source("conv", "u < begun ? dx", "begun < 0 ? dx"),
-    ),
-    "bias: of the neighbouring map": (check_conv, in_source("bias", "+= b[f];", "+= b[f ? f - 1 : 0];")),
+    "bias: of the neighbouring map": (check_neuron, in_source("bias", "+= b[f];", "+= b[f ? f - 1 : 0];")),
     "max pooling: the last of equals wins": (
         check_pool, in_source("pool", "value > best", "value >= best"),
     ),

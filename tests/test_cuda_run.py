@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from test_cli import CLASSES, SMALL, class_folders, done, refused
 
-from tinyalex.measure import bench_cuda, traffic
-from tinyalex.models.alexnet import alexnet
+from tinyalex.measure import bench, bench_cuda, traffic
+from tinyalex.models import make
 from tinyalex.ops.cuda import conv as cuda_conv
 from tinyalex.runs import checkpoint, run
 
@@ -57,7 +57,7 @@ def test_a_resumed_run_on_gpus_has_the_same_bits(data, gpu, tmp_path):
 
 def test_a_batch_that_is_too_large_is_told_what_would_fit(data, tmp_path, standin, monkeypatch):
     monkeypatch.setattr(cuda_machine.machine, "memory", 900_000)
-    monkeypatch.setattr(cuda_conv, "BLOCK_BYTES", 2**16)
+    monkeypatch.setattr(cuda_conv, "SCRATCH_BYTES", 2**17)
     line = refused("train", data, tmp_path / "run", *SMALL, "--epochs", 1, "--devices", "cuda:0")
     assert "cuda:0: Out of memory allocating" in line
     assert "of 0.00 GB are free" in line
@@ -68,15 +68,17 @@ def test_bench_shows_what_each_kernel_achieves(standin, monkeypatch):
     """On the stand-in the times mean nothing; the launches and bytes are counted all the same."""
     for name, small in (("COPY", 2**16), ("SIDE", 64), ("REPEATS", 2)):
         monkeypatch.setattr(bench_cuda, name, small)
-    options = "--batch", 2, "--rounds", 1, "--devices", "cuda:0,cuda:1"
-    found = json.loads(done("bench", "--layer", "conv2", *options, "--json"))["gpu"]
+    options = "--batch", 2, "--rounds", 1, "--devices", "cuda:0,cuda:1", "--width", 0.1
+    monkeypatch.setattr(bench, "ROUND", 0)
+    found = json.loads(done("bench", "--layer", "conv3", *options, "--json"))["gpu"]
     assert len(found["step_ms"]) == 2
     rows = {(row["place"], row["kernel"]): row for row in found["launches"]}
-    assert sum(row["flop"] for row in rows.values()) == 3 * 2 * 128 * 48 * 25 * 27 * 27 * 2  # of two towers
-    assert rows["conv2 forward", "matmul"]["flop"] == 2 * 128 * 48 * 25 * 27 * 27 * 2
-    [conv2] = (place for place in alexnet().plan(2) if place.layer.name == "conv2")
-    for one in traffic.of_layer(conv2, 2, 2):
-        assert rows[f"conv2 {one.direction}", one.kernel]["bytes"] == one.bytes
+    [conv3] = (place for place in make("paper", width=0.1).plan(2) if place.layer.name == "conv3")
+    flop = 2 * 2 * conv3.layer.multiply_adds(conv3.x) // 2  # a multiply-add is two; two images, two ranks
+    assert rows["conv3 forward", "conv_forward"]["flop"] == flop
+    assert sum(row["flop"] for row in rows.values()) == 3 * flop
+    for one in traffic.of_layer(conv3, 2, 2):
+        assert rows[f"conv3 {one.direction}", one.kernel]["bytes"] == one.bytes
     total = sum(row["ms"] for row in rows.values())  # the row "other" among them
     assert total == pytest.approx(np.median(found["step_ms"]))
     printed = done("bench", "--layer", "pool5", *options)

@@ -401,6 +401,13 @@ def test_splits_are_known_by_their_usual_names(train, val, tmp_path):
     assert not found.passed
 
 
+def test_many_classes_are_counted_not_named(tmp_path):
+    root = source_of(tmp_path, *(f"{name}/1.jpg" for name in "abcdefghijk"))
+    assert list(imagenet.find_pictures(root).lines()) == ["train: 11 pictures of 11 classes, 1 of each"]
+    source_of(root, "a/2.jpg", "a/3.jpg")
+    assert list(imagenet.find_pictures(root).lines()) == ["train: 13 pictures of 11 classes, 1 to 3 of each"]
+
+
 def test_what_is_beside_the_splits_is_told(tmp_path):
     """A third split, test pictures without classes, and folders of another name."""
     source_of(tmp_path / "a", *splits_of("train", "valid", "Test"), "other/1.jpg")

@@ -21,7 +21,6 @@ from tinyalex.comm import launch
 from tinyalex.devices import parse
 from tinyalex.ops import ACTIVATIONS, chosen, dropout_mask, lrn, plain_ops, pool, reference, strips, tanh
 from tinyalex.ops.cases import CASES
-from tinyalex.ops.cuda import conv as cuda_conv
 
 
 @pytest.fixture(scope="module", params=["fast", "plain"], autouse=True)
@@ -119,9 +118,7 @@ def other(draw, choices, *taken):
 def block_sizes(module):
     """One piece a block, a few, and as it is: small maps would else never need a second block."""
     return st.sampled_from([1, 1000, module.BLOCK_BYTES]).map(
-        lambda size: mock.patch.object(
-            cuda_conv if module is strips and backends.kind == "cuda" else module, "BLOCK_BYTES", size
-        )
+        lambda size: mock.patch.object(module, "BLOCK_BYTES", size)
     )
 
 

@@ -41,7 +41,7 @@ def errors(probabilities, labels, k=5):
 
 
 def guesses(classes, k=5):
-    """Return k, or as many guesses as can still be wrong where there are few classes; at least one."""
+    """Return k, at most K − 1 of K classes: among all of them no guess is wrong; at least 1."""
     return max(1, min(k, classes - 1))
 
 

@@ -28,35 +28,18 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tinyalex import ops
 from tinyalex.comm import Comm
 from tinyalex.devices import Device
 from tinyalex.errors import ArgumentError
 from tinyalex.fields import fits, plain_data
 from tinyalex.memory import zeros
-from tinyalex.ops import (
-    ACTIVATIONS,
-    avg_pool_backward,
-    avg_pool_forward,
-    chosen,
-    conv2d_backward,
-    conv2d_forward,
-    dropout_backward,
-    dropout_forward,
-    dropout_mask,
-    four_pads,
-    linear_backward,
-    linear_forward,
-    lrn_backward,
-    lrn_forward,
-    max_pool_backward,
-    max_pool_forward,
-    output_size,
-    pooled_size,
-    same_map_norm_backward,
-    same_map_norm_forward,
-    tanh,
-)
 from tinyalex.ops.checks import xp_of
+
+__all__ = [
+    "LRN", "Activate", "AllGather", "AvgPool", "Conv2d", "Dropout", "Flatten", "Layer", "Linear", "MaxPool",
+    "Part", "Placed", "SameMapNorm", "Sequential", "Weighted", "ZeroPad", "on_towers", "plan",
+]  # fmt: skip
 
 KINDS = {}  # every kind of layer, by its name
 
@@ -70,11 +53,11 @@ def activation_of(value):
     match value:
         case None:
             return None
-        case str() if value in ACTIVATIONS:
-            return ACTIVATIONS[value]
+        case str() if value in ops.ACTIVATIONS:
+            return ops.ACTIVATIONS[value]
         case ("tanh", int() | float() as a, int() | float() as b) if math.isfinite(a * b) and a * b:
-            return tanh(a, b)
-    known = ", ".join(map(repr, ACTIVATIONS))
+            return ops.tanh(a, b)
+    known = ", ".join(map(repr, ops.ACTIVATIONS))
     raise ArgumentError(f"activation: expected None, {known} or ('tanh', a, b), found {value!r}")
 
 
@@ -92,8 +75,9 @@ class Layer:
     pair = None  # (forward(x, **arguments) → (y, cache), backward(dy, cache) → dx)
     leaves = None  # what a rank holds after it: "part" of the channels, "all", or None: as before it
 
-    def __init_subclass__(cls):
-        KINDS[cls.__name__] = cls
+    def __init_subclass__(cls, is_kind=True):
+        if is_kind:
+            KINDS[cls.__name__] = cls
 
     def __post_init__(self):
         for f in fields(self):
@@ -198,7 +182,7 @@ class Layer:
 
     def run(self, pair, *args, **kwargs):
         """Call the pair's forward function, and keep the backward function that belongs to it."""
-        forward, self._backward = chosen(pair[0]), chosen(pair[1])
+        forward, self._backward = ops.chosen(pair[0]), ops.chosen(pair[1])
         return forward(*args, **kwargs)
 
     def undo(self, dy, *args):
@@ -213,7 +197,7 @@ class Layer:
 
 
 @dataclass(repr=False)
-class Weighted(Layer):
+class Weighted(Layer, is_kind=False):
     """A layer with weights w ~ N(0, std²) and biases b = bias, one row for each filter or feature."""
 
     leaves = "part"
@@ -250,9 +234,9 @@ class Conv2d(Weighted):
     """
 
     filters: int
-    kernel: int | tuple
+    kernel: int | tuple[int, ...]
     stride: int = 1
-    pad: int | tuple = 0
+    pad: int | tuple[int, ...] = 0
     groups: int = 1
     activation: str | tuple | None = None
     std: float = 0.01
@@ -273,8 +257,8 @@ class Conv2d(Weighted):
         g = self.groups
         if g < 1 or self.filters < 1 or self.filters % g or C % g:
             raise self.error(f"{C} channels and {self.filters} filters cannot be cut into {g} equal groups")
-        H = output_size(H, KH, self.stride, top, bottom, self.name)
-        return self.filters, H, output_size(W, KW, self.stride, left, right, self.name)
+        H = ops.output_size(H, KH, self.stride, top, bottom, self.name)
+        return self.filters, H, ops.output_size(W, KW, self.stride, left, right, self.name)
 
     def sizes(self, shape):
         """w (F, C/groups, KH, KW), b (F,)."""
@@ -291,7 +275,7 @@ class Conv2d(Weighted):
         """x (C, H, W, N) → y (F/ranks, OH, OW, N)."""
         w, b = self.weights()
         groups, activation = max(1, self.groups // self.comm.size), activation_of(self.activation)
-        pair = conv2d_forward, conv2d_backward
+        pair = ops.conv2d_forward, ops.conv2d_backward
         y, self.cache = self.run(pair, x, w, b, self.stride, self.pad, groups, activation)
         return y
 
@@ -335,7 +319,7 @@ class Linear(Weighted):
         """x (D, N) or (C, H, W, N) → y (F/ranks, N)."""
         self.x_shape = x.shape
         w, b = self.weights()
-        pair = linear_forward, linear_backward
+        pair = ops.linear_forward, ops.linear_backward
         y, self.cache = self.run(pair, x.reshape(-1, x.shape[-1]), w, b, activation_of(self.activation))
         return y
 
@@ -356,18 +340,18 @@ class MaxPool(Layer):
 
     window: int
     stride: int
-    pad: int | tuple = 0
+    pad: int | tuple[int, ...] = 0
     ceil: bool = True
 
     prefix = "pool"
-    pair = max_pool_forward, max_pool_backward
+    pair = ops.max_pool_forward, ops.max_pool_backward
 
     def out(self, shape):
         """(C, H, W) → (C, OH, OW)."""
         (C, H, W), (top, bottom, left, right) = maps(self, shape), pads(self)
         z, s = self.window, self.stride
-        H = pooled_size(H, z, s, top, bottom, self.ceil, self.name)
-        return C, H, pooled_size(W, z, s, left, right, self.ceil, self.name)
+        H = ops.pooled_size(H, z, s, top, bottom, self.ceil, self.name)
+        return C, H, ops.pooled_size(W, z, s, left, right, self.ceil, self.name)
 
     def keeps(self, shape):
         """Its input and its output."""
@@ -383,7 +367,7 @@ class MaxPool(Layer):
 class AvgPool(MaxPool):
     """The average of each window's real pixels; the fields are those of `MaxPool`."""
 
-    pair = avg_pool_forward, avg_pool_backward
+    pair = ops.avg_pool_forward, ops.avg_pool_backward
 
     def keeps(self, shape):
         """Nothing."""
@@ -405,7 +389,7 @@ class LRN(Layer):
     groups: int = 1
 
     prefix = "lrn"
-    pair = lrn_forward, lrn_backward
+    pair = ops.lrn_forward, ops.lrn_backward
 
     def out(self, shape):
         """(C, H, W) as it is."""
@@ -440,7 +424,7 @@ class SameMapNorm(Layer):
     beta: float = 0.75
 
     prefix = "cnorm"
-    pair = same_map_norm_forward, same_map_norm_backward
+    pair = ops.same_map_norm_forward, ops.same_map_norm_backward
 
     def out(self, shape):
         """(C, H, W) as it is."""
@@ -491,7 +475,7 @@ class Dropout(Layer):
     inverted: bool = False
 
     prefix = "dropout"
-    pair = dropout_forward, dropout_backward
+    pair = ops.dropout_forward, ops.dropout_backward
 
     def out(self, shape):
         """The shape as it is."""
@@ -510,7 +494,7 @@ class Dropout(Layer):
             if self.rng is None:
                 raise self.error("training draws masks: build the network with rng")
             first = self.comm.rank * x.size if self.split else 0
-            mask = dropout_mask(self.rng, x.shape, self.keep, self.comm.device.xp, first)
+            mask = ops.dropout_mask(self.rng, x.shape, self.keep, self.comm.device.xp, first)
         y, self.cache = self.run(self.pair, x, mask, self.keep, train, self.inverted)
         return y
 
@@ -547,7 +531,7 @@ class Flatten(Layer):
 class ZeroPad(Layer):
     """Zeros around the maps: pad as of `Conv2d`.  Convolutions pad by themselves."""
 
-    pad: int | tuple
+    pad: int | tuple[int, ...]
 
     prefix = "pad"
 
@@ -654,7 +638,7 @@ def maps(layer, shape):
 def pads(layer):
     """Return a layer's (top, bottom, left, right)."""
     try:
-        return four_pads(layer.pad)
+        return ops.four_pads(layer.pad)
     except ArgumentError as error:
         raise layer.error(str(error)) from None
 
@@ -692,16 +676,17 @@ def named(layers):
     """
     if isinstance(layers, (str, dict)) or not hasattr(layers, "__iter__"):
         raise ArgumentError(f"layers: expected a list of layers, found {type(layers).__name__}")
-    copies, counts = [], {}
+    copies, counts, names = [], {}, set()
     for place, layer in enumerate(layers, 1):
         if not isinstance(layer, Layer):
             raise ArgumentError(f"layer {place}: expected one such as MaxPool(3, 2), found {layer!r:.80}")
         layer = copy.copy(layer)
         counts[layer.prefix] = counts.get(layer.prefix, 0) + 1
         layer.name = layer.name or f"{layer.prefix}{counts[layer.prefix]}"
-        if any(layer.name == other.name for other in copies):
+        if layer.name in names:
             raise ArgumentError(f"layer {place}: the name {layer.name!r} stands twice")
         copies.append(layer)
+        names.add(layer.name)
     if not copies:
         raise ArgumentError("layers: expected at least one, found none")
     return copies

@@ -19,11 +19,11 @@ BLOCK = 1 << 16  # numbers: four arrays of them fit a core's second-level cache
 class SGD:
     """Stochastic gradient descent with momentum over a model's parameters.
 
-    rate: ε for the weights.  bias_rate: ε for the biases by default the same (2012: first twice as large).
+    rate: ε for the weights.  bias_rate: ε for the biases; defaults to rate (2012 began with twice that).
     decay: on weights and biases, as the text reads; decay_biases=False leaves biases alone, as 2012 did.
     scale: factors on ε by the names of layers and parameters: {"conv1": 0.0} freezes conv1, {"conv1.w": 0.1}
-    slows its weights alone.  A parameter whose rate is 0 stands still, whatever its velocity, which it keeps
-    (2012: Weights::update, src/weights.cu).
+    slows its weights alone.  A parameter whose rate is 0 is not updated; its velocity is kept (2012:
+    Weights::update, src/weights.cu).
     """
 
     def __init__(self, model, rate, momentum=0.9, decay=0.0, bias_rate=None, decay_biases=True, scale=None):

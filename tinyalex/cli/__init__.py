@@ -38,6 +38,7 @@ app.command("check-grads")(learn.check_grads)
 app.command("doctor")(learn.doctor)
 app.command("relu-vs-tanh")(learn.relu_vs_tanh)
 app.command("lessons")(learn.lessons)
+app.command("docs")(learn.docs)
 app.command("describe")(learn.describe)
 app.command("bench")(learn.bench)
 

@@ -171,7 +171,8 @@ class _Reader(Graph):
         stride, pad = self._geometry(node, value, w.shape[2:])
         groups = self.attribute(node, "group", "INT", 1)
         layer = Conv2d(w.shape[0], w.shape[2:], stride, pad, groups, name=self.name("conv"))
-        if layer.sizes(self.maps(node, value)).get("w") != w.shape:
+        layer.out(self.maps(node, value))
+        if layer.sizes(self.size)["w"] != w.shape:
             raise DataError(
                 f"{called(node)}: weights {w.shape} in {groups} groups do not fit {self.size[0]} channels"
             )

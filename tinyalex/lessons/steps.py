@@ -17,6 +17,7 @@ STYLE = """
 .steps input{flex:1 1 9rem;max-width:22rem;min-height:2.5rem;margin:0}
 @media print{.steps .strip{display:block}.steps .bar{display:none}}
 """
+_OURS = 'data-lm-suppress-shortcuts="true"'  # JupyterLab would take the arrow keys for its own commands
 _STRIP = "let s=this.closest('.steps').querySelector('.strip');"
 _MOVE = "s.scrollLeft=({0})*s.clientWidth;"
 _NOW = "Math.round(s.scrollLeft/s.clientWidth)"
@@ -50,18 +51,17 @@ def strip(frames):
         f'<p class="tx-soft">step {k + 1} of {count}</p></section>'
         for k, frame in enumerate(frames)
     )
-    button = '<button type="button" aria-label="{}" onclick="{}">{}</button>'
+    button = f'<button type="button" {_OURS} aria-label="{{}}" onclick="{{}}">{{}}</button>'
     bar = (
         button.format("previous step", _STRIP + _MOVE.format(_NOW + "-1"), "◀")
         + button.format("next step", _STRIP + _MOVE.format(_NOW + "+1"), "▶")
         + button.format("play the steps", _STRIP + _PLAY, "play")
-        + f'<input type="range" aria-label="step" min="0" max="{count - 1}" value="0" '
+        + f'<input type="range" {_OURS} aria-label="step" min="0" max="{count - 1}" value="0" '
         f'oninput="{html.escape(_STRIP + _MOVE.format("this.value"))}">'
     )
-    # JupyterLab would take the arrow keys for its own commands
     return paint.page(
         f"<style>{STYLE}</style>"
-        f'<div class="steps" role="group" aria-label="{count} steps" data-lm-suppress-shortcuts="true">'
+        f'<div class="steps" role="group" aria-label="{count} steps">'
         f'<div class="bar">{bar}</div>'
-        f'<div class="strip" tabindex="0" onscroll="{_SCROLLED}">{sections}</div></div>'
+        f'<div class="strip" tabindex="0" {_OURS} onscroll="{_SCROLLED}">{sections}</div></div>'
     )

@@ -33,6 +33,7 @@ class Variant(NamedTuple):
     what: str  # what is otherwise, to go on after "in the line that makes …"
     line: str  # the line's target, or its text where it has none
     source: str
+    statement: str = ""  # the line as it stands in the function
 
 
 def variants(source, arrays=(), dtypes=()):
@@ -46,6 +47,7 @@ def variants(source, arrays=(), dtypes=()):
     seen = {ast.unparse(tree)}
     neighbours = _neighbours(function)
     for statement, parent, field, index in list(_slots(function)):
+        before = ast.unparse(statement)
         node = getattr(parent, field) if index is None else getattr(parent, field)[index]
         for new, what in _others(node, parent, field, neighbours):
             _put(parent, field, index, new)
@@ -53,7 +55,7 @@ def variants(source, arrays=(), dtypes=()):
             _put(parent, field, index, node)
             if text not in seen:
                 seen.add(text)
-                yield Variant(what, _target(statement), text)
+                yield Variant(what, _target(statement), text, before)
     for what, line, text in _inserted(function, arrays, dtypes):
         if text not in seen:
             seen.add(text)

@@ -1,9 +1,9 @@
 """The least bytes that each kernel must move in a training step, in float32: its bound, whatever the code.
 
 The rule is that of the headers in the .cu files: what a kernel reads counts once (what neighbouring threads
-read again comes from the cache), what it writes counts once.  A convolution is counted as one block: rows of
-x that two of them read do not count twice.  Matrix products are not in it: they are bound by arithmetic, and
-counted in multiply-adds.
+read again comes from the cache), what it writes counts once; the gradient of a convolution's weights is
+counted as one sum, not as the partial sums that are added in the end.  Convolutions and matrix products are
+bound by arithmetic, and counted in multiply-adds elsewhere.
 """
 
 import math
@@ -35,13 +35,16 @@ def _kernels(place, x, y, ranks):
     if isinstance(layer, Conv2d):
         F, CG, KH, KW = layer.sizes(place.x)["w"]
         F //= ranks
-        columns = max(1, layer.groups // ranks) * CG * KH * KW * y // F
+        w, gradient = F * CG * KH * KW, (2 if layer.activation == "relu" else 1) * y
         return [
-            ("forward", "im2col", 4 * (x + columns)),
-            ("forward", "bias_relu", 4 * (2 * y + F)),
-            ("backward", "relu_backward", 4 * (3 if layer.activation == "relu" else 2) * y),
-            ("backward", "im2col", 4 * (x + columns)),
-        ] + [("backward", "col2im", 4 * (x + columns))] * layer.need_dx
+            ("forward", "lay_out_weights", 4 * 2 * w),
+            ("forward", "conv_forward", 4 * (x + w + F + y)),
+            ("backward", "conv_backward_w", 4 * (gradient + x + w + F)),
+            ("backward", "add_chunks", 4 * 2 * (w + F)),
+        ] + [
+            ("backward", "lay_out_weights", 4 * 2 * w),
+            ("backward", "conv_backward_x", 4 * (gradient + w + x)),
+        ] * layer.need_dx
     if isinstance(layer, Linear):
         F = layer.features // ranks
         return [("forward", "bias_relu", 4 * (2 * y + F)), ("backward", "sum_rows", 4 * (y + F))] + [

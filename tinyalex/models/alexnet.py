@@ -10,6 +10,7 @@ eleven places; each is a field of `AlexNet` or of `tinyalex.runs.recipe.Recipe`.
 
 from typing import NamedTuple
 
+from tinyalex.errors import ArgumentError
 from tinyalex.models.network import Network
 from tinyalex.nn import LRN, Activate, AllGather, Conv2d, Dropout, Linear, MaxPool, SameMapNorm
 
@@ -116,7 +117,10 @@ def alexnet(options=PRESETS["paper"]):
         AllGather(replicated=True, name="gather"),
     ]
     network = Network([layer for layer in layers if layer], (3, n.size, n.size))
-    network.plan()
+    try:
+        network.plan()
+    except ArgumentError as error:
+        raise ArgumentError(f"{error}, for pictures of {n.size} pixels") from error
     return network
 
 

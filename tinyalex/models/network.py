@@ -68,13 +68,13 @@ class Network(NamedTuple):
         rows = [x.filters for x in self.layers if isinstance(x, Conv2d)]
         rows += [x.features for x in self.layers if isinstance(x, Linear)]
         most = math.gcd(*groups, *rows) if groups else 1
-        for ranks in range(most, 1, -1):
-            if most % ranks == 0:
-                try:
-                    self.plan(ranks)
-                    return ranks
-                except ArgumentError:
-                    continue
+        small = [n for n in range(1, math.isqrt(most) + 1) if most % n == 0]
+        for ranks in sorted({*small, *(most // n for n in small)}, reverse=True):
+            try:
+                self.plan(ranks)
+                return ranks
+            except ArgumentError:
+                continue
         return 1
 
     def named(self):
@@ -115,5 +115,7 @@ def _layer(entry):
         raise DataError(f"layers: expected one of the kinds {', '.join(KINDS)}, found {str(entry)[:80]}")
     try:
         return kind(**{key: value for key, value in entry.items() if key != "kind"})
-    except (ArgumentError, TypeError) as error:
+    except ArgumentError as error:
+        raise DataError(f"layers: {error}") from error
+    except TypeError as error:
         raise DataError(f"layers: {str(entry.get('name'))[:40]}: {error}") from error
