@@ -1,5 +1,8 @@
 // Bias and ReLU, between a matrix product's block (F, columns) and its place in the maps (F, pitch).
 // Columns are (i,j,n) in the maps' own order, so that a block's row is a contiguous run of a map's.
+// A thread takes V columns (images.cuh): columns, pitch and start count groups of V.
+
+#include "images.cuh"
 
 // maps[f, start+t] = block[f,t] + b[f], or 0 where that is negative and relu is set.  A NaN stays a NaN.
 // block and maps may be one array (pitch = columns, start = 0).
@@ -15,8 +18,12 @@ extern "C" __global__ void bias_relu(const REAL *block, const REAL *b, REAL *map
     if (t >= columns)
         return;
     int f = blockIdx.y;
-    REAL value = block[(long long)f * columns + t] + b[f];
-    maps[(long long)f * pitch + start + t] = relu && value < 0 ? (REAL)0 : value;
+    Images value = ((const Images *)block)[(long long)f * columns + t];
+    for (int k = 0; k < V; k++) {
+        value.of[k] += b[f];
+        value.of[k] = relu && value.of[k] < 0 ? (REAL)0 : value.of[k];
+    }
+    ((Images *)maps)[(long long)f * pitch + start + t] = value;
 }
 
 // block[f,t] = dy[f, start+t], or 0 where relu is set and y is not positive there: the gradient before the
@@ -34,5 +41,11 @@ extern "C" __global__ void relu_backward(const REAL *dy, const REAL *y, REAL *bl
         return;
     int f = blockIdx.y;
     long long place = (long long)f * pitch + start + t;
-    block[(long long)f * columns + t] = relu && !(y[place] > 0) ? (REAL)0 : dy[place];
+    Images value = ((const Images *)dy)[place];
+    if (relu) {
+        Images out = ((const Images *)y)[place];
+        for (int k = 0; k < V; k++)
+            value.of[k] = out.of[k] > 0 ? value.of[k] : (REAL)0;
+    }
+    ((Images *)block)[(long long)f * columns + t] = value;
 }

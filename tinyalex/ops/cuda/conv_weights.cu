@@ -208,13 +208,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) conv_backward_w(
         }
     }
     if (blockIdx.x)
-        return;
-    __syncthreads(); // the stages have been read: what each thread has of db goes there
+        return; // of the blocks with the same filters, the first writes db
 #pragma unroll
     for (int r = 0; r < FS; r++)
         if (TF % ROWS == 0 || row + r * ROWS < TF)
             stages[0].y[row + r * ROWS][col / V] = db[r];
-    __syncthreads();
+    __syncthreads(); // what each thread has of db is there
     for (int r = tid, f = blockIdx.y * TF + r; r < TF && f < F; r += THREADS, f += THREADS) {
         REAL total = 0;
         for (int k = 0; k < TK / V; k++)
