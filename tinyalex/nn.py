@@ -692,7 +692,7 @@ def named(layers):
     return copies
 
 
-def plan(layers, shape, ranks=1):
+def plan(layers: list[Layer], shape: tuple[int, ...], ranks: int = 1) -> list[Placed]:
     """Lay a list of layers out on so many ranks: return a list of `Placed`.
 
     shape: (C, H, W) or (D,) of the input, which every rank holds whole.  Where the list has no `AllGather`,
@@ -721,7 +721,7 @@ def plan(layers, shape, ranks=1):
     return placed
 
 
-def on_towers(layers, ranks):
+def on_towers(layers: list[Layer], ranks: int) -> list[Layer]:
     """Return the list with the layers by which towers, convolutions in groups, run a tower a rank.
 
     The ranks meet (AllGather) before each layer that reads all channels, and part again (Part) before a layer
@@ -754,7 +754,14 @@ class Sequential:
     ``layers``: the built layers by name.  ``placed``: the `Placed` of each.
     """
 
-    def __init__(self, layers, input_shape, comm=None, rng=None, dtype=np.float32):
+    def __init__(
+        self,
+        layers: list[Layer],
+        input_shape: tuple[int, ...],
+        comm: Comm | None = None,
+        rng: np.random.Generator | None = None,
+        dtype=np.float32,
+    ):
         self.comm = comm or Comm(Device("cpu:0"))
         self.input_shape, self.rng = tuple(input_shape), rng
         placed = plan(layers, self.input_shape, self.comm.size)

@@ -26,7 +26,16 @@ class SGD:
     Weights::update, src/weights.cu).
     """
 
-    def __init__(self, model, rate, momentum=0.9, decay=0.0, bias_rate=None, decay_biases=True, scale=None):
+    def __init__(
+        self,
+        model,
+        rate: float,
+        momentum: float = 0.9,
+        decay: float = 0.0,
+        bias_rate: float | None = None,
+        decay_biases: bool = True,
+        scale: dict[str, float] | None = None,
+    ):
         self.model, self.rate, self.momentum, self.decay = model, rate, momentum, decay
         self.bias_rate, self.decay_biases = bias_rate, decay_biases
         self.scale = scale or {}
@@ -39,13 +48,13 @@ class SGD:
         if unknown := self.scale.keys() - known:
             raise ArgumentError(f"scale: the model has no weights in {', '.join(sorted(unknown))}")
 
-    def rate_of(self, name):
+    def rate_of(self, name: str) -> float:
         """Return ε for a parameter, by its name."""
         layer, _, key = name.rpartition(".")
         rate = self.bias_rate if key == "b" and self.bias_rate is not None else self.rate
         return rate * self.scale.get(name, 1.0) * self.scale.get(layer, 1.0)
 
-    def step(self, loss=None):
+    def step(self, loss=None) -> None:
         """Update every parameter in place from the layers' ``grads``.
 
         loss: a scalar array; where it is not finite nothing is updated.  (So the loss need not be read

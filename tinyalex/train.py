@@ -5,13 +5,19 @@ batches = InMemory(shapes.load(), batch=100)
 fit(net, SGD(net, 1e-3), lambda epoch, start: batches.epoch(rng), batches.steps, epochs=5)
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
+from tinyalex.comm import Comm
 from tinyalex.errors import NonFiniteError
+from tinyalex.nn import Sequential
 from tinyalex.ops import softmax_loss_backward, softmax_loss_forward, topk_error
+from tinyalex.optim import SGD
+
+Array = np.ndarray  # or CuPy's
 
 
 class StepResult(NamedTuple):
@@ -21,7 +27,9 @@ class StepResult(NamedTuple):
     error: float
 
 
-def train_step(net, optimizer, images, labels, step=0, data=None):
+def train_step(
+    net: Sequential, optimizer: SGD, images: Array, labels: Array, step: int = 0, data: Comm | None = None
+) -> StepResult:
     """One step of SGD on a batch.
 
     images: (C,H,W,N) on this rank's device, labels: (N,).  Every rank that shares the network, those of
@@ -118,9 +126,18 @@ class Stopped(Exception):
 
 
 def fit(
-    net, optimizer, batches, steps, epochs, *, data=None, place=None,
-    begin_epoch=None, on_step=None, end_epoch=None,
-):  # fmt: skip
+    net: Sequential,
+    optimizer: SGD,
+    batches: Callable[[int, int], Iterable],
+    steps: int,
+    epochs: int,
+    *,
+    data: Comm | None = None,
+    place: Place | None = None,
+    begin_epoch: Callable[[Place], object] | None = None,
+    on_step: Callable[[Place, StepResult], object] | None = None,
+    end_epoch: Callable[[Place], object] | None = None,
+) -> Place:
     """Train until `epochs` epochs have ended; every rank runs this.  Returns the `Place` that was reached.
 
     batches(epoch, start): yields the (images, labels) of an epoch from batch number `start` on, on this

@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyalex.lessons.facts import Trial, close, copies, on_the_way, parts, tell, worst
+from tinyalex.lessons.facts import Trial, axes_of, close, copies, made, on_the_way, parts, tell, worst
 from tinyalex.lessons.raised import help_with
 from tinyalex.lessons.variants import counters, guarded, variants
 
@@ -220,12 +220,45 @@ def examine(hole, function, look_up=True):
     variant = _variant(hole, function, trials) if look_up else ""
     if failed != _WORST:
         bare = re.search(r"found [(][^()]*[)][.]$", failed)  # two shapes and nothing more
-        further = on_the_way(hole, function, trials) if "shape" in failed else ""
+        further = _shape_help(hole, function, trials) if "shape" in failed else ""
         how = "variant" if variant else "shape"
         return _wrong("rule" if further or not bare else how, failed, further, variant)
     if fact := tell(hole, function, trials):
         return _wrong("fact", fact, variant)
     return _wrong("variant", variant) if variant else _wrong("worst", worst(hole, trials))
+
+
+def _shape_help(hole, function, trials):
+    """Say what a result of another shape may be."""
+    names, axes = hole.results, axes_of(hole)
+    trial = next(t for t in trials if _difference(t.found, t.expected, names))
+    k = next(k for k in range(len(names)) if np.shape(trial.found[k]) != np.shape(trial.expected[k]))
+    found, expected = np.shape(trial.found[k]), np.shape(trial.expected[k])
+    texts = []
+    if len(axes.get(names[k], ())) == len(expected) > 0:
+        texts.append(f"It should be ({', '.join(axes[names[k]])}).")
+    local = made(hole.solution, trial.args)
+    things = [*zip(inspect.signature(hole.solution).parameters, trial.args, strict=True),
+              *zip(names, trial.expected, strict=True), *local.items()]  # fmt: skip
+    alike = [n for n, v in things if isinstance(v, np.ndarray) and v.shape == found and n != names[k]]
+    if not expected:
+        texts.append("One number is expected: it has not been summed, or averaged, over everything.")
+    elif not found:
+        texts.append("That is a single number: it was summed, or averaged, over everything.  See axis=….")
+    elif alike:
+        texts.append(f"That is the shape of {alike[0]}.")
+    else:
+        arrays = [(n, v.shape) for n, v in things if isinstance(v, np.ndarray) and n != names[k]]
+        for axis, size in enumerate(found):
+            if size not in expected:
+                sources = [
+                    f"axis {j} of {n}" for n, shape in arrays for j in range(len(shape)) if shape[j] == size
+                ]
+                if sources:
+                    texts.append(f"Its axis {axis} is as long as {sources[0]}: {size}.")
+    if text := on_the_way(hole, function, trials):
+        texts.append(text)
+    return "  ".join(texts) if len(texts) > 1 or not texts or "should" not in texts[0] else ""
 
 
 def _wrong(how, *texts):
@@ -338,7 +371,7 @@ def _array_difference(found, expected):
     if a.shape != b.shape:
         return _other_shape(a, b)
     if isinstance(expected, np.ndarray) and b.dtype.kind in "fu" and a.dtype != b.dtype:
-        return f"dtype: expected {b.dtype}, as the arguments are; found {a.dtype}."
+        return f"dtype: expected {b.dtype}, found {a.dtype}."
     if isinstance(expected, np.ndarray) and b.dtype.kind == "i" and a.dtype.kind not in "iu":
         return f"dtype: expected whole numbers, {b.dtype}; found {a.dtype}."
     return "" if close(a, b).all() else _WORST

@@ -6,6 +6,7 @@ results in relation to the arguments (one without effect, one added that should 
 when an argument does (a row of x on which y[0, 1] should depend, and does not).
 """
 
+import ast
 import contextlib
 import inspect
 import itertools
@@ -18,7 +19,7 @@ import numpy as np
 TOLERANCES = {"float32": 1e-4, "float64": 1e-8}  # of the largest number that is expected
 WORDS = {
     "N": "picture", "M": "picture", "C": "channel", "F": "filter", "H": "row", "W": "column", "OH": "row",
-    "OW": "column", "KH": "kernel row", "KW": "kernel column", "K": "class", "D": "feature", "R": "rank",
+    "OW": "column", "KH": "kernel row", "KW": "kernel column", "D": "feature", "R": "rank",
 }  # fmt: skip
 
 
@@ -71,10 +72,10 @@ def axes_of(hole):
     """
     text = " ".join((hole.solution.__doc__ or "").split())
     found = {}
-    for match in re.finditer(r"(→ )?((?:\b\w+(?: and |, ))*\w*) ?\(((?:[A-Z/·]+,? ?)+)\)", text):
+    for match in re.finditer(r"(→ )?((?:\b\w+(?: and |, ))*\w*) ?\(((?:[\w/·]+,? ?)+)\)", text):
         letters = tuple(part.strip() for part in match[3].split(",") if part.strip())
-        names = [name for name in re.split(r" and |, ", match[2]) if name and name not in ("of",)]
-        for name in names or ["the result"]:
+        names = [name for name in re.split(r" and |, ", match[2]) if name]
+        for name in names or (["the result"] if match[1] else []):
             found.setdefault(name, letters)
     return found
 
@@ -82,17 +83,21 @@ def axes_of(hole):
 class Look:
     """Everything that the facts are told from: the hole, the learner's function, its trials that went wrong."""
 
-    def __init__(self, hole, function, trials):
+    def __init__(self, hole, function, trials, part=None):
         self.hole, self.function = hole, function
         self.names = hole.results
         self.axes = axes_of(hole)
         self.parameters = list(inspect.signature(hole.solution).parameters)
         self.all = trials
-        self.wrong = [t for t in trials if not all(map(_alike, t.found, t.expected))]
-        first = zip(self.wrong[0].found, self.wrong[0].expected, strict=True)
-        self.part = next(k for k, pair in enumerate(first) if not _alike(*pair))
+        self.part = self.wrong_parts(trials)[0] if part is None else part
         self.name = self.names[self.part]
-        self.trials = [t for t in self.wrong if not _alike(t.found[self.part], t.expected[self.part])]
+        self.trials = [t for t in trials if not _alike(t.found[self.part], t.expected[self.part])]
+
+    @staticmethod
+    def wrong_parts(trials):
+        """Return which of several results are wrong in some trial."""
+        count = range(len(trials[0].expected))
+        return [k for k in count if any(not _alike(t.found[k], t.expected[k]) for t in trials)]
 
     def pairs(self):
         """[(found, expected)] of the result in question, as float64, in every trial that went wrong."""
@@ -115,8 +120,8 @@ class Look:
         many = "s" if len(which) > 1 else ""
         text = ranges(which)
         if not word:
-            return f"{text} of {self.axis(axis, ndim, name)}"
-        return f"{word.replace('class', 'classe' if many else 'class')}{many} {text}"
+            return f"{'indices' if many else 'index'} {text} on {self.axis(axis, ndim, name)}"
+        return f"{word}{many} {text}"
 
 
 def ranges(which):
@@ -141,15 +146,20 @@ def _alike(found, expected):
 
 def tell(hole, function, trials):
     """Return what is wrong with a function's numbers, in one to three sentences; "" if nothing is seen."""
-    look = Look(hole, function, trials)
-    texts = _first(look, _whole, _elsewhere, _one_function, _no_effect, _related)
-    if not texts:
-        texts = [*_first(look, _where, _conditions, _separated), *_first(look, _heard, _powers)]
-        if len(texts) < 2:
-            texts += _first(look, _on_the_way) or ([] if texts else _first(look, _shares))
-    if not texts:
-        return ""
-    return _named(look, "  ".join(texts))
+    wrong = Look.wrong_parts(trials)
+    for part in wrong:  # of several results the first about which there is something to say
+        look = Look(hole, function, trials, part)
+        texts = _first(look, _whole, _elsewhere, _one_function, _no_effect, _related)
+        if not texts:
+            texts = [
+                *_first(look, _where, _conditions, _separated),
+                *_first(look, _heard, _responses, _special),
+            ]
+            if len(texts) < 2:
+                texts += _first(look, _on_the_way) or ([] if texts else _first(look, _shares))
+        if texts:
+            return _named(look, "  ".join([texts[0], *map(_sentence, texts[1:])]))
+    return ""
 
 
 def on_the_way(hole, function, trials):
@@ -160,10 +170,16 @@ def on_the_way(hole, function, trials):
 def _first(look, *facts):
     """Return [text] of the first fact that holds, [] if none does."""
     for fact in facts:
-        with contextlib.suppress(ValueError, IndexError, ZeroDivisionError, FloatingPointError, TypeError):
+        with contextlib.suppress(Exception):  # the learner's function may raise anything with other arguments
             if text := fact(look):
                 return [text]
     return []
+
+
+def _sentence(text):
+    """Begin with a capital, where the first word is not a name."""
+    word = text.split()[0]
+    return text[0].upper() + text[1:] if word in ("in", "it", "on", "one", "the", "when", "where") else text
 
 
 def _named(look, text):
@@ -206,8 +222,8 @@ def _whole(look):
     if all(same(a, -b) for a, b in pairs):
         return "the sign is the other way round, everywhere."
     factors = [_factor(a, b) for a, b in pairs]
-    if all(factors):
-        return _named_factor(look, factors)
+    if all(factors) and (text := _named_factor(look, factors)):
+        return text
     if any(b.ndim and b.size > 1 for _, b in pairs):
         if text := _everywhere(look, _flipped):
             return text
@@ -242,18 +258,18 @@ def _sizes(look, trial):
 
 
 def _common(look, values, functions):
-    """Name of a size or scalar argument of which `values` are a function in all trials, by (text, f)."""
+    """Say of which size or scalar argument `values` are a function in all trials, of (text, f)."""
     if len(values) < 2:
         return ""
     every = [_sizes(look, t) for t in look.trials]
     for name in every[0]:
-        if all(name in sizes for sizes in every) and len({sizes[name] for sizes in every}) > 1:
-            for text, f in functions:
-                if all(
-                    abs(f(s[name]) - v) <= 1e-6 * abs(v)
-                    for s, v in zip(every, values, strict=True)
-                    if f(s[name])
-                ) and all(f(s[name]) for s in every):
+        sizes = [s.get(name) for s in every]
+        if None in sizes or len(set(sizes)) < 2:
+            continue
+        for text, f in functions:
+            with contextlib.suppress(ZeroDivisionError):
+                wanted = [f(size) for size in sizes]
+                if all(w and abs(w - v) <= 1e-6 * abs(v) for w, v in zip(wanted, values, strict=True)):
                     return text.format(name)
     return ""
 
@@ -431,6 +447,8 @@ def _other(value, rng, at=slice(None)):
         new = value.copy()
         if value.dtype.kind == "f":
             new[at] += 1.5 + rng.random(new[at].shape).astype(value.dtype)
+        elif value.dtype.kind == "u":
+            new[at] += rng.integers(20, 200, new[at].shape, dtype=value.dtype)
         else:
             new[at] = ~new[at]
         return new
@@ -438,6 +456,8 @@ def _other(value, rng, at=slice(None)):
         return not value
     if isinstance(value, float):
         return value * 1.25
+    if isinstance(value, tuple) and value and all(isinstance(v, int) for v in value):
+        return (*value[:-1], 2 * value[-1])
     return None
 
 
@@ -493,7 +513,8 @@ def _heard_along(look, trial, was, k, name, axis, size):
     differ = (mine != right).any(axis=0)
     if not differ.any():
         return ""
-    at = tuple(int(i[0]) for i in np.nonzero(differ)) if differ.ndim else ()
+    clear = differ & mine.any(axis=0) & right.any(axis=0)
+    at = tuple(int(i[0]) for i in np.nonzero(clear if clear.any() else differ)) if differ.ndim else ()
     has, should = (np.flatnonzero(m[(slice(None), *at)]).tolist() for m in (mine, right))
     thing = f"{look.name if look.name != 'the result' else 'the result'}{list(at) if at else ''}"
     ndim = value.ndim
@@ -509,43 +530,76 @@ def _heard_along(look, trial, was, k, name, axis, size):
     return f"{thing} depends on {on(has)}; it should depend on {on(should)}.{count}"
 
 
-def _powers(look):
-    """What becomes of the result when an argument is doubled."""
+def _responses(look):
+    """Compare how far the result moves when one argument does, for each argument."""
     trial = _smallest(look)
+    was = [_float(x[look.part]) for x in (trial.found, trial.expected)]
+    good, wrong, texts = [], [], []
     for k, (name, value) in enumerate(zip(look.parameters, trial.args, strict=True)):
-        if _dtype(value) not in ("float64", "float", "int"):
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        other = value + 1 if whole else _other(value, np.random.default_rng(k))
+        if other is None or isinstance(value, bool):
             continue
-        grown = value * 2 if _dtype(value) != "int" else value + 1
         try:
-            mine, right = _calls(look, trial, k, grown)
+            now = _calls(look, trial, k, other)
         except Exception:
             continue
-        was = [_float(x[look.part]) for x in (trial.found, trial.expected)]
-        if _dtype(value) == "int":
-            steps = [float(n - w) if n.ndim == 0 else None for n, w in zip((mine, right), was, strict=True)]
-            if None not in steps and abs(steps[0] - steps[1]) > 1e-9 * abs(steps[1]):
-                text = [f"{s:+.6g}" if s else "nothing" for s in steps]
-                return f"one more in {name} ({value + 1} for {value}) changes it by {text[0]}; it should change by {text[1]}."
+        if now[0].shape != now[1].shape or not all(n.shape == w.shape for n, w in zip(now, was, strict=True)):
             continue
-        power = [_power(n, w) for n, w in zip((mine, right), was, strict=True)]
-        if power[1] is not None and power[0] != power[1]:
-            return f"twice the {name} must give {_times(power[1])}; here it gives {_times(power[0])}."
+        mine, right = (n - w for n, w in zip(now, was, strict=True))
+        if same(mine, right) or same(now[0] * was[1], now[1] * was[0]):
+            good.append(name)
+            continue
+        wrong.append(name)
+        factor = _factor(mine, right)
+        if whole and mine.ndim == 0:
+            steps = [f"{step:+.6g}" if step else "nothing" for step in (float(mine), float(right))]
+            texts.append(f"one more in {name} changes it by {steps[0]}; it should change by {steps[1]}.")
+        elif factor and abs(factor + 1) < 1e-6:
+            texts.append(f"when {name} changes, it moves the wrong way.")
+        elif factor:
+            texts.append(f"when {name} changes, it moves {factor:.6g} times as far as it should.")
+        elif same(right, 0 * right):
+            texts.append(f"it must not depend on {name}, and it does.")
+    if texts and len(wrong) == 1:
+        return texts[0]
+    if good and wrong:
+        return f"it depends on {', '.join(good)} as it should, and not so on {', '.join(wrong)}."
+    return texts[0] if texts else ""
+
+
+def _special(look):
+    """What comes out where an argument is 0, or 1, everywhere."""
+    trial = _smallest(look)
+    for k, (name, value) in enumerate(zip(look.parameters, trial.args, strict=True)):
+        if inspect.isfunction(value) and isinstance(value(*copies(trial.args)[1:2]), float):
+            mine, right = _calls(look, trial, k, lambda x: 1.0)
+            if not right.any() and mine.any():
+                return f"where {name} is constant it must be 0, and it is not."
+            mine, right = _calls(look, trial, k, lambda x: float(2 * x.sum()))
+            if not same(mine, right):
+                return (
+                    f"where {name}(x) is 2·x.sum() it must be {right.flat[0]:.6g} everywhere, and it is not."
+                )
+        if _dtype(value) not in ("float64", "float", "bool") or isinstance(value, bool):
+            continue
+        for number in (0, 1):
+            special = np.full_like(value, number) if isinstance(value, np.ndarray) else float(number)
+            try:
+                mine, right = _calls(look, trial, k, special)
+            except Exception:
+                continue
+            if not np.isfinite(right).all() or same(mine, right):
+                continue
+            where = f"where {name} is {number}{' everywhere' if np.ndim(value) else ''}"
+            if not right.any():
+                return f"{where}, it must be 0, and it is not."
+            for other, a in zip(look.parameters, trial.args, strict=True):
+                if other != name and isinstance(a, np.ndarray) and a.dtype.kind == "f" and same(right, a):
+                    return f"{where}, it must be {other} itself, and it is not."
+            if same(right, right.flat[0] * np.ones_like(right)):
+                return f"{where}, it must be {right.flat[0]:.6g}, and it is not."
     return ""
-
-
-def _power(now, was):
-    for p in (0, 1, 2, -1, -2, 3, 0.5, -0.5):
-        if same(now, 2.0**p * was):
-            return p
-    return None
-
-
-def _times(p):
-    if p is None:
-        return "no constant multiple of it"
-    return {0: "the same result", 1: "twice the result", -1: "half of the result"}.get(
-        p, f"{2.0**p:.4g} times the result"
-    )
 
 
 # --- relations to the arguments and to what the solution makes on the way
@@ -568,6 +622,14 @@ def made(function, args):
     finally:
         sys.setprofile(before)
     return found
+
+
+def made_twice(hole):
+    """Return the names that the solution makes more than once: at its end they are no longer what they were."""
+    tree = ast.parse(hole.source)
+    names = [n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+    names += [n.arg for n in ast.walk(tree) if isinstance(n, ast.arg)]
+    return {name for name in names if names.count(name) > 1}
 
 
 def _related(look):
@@ -676,11 +738,11 @@ def _separated(look):
                 for group in values
             ]
             if all(hits[0]) and not any(hits[1]):
-                return f"right only where {name} is {special}."
+                return f"in the cases tried it is right only where {name} is {special}."
             if all(hits[1]) and not any(hits[0]):
-                return f"wrong only where {name} is {special}."
+                return f"in the cases tried it is wrong only where {name} is {special}."
     if any(_dtype(a) == "float32" for a in wrong[0].args) and len(wrong) == 1:
-        return "wrong only in float32."
+        return "in the cases tried it is wrong only in float32."
     return ""
 
 
@@ -719,10 +781,11 @@ def _which(look, hit, axis, size, ndim):
 def _where(look):
     pairs = [(a, b) for a, b in look.pairs() if b.ndim and b.size > 1]
     masks = [~close(a, b) for a, b in pairs]
-    for wrong in masks:
+    for wrong, (a, b) in zip(masks, pairs, strict=True):
         share = f"{wrong.size - wrong.sum()} of {wrong.size} numbers are right; wrong are those in "
         if text := _strict_axes(look, wrong):
-            return f"{share}{text.removeprefix(', ').removeprefix('only in ')}."
+            text = text.removeprefix(", ").removeprefix("only in ")
+            return f"{share}{text}.  The largest error is {_example(a, b)}"
     for wrong in masks:
         share = f"{wrong.size - wrong.sum()} of {wrong.size} numbers are right"
         for k, m in itertools.combinations(range(wrong.ndim), 2):
@@ -805,9 +868,9 @@ def _on_the_way(look):
         mine = made(look.function, trial.args)
     except Exception:
         return ""
-    right = made(look.hole.solution, trial.args)
+    right, again = made(look.hole.solution, trial.args), made_twice(look.hole)
     for name, value in right.items():
-        if name in look.parameters or name in look.names or name not in mine:
+        if name in look.parameters or name in look.names or name not in mine or name in again:
             continue
         other = mine[name]
         a, b = np.asarray(other), np.asarray(value)

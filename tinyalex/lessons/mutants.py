@@ -16,8 +16,9 @@ The exit status is 1 if another one survives, or if one of EQUIVALENT does not e
 """
 
 import argparse
-import importlib
+import ast
 import inspect
+import linecache
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -74,15 +75,15 @@ def mutants(hole, rng):
 
 
 def _plain(hole):
-    import ast
-
     return ast.unparse(ast.parse(hole.source))
 
 
 def verdict(hole, variant, look_up=False):
     """Return the check's Verdict on a variant."""
     scope = {**hole.solution.__globals__, **counters()}
-    exec(guarded(variant.source), scope)
+    file = "<mutant>"
+    linecache.cache[file] = len(variant.source), None, variant.source.splitlines(keepends=True), file
+    exec(guarded(variant.source, file), scope)
     return checks.examine(hole, scope[hole.name], look_up)
 
 
@@ -118,8 +119,7 @@ def main(names):
             rows.append(found)
             known = EQUIVALENT.get(found.name, {})
             print(
-                f"{found.name:20} {found.mutants:7} {found.rejected:8} {found.explained:9} {len(found.survivors):9}",
-                flush=True,
+                f"{found.name:20} {found.mutants:7} {found.rejected:8} {found.explained:9} {len(found.survivors):9}"
             )
             for line, what in found.survivors:
                 if (line, what) not in known:

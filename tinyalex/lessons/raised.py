@@ -9,7 +9,8 @@ import re
 
 import numpy as np
 
-from tinyalex.lessons.facts import axes_of, codes, made
+from tinyalex.errors import ArgumentError
+from tinyalex.lessons.facts import axes_of, codes, made, made_twice
 
 _FUNCTIONS = {
     "len",
@@ -34,15 +35,15 @@ def help_with(hole, function, error, args):
     text = f"called with {shapes} it raised {type(error).__name__}: {error}"
     frame, number = _innermost(error, codes(function)) if hasattr(function, "__code__") else (None, 0)
     if frame is None:
-        return text, _advice(hole, error, None, None) or ""
+        return text, _advice(hole, error, None)
     line = linecache.getline(frame.f_code.co_filename, number).strip()
     if line:
         text += f"\n  in: {line}"
     statement = _statement(frame, number)
-    told = [
-        t for t in (_arrays(hole, error, frame, statement, args), _advice(hole, error, frame, statement)) if t
-    ]
-    return text, "\n".join(told)
+    arrays, advice = _arrays(hole, error, frame, statement, args), _advice(hole, error, frame)
+    if arrays and "broadcast" in str(error):  # the shapes say it better
+        advice = ""
+    return text, "\n".join(filter(None, (arrays, advice)))
 
 
 def _innermost(error, wanted):
@@ -148,18 +149,20 @@ def _arrays(hole, error, frame, statement, args):
         told += [
             t for n in ast.walk(node.slice) if isinstance(n, ast.Name) for t in [_shape(n, frame)[0]] if t
         ]
-    text = "there " + ", ".join(dict.fromkeys(told)) + "." if told else ""
-    if len(shapes) > 1 and (
-        hint := _unequal(*shapes[-2:], isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult))
-    ):
-        text += f"  {hint}"
-    others = _in_the_book(hole, frame, statement, args)
+    if not told:  # what the names of the line are
+        told = [_shape(n, frame)[0] for n in ast.walk(statement) if isinstance(n, ast.Name)]
+    told = list(filter(None, dict.fromkeys(told)))
+    text = "there " + ", ".join(told) + "." if told else ""
+    fitting = node is None or isinstance(node, ast.BinOp | ast.Compare)
+    if fitting and len(shapes) > 1:
+        text += "  " + _unequal(*shapes[-2:], isinstance(getattr(node, "op", None), ast.MatMult))
+    others = _in_the_book(hole, frame, node or statement, args, text)
     letters = axes_of(hole)
-    for name in dict.fromkeys(n.id for n in ast.walk(statement) if isinstance(n, ast.Name)):
-        value = frame.f_locals.get(name)
-        if name in inspect.signature(hole.solution).parameters and isinstance(value, np.ndarray):
-            if len(letters.get(name, ())) == value.ndim and name not in others:
-                others[name] = f"{name} is ({', '.join(letters[name])}) = {value.shape}."
+    parameters = inspect.signature(hole.solution).parameters
+    for name in dict.fromkeys(n.id for n in ast.walk(node or statement) if isinstance(n, ast.Name)):
+        value, known = frame.f_locals.get(name), letters.get(name, ())
+        if name in parameters and isinstance(value, np.ndarray) and len(known) == value.ndim:
+            others.setdefault(name, f"{name} is ({', '.join(known)}) = {value.shape}.")
     return "\n".join(line for line in (text, *others.values()) if line)
 
 
@@ -167,15 +170,16 @@ def _loaded(target):
     return ast.parse(ast.unparse(target)).body[0].value
 
 
-def _in_the_book(hole, frame, statement, args):
-    """{name: text}: names of the line whose arrays have other shapes in the book's solution."""
-    found, right = {}, made(hole.solution, args)
-    for name in dict.fromkeys(n.id for n in ast.walk(statement) if isinstance(n, ast.Name)):
+def _in_the_book(hole, frame, part, args, text):
+    """{name: text}: names of a part of the line whose arrays have other shapes in the book's solution."""
+    found, right, again = {}, made(hole.solution, args), made_twice(hole)
+    for name in dict.fromkeys(n.id for n in ast.walk(part) if isinstance(n, ast.Name)):
         mine, theirs = frame.f_locals.get(name), right.get(name)
-        if isinstance(mine, np.ndarray) and isinstance(theirs, np.ndarray) and mine.shape != theirs.shape:
+        arrays = isinstance(mine, np.ndarray) and isinstance(theirs, np.ndarray)
+        if arrays and name not in again and mine.shape != theirs.shape:
             found[name] = f"`{name}` is {mine.shape}; in the book's solution it is {theirs.shape}."
-            if hint := _unequal(mine.shape, theirs.shape, False):
-                found[name] += f"  {hint}"
+            hint = _unequal(mine.shape, theirs.shape, False)
+            found[name] += f"  {hint}" if hint and hint not in text else ""
     return found
 
 
@@ -202,7 +206,7 @@ def _unequal(one, other, product):
     return f"They differ along the axes {', '.join(map(str, apart))}." if apart else ""
 
 
-def _advice(hole, error, frame, statement):
+def _advice(hole, error, frame):
     """What this kind of error usually comes from."""
     text = str(error)
     match error:
@@ -213,65 +217,53 @@ def _advice(hole, error, frame, statement):
         case AttributeError() if (name := getattr(error, "name", None)) is not None:
             near = difflib.get_close_matches(name, dir(error.obj), 1)
             return (
-                f"did you mean `.{near[0]}`?"
-                if near
-                else f"{type(error.obj).__name__} has nothing of that name."
+                f"did you mean `.{near[0]}`?" if near else f"a {type(error.obj).__name__} has no `.{name}`."
             )
-        case IndexError() if "too many indices" in text or "out of bounds" in text or "out of range" in text:
-            return (
-                "indices begin at 0 and end at size − 1; the axes are in the order of the docstring, the "
-                "pictures last."
-            )
-        case IndexError() if "boolean index" in text:
-            return "a mask must be shaped like the array that it picks from."
-        case IndexError() if "integers, slices" in text or "valid indices" in text:
-            return "an index must be a whole number: `/` gives a fraction, `//` does not."
-        case TypeError() if "integer" in text or "interpreted" in text:
-            return "a size, an index or a bound must be a whole number: `/` gives a fraction, `//` does not."
-        case TypeError() if "NoneType" in text:
-            return "one of the values is None: an argument that is not there in this case, or a function that returns nothing."
-        case TypeError() if "not callable" in text:
-            return "round brackets stand behind something that is no function: [ ] for an index, or a forgotten operator."
-        case TypeError() if "ellipsis" in text:
-            return "a `...` is still to be filled in."
-        case TypeError() if "argument" in text:
-            return "look at what the function expects: names and number of its arguments, and what is a keyword (axis=…)."
-        case TypeError() if (
-            "subscriptable" in text or "unsized" in text or "iterable" in text or "not iterable" in text
-        ):
-            return "a single number stands where an array or a tuple is expected."
-        case TypeError() if (
-            "unsupported operand" in text or "not supported for the input types" in text or "boolean" in text
-        ):
-            return "these two kinds of things have no such operation: look at what each of them is."
-        case ValueError() if "reshape" in text:
-            return "a reshape keeps the number of numbers: multiply the sizes on both sides."
-        case ValueError() if "axes don't match" in text or "axis" in text:
-            return "the array has other axes than that: count them from 0, by its shape."
-        case ValueError() if "unpack" in text:
-            return "the number of names on the left is not the number of values on the right."
-        case ValueError() if "truth value" in text:
-            return (
-                "`if`, `max(a, b)` and `and` want one yes or no: for arrays take np.where, np.maximum or &."
-            )
-        case ValueError() if "broadcast" in text or "mismatch" in text or "dimension" in text:
-            return (
-                "from the last axis backwards, sizes must be equal or 1: keepdims=True or [:, None] puts in "
-                "an axis of 1."
-            )
-        case ValueError() if "sequence" in text or "inhomogeneous" in text:
-            return "an array stands where one number belongs: something has not been summed, or indexed, to one number."
-        case ZeroDivisionError():
-            return "something is divided by 0: a size or a stride that is 0 in this case."
         case RecursionError():
             return "the function calls itself without an end."
         case TimeoutError():
             return (
                 "the loop never ends: does what its condition looks at change in every round, the right way?"
             )
+        case ZeroDivisionError():
+            return "something is divided by 0: a size or a stride that is 0 in this case."
         case OverflowError():
             return "a number is too large: something grows that should not."
-    return ""
+        case ArgumentError():
+            return "the ranks must meet in the same collectives, with arrays of the same shape."
+    return next((advice for pattern, advice in _ADVICE if re.search(pattern, text)), "")
+
+
+_ADVICE = [
+    ("too many indices|out of bounds|out of range",
+     "indices begin at 0 and end at size − 1; the axes are in the order of the docstring, the pictures last."),
+    ("boolean index", "a mask must be shaped like the array that it picks from."),
+    ("arrays used as indices|integers, slices|valid ind|slice indices|interpreted as an integer|as an integer",
+     "an index, a size or a bound must be a whole number: `/` gives a fraction, `//` does not."),
+    ("NoneType", "one of the values is None: an argument that is not there in this case, or a function that "
+                 "returns nothing."),
+    ("ellipsis", "a `...` is still to be filled in."),
+    ("not callable", "round brackets stand behind something that is no function: [ ] for an index, or a "
+                     "forgotten operator."),
+    ("has no len|not subscriptable|invalid index to scalar|unsized|iterable|item assignment",
+     "a single number, or something else, stands where an array is expected."),
+    ("positional argument|keyword|argument", "look at what the function expects: how many arguments, and "
+                                             "which by name (axis=…)."),
+    ("unsupported operand|not supported|did not contain a loop|boolean|concatenate|as a \"sequence\"",
+     "these things have no such operation: look at what each of them is."),
+    ("reshape", "a reshape keeps the number of numbers: multiply the sizes on both sides."),
+    ("zero-size|step cannot be zero|need at least one array", "something is empty: a window begins behind the "
+     "edge, or a size or step is 0."),
+    ("same shape|must match exactly", "all of them must have the same shape."),
+    ("axes don't match|axis", "the array has other axes than that: count them from 0, by its shape."),
+    ("unpack", "the number of names on the left is not the number of values on the right."),
+    ("truth value", "`if`, `max(a, b)` and `and` want one yes or no: for arrays take np.where, np.maximum or &."),
+    ("broadcast|mismatch|dimension", "from the last axis backwards, sizes must be equal or 1: keepdims=True or "
+                                     "[:, None] puts in an axis of 1."),
+    ("sequence|inhomogeneous|only (length|0-dim)", "an array stands where one number belongs: something has not "
+     "been summed, or indexed, to one number."),
+    ("equal division|evenly", "it is to be split into equal parts, and does not divide evenly."),
+]  # fmt: skip
 
 
 def _name_error(hole, error, frame):

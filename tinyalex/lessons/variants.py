@@ -62,7 +62,7 @@ def variants(source, arrays=(), dtypes=()):
             yield Variant(what, line, text)
 
 
-def guarded(source):
+def guarded(source, file="<variant>"):
     """Compile a function's text so that a `while` without an end raises TimeoutError."""
     tree = ast.parse(source)
     whiles = [node for node in ast.walk(tree) if isinstance(node, ast.While)]
@@ -72,7 +72,7 @@ def guarded(source):
             .body[0]
             .value
         )
-    return compile(ast.fix_missing_locations(tree), "<variant>", "exec")
+    return compile(ast.fix_missing_locations(tree), file, "exec")
 
 
 def counters():

@@ -74,7 +74,7 @@ PRESETS = {
 }  # fmt: skip
 
 
-def alexnet(options=PRESETS["paper"]):
+def alexnet(options: AlexNet = PRESETS["paper"]) -> Network:
     """Return the `Network` that the options describe, as section 3.5 tells it.
 
     Input: pixels 0–255 minus the mean, (3, size, size).  Output: logits (classes,).  Raises ArgumentError,
@@ -124,7 +124,7 @@ def alexnet(options=PRESETS["paper"]):
     return network
 
 
-def narrow(options, width):
+def narrow(options: AlexNet, width: float) -> AlexNet:
     """Return the options with `width` times the filters and hidden units (each tower's a multiple of 4)."""
 
     def scaled(n):

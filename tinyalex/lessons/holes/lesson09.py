@@ -40,6 +40,11 @@ def _dropout_backward_cases(rng):
     ],
     wrong=[
         (
+            "x * mask / keep if inverted else x * mask",
+            "x / keep if inverted else x",
+            """the mask is missing: nothing is dropped in training.""",
+        ),
+        (
             "x if inverted else x * keep",
             "x",
             """2012's scaling is missing at test: without it the layer above hears 1/keep times as much as it
