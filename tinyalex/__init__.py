@@ -2,7 +2,7 @@
 
 
 def __getattr__(name):
-    if name == "__version__":  # asked for only when it is read: the package also runs where it is not installed
+    if name == "__version__":  # only when it is read: the package also runs where it is not installed
         from importlib.metadata import version
 
         return version("tinyalex")
