@@ -26,9 +26,9 @@
 import numpy as np
 
 from tinyalex.data import shapes
-from tinyalex.lessons import draw, lesson, step_through
+from tinyalex.lessons import draw, lesson, paint, step_through
 
-check, hint, solution = lesson(1)
+check, hint, solution, tutor = lesson(1)
 rng = np.random.default_rng(1)
 
 # %% [markdown]
@@ -52,6 +52,7 @@ tiny = np.array(
 )
 assert tiny.shape == (3, 2, 3)
 
+# %% drawing
 whole, *channels = draw.panels(3, 3, 3, 3, height=1.7)
 draw.picture(whole, tiny, "the picture")
 for axes, values, name in zip(channels, tiny, ("red", "green", "blue"), strict=True):
@@ -78,6 +79,7 @@ made = shapes.make(12, rng)
 print(made.images.shape, made.images.dtype)
 assert made.images.shape == (3, 32, 32, 12)  # (C, H, W, N)
 
+# %% drawing
 for row in (0, 6):
     for n, axes in enumerate(draw.panels(*[1] * 6, height=1.4), start=row):
         draw.picture(axes, made.images[..., n], made.classes[made.labels[n]])
@@ -132,24 +134,25 @@ little = np.array(
 assert little.shape == (1, 2, 3, 4)
 last = little.reshape(-1)  # as it lies in memory
 first = little.transpose(3, 0, 1, 2).reshape(-1)
-ROOM = [["p0", "p1", "p2", "p3"], ["last"] * 4, ["first"] * 4]
 
 
-def find_pixel(k, figure):
+# %% drawing
+def find_pixel(k):
     """Step k: where the memory holds pixel k of all four pictures."""
-    axes = figure.subplot_mosaic(ROOM, height_ratios=[2, 1, 1])
-    for n in range(4):
-        draw.array(
-            axes[f"p{n}"], little[0, :, :, n], f"picture {n}", fmt="{:02d}", limit=40
-        )
-        draw.frame(axes[f"p{n}"], k // 3, k % 3)
+    pictures = [
+        paint.array(little[0, :, :, n], f"picture {n}", "{:02d}", 40).frame(k // 3, k % 3)
+        for n in range(4)
+    ]
+    rows = [paint.row(*pictures)]
     for name, memory in (("last", last), ("first", first)):
-        draw.array(axes[name], memory, f"memory, pictures {name}", fmt="{:02d}", limit=40)
+        panel = paint.array(memory, f"memory, pictures {name}", "{:02d}", 40)
         for place in np.flatnonzero(memory % 10 == k):
-            draw.frame(axes[name], 0, place)
+            panel.frame(0, place)
+        rows.append(paint.row(panel))
+    return "".join(rows)
 
 
-step_through(find_pixel, 6, size=(7, 2.9))
+step_through(find_pixel, 6)
 
 # %% [markdown]
 # With the pictures last, one pixel of all pictures is one run of four numbers.  With the pictures first,
@@ -308,6 +311,7 @@ assert mean.shape == (3, 32, 32, 1)
 assert np.abs(x.mean(axis=3)).max() < 1e-3
 assert -256 < x.min() < 0 < x.max() < 256
 
+# %% drawing
 axes = draw.panels(1, 1, 1, 1.2, height=1.9)
 draw.picture(axes[0], made.images[..., 0], "a picture")
 draw.picture(axes[1], mean[..., 0], "the mean of 12")
@@ -321,11 +325,9 @@ draw.plain(axes[3], title="before and after")
 # The library does exactly this when it trains, with the mean over all pictures that it has:
 
 # %%
-from tinyalex.comm import Comm
-from tinyalex.devices import Device
-from tinyalex.train import InMemory
+from tinyalex.data.loader import InMemory
 
-library = InMemory(made, Comm(Device("cpu:0")), batch=12)
+library = InMemory(made, batch=12)
 np.testing.assert_allclose(library.mean, mean, rtol=1e-6)
 print("the mean picture: ours and the library's agree")
 
@@ -344,6 +346,7 @@ assert not (right == wrong).all()
 assert sorted(right.reshape(-1)) == sorted(wrong.reshape(-1))  # the same numbers
 assert (wrong[0, 0] == star[0].reshape(-1)[:32]).all()  # a third of a row
 
+# %% drawing
 axes = draw.panels(1, 1, 1, 1, 1, height=1.7)
 draw.picture(axes[0], right, "transpose")
 draw.picture(axes[1], wrong, "reshape")
@@ -364,6 +367,8 @@ print("100 − 120 in uint8:", (hundred - mean_120)[0])
 assert hundred - mean_120 == 236
 
 bytes_only = made.images - mean.astype(np.uint8)
+
+# %% drawing
 axes = draw.panels(1, 1, 0.6, height=2.4)
 axes[2].remove()
 draw.picture(axes[0], x[..., 0], "centred in float32")

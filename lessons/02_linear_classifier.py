@@ -24,9 +24,9 @@
 # %%
 import numpy as np
 
-from tinyalex.lessons import draw, lesson, step_through
+from tinyalex.lessons import draw, lesson, paint, step_through
 
-check, hint, solution = lesson(2)
+check, hint, solution, tutor = lesson(2)
 rng = np.random.default_rng(2)
 
 # %% [markdown]
@@ -199,18 +199,19 @@ assert np.allclose(states[1][0][1], rate * 2 / 3 * one[:, 0])
 assert np.allclose(states[1][0][0], -states[1][0][1] / 2)
 
 
-def show_update(k, figure):
+# %% drawing
+def show_update(k):
     """Step k: the weights after k updates, and what they say."""
     w, p, dz, loss = states[k]
-    axes = draw.panels(4, 3.4, 1.4, figure=figure)
-    draw.array(axes[0], w, f"W after {k} updates", fmt="{:.2f}", limit=0.8)
-    axes[1].bar(range(3), p, color=["0.7", draw.INK[2], "0.7"])
-    axes[1].set(ylim=(0, 1), xticks=range(3))
-    draw.plain(axes[1], "class", title=f"p, loss {loss:.3f}")
-    draw.array(axes[2], dz, "dz", fmt="{:.2f}", limit=0.7)
+    says = paint.plot(f"p, loss {loss:.3f}", (0, 3), (0, 1), size=(210, 150))
+    return paint.row(
+        paint.array(w, f"W after {k} updates", "{:.2f}", 0.8),
+        says.bars(p, (paint.SOFT, 2, paint.SOFT), ["class 0", "1, the label", "2"]),
+        paint.array(dz, "dz", "{:.2f}", 0.7),
+    )
 
 
-step_through(show_update, 6, size=(7, 2.4))
+step_through(show_update, 6)
 
 # %% [markdown]
 # The updates become smaller by themselves as $p_1$ nears 1: a surprise that is no longer one teaches
@@ -293,7 +294,7 @@ assert 0.5 < error(x_test, test.labels) < 0.9
 # why.  A row of $W$ has a number for each pixel, so it is a picture too: the **template** that it
 # multiplies a picture with.
 
-# %%
+# %% drawing
 for row in (0, 5):
     for k, axes in enumerate(draw.panels(*[1] * 5, height=1.6), start=row):
         draw.picture(axes, w[k].reshape(3, 32, 32), train.classes[k])
@@ -328,6 +329,8 @@ assert list(plain[1:]) == [0, 0]
 # %%
 assert w.size // len(train.labels) == 61
 assert 5e6 < (x**2).sum(axis=0).mean() < 6e6
+
+# %% drawing
 axes = draw.panels(1, height=2.7)
 for rate, colour in ((1e-6, draw.INK[1]), (1e-5, draw.INK[2]), (1e-3, draw.INK[0])):
     final = learn(rate, steps=40)[2]
@@ -335,6 +338,8 @@ for rate, colour in ((1e-6, draw.INK[1]), (1e-5, draw.INK[2]), (1e-3, draw.INK[0
 axes.axhline(np.log(10), color="0.7", linewidth=1)
 axes.legend(frameon=False)
 draw.plain(axes, "update", "", "loss, for three rates; the line is log 10")
+
+# %%
 assert max(final) > 5 * np.log(10)  # of the last one
 
 # %% [markdown]

@@ -25,9 +25,9 @@
 # %%
 import numpy as np
 
-from tinyalex.lessons import draw, lesson, step_through
+from tinyalex.lessons import draw, lesson, paint, step_through
 
-check, hint, solution = lesson(3)
+check, hint, solution, tutor = lesson(3)
 rng = np.random.default_rng(3)
 
 # %% [markdown]
@@ -67,28 +67,23 @@ assert round((one_sided - 12) / (central - 12)) == 61
 widths = [1 / 2**k for k in range(6)]
 
 
-def halve(k, figure):
+# %% drawing
+def halve(k):
     """Step k: both secants for h = 1/2^k."""
     h = widths[k]
-    left, right = draw.panels(5, 3, figure=figure)
     xs = np.linspace(0.7, 3.2, 80)
-    left.plot(xs, cube(xs), color="0.6")
+    curve = paint.plot(f"h = {h:g}", (0.7, 3.2), (-3, 31), "x").line(xs, cube(xs))
     errors = []
-    for start, colour in ((2, draw.INK[1]), (2 - h, draw.INK[0])):
+    for ink, start, name in ((1, 2, "one-sided"), (0, 2 - h, "central")):
         slope = (cube(2 + h) - cube(start)) / (2 + h - start)
         errors.append(slope - 12)
-        left.plot([start, 2 + h], cube(np.array([start, 2 + h])), "o", color=colour)
-        left.axline((start, cube(start)), slope=slope, color=colour, linewidth=1)
-    left.set(xlim=(0.7, 3.2), ylim=(-3, 31))
-    draw.plain(left, "x", title=f"h = {h:g}")
-    right.bar(["one-sided", "central"], errors, color=[draw.INK[1], draw.INK[0]])
-    right.set(ylim=(0, 8))
-    for i, error in enumerate(errors):
-        right.text(i, error + 0.2, f"{error:.3g}", ha="center", size=9)
-    draw.plain(right, title="slope − 12")
+        curve.line(xs, cube(start) + slope * (xs - start), ink, name)
+        curve.dots([start, 2 + h], [cube(start), cube(2 + h)], ink)
+    gaps = paint.plot("slope − 12", (0, 2), (0, 8), size=(200, 170))
+    return paint.row(curve, gaps.bars(errors, (1, 0), ["one-sided", "central"], "{:.3g}"))
 
 
-step_through(halve, 6, size=(7, 2.8))
+step_through(halve, 6)
 
 # %% [markdown]
 # **Your turn.**  The slope of a function in *each* element of an array.  Move one element at a time, to
@@ -128,6 +123,7 @@ claimed = softmax_loss_backward(softmax_loss_forward(z, labels)[1])
 measured = numeric_gradient(loss, z, 1e-5)
 assert np.abs(claimed - measured).max() < 1e-9
 
+# %% drawing
 axes = draw.panels(3, 3, 3, height=2.4)
 draw.array(axes[0], claimed, "claimed")
 draw.array(axes[1], measured, "measured", fmt="{:.2g}")
@@ -159,14 +155,8 @@ def errors(dtype):
     return np.abs(one - truth), np.abs(both - truth)
 
 
-axes = draw.panels(1, height=3)
 one, both = errors(np.float64)
-axes.loglog(steps, one, color=draw.INK[1], label="one-sided, float64")
-axes.loglog(steps, both, color=draw.INK[0], label="central, float64")
 single = errors(np.float32)[1]
-axes.loglog(steps, single, color="0.6", label="central, float32")
-axes.legend(frameon=False, fontsize=9)
-draw.plain(axes, "step h", title="error of the measured slope of sin at 1")
 
 third = np.finfo(np.float64).eps ** (1 / 3)
 assert np.isclose(third, 6e-6, rtol=0.02)
@@ -178,6 +168,14 @@ for name, value in (("central", both), ("one-sided", one), ("float32", single)):
     print(f"at a step of {steps[at]:.0e}, {name:9} {value[at]:.0e}")
 assert both[at] < 1e-9 < 1e-7 < one[at]
 assert np.nanmedian(single) > 1e-5
+
+# %% drawing
+axes = draw.panels(1, height=3)
+axes.loglog(steps, one, color=draw.INK[1], label="one-sided, float64")
+axes.loglog(steps, both, color=draw.INK[0], label="central, float64")
+axes.loglog(steps, single, color="0.6", label="central, float32")
+axes.legend(frameon=False, fontsize=9)
+draw.plain(axes, "step h", title="error of the measured slope of sin at 1")
 
 # %% [markdown]
 # Left of the valley rounding rules, right of it Taylor.  And the grey line says why gradients are checked
@@ -296,6 +294,7 @@ near = np.array([1e-6])
 false_alarm = (relu(near + 1e-5) - relu(near - 1e-5)) / 2e-5
 assert np.isclose(false_alarm, 0.55)
 
+# %% drawing
 axes = draw.panels(1, height=2.2)
 xs = np.linspace(-2e-5, 2e-5, 5)
 axes.plot(xs, relu(xs), color="0.6")
@@ -343,6 +342,31 @@ print("ours, with a random dy, and the library's agree on all five")
 # %% [markdown]
 # `tinyalex check-grads` runs it over every operation of the library.
 #
+# ## Kill the mutant
+#
+# Now the other direction.  A backward of $y = x^2$ is given that forgets $dy$.  **Write the input that
+# exposes it**: one that the broken one fails and the right one passes.
+
+# %%
+from tinyalex.lessons.kill import forgets_dy, show
+
+show(forgets_dy)
+
+
+# %%
+def expose_forgotten_dy():
+    """Return (dy, x), both (3,), on which `forgets_dy` is found out."""
+    dy = ...
+    x = ...
+    return dy, x
+
+
+# %%
+expose_forgotten_dy = check(expose_forgotten_dy)
+# hint("expose_forgotten_dy")
+# solution("expose_forgotten_dy")
+
+# %% [markdown]
 # ## Think about it
 #
 # 1. A backward is wrong in a single element out of a million, and there by 100%.  All elements are about

@@ -26,9 +26,9 @@
 # %%
 import numpy as np
 
-from tinyalex.lessons import draw, lesson, step_through
+from tinyalex.lessons import draw, lesson, paint, step_through
 
-check, hint, solution = lesson(4)
+check, hint, solution, tutor = lesson(4)
 rng = np.random.default_rng(4)
 
 # %% [markdown]
@@ -46,6 +46,7 @@ w = np.array([1.0, 0, -1])
 y = np.array([(w * x[o : o + 3]).sum() for o in range(5)])
 assert list(y) == [-3, -1, -1, -1, 2]
 
+# %% drawing
 left, right = draw.panels(7, 5, height=1.3)
 draw.array(left, x, "x")
 draw.frame(left, 0, 0, 1, 3, draw.INK[0])
@@ -116,13 +117,13 @@ output_size = check(output_size)
 # solution("output_size")
 
 # %%
-from tinyalex.ops import conv
+from tinyalex import ops
 
 assert output_size(27, kernel=5, stride=1, pad=2) == 27  # conv2
 assert output_size(13, kernel=3, stride=1, pad=1) == 13  # conv3, conv4, conv5
 for size, kernel, stride, pad in ((7, 3, 1, 0), (27, 5, 1, 2), (32, 5, 3, 1)):
     ours = output_size(size, kernel, stride, pad)
-    assert ours == conv.output_size(size, kernel, stride, pad, pad)
+    assert ours == ops.output_size(size, kernel, stride, pad, pad)
 
 # %% [markdown]
 # ## Every window a column
@@ -157,21 +158,21 @@ assert (picture.size, every.size) == (24, 72)
 assert sums.tolist() == [[-6, -13, -13, -6], [6, 13, 13, 6]]
 
 
-def lay_out(k, figure):
+# %% drawing
+def lay_out(k):
     """Step k: windows 0 … k are columns, and their products are there."""
-    axes = draw.panels(6, 8, 4, figure=figure)
     done = np.arange(8) <= k
     i, j = places[k]
-    draw.array(axes[0], picture, "x", limit=6)
-    draw.frame(axes[0], i, j, 3, 3)
-    draw.array(axes[1], np.where(done, every, np.nan), "cols", limit=6, fmt="{:.0f}")
-    draw.frame(axes[1], 0, k, 9, 1)
     found = np.where(done.reshape(2, 4), sums, np.nan)
-    draw.array(axes[2], found, "y", limit=13, fmt="{:.0f}")
-    draw.frame(axes[2], i, j)
+    columns = np.where(done, every, np.nan)
+    return paint.row(
+        paint.array(picture, "x", limit=6).frame(i, j, 3, 3),
+        paint.array(columns, "cols", "{:.0f}", 6).frame(0, k, 9, 1),
+        paint.array(found, "y", "{:.0f}", 13).frame(i, j),
+    )
 
 
-step_through(lay_out, 8, size=(7, 3))
+step_through(lay_out, 8)
 
 # %% [markdown]
 # Most numbers of `cols` stand there many times: 24 pixels became 72.  That is the price, memory for speed.
@@ -218,9 +219,9 @@ y = product.reshape(F, OH, OW, N)
 print("W", w.reshape(F, -1).shape, "  cols", cols.shape, "  y", y.shape)
 np.testing.assert_allclose(y, conv_loops(x, w, b, stride), rtol=1e-12, atol=1e-12)
 
-theirs, _ = conv.conv2d_forward(x, w, b, stride)
+theirs, _ = ops.conv2d_forward(x, w, b, stride)
 np.testing.assert_allclose(y, theirs, rtol=1e-12, atol=1e-12)
-assert (cols == conv.im2col(x, KH, KW, stride)).all()
+assert (cols == ops.im2col(x, KH, KW, stride)).all()
 print("loops, one product, and the library: the same numbers")
 
 # %% [markdown]
@@ -241,8 +242,10 @@ assert 7 < columns * windows / (128 * 3 * 224 * 224) < 8
 # %% [markdown]
 # ## What a filter sees
 #
-# Four filters of $5\times5$, made by hand, on a picture of lesson 1.  Orange is where the filter agrees,
-# blue where it sees the opposite.
+# Four filters of $5\times5$, made by hand, first on a plain bright square, then on a picture of lesson 1.
+# Orange is where the filter agrees, blue where it sees the opposite.  On the plain one each filter finds its
+# own: the left edge in orange and the right one, its opposite, in blue; the upper and the lower; the corners;
+# and the rim.  The second one's ground is full of stripes, and the filters answer to those as well.
 
 # %%
 from tinyalex.data import shapes
@@ -260,19 +263,28 @@ filters = {
     "blob": np.outer(bump, bump) - np.outer(bump, bump).mean(),
 }
 bank = np.stack(list(filters.values()))[:, None]
-maps, _ = conv.conv2d_forward(grey, bank, np.zeros(4), pad=2)
+plain = np.zeros((1, 32, 32, 1))
+plain[0, 9:23, 9:23] = 100
+maps_of_plain, _ = ops.conv2d_forward(plain, bank, np.zeros(4), pad=2)
+maps, _ = ops.conv2d_forward(grey, bank, np.zeros(4), pad=2)
 assert maps.shape == (4, 32, 32, 1)
+left, upper, diagonal, _ = maps_of_plain[..., 0]
+assert left[16, 9] > 0 > left[16, 22]
+assert upper[9, 16] > 0 > upper[22, 16]
+assert np.abs(diagonal[16, 9]) < 1e-9 < np.abs(diagonal[9, 9])
 
+# %% drawing
 axes = draw.panels(*[1] * 5, height=1.6)
-draw.picture(axes[0], photo, "a square")
+axes[0].set_axis_off()
 for axis, kernel, name in zip(axes[1:], bank[:, 0], filters, strict=True):
     draw.array(axis, kernel, name, numbers=False)
-axes = draw.panels(*[1] * 5, height=1.6)
-draw.picture(axes[0], grey[0, :, :, 0], "its grey")
-for axis, values in zip(axes[1:], maps[..., 0], strict=True):
-    limit = np.abs(values).max()
-    axis.imshow(values, cmap=draw.COLOURS, vmin=-limit, vmax=limit)
-    axis.set_axis_off()
+for image, found in ((plain[0, :, :, 0], maps_of_plain), (photo, maps)):
+    axes = draw.panels(*[1] * 5, height=1.6)
+    draw.picture(axes[0], image, "a square")
+    for axis, values in zip(axes[1:], found[..., 0], strict=True):
+        limit = np.abs(values).max()
+        axis.imshow(values, cmap=draw.COLOURS, vmin=-limit, vmax=limit)
+        axis.set_axis_off()
 
 # %% [markdown]
 # AlexNet's 96 filters are of this kind, but nobody makes them by hand.  They come out of training (lesson
@@ -314,6 +326,8 @@ assert output_size(227, 11, 4, pad=0) == 55
 assert output_size(224, 11, 4, pad=2) == 55
 
 pixels = np.where(np.arange(208, 227) < 224, 1, 0)
+
+# %% drawing
 axes = draw.panels(1, height=1.5)
 draw.array(axes, pixels, "pixels 208 … 226; 0: not in the picture", limit=4)
 for o, colour in ((52, draw.INK[1]), (53, draw.INK[2]), (54, draw.INK[0])):
@@ -326,7 +340,7 @@ for o, colour in ((52, draw.INK[1]), (53, draw.INK[2]), (54, draw.INK[0])):
 # %%
 x = rng.standard_normal((3, 224, 224, 1))
 w, b = rng.standard_normal((2, 3, 11, 11)), np.zeros(2)
-y, _ = conv.conv2d_forward(x, w, b, stride=4, pad=(0, 3, 0, 3))
+y, _ = ops.conv2d_forward(x, w, b, stride=4, pad=(0, 3, 0, 3))
 assert y.shape == (2, 55, 55, 1)
 
 window = x[:, :11, 216:, 0]
@@ -347,7 +361,7 @@ assert 55 * 48 * 96 == 253_440
 # before you run the cell:** for which of the four filters above does the map change, and how?
 
 # %%
-turned, _ = conv.conv2d_forward(grey, bank[:, :, ::-1, ::-1].copy(), np.zeros(4), pad=2)
+turned, _ = ops.conv2d_forward(grey, bank[:, :, ::-1, ::-1].copy(), np.zeros(4), pad=2)
 for name, before, after in zip(filters, maps, turned, strict=True):
     if np.allclose(before, after):
         print(f"{name:10} the same")
@@ -368,8 +382,8 @@ row = rng.standard_normal((1, 1, 60, 1))
 w = rng.standard_normal((1, 1, 1, 11))
 zero = np.zeros(1)
 for stride, shift in ((1, 1), (4, 4), (4, 1)):
-    before = conv.conv2d_forward(row[:, :, :-shift], w, zero, stride)[0][0, 0, :, 0]
-    after = conv.conv2d_forward(row[:, :, shift:], w, zero, stride)[0][0, 0, :, 0]
+    before = ops.conv2d_forward(row[:, :, :-shift], w, zero, stride)[0][0, 0, :, 0]
+    after = ops.conv2d_forward(row[:, :, shift:], w, zero, stride)[0][0, 0, :, 0]
     places = max(1, shift // stride)
     moved = np.allclose(before[places:], after[:-places])
     print(f"stride {stride}, moved by {shift}: map moved along: {moved}")
@@ -379,6 +393,48 @@ for stride, shift in ((1, 1), (4, 4), (4, 1)):
 # Only for whole strides.  Between them, conv1 sees a picture that it has not seen, and the network has to
 # learn all four positions in each direction: a reason to show it moved crops (lesson 11).
 #
+# ## Kill the mutant
+#
+# Two broken convolutions: one turns the kernel, the other takes the map's height for its width.  Both pass
+# many tests.  **For each, write the input that exposes it**, and that a right convolution passes.
+
+# %%
+from tinyalex.lessons.kill import assumes_squares, show, turns_the_kernel
+
+show(turns_the_kernel, assumes_squares)
+
+
+# %%
+def expose_turned_kernel():
+    """Return (x, w, b, stride), x (1,3,4,1), w (1,1,2,2), b (1,), that exposes `turns_the_kernel`."""
+    x = ...
+    w = ...
+    b = ...
+    stride = ...
+    return x, w, b, stride
+
+
+# %%
+expose_turned_kernel = check(expose_turned_kernel)
+# hint("expose_turned_kernel")
+# solution("expose_turned_kernel")
+
+
+# %%
+def expose_square_maps():
+    """Return (x, w, b, stride), w (1,1,3,3), stride 2, on which `assumes_squares` is found out."""
+    x = ...
+    w = ...
+    b, stride = ...
+    return x, w, b, stride
+
+
+# %%
+expose_square_maps = check(expose_square_maps)
+# hint("expose_square_maps")
+# solution("expose_square_maps")
+
+# %% [markdown]
 # ## Think about it
 #
 # 1. A window of $1\times1$, stride 1: what does such a convolution compute, and what is `cols`?

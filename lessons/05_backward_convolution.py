@@ -24,9 +24,9 @@
 # %%
 import numpy as np
 
-from tinyalex.lessons import draw, lesson, step_through
+from tinyalex.lessons import draw, lesson, paint, step_through
 
-check, hint, solution = lesson(5)
+check, hint, solution, tutor = lesson(5)
 rng = np.random.default_rng(5)
 
 # %% [markdown]
@@ -68,6 +68,7 @@ cols = np.stack([x[o * s : o * s + K] for o in range(OW)], axis=1)
 assert OW == 4
 assert cols.shape == (K, OW)
 
+# %% drawing
 row, columns = draw.panels(9, 4, height=2.2)
 draw.array(row, x, "x")
 draw.array(columns, cols, "cols")
@@ -98,21 +99,19 @@ assert cols.size == times.sum() == 12
 dcols = np.array([[1.0, 4, -2, 3], [2, -1, 5, 2], [3, 2, 1, -4]])
 
 
-def add_window(k, figure):
+# %% drawing
+def add_window(k):
     """Step k: windows 0 … k−1 are back in place, window k arrives."""
-    left, right = draw.panels(4, 9, figure=figure)
     dx = np.zeros(W)
     for o in range(k + 1):
         dx[o * s : o * s + K] += dcols[:, o]
-    draw.array(left, dcols, "dcols", limit=5)
-    draw.frame(left, 0, k, K, 1, draw.INK[k])
-    draw.array(right, dx, f"dx after window {k}", limit=5)
-    draw.frame(right, 0, k * s, 1, K, draw.INK[k])
+    back = paint.array(dx, f"dx after window {k}", limit=5).frame(0, k * s, 1, K, k)
     if k:
-        right.set_xlabel(f"pixel {k * s}: what was there, plus {dcols[0, k]:g}", size=9)
+        back.note(f"pixel {k * s}: what was there, plus {dcols[0, k]:g}")
+    return paint.row(paint.array(dcols, "dcols", limit=5).frame(0, k, K, 1, k), back)
 
 
-step_through(add_window, OW, size=(7, 1.9))
+step_through(add_window, OW)
 
 # %% [markdown]
 # **Your turn.**  Write it for any $W$ and stride.  Replace the line with `...`.
@@ -161,6 +160,7 @@ assert (P.T @ dcols.reshape(-1) == add_back(dcols, W, s)).all()
 assert set(P.sum(axis=1)) == {1}
 assert P.sum(axis=0).max() == 2
 
+# %% drawing
 forward, backward = draw.panels(9, 12, height=3.3)
 draw.array(forward, P, "P: forward, pixels to columns", fmt="{:.0f}")
 draw.array(backward, P.T, "its transpose: backward, columns to pixels", fmt="{:.0f}")
@@ -203,7 +203,7 @@ print("there and back:", add_back(cols, W, s), "= times", times, "· x")
 # in which no two sizes are the same, so that whatever is transposed by mistake cannot fit.
 
 # %%
-from tinyalex.ops.conv import im2col  # lesson 4 derived it
+from tinyalex.ops import im2col  # lesson 4 derived it
 
 N, C, KH, KW, F, H, W = 2, 3, 4, 5, 6, 10, 13
 x = rng.standard_normal((C, H, W, N))
@@ -265,24 +265,24 @@ places = [(p, q) for p in range(window) for q in range(window)]
 windows_down, windows_across = 3, 4
 
 
-def add_place(k, figure):
+# %% drawing
+def add_place(k):
     """Step k: places 0 … k of the window have gone back; dcols is all ones, so dx counts copies."""
-    axes = draw.panels(3, 9, figure=figure)
     inside = np.full((window, window), np.nan)
     count = np.zeros((height, width))
     for i, (p, q) in enumerate(places[: k + 1]):
         inside[p, q] = i
         count[p::stride, q::stride][:windows_down, :windows_across] += 1
     p, q = places[k]
-    draw.array(axes[0], inside, "place in the window", fmt="{:.0f}", limit=9)
-    draw.frame(axes[0], p, q)
-    draw.array(axes[1], count, "times added so far", fmt="{:.0f}", limit=4)
+    times = paint.array(count, "times added so far", "{:.0f}", 4)
     for i in range(windows_down):
         for j in range(windows_across):
-            draw.frame(axes[1], i * stride + p, j * stride + q)
+            times.frame(i * stride + p, j * stride + q)
+    place = paint.array(inside, "place in the window", "{:.0f}", 9).frame(p, q)
+    return paint.row(place, times)
 
 
-step_through(add_place, len(places), size=(7, 3))
+step_through(add_place, len(places))
 
 # %% [markdown]
 # At the end the corner has 1, an edge pixel between two windows 2, and a pixel between four windows 4.
@@ -311,13 +311,10 @@ col2im = check(col2im)
 # %% [markdown]
 # ## Does it hold?
 #
-# Two judges.  First the checker of lesson 3: central differences with a *random* upstream gradient.  Then
-# the library, whose `conv2d_backward` you can read now: it is these three products and this sum, cut into
-# blocks that fit the cache.
+# Three judges.  First the checker of lesson 3: central differences with a *random* upstream gradient.
 
 # %%
 from tinyalex import gradcheck
-from tinyalex.ops.conv import conv2d_backward, conv2d_forward
 
 
 def forward(x, w, b):
@@ -337,11 +334,34 @@ report = gradcheck.check(forward, backward, variables, rng=rng, linear=("x", "w"
 print(f"largest relative error: {max(report.errors.values()):.1e}")
 assert max(report.errors.values()) < 1e-10
 
-_, cache = conv2d_forward(x, w, b)
+# %% [markdown]
+# Then the library, which has each of its operations three times: as **loops** over single numbers
+# (`tinyalex.ops.reference`, lesson 4's), **plain**, whole arrays at a time as the formula reads
+# (`tinyalex.ops.plain`), and **fast**.  Its tests hold all three to the same numbers.  Read the plain one:
+# you have just written it.  What it has besides is a stride, padding, groups (the paper's two towers) and
+# an activation after the sum.
+
+# %%
+import inspect
+
+from tinyalex.ops import conv2d_backward, conv2d_forward, plain
+
+print(inspect.getsource(plain.conv2d_backward))
+
 ours = col2im(dcols, x.shape, KH, KW, 1, 0), dw, db
-for mine, theirs in zip(ours, conv2d_backward(dy, cache), strict=True):
-    np.testing.assert_allclose(mine, theirs, rtol=1e-10, atol=1e-10)
-print("dx, dw, db: ours and the library's agree")
+for forward_pass, backward_pass in (
+    (plain.conv2d_forward, plain.conv2d_backward),
+    (conv2d_forward, conv2d_backward),
+):
+    _, cache = forward_pass(x, w, b)
+    for mine, theirs in zip(ours, backward_pass(dy, cache), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-10, atol=1e-10)
+print("dx, dw, db: ours, the plain and the fast ones agree")
+
+# %% [markdown]
+# The fast one computes the same sums in blocks that fit the cache; how, is the subject of lesson 15.  Until
+# then the plain ones will do: within `with plain_ops():` a whole network runs on them, and so does
+# `tinyalex train --plain`, for you to step through with a debugger.
 
 # %% [markdown]
 # ## Seeing the gradient flow back
@@ -368,6 +388,10 @@ wanted[0, 4, 12, 0] = -1
 
 dcols = kernel.reshape(-1, 1) @ wanted.reshape(1, -1)
 stamps = col2im(dcols, (1, 14, 18, 1), 5, 5, 1, 0)[0, :, :, 0]
+assert stamps[1, 7] == kernel[0, 4] == 2  # the first stamp alone
+assert stamps[3, 6] == kernel[2, 3] + kernel[0, 4] == 1 + 2  # here both
+
+# %% drawing
 axes = draw.panels(5, 14, 18, height=3.1)
 draw.array(axes[0], kernel, "w")
 draw.array(axes[1], wanted[0, :, :, 0], "dy", numbers=False)
@@ -375,15 +399,13 @@ draw.array(axes[2], stamps, "dx", numbers=False)
 for (i, j), colour in zip([(1, 3), (3, 2), (4, 12)], draw.INK, strict=False):
     draw.frame(axes[1], i, j, colour=colour)
     draw.frame(axes[2], i, j, 5, 5, colour)
-assert stamps[1, 7] == kernel[0, 4] == 2  # the first stamp alone
-assert stamps[3, 6] == kernel[2, 3] + kernel[0, 4] == 1 + 2  # here both
 
 # %% [markdown]
 # Stamping a kernel at every output has a name: for stride 1 it is convolution in the mathematician's sense,
 # with the kernel flipped, "full" (it begins before the picture and ends after it).  So the backward of the
 # thing that we call convolution (and which is a correlation) *is* convolution.  On the CPU the library uses
 # that: where the stride is 1 and there are no more filters than channels, it computes `dx` as a forward pass
-# over `dy`, with a kernel turned by 180°, and scatters nothing (`_backward_stride_1`).  Where the channels
+# over `dy`, with a kernel turned by 180°, and scatters nothing (in `ops.strips`).  Where the channels
 # are many it does the same with fewer multiplications (lesson 15).
 
 # %%
@@ -399,17 +421,18 @@ print("col2im of one row, stride 1, is np.convolve(dy, w, 'full')")
 #
 # conv1 has windows of 11×11 every 4 pixels.  Along one axis a pixel inside the picture is under
 # $11/4 = 2.75$ windows on average: 3, or 2.  Over both axes that makes 9, 6 or 4 windows, in a pattern that
-# repeats every 4 pixels.  All pixels have the same right to be seen; some get 2.25 times as much gradient
-# as others.
+# repeats every 4 pixels.  All pixels have the same right to be seen; the gradients of some have 2.25 times
+# as many terms as those of others (if the terms' signs are independent, that makes them 1.5 times as large).
 
 # %%
 ones = np.ones((11 * 11, 7 * 7))  # a picture of 35×35: 7 windows along each axis
 cover = col2im(ones, (1, 35, 35, 1), 11, 11, 4, 0)[0, :, :, 0]
 middle = cover[10:25, 10:25]
 assert set(middle.ravel()) == {4, 6, 9}
-assert 9 / 4 == 2.25
+assert 9 / 4 == 2.25 == 1.5**2
 assert np.isclose(middle[:12, :12].mean(), 2.75**2)
 
+# %% drawing
 axes = draw.panels(1, 1, height=3.6)
 axes[0].imshow(cover, cmap="viridis")
 axes[0].set_title("windows over each pixel, 35×35", size=9)
@@ -473,6 +496,64 @@ assert wrong.any()
 # *written* three times, and the last one stays.  `np.add.at(dx, index, v)` adds every time.  On a GPU the
 # same trap is called a race, and the answer an atomic addition; lesson 16 meets it again.
 #
+# ## Kill the mutant
+#
+# Three more of the other direction: `=` for `+=`; a margin that is cut off with `pad:-pad`; and five versions
+# of the three products, of which one is broken.  **Write the inputs that expose the first two, and say which
+# of the five it is, and in which line.**
+
+# %%
+from tinyalex.lessons.kill import THREE, cuts_to_minus_pad, keeps_the_last, show, suspects
+
+show(keeps_the_last, cuts_to_minus_pad)
+
+
+# %%
+def expose_overwriting():
+    """Return (dcols, W, stride), dcols (3, OW), on which `keeps_the_last` is found out."""
+    dcols = ...
+    W, stride = ...
+    return dcols, W, stride
+
+
+# %%
+expose_overwriting = check(expose_overwriting)
+# hint("expose_overwriting")
+# solution("expose_overwriting")
+
+
+# %%
+def expose_minus_pad():
+    """Return (dcols, x_shape, KH, KW, stride, pad), one picture of 3×3, that exposes `cuts_to_minus_pad`."""
+    x_shape = ...
+    KH, KW, stride, pad = ...
+    dcols = ...
+    return dcols, x_shape, KH, KW, stride, pad
+
+
+# %%
+expose_minus_pad = check(expose_minus_pad)
+# hint("expose_minus_pad")
+# solution("expose_minus_pad")
+
+# %%
+print(THREE)
+five = suspects(THREE)  # the functions, to be called
+
+
+# %%
+def which_of_five_products():
+    """Return (which, line): the broken one of `THREE`, 0 to 4, and its line, counted from 1 at its `def`."""
+    which, line = ...
+    return which, line
+
+
+# %%
+which_of_five_products = check(which_of_five_products)
+# hint("which_of_five_products")
+# solution("which_of_five_products")
+
+# %% [markdown]
 # ## Think about it
 #
 # 1. `dw[f, c, p, q]` is a sum over $OH\cdot OW\cdot N$ terms.  conv2 has $27\cdot 27$ positions, fc7 has

@@ -25,9 +25,9 @@
 # %%
 import numpy as np
 
-from tinyalex.lessons import draw, lesson, step_through
+from tinyalex.lessons import draw, lesson, paint, step_through
 
-check, hint, solution = lesson(6)
+check, hint, solution, tutor = lesson(6)
 rng = np.random.default_rng(6)
 
 # %% [markdown]
@@ -51,6 +51,7 @@ curves = {
 }
 assert curves["logistic"][1].max() == 0.25
 
+# %% drawing
 left, right = draw.panels(1, 1, height=2.6)
 for (name, (y, slope)), colour in zip(curves.items(), draw.INK, strict=False):
     left.plot(x, y, color=colour, label=name)
@@ -122,6 +123,8 @@ for ours, (forward, theirs) in {
     np.testing.assert_allclose(ours(dy, y), theirs(dy, cache), rtol=1e-12)
 
 y, _ = activation.relu_forward(x)
+
+# %% drawing
 axes = draw.panels(5, 5, 5, 5, height=1.8)
 draw.array(axes[0], x, "x", fmt="{:.1f}", limit=2.5)
 draw.array(axes[1], y, "y = relu(x)", fmt="{:.1f}", limit=2.5)
@@ -150,22 +153,21 @@ assert abs(paths["ReLU"][9] - 0.5) < 0.01
 assert paths["tanh"][9] > 2.4
 
 
-def descend(k, figure):
+# %% drawing
+def descend(k):
     """Step k: where both neurons are after k updates."""
-    axes = draw.panels(1, 1, figure=figure)
     z = np.linspace(-1, 3.2, 80)
-    for axis, (name, path), colour in zip(axes, paths.items(), draw.INK, strict=False):
-        now = path[k]
-        y = FORWARD[name](now)
-        axis.plot(z, FORWARD[name](z), color=colour)
-        axis.axhline(0.5, color="0.75", linewidth=1)
-        axis.plot(now, y, "o", color="k")
-        axis.set(ylim=(-1, 3))
+    panels = []
+    for ink, (name, path) in enumerate(paths.items()):
+        y = FORWARD[name](path[k])
         dz = BACKWARD[name](y - 0.5, y)
-        draw.plain(axis, f"z = {now:.3f},  dz = {dz:.3f}", title=f"{name}, update {k}")
+        plot = paint.plot(f"{name}, update {k}", (-1, 3.2), (-1, 3), "z", "y")
+        plot.line(z, FORWARD[name](z), ink).level(0.5).dots([path[k]], [y], ink)
+        panels.append(plot.note(f"z = {path[k]:.3f},  dz = {dz:.3f}"))
+    return paint.row(*panels)
 
 
-step_through(descend, 7, size=(7, 2.6))
+step_through(descend, 7)
 
 # %% [markdown]
 # ReLU halves its distance with every step, and is there.  tanh *knows* that it is wrong: its $dy$ is 0.49,
@@ -214,39 +216,35 @@ assert table[1, 0] > 0.5 > 0.3 > table[1, 1] > 2 * table[1, 2]
 # possible", and so did we: the best of several, and the two are nearly a factor 40 apart.
 
 # %%
-from tinyalex.comm import Comm
 from tinyalex.data import shapes
-from tinyalex.devices import Device
+from tinyalex.data.loader import InMemory
 from tinyalex.nn import Conv2d, Linear, MaxPool, Sequential
 from tinyalex.optim import SGD
-from tinyalex.train import InMemory, data_parallel_step
+from tinyalex.train import train_step
 
-comm = Comm(Device("cpu:0"))
 pictures = shapes.make(400, rng)
 
 
-def network(neuron, rng):
-    here = {"comm": comm, "rng": rng}
-    conv = {"activation": activation.ACTIVATIONS[neuron], **here}
-    layers = {
-        "conv1": Conv2d((12, 3, 5, 5), std=0.003, stride=2, pad=2, need_dx=False, **conv),
-        "pool1": MaxPool(3, 2),
-        "conv2": Conv2d((24, 12, 3, 3), std=0.05, pad=1, **conv),
-        "pool2": MaxPool(3, 2),
-        "fc": Linear((10, 24 * 4 * 4), std=0.05, **here),
-    }
-    return Sequential(layers, comm)
+def network(activation, rng):
+    layers = [
+        Conv2d(12, 5, stride=2, pad=2, activation=activation, std=0.003),
+        MaxPool(3, 2),
+        Conv2d(24, 3, pad=1, activation=activation, std=0.05),
+        MaxPool(3, 2),
+        Linear(10, std=0.05),
+    ]
+    return Sequential(layers, (3, 32, 32), rng=rng)
 
 
-def train(neuron, rate, epochs):
+def train(activation, rate, epochs):
     """Training error of each epoch."""
     rng = np.random.default_rng(0)
-    model = network(neuron, rng)
-    optimizer, batches = SGD(model, rate), InMemory(pictures, comm, batch=20)
+    model = network(activation, rng)
+    optimizer, batches = SGD(model, rate), InMemory(pictures, batch=20)
     errors = []
     for _ in range(epochs):
         steps = [
-            data_parallel_step(model, optimizer, comm, images, labels)
+            train_step(model, optimizer, images, labels)
             for images, labels in batches.epoch(rng)
         ]
         errors.append(np.mean([step.error for step in steps]))
@@ -254,23 +252,26 @@ def train(neuron, rate, epochs):
 
 
 runs = {"ReLU": train("relu", 0.0004, 13), "tanh": train("tanh", 0.015, 13)}
-axes = draw.panels(1, height=2.8)
-for (name, errors), style in zip(runs.items(), ("-", "--"), strict=True):
-    axes.plot(np.arange(1, 14), errors, style, color=draw.INK[0], label=name)
-    print(f"{name}: training error {errors[-1]:.1%} after 13 epochs")
-axes.axhline(0.25, color="0.75", linewidth=1)
-axes.set(ylim=(0, 1))
-axes.legend(frameon=False)
-draw.plain(axes, "epoch", title="training error")
 
-assert 37 < 0.015 / 0.0004 < 40
 first_below = {
     name: next((i for i, e in enumerate(errors, 1) if e < 0.25), len(errors) + 1)
     for name, errors in runs.items()
 }
+assert 37 < 0.015 / 0.0004 < 40
+for name, errors in runs.items():
+    print(f"{name}: training error {errors[-1]:.1%} after 13 epochs")
 print("first epoch below 25%:", first_below)
 assert first_below["ReLU"] < first_below["tanh"]
 assert runs["ReLU"][-1] < runs["tanh"][-1]
+
+# %% drawing
+axes = draw.panels(1, height=2.8)
+for (name, errors), style in zip(runs.items(), ("-", "--"), strict=True):
+    axes.plot(np.arange(1, 14), errors, style, color=draw.INK[0], label=name)
+axes.axhline(0.25, color="0.75", linewidth=1)
+axes.set(ylim=(0, 1))
+axes.legend(frameon=False)
+draw.plain(axes, "epoch", title="training error")
 
 # %% [markdown]
 # At first tanh is even a little ahead; then ReLU leaves it behind.  (With four other sets of pictures it
@@ -292,11 +293,11 @@ def dead_filters(rate, epochs=3):
     """Filters of conv2 that are 0 at every place of every picture, after training."""
     rng = np.random.default_rng(0)
     model = network("relu", rng)
-    optimizer, batches = SGD(model, rate), InMemory(pictures, comm, batch=20)
+    optimizer, batches = SGD(model, rate), InMemory(pictures, batch=20)
     for _ in range(epochs):
         for images, labels in batches.epoch(rng):
-            data_parallel_step(model, optimizer, comm, images, labels)
-    images, labels = next(InMemory(pictures, comm, batch=400).epoch(rng))
+            train_step(model, optimizer, images, labels)
+    images, labels = next(InMemory(pictures, batch=400).epoch(rng))
     x = images
     for name in ("conv1", "pool1", "conv2"):
         x = model.layers[name].forward(x)

@@ -25,9 +25,9 @@
 # %%
 import numpy as np
 
-from tinyalex.lessons import draw, lesson, step_through
+from tinyalex.lessons import draw, lesson, paint, step_through
 
-check, hint, solution = lesson(7)
+check, hint, solution, tutor = lesson(7)
 rng = np.random.default_rng(7)
 
 # %% [markdown]
@@ -53,6 +53,7 @@ h = 1e-3
 dx = [(loss(x + h * e) - loss(x - h * e)) / (2 * h) for e in np.eye(7)]
 assert np.allclose(dx, [0, 0, 5, 0, 0, 0, 1])
 
+# %% drawing
 axes = draw.panels(7, 3, 7, height=1.2)
 draw.array(axes[0], x, "x")
 for o in range(3):
@@ -123,6 +124,7 @@ edges = edges[:, :31, :31]  # 31: both poolings fit, or nearly
 plain, overlapping = max_pool(edges, 2, 2), max_pool(edges, 3, 2)
 assert plain.shape == overlapping.shape == (1, 15, 15, 1)
 
+# %% drawing
 axes = draw.panels(1, 1, 1, 1, height=1.9)
 draw.picture(axes[0], photo, "a ring")
 for axis, values, title in zip(
@@ -141,8 +143,8 @@ for axis, values, title in zip(
 #
 # $$dx[u] \;=\; \sum_{o\,:\;\text{u wins window } o} dy[o] .$$
 #
-# Step through it.  Six windows of $3\times3$ over a picture of $5\times7$.  The blue frame is the window,
-# the orange one its winner.  One pixel wins four of them.
+# Step through it.  Six windows of $3\times3$ over a picture of $5\times7$.  The dashed blue frame is the
+# window, the orange one its winner.  One pixel wins four of them.
 
 # %%
 picture = np.array(
@@ -163,23 +165,22 @@ for i, j in windows:
 assert winners == [(2, 2), (2, 2), (1, 4), (2, 2), (2, 2), (3, 4)]
 
 
-def give_back(k, figure):
+# %% drawing
+def give_back(k):
     """Step k: windows 0 … k have given their gradient to their winners."""
-    axes = draw.panels(7, 3, 7, figure=figure)
     i, j = windows[k]
     dx = np.zeros((5, 7))
     for (a, b), winner in zip(windows[: k + 1], winners, strict=False):
         dx[winner] += upstream[a, b]
-    draw.array(axes[0], picture, "x", fmt="{:.0f}", limit=12)
-    draw.frame(axes[0], 2 * i, 2 * j, 3, 3, draw.INK[1])
-    draw.frame(axes[0], *winners[k])
-    draw.array(axes[1], upstream, "dy", fmt="{:.0f}")
-    draw.frame(axes[1], i, j, colour=draw.INK[1])
-    draw.array(axes[2], dx, "dx so far", fmt="{:.0f}", limit=8)
-    draw.frame(axes[2], *winners[k])
+    seen = paint.array(picture, "x", "{:.0f}", 12).frame(2 * i, 2 * j, 3, 3, 1)
+    return paint.row(
+        seen.frame(*winners[k]),
+        paint.array(upstream, "dy", "{:.0f}").frame(i, j, ink=1),
+        paint.array(dx, "dx so far", "{:.0f}", 8).frame(*winners[k]),
+    )
 
 
-step_through(give_back, 6, size=(7, 2.2))
+step_through(give_back, 6)
 
 # %% [markdown]
 # The 9 won four windows and has $1 + 2 + 4 + 1 = 8$.  It stands where four windows meet.  Of four
@@ -282,6 +283,7 @@ first, every = max_pool_backward(dy, after_relu, 3, 2), all_winners(dy, after_re
 assert not np.allclose(first, every)
 assert np.allclose(first * (after_relu > 0), every * (after_relu > 0))
 
+# %% drawing
 axes = draw.panels(1, 1, 1, height=2.4)
 draw.array(axes[0], after_relu[0, :, :, 0], "after ReLU", numbers=False)
 draw.array(axes[1], first[0, :, :, 0], "dx, the first wins", numbers=False, limit=3)
@@ -346,6 +348,46 @@ assert change[1] > change[2] > change[3]
 # ($z = 1$ only drops three of four pixels.)  The larger the window, the less it matters where exactly a
 # thing is.
 #
+# ## Kill the mutant
+#
+# Two broken poolings: `=` for `+=` going back, and zeros around the map going forward.  **Write the inputs
+# that expose them**, and that right ones pass, whatever their rule for ties.
+
+# %%
+from tinyalex.lessons.kill import pads_with_zeros, pays_one_window, show
+
+show(pays_one_window, pads_with_zeros)
+
+
+# %%
+def expose_shared_winner():
+    """Return (dy, x, z, s), dy (2,), x (5,), on which `pays_one_window` is found out."""
+    x = ...
+    dy = ...
+    z, s = ...
+    return dy, x, z, s
+
+
+# %%
+expose_shared_winner = check(expose_shared_winner)
+# hint("expose_shared_winner")
+# solution("expose_shared_winner")
+
+
+# %%
+def expose_zero_padding():
+    """Return (x, z, s, pad), x (5,), on which `pads_with_zeros` is found out."""
+    x = ...
+    z, s, pad = ...
+    return x, z, s, pad
+
+
+# %%
+expose_zero_padding = check(expose_zero_padding)
+# hint("expose_zero_padding")
+# solution("expose_zero_padding")
+
+# %% [markdown]
 # ## Think about it
 #
 # 1. *Average* pooling: what is its backward, and does the sum of the gradient stay the same?

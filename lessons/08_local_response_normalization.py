@@ -22,9 +22,9 @@
 # %%
 import numpy as np
 
-from tinyalex.lessons import draw, lesson, step_through
+from tinyalex.lessons import draw, lesson, paint, step_through
 
-check, hint, solution = lesson(8)
+check, hint, solution, tutor = lesson(8)
 rng = np.random.default_rng(8)
 
 # %% [markdown]
@@ -54,27 +54,20 @@ y = x / s**beta
 assert list(s) == [3, 7, 87, 91, 87, 7, 3]
 
 
-def one_map(i, figure):
+# %% drawing
+def one_map(i):
     """Step i: the window of map i."""
-    figure.set_layout_engine("none")  # the same places in all steps
-    axes = figure.subplots(
-        3, 1, gridspec_kw={"left": 0.02, "right": 0.98, "hspace": 0.45}
-    )
     w = window(i)
     seen = np.arange(C) <= i
-    draw.array(axes[0], x, "x", fmt="{:.0f}")
-    draw.array(axes[1], np.where(seen, s, np.nan), "s", fmt="{:.0f}", limit=91)
-    draw.array(axes[2], np.where(seen, y, np.nan), "y", fmt="{:.2f}", limit=0.5)
-    draw.frame(axes[0], 0, w.start, 1, w.stop - w.start, draw.INK[0])
-    draw.frame(axes[1], 0, i, colour=draw.INK[0])
-    draw.frame(axes[2], 0, i, colour=draw.INK[1])
     squares = " + ".join(f"{v:.0f}²" for v in x[w])
-    axes[2].set_xlabel(
-        f"s = 2 + {squares} = {s[i]:.0f}     y = {x[i]:.0f} / {s[i]:.0f}^¾", size=10
-    )
+    sums = f"s = 2 + {squares} = {s[i]:.0f}     y = {x[i]:.0f} / {s[i]:.0f}^¾"
+    heard = paint.array(np.where(seen, s, np.nan), "s", "{:.0f}", 91).frame(0, i)
+    left = paint.array(np.where(seen, y, np.nan), "y", "{:.2f}", 0.5).frame(0, i, ink=1)
+    shown = paint.array(x, "x", "{:.0f}").frame(0, w.start, 1, w.stop - w.start)
+    return paint.row(shown) + paint.row(heard) + paint.row(left, caption=sums)
 
 
-step_through(one_map, C, size=(6, 3.3))
+step_through(one_map, C)
 
 # %% [markdown]
 # Look at who won. The 9 is now 0.31. Each 2 beside it has become 0.07; each 1 that stands alone at the ends
@@ -132,8 +125,8 @@ print("forward: ours and the library's agree")
 #
 # The paper's formula has $\alpha\sum x_j^2$. The 2012 code that made the published numbers divides:
 # `scale /= size`, so it is $\frac{\alpha}{n}\sum x_j^2$, a *mean* of squares. Caffe, PyTorch and ONNX
-# followed the code; Chainer, Paddle and TensorFlow follow the text. The same name, five times apart, and a
-# steady source of bug reports on all sides.
+# followed the code, and so does Paddle, whose docstring has the text's formula; Chainer and TensorFlow follow
+# the text. The same name, five times apart, and a steady source of bug reports on all sides.
 #
 # So in PyTorch, $\alpha = 5\cdot 10^{-4}$ is the paper's text, and $10^{-4}$ is the 2012 code. Here the
 # argument `alpha_over_n` says which is meant.
@@ -146,7 +139,7 @@ np.testing.assert_allclose(divided, paper)
 # %% [markdown]
 # Does a factor of 5 matter? That depends on how large the activities are, and here is a trap. Let all five
 # maps of a window have the same activity $a$: $s = 2 + 5\alpha a^2$. The two terms are equal when
-# $a = \sqrt{2/(5\alpha)} \approx 63$. AlexNet's input are raw pixels, about −128 to 127, and its first
+# $a = \sqrt{2/(5\alpha)} \approx 63$. AlexNet's inputs are raw pixels, about −128 to 127, and its first
 # weights are small: conv1 begins with an rms of about 9 (lesson 10), and $s$ is 2% above 2. But the weights
 # grow. In our run on CIFAR-10 (`measured/README.md`) the rms of what the layer gets is 12 before training
 # and 116 after eight epochs: it wakes up. Feed pixels between 0 and 1, as is common today, and the same
@@ -162,6 +155,9 @@ assert 116 / 255 < 1
 assert round(2**0.75, 2) == 1.68
 
 a = np.linspace(0, 300, 200)
+assert 300 / (2 + 5e-4 * 300**2) ** 0.75 < 150 / (2 + 5e-4 * 150**2) ** 0.75
+
+# %% drawing
 left, right = draw.panels(1, 1, height=2.8)
 left.plot(a, a / (2 + 5e-4 * a**2) ** 0.75, color=draw.INK[0], label="paper: α Σ")
 left.plot(a, a / (2 + 1e-4 * a**2) ** 0.75, "--", color=draw.INK[1], label="2012: α/n Σ")
@@ -174,7 +170,6 @@ right.plot(small, small / (2 + 5e-4 * small**2) ** 0.75, color=draw.INK[0])
 right.plot(small, small / (2 + 1e-4 * small**2) ** 0.75, color=draw.INK[1], ls="--")
 right.plot(small, small / 2**0.75, color="0.6", lw=1)
 draw.plain(right, "activity a", "", "pixels between 0 and 1: a straight line")
-assert 300 / (2 + 5e-4 * 300**2) ** 0.75 < 150 / (2 + 5e-4 * 150**2) ** 0.75
 
 # %% [markdown]
 # On the left the curve bends *down*: five maps that are all loud leave less than five that are half as
@@ -208,6 +203,16 @@ near = np.abs(np.arange(7)[:, None] - np.arange(7)) <= 1  # [j, i]: i in win(j)
 numerator = np.diag(s7**-0.75)
 through_s = -0.75 * (x7 * s7**-1.75)[:, None] * 2 * x7 * near
 
+slopes = np.zeros((7, 7))
+for i in range(7):
+    step = 1e-5 * np.eye(7)[i]
+    up, down = (
+        lrn((x7 + e).reshape(7, 1, 1, 1), 3, 2.0, 1.0, 0.75)[0] for e in (step, -step)
+    )
+    slopes[:, i] = (up - down).ravel() / 2e-5
+np.testing.assert_allclose(numerator + through_s, slopes, atol=1e-7)
+
+# %% drawing
 axes = draw.panels(1, 1, 1, height=2.7)
 for a, part, title in zip(
     axes,
@@ -219,15 +224,6 @@ for a, part, title in zip(
     draw.array(a, shown, title, fmt="{:.2f}", limit=0.5)
     a.set_xlabel("input i", size=8)
 axes[0].set_ylabel("output j", size=8)
-
-slopes = np.zeros((7, 7))
-for i in range(7):
-    step = 1e-5 * np.eye(7)[i]
-    up, down = (
-        lrn((x7 + e).reshape(7, 1, 1, 1), 3, 2.0, 1.0, 0.75)[0] for e in (step, -step)
-    )
-    slopes[:, i] = (up - down).ravel() / 2e-5
-np.testing.assert_allclose(numerator + through_s, slopes, atol=1e-7)
 
 # %% [markdown]
 # The column of the loud map 3 is negative all over: make the 9 louder, and its neighbours' outputs fall,
@@ -307,6 +303,14 @@ def how_wrong(alpha, size):
 
 
 alphas = np.logspace(-6, 0, 7)
+
+print("at 1e-4, activities near 1:  ", how_wrong(1e-4, 1))
+print("at 1e-4, activities near 100:", how_wrong(1e-4, 100))
+assert 1e-4 < how_wrong(1e-4, 1) < 3e-4
+assert how_wrong(1e-4, 100) > 0.25
+assert how_wrong(0.9, 1) > 0.2
+
+# %% drawing
 axes = draw.panels(1, height=3)
 for size, colour in ((1, draw.INK[0]), (100, draw.INK[1])):
     errors = [how_wrong(alpha, size) for alpha in alphas]
@@ -316,12 +320,6 @@ axes.text(1.1e-6, 1.3e-3, "tolerance of a usual float32 check", size=8, color="0
 axes.axvline(1e-4, color="0.8", lw=1, ls="--")
 axes.legend(frameon=False, loc="lower right")
 draw.plain(axes, "α", "relative error of dx", "backward without its sum")
-
-print("at 1e-4, activities near 1:  ", how_wrong(1e-4, 1))
-print("at 1e-4, activities near 100:", how_wrong(1e-4, 100))
-assert 1e-4 < how_wrong(1e-4, 1) < 3e-4
-assert how_wrong(1e-4, 100) > 0.25
-assert how_wrong(0.9, 1) > 0.2
 
 # %% [markdown]
 # With $N(0,1)$ inputs and the paper's $\alpha$ the forgotten term is two parts in ten thousand: below the
@@ -355,6 +353,49 @@ assert different == [2, 3, 4, 5]
 # since. It is here because it is AlexNet, and because its gradient is the best small exercise in the chain
 # rule that the network has.
 #
+# ## Kill the mutant
+#
+# The backward without its sum, and a usual check in float32, which lets a thousandth pass.  **Write the input
+# that exposes it.**  Then five backwards, of which one is broken: **which, and in which line?**
+
+# %%
+from tinyalex.lessons.kill import LRN, forgets_the_sum, show, suspects
+
+show(forgets_the_sum)
+
+
+# %%
+def expose_forgotten_sum():
+    """Return (dy, x, alpha), dy and x (6,1,1,1), that exposes `forgets_the_sum` in float32."""
+    dy = ...
+    x = ...
+    alpha = ...
+    return dy, x, alpha
+
+
+# %%
+expose_forgotten_sum = check(expose_forgotten_sum)
+# hint("expose_forgotten_sum")
+# solution("expose_forgotten_sum")
+
+# %%
+print(LRN)
+five = suspects(LRN)  # the functions, to be called
+
+
+# %%
+def which_of_five_lrn():
+    """Return (which, line): the broken one of `LRN`, 0 to 4, and its line, counted from 1 at its `def`."""
+    which, line = ...
+    return which, line
+
+
+# %%
+which_of_five_lrn = check(which_of_five_lrn)
+# hint("which_of_five_lrn")
+# solution("which_of_five_lrn")
+
+# %% [markdown]
 # ## Think about it
 #
 # 1. Let $k = 0$ and let all maps of a window be equal. What does $y$ do when $x$ doubles? And with

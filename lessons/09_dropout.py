@@ -29,9 +29,9 @@ from itertools import product
 
 import numpy as np
 
-from tinyalex.lessons import draw, lesson, step_through
+from tinyalex.lessons import draw, lesson, paint, step_through
 
-check, hint, solution = lesson(9)
+check, hint, solution, tutor = lesson(9)
 rng = np.random.default_rng(9)
 
 fc6, fc7, everything = 37_752_832, 16_781_312, 60_965_224  # parameters: lesson 13 counts
@@ -57,21 +57,19 @@ assert len(masks) == 2**5 == 32
 some = rng.permutation(32)[:8]
 
 
-def one_mask(k, figure):
+# %% drawing
+def one_mask(k):
     """Step k: the units that one mask leaves, and the z of all masks so far."""
-    left, right = draw.panels(5, 6, figure=figure)
-    m = masks[some[k]]
-    draw.array(left, np.stack([h, m, m * h]), "h, mask, mask · h", fmt="{:.0f}", limit=6)
-    left.set_xlabel(f"z = {z[some[k]]:.0f}", size=10)
-    seen = z[some[: k + 1]]
-    right.plot(range(1, k + 2), seen, "o", color=draw.INK[1])
-    right.axhline(10, color="0.6", lw=1)
-    right.axhline(5, color=draw.INK[0], lw=1)
-    right.set(xlim=(0, 9), ylim=(-3, 13))
-    draw.plain(right, "mask", "z", "grey: no dropout.  red: half of it")
+    m, seen = masks[some[k]], z[some[: k + 1]]
+    units = np.stack([h, m, m * h])
+    units = paint.array(units, "five units", "{:.0f}", 6, rows=["h", "mask", "mask·h"])
+    plot = paint.plot("z so far", (0, 9), (-3, 13), "mask", "z")
+    plot.level(10, name="no dropout").level(5, 0, "half of it")
+    plot.dots(range(1, k + 2), seen, 1)
+    return paint.row(units.note(f"z = {z[some[k]]:.0f}"), plot)
 
 
-step_through(one_mask, len(some), size=(7, 2.4))
+step_through(one_mask, len(some))
 
 # %% [markdown]
 # Over all 32 masks each unit is present in exactly half. So the mean of $z$ is half of the full sum, 5. If
@@ -198,6 +196,7 @@ geometric /= geometric.sum()
 scaled = softmax(W @ (0.5 * h))
 np.testing.assert_allclose(geometric, scaled)
 
+# %% drawing
 axes = draw.panels(1, height=2.6)
 places = np.arange(3)
 axes.plot(places, each.T, color="0.8", lw=1)
@@ -315,6 +314,32 @@ assert 64**0.5 == 8
 # the whole layer from the generator that it is given; on two devices each takes its rows, so that the same
 # units drop whatever the number of devices.
 #
+# ## Kill the mutant
+#
+# This time write the check itself.  It is given a dropout, `dropout(x, mask, keep, train)`, and says whether
+# it is broken.  **It must spare both scalings and expose the two mixtures**: scaled twice, and never.
+
+# %%
+from tinyalex.lessons.kill import never_scales, scales_twice, show
+
+show(scales_twice, never_scales)
+
+
+# %%
+def mixed_up(dropout):
+    """Is dropout(x, mask, keep, train) broken?  Both scalings of the lesson are right."""
+    x, keep = np.array([2.0, 6.0]), 0.5
+    masks = np.array([[1.0, 0], [0, 1]])
+    broken = ...  # what comes out in training, and what in test?
+    return broken
+
+
+# %%
+mixed_up = check(mixed_up)
+# hint("mixed_up")
+# solution("mixed_up")
+
+# %% [markdown]
 # ## Think about it
 #
 # 1. Why drop the units of fully connected layers and not those of conv1?

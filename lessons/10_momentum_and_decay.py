@@ -30,9 +30,9 @@
 # %%
 import numpy as np
 
-from tinyalex.lessons import draw, lesson, step_through
+from tinyalex.lessons import draw, lesson, paint, step_through
 
-check, hint, solution = lesson(10)
+check, hint, solution, tutor = lesson(10)
 rng = np.random.default_rng(10)
 
 # %% [markdown]
@@ -82,14 +82,13 @@ sgd_step = check(sgd_step)
 # steps of a linear layer:
 
 # %%
-from tinyalex.comm import Comm
-from tinyalex.devices import Device
 from tinyalex.nn import Linear, Sequential
 from tinyalex.optim import SGD
 
-comm = Comm(Device("cpu:0"))
-layer = Linear((3, 4), comm, np.random.default_rng(1), std=1.0, dtype=np.float64)
-model = Sequential({"fc": layer}, comm)
+model = Sequential(
+    [Linear(3, std=1.0)], (4,), rng=np.random.default_rng(1), dtype=np.float64
+)
+layer = model.layers["fc1"]
 optimizer = SGD(model, rate=0.1, momentum=0.9, decay=0.01)
 
 w = layer.params["w"].copy()
@@ -128,34 +127,30 @@ def descend(momentum, rate, steps=40):
 
 plain, heavy = descend(0.0, 0.04), descend(0.8, 0.04)
 shown = [1, 2, 3, 5, 8, 12, 20, 40]
-grid_b, grid_a = np.meshgrid(np.linspace(-6, 11, 60), np.linspace(-1.7, 1.7, 40))
-valley = 10 * grid_a**2 + grid_b**2 / 2
-
-
-def downhill(k, figure):
-    """Step k: both paths so far."""
-    axes = draw.panels(1, figure=figure)
-    axes.contour(grid_b, grid_a, valley, levels=[1, 5, 15, 30, 50], colors="0.85")
-    for path, colour, name in (
-        (plain, draw.INK[1], "plain"),
-        (heavy, draw.INK[0], "0.8"),
-    ):
-        now = path[: shown[k] + 1]
-        axes.plot(
-            now[:, 1], now[:, 0], ".-", color=colour, lw=1, label=f"momentum {name}"
-        )
-        axes.plot(now[-1, 1], now[-1, 0], "o", color=colour)
-    axes.set(xlim=(-6, 11), ylim=(-1.7, 1.7))
-    axes.legend(frameon=False, loc="lower right", fontsize=8)
-    draw.plain(axes, "b (flat)", "a (steep)", f"after {shown[k]} steps")
-
-
-step_through(downhill, len(shown), size=(7, 2.7))
-
 loss = [(steep * path**2).sum(axis=1) / 2 for path in (plain, heavy)]
 print(f"loss after 40 steps: plain {loss[0][-1]:.4f}, with momentum {loss[1][-1]:.4f}")
 assert loss[1][-1] < loss[0][-1] / 20
 assert np.isclose(1 - 0.04 * 1, 0.96)
+
+
+# %% drawing
+def downhill(k):
+    """Step k: both paths so far."""
+    plot = paint.plot(
+        f"after {shown[k]} steps", (-6, 11), (-1.7, 1.7), "b (flat)", "a", (440, 220)
+    )
+    turn = np.linspace(0, 2 * np.pi, 60)
+    for level in (1, 5, 15, 30, 50):  # where the loss is the same: an ellipse
+        a, b = np.sqrt(2 * level / steep)
+        plot.line(b * np.cos(turn), a * np.sin(turn), width=0.5)
+    for ink, path, name in ((1, plain, "plain"), (0, heavy, "momentum 0.8")):
+        now = path[: shown[k] + 1]
+        plot.line(now[:, 1], now[:, 0], ink, name).dots(now[:, 1], now[:, 0], ink, 2)
+        plot.dots(now[-1:, 1], now[-1:, 0], ink, 5)
+    return paint.row(plot)
+
+
+step_through(downhill, len(shown))
 
 # %% [markdown]
 # The price is that it overshoots: a ball, not a snail.
@@ -281,15 +276,18 @@ def run(std, bias):
     return on, varies
 
 
+results = {
+    "0.01, biases 0": run(0.01, 0),
+    "0.01, biases 1": run(0.01, 1),
+    "He, biases 0": run(None, 0),
+}
+assert results["0.01, biases 1"][0][-1] > 0.9 > 0.7 > results["0.01, biases 0"][0][-1]
+assert results["0.01, biases 1"][1][-1] < 0.1 < 10 < results["He, biases 0"][1][-1]
+
+# %% drawing
 left, right = draw.panels(1, 1, height=2.9)
 names = ["conv1", "conv2", "conv3", "conv4", "conv5", "fc"]
-results = {}
-for colour, (label, std, bias) in zip(
-    draw.INK,
-    [("0.01, biases 0", 0.01, 0), ("0.01, biases 1", 0.01, 1), ("He, biases 0", None, 0)],
-    strict=False,
-):
-    on, varies = results[label] = run(std, bias)
+for colour, (label, (on, varies)) in zip(draw.INK, results.items(), strict=False):
     left.plot(names, on, "o-", color=colour, label=label)
     right.semilogy(names, varies, "o-", color=colour)
 left.set_ylim(0, 1.05)
@@ -297,16 +295,13 @@ left.legend(frameon=False, fontsize=8)
 draw.plain(left, title="share of units that are on")
 draw.plain(right, title="rms that differs between pictures")
 
-assert results["0.01, biases 1"][0][-1] > 0.9 > 0.7 > results["0.01, biases 0"][0][-1]
-assert results["0.01, biases 1"][1][-1] < 0.1 < 10 < results["He, biases 0"][1][-1]
-
 # %% [markdown]
-# (On the left, red lies under green: whether a unit is on does not depend on the size.) With biases of one
-# nearly all units of the upper layers are on, whatever the picture. Nothing is cut off: the upper half of
-# the network begins as a *linear* one, and every weight gets a gradient from every picture. That is what
-# "by providing the ReLUs with positive inputs" means. But look at the right side: what differs between
-# pictures is still tiny, the outputs are nearly the same for all. It fits what many have met who train
-# AlexNet anew: a loss that stands at $\log 1000 = 6.9$ for a long while. Caffe's authors noted
+# (On the left, the first line lies under the third: whether a unit is on does not depend on the size.) With
+# biases of one nearly all units of the upper layers are on, whatever the picture. Nothing is cut off: the
+# upper half of the network begins as a *linear* one, and every weight gets a gradient from every picture.
+# That is what "by providing the ReLUs with positive inputs" means. But look at the right side: what differs
+# between pictures is still tiny, the outputs are nearly the same for all. It fits what many have met who
+# train AlexNet anew: a loss that stands at $\log 1000 = 6.9$ for a long while. Caffe's authors noted
 # "initialization to 1 gave flat loss", and took 0.1. He's weights carry the picture to the top at its full
 # size. AlexNet did not have them; with patience, it learned without.
 
@@ -341,15 +336,16 @@ curves = {
     "0.01, ÷10 at 150": noisy(lambda i: 0.01 if i < 150 else 0.001),
     "0.001": noisy(lambda i: 0.001),
 }
+settled = {label: np.mean(values[-50:]) for label, values in curves.items()}
+assert settled["0.01, ÷10 at 150"] < settled["0.01"] / 4
+assert settled["0.01"] < settled["0.001"]  # too early: it has not arrived yet
+
+# %% drawing
 axes = draw.panels(1, height=2.8)
 for colour, (label, values) in zip(draw.INK, curves.items(), strict=False):
     axes.semilogy(values, color=colour, lw=1, label=label)
 axes.legend(frameon=False, fontsize=8)
 draw.plain(axes, "step", "loss", "a noisy gradient, three schedules")
-
-settled = {label: np.mean(values[-50:]) for label, values in curves.items()}
-assert settled["0.01, ÷10 at 150"] < settled["0.01"] / 4
-assert settled["0.01"] < settled["0.001"]  # too early: it has not arrived yet
 
 # %% [markdown]
 # Every learning curve with stairs in it is this picture.
@@ -378,21 +374,49 @@ for i in range(60):
     moves["inside"].append(before[0] - w_in)
     moves["outside"].append(before[1] - w_out)
 
+np.testing.assert_allclose(moves["inside"][:30], moves["outside"][:30])
+assert moves["outside"][30] < 0.2 * moves["outside"][29]
+assert moves["inside"][30] > 0.9 * moves["inside"][29]
+
+# %% drawing
 axes = draw.panels(1, height=2.4)
 axes.plot(moves["inside"], color=draw.INK[0], label="ε inside (the paper)")
 axes.plot(moves["outside"], "--", color=draw.INK[1], label="ε outside")
 axes.legend(frameon=False)
 draw.plain(axes, "step", "how far w moves", "the rate falls at step 30")
 
-np.testing.assert_allclose(moves["inside"][:30], moves["outside"][:30])
-assert moves["outside"][30] < 0.2 * moves["outside"][29]
-assert moves["inside"][30] > 0.9 * moves["inside"][29]
-
 # %% [markdown]
 # Outside, at once. Inside, the old velocity was made with the old rate and fades over some ten steps.
 # Nobody's result hangs on ten steps; but whoever compares two implementations number by number finds them
 # equal until the first drop, and different after it.
 #
+# ## Kill the mutant
+#
+# An update that forgets the weight decay.  **Write the input that exposes it** to a check with a tolerance of
+# a thousandth.
+
+# %%
+from tinyalex.lessons.kill import forgets_decay, show
+
+show(forgets_decay)
+
+
+# %%
+def expose_forgotten_decay():
+    """Return (w, v, grad, rate, momentum, decay), arrays (2,), on which `forgets_decay` is found out."""
+    w = ...
+    v = ...
+    grad = ...
+    rate, momentum, decay = ...
+    return w, v, grad, rate, momentum, decay
+
+
+# %%
+expose_forgotten_decay = check(expose_forgotten_decay)
+# hint("expose_forgotten_decay")
+# solution("expose_forgotten_decay")
+
+# %% [markdown]
 # ## Think about it
 #
 # 1. The loss is a mean over the batch. Somebody sums instead and keeps $\epsilon = 0.01$. What rate is that

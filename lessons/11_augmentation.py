@@ -23,9 +23,9 @@
 import numpy as np
 
 from tinyalex.data import augment, shapes
-from tinyalex.lessons import draw, lesson, step_through
+from tinyalex.lessons import draw, lesson, paint, step_through
 
-check, hint, solution = lesson(11)
+check, hint, solution, tutor = lesson(11)
 rng = np.random.default_rng(11)
 pictures = shapes.make(60, np.random.default_rng(4))
 images = pictures.images  # uint8 (3, 32, 32, 60)
@@ -62,18 +62,19 @@ star = images[..., list(pictures.labels).index(8)]
 draws = [(*rng.integers(0, 9, 2), k % 2 == 1) for k in range(8)]
 
 
-def one_crop(k, figure):
+# %% drawing
+def one_crop(k):
     """Step k: where the crop is, and what the network sees."""
-    left, right = draw.panels(32, 24, figure=figure)
     y, x, flip = draws[k]
-    draw.picture(left, star, "32×32")
-    draw.frame(left, y, x, 24, 24)
     seen = star[:, y : y + 24, x : x + 24]
-    draw.picture(right, seen[:, :, ::-1] if flip else seen, "seen: 24×24")
-    right.text(12, 25, f"y {y}, x {x}{', mirrored' if flip else ''}", ha="center", size=9)
+    where = f"y {y}, x {x}{', mirrored' if flip else ''}"
+    return paint.row(
+        paint.picture(star, "32×32", 5).frame(y, x, 24, 24),
+        paint.picture(seen[:, :, ::-1] if flip else seen, "seen: 24×24", 5).note(where),
+    )
 
 
-step_through(one_crop, len(draws), size=(5.5, 2.7))
+step_through(one_crop, len(draws))
 
 # %% [markdown]
 # **Your turn.** The picture is (C,H,W): channels, rows from the top, columns from the left.
@@ -117,11 +118,13 @@ for i in range(12):
         correlation[shift] += np.corrcoef(first[::50], other[::50])[0, 1] / 12
 
 shifts = np.arange(0, 33, 4)
+assert correlation[4] > 0.8 > correlation[32]
+
+# %% drawing
 axes = draw.panels(1, height=2.4)
 axes.plot(shifts, correlation[shifts], "o-", color=draw.INK[1])
 axes.set_ylim(0, 1.05)
 draw.plain(axes, "shift of the crop, pixels", "correlation", "a crop and its neighbours")
-assert correlation[4] > 0.8 > correlation[32]
 
 # %% [markdown]
 # Four pixels further it is nearly the same picture. Yet shifts are worth it: without them, the paper says,
@@ -169,6 +172,9 @@ values, vectors = augment.pca(sigma)  # largest first; axes in columns
 np.testing.assert_allclose(sigma @ vectors, vectors * values)
 
 points = images.reshape(3, -1)[:, ::23].astype(float)
+assert (np.sign(vectors[:, 0]) == np.sign(vectors[0, 0])).all()
+
+# %% drawing
 left, right = draw.panels(3, 2, height=3)
 left.scatter(points[0], points[1], s=3, c=points.T / 255)
 mean = points.mean(axis=1)
@@ -179,7 +185,6 @@ for j in range(3):
 draw.plain(left, "red", "green", "pixels, and the axes at ±2 standard deviations")
 right.bar(["p1", "p2", "p3"], np.sqrt(values), color=draw.INK[:3])
 draw.plain(right, "", "grey levels", "standard deviation √λ")
-assert (np.sign(vectors[:, 0]) == np.sign(vectors[0, 0])).all()
 
 # %% [markdown]
 # The first axis has all three channels with one sign: it is brightness. The others are shifts of hue.
@@ -242,6 +247,7 @@ def lit(image, shift):
     return np.clip(image + shift[:, None, None], 0, 255).astype(np.uint8)
 
 
+# %% drawing
 axes = draw.panels(*[1] * 7, height=1.6)
 draw.picture(axes[0], star, "as it is")
 for j in range(3):
@@ -268,6 +274,11 @@ for j in range(3):
 arrow = images[..., list(pictures.labels).index(0)]
 per_pixel = colour_shift(rng.normal(0, 0.4, (3, 32 * 32)), values, vectors, "code2012")
 noisy = np.clip(arrow + per_pixel.reshape(3, 32, 32), 0, 255).astype(np.uint8)
+
+assert np.abs(per_pixel.mean(axis=1)).max() < 0.1 * np.sqrt(values[0])
+np.testing.assert_array_equal(np.sort(arrow[:, ::-1].ravel()), np.sort(arrow.ravel()))
+
+# %% drawing
 axes = draw.panels(*[1] * 5, height=2)
 for a, image, title in zip(
     axes,
@@ -276,9 +287,6 @@ for a, image, title in zip(
     strict=True,
 ):
     draw.picture(a, image, title)
-
-assert np.abs(per_pixel.mean(axis=1)).max() < 0.1 * np.sqrt(values[0])
-np.testing.assert_array_equal(np.sort(arrow[:, ::-1].ravel()), np.sort(arrow.ravel()))
 
 # %% [markdown]
 # 1. Half of the training pictures stand on their heads, and no test picture does. The network learns it, at
@@ -302,7 +310,7 @@ np.testing.assert_array_equal(np.sort(arrow[:, ::-1].ravel()), np.sort(arrow.rav
 # %%
 from tinyalex.data.loader import Loader
 
-recipe = augment.Recipe(crop=24, noise=0.1, reading="code2012")
+recipe = augment.Augmentation(crop=24, noise=0.1, reading="code2012")
 with Loader(
     pictures, 8, recipe, train=True, mean=images.mean(axis=3), covariance=sigma, threads=0
 ) as loader:
@@ -310,6 +318,7 @@ with Loader(
 assert batch.images.shape == (3, 24, 24, 8)
 assert recipe.divisor == 1.1
 
+# %% drawing
 axes = draw.panels(*[1] * 8, height=1.3)
 for i, a in enumerate(axes):
     draw.picture(a, batch.images[..., i], pictures.classes[batch.labels[i]])

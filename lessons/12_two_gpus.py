@@ -27,9 +27,9 @@
 # %%
 import numpy as np
 
-from tinyalex.lessons import draw, lesson, step_through
+from tinyalex.lessons import draw, lesson, paint, step_through
 
-check, hint, solution = lesson(12)
+check, hint, solution, tutor = lesson(12)
 rng = np.random.default_rng(12)
 
 # %% [markdown]
@@ -57,6 +57,7 @@ assert list(upper) == [0, 2]
 assert list(lower) == [1, 4]
 assert (np.concatenate([upper, lower]) == W @ x).all()
 
+# %% drawing
 axes = draw.panels(3, 1, 1, height=2.2)
 for a, values, title in zip(axes, (W, x[:, None], (W @ x)[:, None]), "Wxy", strict=True):
     draw.array(a, values, title)
@@ -89,6 +90,7 @@ meet = np.ones((8, 6))
 stay = meet * (kernel_device[:, None] == map_device)
 assert np.count_nonzero(stay) == np.count_nonzero(meet) / 2
 
+# %% drawing
 axes = draw.panels(1, 1, height=2.7)
 draw.array(axes[0], stay, "stay: conv2, conv4, conv5", numbers=False, limit=3)
 draw.array(axes[1], meet, "meet: conv3, fc6, fc7, fc8", numbers=False, limit=3)
@@ -190,7 +192,7 @@ all_gather = check(all_gather)
 # \begin{pmatrix} \text{to rank 0} \\ \text{to rank 1} \end{pmatrix} = g_0 + g_1$$
 #
 # Numbers.  Each rank has two units and three kernels that read all four.  Step through it, and watch which
-# cells come from the other side: they have the other side's colour.
+# cells come from the other side: they have the other side's colour and dashes.
 
 # %%
 h = np.array([[3.0, 1], [2, 4]])[:, :, None]
@@ -216,33 +218,30 @@ stages = [
 ]
 
 
-def meeting(k, figure):
+# %% drawing
+def meeting(k):
     """Step k of forward (0–2) and backward (3–5) on two ranks, one above the other."""
-    # the places are given, the same in all steps
-    figure.set_layout_engine("none")
-    places = {"left": 0.06, "right": 0.98, "bottom": 0.03, "top": 0.83, "hspace": 0.3}
-    axes = figure.subplots(2, 7, width_ratios=[1, 1, 4, 1, 1, 1, 1], gridspec_kw=places)
-    figure.suptitle(stages[k], size=10)
+    rows = [f"<p><b>{stages[k]}</b></p>"]
     for r in range(2):
         show = [(h, "h"), (whole, "whole"), (W, "W"), (y, "y")]
         show += [(dy, "dy"), (g, "g"), (dh, "dh")]
         seen_at = [0, 1, 2, 2, 3, 4, 5]
-        for a, (values, name), first in zip(axes[r], show, seen_at, strict=True):
-            if k < first:
-                a.set_axis_off()
-                continue
-            draw.array(a, values[r], name, limit=5)
+        panels = {
+            name: paint.array(values[r], name, limit=5)
+            for (values, name), first in zip(show, seen_at, strict=True)
+            if k >= first
+        }
+        panels["h"].frame(0, 0, 2, 1, r, 0.05)
         if k >= 1:
-            draw.frame(axes[r, 1], 0, 0, 2, 1, draw.INK[0], inset=0.05)
-            draw.frame(axes[r, 1], 2, 0, 2, 1, draw.INK[1], inset=0.05)
+            panels["whole"].frame(0, 0, 2, 1, 0, 0.05).frame(2, 0, 2, 1, 1, 0.05)
         if k >= 5:
-            draw.frame(axes[r, 5], 2 * (1 - r), 0, 2, 1, draw.INK[1 - r], inset=0.05)
-            draw.frame(axes[r, 6], 0, 0, 2, 1, draw.INK[r], inset=0.05)
-        draw.frame(axes[r, 0], 0, 0, 2, 1, draw.INK[r], inset=0.05)
-        axes[r, 0].set_ylabel(f"rank {r}", size=10, color=draw.INK[r])
+            panels["g"].frame(2 * (1 - r), 0, 2, 1, 1 - r, 0.05)
+            panels["dh"].frame(0, 0, 2, 1, r, 0.05)
+        rows.append(f"<p>rank {r}</p>{paint.row(*panels.values())}")
+    return "".join(rows)
 
 
-step_through(meeting, len(stages), size=(7, 3.9))
+step_through(meeting, len(stages))
 
 # %% [markdown]
 # In the last step the framed cells of $g$ are the ones that travel.  Rank 0's kernels say 5 and −3 about
@@ -286,15 +285,16 @@ P = all_gather(np.eye(R * c).reshape(R, c, R * c)).reshape(R * R * c, R * c)
 assert set(P.sum(axis=0)) == {R}
 assert set(P.sum(axis=1)) == {1}
 
+d = rng.standard_normal((R, R * c, 1))
+assert np.allclose(P.T @ d.reshape(-1), reduce_scatter(d).reshape(-1))
+
+# %% drawing
 axes = draw.panels(6, 12, height=3.2)
 draw.array(axes[0], P, "P: all-gather", fmt="{:.0f}")
 draw.array(axes[1], P.T, "its transpose: reduce-scatter", fmt="{:.0f}")
 for r in range(R):
     draw.frame(axes[0], 6 * r, 0, 6, 6, draw.INK[r], inset=0.05)
     draw.frame(axes[1], 0, 6 * r, 6, 6, draw.INK[r], inset=0.05)
-
-d = rng.standard_normal((R, R * c, 1))
-assert np.allclose(P.T @ d.reshape(-1), reduce_scatter(d).reshape(-1))
 
 # %% [markdown]
 # Each coloured block is what one rank has after the gather.
@@ -386,17 +386,17 @@ print("y, dw1, dw2: two ranks and one agree")
 # started once on one device and once on two.
 
 # %%
-from tinyalex.models.alexnet import PRESETS, Network, alexnet
+from tinyalex.models import AlexNet, alexnet, make
 from tinyalex.ops.softmax import softmax_loss_backward, softmax_loss_forward
 
-network = Network(filters=(16, 24, 40, 32, 48), hidden=56, classes=10, size=67)
+network = alexnet(AlexNet(filters=(16, 24, 40, 32, 48), hidden=56, classes=10, size=67))
 pictures = rng.normal(0, 50, (3, 67, 67, 6))
 labels = rng.integers(0, 10, 6)
 
 
 def one_step(comm, mistake=None):
     """What every rank runs: build, forward, backward."""
-    model = alexnet(network, comm, np.random.default_rng(1), np.float64)
+    model = network.build(comm, np.random.default_rng(1), np.float64)
     if mistake:
         mistake(model.layers)
     logits = model.forward(pictures, train=True)
@@ -455,7 +455,7 @@ assert ("gather backward", "reduce_scatter") not in ledger
 # %%
 from tinyalex.measure.describe import describe
 
-full = describe(Network(), ranks=2, batch=128)
+full = describe(alexnet(), ranks=2, batch=128)
 rows = {row.layer: row for row in full.rows}
 MB = 1e6
 assert round(full.total.received_forward / MB, 1) == 15.8
@@ -469,9 +469,11 @@ crossing = {
     "before fc8": "gather8",
     "logits": "gather",
 }
+forward = [rows[name].received_forward / MB for name in crossing.values()]
+
+# %% drawing
 axes = draw.panels(1, height=2.6)
 places = np.arange(len(crossing))
-forward = [rows[name].received_forward / MB for name in crossing.values()]
 backward = [rows[name].received_backward / MB for name in crossing.values()]
 axes.bar(places - 0.2, forward, 0.38, color=draw.INK[2], label="forward")
 axes.bar(places + 0.2, backward, 0.38, color=draw.INK[3], label="backward")
@@ -513,7 +515,7 @@ assert round(4096 * 256 * 6 * 6 / 1e6, 1) == 37.7
 assert full.total.parameters == 60_965_224
 assert round(4 * full.total.parameters / MB, 1) == 243.9
 
-whole_memory = describe(Network(), ranks=1, batch=128).total.memory
+whole_memory = describe(alexnet(), ranks=1, batch=128).total.memory
 print(
     f"one device {whole_memory / MB:.0f} MB, each of two {full.total.memory / MB:.0f} MB"
 )
@@ -525,9 +527,8 @@ def gb_2012(network):
     return round(describe(network, ranks=1, batch=128).total.bytes_2012 / 1e9, 2)
 
 
-config145 = PRESETS["code2012"]
-assert (gb_2012(Network()), gb_2012(config145)) == (2.66, 2.95)
-assert (gb_2012(config145._replace(towers=1)), gb_2012(PRESETS["half"])) == (3.34, 1.84)
+assert (gb_2012(alexnet()), gb_2012(make("code2012"))) == (2.66, 2.95)
+assert (gb_2012(make("code2012", towers=1)), gb_2012(make("half"))) == (3.34, 1.84)
 
 # %% [markdown]
 # ## Break it on purpose
@@ -549,13 +550,14 @@ gap = [
     np.linalg.norm(wrong[name] - right[name]) / np.linalg.norm(right[name])
     for name in weights
 ]
-axes = draw.panels(1, height=2.3)
-axes.bar([name[:-2] for name in weights], gap, color=draw.INK[2])
-draw.plain(axes, ylabel="relative error of dw", title="gather3 without its sum")
-
 bad = [name[:-2] for name, value in zip(weights, gap, strict=True) if value > 1e-9]
 print("wrong:", *bad)
 assert bad == ["conv1", "conv2"]
+
+# %% drawing
+axes = draw.panels(1, height=2.3)
+axes.bar([name[:-2] for name in weights], gap, color=draw.INK[2])
+draw.plain(axes, ylabel="relative error of dw", title="gather3 without its sum")
 
 # %% [markdown]
 # Everything *below* the meeting is wrong, everything above it right, and nothing crashes: all shapes fit.
@@ -593,6 +595,30 @@ print("every gradient is exactly 2 times too large")
 # a GPU had only its own: that is the argument `groups` of [lesson
 # 8](08_local_response_normalization.ipynb)'s function.
 #
+# ## Kill the mutant
+#
+# A reduce-scatter that takes a short cut: each rank multiplies its own words by the number of ranks.  **Write
+# the input that exposes it.**
+
+# %%
+from tinyalex.lessons.kill import multiplies_its_own, show
+
+show(multiplies_its_own)
+
+
+# %%
+def expose_own_words():
+    """Return (dy,), dy (ranks, 4, 1), on which `multiplies_its_own` is found out."""
+    dy = ...
+    return (dy,)
+
+
+# %%
+expose_own_words = check(expose_own_words)
+# hint("expose_own_words")
+# solution("expose_own_words")
+
+# %% [markdown]
 # ## Think about it
 #
 # 1. Both ranks are given all pictures, and conv1's gradient needs no sum over ranks.  Why not, when in data

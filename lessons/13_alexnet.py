@@ -20,9 +20,9 @@
 # %%
 import numpy as np
 
-from tinyalex.lessons import draw, lesson, step_through
+from tinyalex.lessons import draw, lesson, paint, step_through
 
-check, hint, solution = lesson(13)
+check, hint, solution, tutor = lesson(13)
 rng = np.random.default_rng(13)
 assert 3 * 224 * 224 == 150_528
 
@@ -71,11 +71,11 @@ assert count(4, 6, 3, 5, 2) == (112, 100, 2700)
 # | fc8 | 1000 | 4096 | | | |
 #
 # A 3×3 pooling with stride 2 after conv1, conv2 and conv5 makes 27 of 55, 13 of 27, and 6 of 13. Your
-# function must get the library's numbers, which it reads off the real layers:
+# function must get the library's numbers, which it reads off the layers' declarations:
 
 # %%
 from tinyalex.measure.describe import describe
-from tinyalex.models.alexnet import Network
+from tinyalex.models import AlexNet, alexnet
 
 layers = {
     "conv1": (96, 3, 11, 55, 1),
@@ -87,7 +87,7 @@ layers = {
     "fc7": (4096, 4096, 1, 1, 1),
     "fc8": (1000, 4096, 1, 1, 1),
 }
-full = describe(Network(), ranks=1, batch=128)
+full = describe(alexnet(), ranks=1, batch=128)
 rows = {row.layer: row for row in full.rows}
 for name, sizes in layers.items():
     counted = count(*sizes)
@@ -113,6 +113,11 @@ assert 55 * 55 * 96 == 290_400
 assert 55 * 48 * 96 == 253_440
 
 names = list(layers)
+conv = np.sum([count(*layers[n]) for n in names[:5]], axis=0) / total
+assert round(100 * conv[0], 1) == 3.8
+assert round(100 * conv[2]) == 92
+
+# %% drawing
 axes = draw.panels(1, 1, 1, height=2.6)
 for a, column, title in zip(
     axes, range(3), ("parameters", "neurons", "multiply-adds"), strict=True
@@ -122,10 +127,6 @@ for a, column, title in zip(
     a.barh(names, 100 * shares, color=colours)
     a.invert_yaxis()
     draw.plain(a, "percent", "", title)
-
-conv = np.sum([count(*layers[n]) for n in names[:5]], axis=0) / total
-assert round(100 * conv[0], 1) == 3.8
-assert round(100 * conv[2]) == 92
 
 # %% [markdown]
 # Two networks in one. The convolutions (red) have 3.8 percent of the parameters and do 92 percent of the
@@ -141,7 +142,7 @@ assert round(100 * conv[2]) == 92
 # %%
 assert (224 - 11) / 4 + 1 == 54.25
 for size in (224, 227):
-    assert describe(Network(size=size)).rows[0].output == (96, 55, 55, 128)
+    assert describe(alexnet(AlexNet(size=size))).rows[0].output == (96, 55, 55, 128)
 
 # %% [markdown]
 # ## What the memory is full of
@@ -163,6 +164,8 @@ early = full.rows[: [row.layer for row in full.rows].index("pool2") + 1]
 assert sum(row.kept_bytes for row in early) > 0.8 * full.total.kept_bytes
 
 kept = [row for row in full.rows if row.kept_bytes > 5e6]
+
+# %% drawing
 axes = draw.panels(1, height=2.3)
 axes.bar(
     [row.layer for row in kept], [row.kept_bytes / 1e6 for row in kept], color=draw.INK[3]
@@ -180,15 +183,11 @@ draw.plain(axes, "", "MB", "kept for backward, batch of 128")
 # the library's shapes, enlarged to 75 pixels. The middle 67 are cut out, and the mean image is subtracted.
 
 # %%
-from tinyalex.comm import Comm
 from tinyalex.data import augment, shapes
-from tinyalex.devices import Device
-from tinyalex.models.alexnet import alexnet
 from tinyalex.ops.softmax import softmax, softmax_loss_backward, softmax_loss_forward
 from tinyalex.optim import SGD
 
-comm = Comm(Device("cpu:0"))
-narrow = Network(
+narrow = AlexNet(
     filters=(16, 24, 40, 32, 48), hidden=56, classes=10, size=67, dropout=False
 )
 
@@ -206,9 +205,9 @@ x = np.ascontiguousarray(augment.centre_view(large - mean, 67))
 assert x.shape == (3, 67, 67, 60)
 
 
-def learn(network, pictures, steps):
+def learn(options, pictures, steps):
     """Losses of some steps on one and the same batch; the model."""
-    model = alexnet(network, comm, np.random.default_rng(1))
+    model = alexnet(options).build(rng=np.random.default_rng(1))
     optimizer = SGD(model, rate=0.003, momentum=0.9, decay=0.0005)
     losses = []
     for _ in range(steps):
@@ -221,7 +220,7 @@ def learn(network, pictures, steps):
 
 
 # %% [markdown]
-# Four lines make a step: forward, loss, backward, update. (The library's `model_parallel_step` is these
+# Four lines make a step: forward, loss, backward, update. (The library's `train_step` is these
 # four, and a look whether the loss is still finite.)
 #
 # The first question to a new network is whether it can learn **one batch** by heart. If it cannot, no
@@ -239,17 +238,18 @@ curves = {
     "3: pixels / 255": learn(strong, x / np.float32(255), 30)[0],
 }
 curves["2: weights √(2/D)"], model = learn(strong, x, 30)
+print({label: round(losses[-1], 3) for label, losses in curves.items()})
+assert curves["2: weights √(2/D)"][-1] < 0.3
+assert curves["1: weights 0.01"][-1] > 2.25
+assert curves["3: pixels / 255"][-1] > 2.0
 
+# %% drawing
 axes = draw.panels(1, height=2.8)
 for colour, (label, losses) in zip(draw.INK, sorted(curves.items()), strict=False):
     axes.plot(losses, "--" if label[0] == "3" else "-", color=colour, label=label)
 axes.axhline(np.log(10), color="0.7", lw=1)
 axes.legend(frameon=False)
 draw.plain(axes, "step", "loss", "one batch by heart (grey: log 10, a guess)")
-print({label: round(losses[-1], 3) for label, losses in curves.items()})
-assert curves["2: weights √(2/D)"][-1] < 0.3
-assert curves["1: weights 0.01"][-1] > 2.25
-assert curves["3: pixels / 255"][-1] > 2.0
 
 # %% [markdown]
 # The paper's weights are so small that this narrow network, whose layers have few inputs, passes nothing on
@@ -274,25 +274,27 @@ stages = [
 ]
 one = x[..., :1]
 outputs = {name: model.forward(one, last=name)[..., 0] for name in stages}
+assert outputs["fc8"].argmax() == train.labels[0]
 
 
-def passing(k, figure):
+# %% drawing
+def passing(k):
     """Step k: the picture, and what a layer makes of it."""
-    left, right = draw.panels(2, 9, figure=figure)
-    draw.picture(left, large[..., 0], train.classes[train.labels[0]])
     y = outputs[stages[k]]
+    title = f"{stages[k]}   {'×'.join(map(str, y.shape))}"
     if y.ndim == 3 and y.shape[1] > 1:
         strongest = y[np.argsort(-y.max(axis=(1, 2)))[:8]]
         tiles = np.pad(strongest, ((0, 0), (1, 1), (1, 1)), constant_values=y.max())
-        draw.picture(right, np.vstack([np.hstack(tiles[:4]), np.hstack(tiles[4:])]))
+        tiles = np.vstack([np.hstack(tiles[:4]), np.hstack(tiles[4:])])
+        made = paint.picture(tiles, title, max(1, 330 // tiles.shape[1]))
     else:
-        right.bar(range(y.size), y.ravel(), color=draw.INK[1])
-        draw.plain(right)
-    right.set_title(f"{stages[k]}   {'×'.join(map(str, y.shape))}", size=10)
+        low, high = min(y.min(), 0), y.max()
+        made = paint.plot(title, (0, y.size), (low, high)).bars(y.ravel(), [1] * y.size)
+    name = train.classes[train.labels[0]]
+    return paint.row(paint.picture(large[..., 0], name, 2), made)
 
 
-step_through(passing, len(stages), size=(7, 2.5))
-assert outputs["fc8"].argmax() == train.labels[0]
+step_through(passing, len(stages))
 
 # %% [markdown]
 # ## Ten views
@@ -351,6 +353,7 @@ np.testing.assert_allclose(
     averaged, np.mean([softmax(z) for z in logits], axis=0), rtol=1e-4
 )
 
+# %% drawing
 axes = draw.panels(3, 10, height=2.6)
 n = int(np.argmax(logits.std(axis=0).sum(axis=0)))  # the picture whose views differ most
 draw.picture(axes[0], test.images[..., n], test.classes[test.labels[n]])
@@ -381,7 +384,7 @@ assert (-np.log(averaged[right]) <= per_picture + 1e-5).all()
 # common mistake with dropout. **Guess:** what happens if the same picture is asked twice?
 
 # %%
-with_dropout = alexnet(strong._replace(dropout=True), comm, np.random.default_rng(1))
+with_dropout = alexnet(strong._replace(dropout=True)).build(rng=np.random.default_rng(1))
 for name, layer, key in model.parameters():
     with_dropout.layers[name.rpartition(".")[0]].params[key] = layer.params[key]
 

@@ -29,9 +29,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyalex.lessons import draw, lesson, step_through
+from tinyalex.lessons import draw, lesson, paint, step_through
 
-check, hint, solution = lesson(16)
+check, hint, solution, tutor = lesson(16)
 rng = np.random.default_rng(16)
 
 # %% [markdown]
@@ -91,24 +91,21 @@ others = np.array([7.0, 7, 7])
 memory = np.concatenate([maps.reshape(-1), others])
 
 
-def one_thread(k, figure):
+# %% drawing
+def one_thread(k):
     """Step k: threads 0 … k of map 0 have run."""
-    axes = draw.panels(1, figure=figure)
     now = memory.copy()
     for t in range(min(k + 1, columns)):
         now[t] = max(now[t] + b[0], 0)
-    draw.array(
-        axes, now, f"after t = {k}: map 0, map 1, somebody else's", fmt="{:g}", limit=8
-    )
+    where = f"after t = {k}: map 0, map 1, somebody else's"
+    panel = paint.array(now, where, "{:g}", 8).frame(0, k, ink=k // width)
     place = f"blockIdx.x {k // width}, threadIdx.x {k % width}: t = {k}"
-    draw.frame(axes, 0, k, colour=draw.INK[k // width])
-    axes.set_xlabel(
-        place if k < columns else place + ", which is in map 1.  It must do nothing.",
-        size=9,
-    )
+    if k >= columns:
+        place += ", which is in map 1.  It must do nothing."
+    return paint.row(panel, caption=place)
 
 
-step_through(one_thread, blocks * width, size=(7, 1.3))
+step_through(one_thread, blocks * width)
 
 # %% [markdown]
 # That is what the **guard** is for: a thread past the edge returns at once.
@@ -281,6 +278,8 @@ else:
 
 # %%
 H, W, N = 2, 4, 8
+
+# %% drawing
 inner, outer = draw.panels(1, 1, height=3.1)
 for axes, shape, pixel, title in (
     (inner, (H, W, N), (0, 1), "pictures innermost"),
@@ -352,28 +351,21 @@ max_pool_bytes = check(max_pool_bytes)
 # from shapes alone.
 
 # %%
-from tinyalex.comm import Comm
 from tinyalex.measure import traffic
-from tinyalex.measure.describe import BlankWeights, blank, outline
-from tinyalex.models.alexnet import PRESETS, alexnet
+from tinyalex.models import alexnet
 
 pool1 = max_pool_bytes((96, 55, 55, 128), (96, 27, 27, 128))
 assert round(pool1[0] / 1e6, 1) == 202.4
 assert round(pool1[1], 3) == 0.067
 
-paper = PRESETS["paper"]
-net = alexnet(paper, Comm(Device("cpu:0")), BlankWeights())  # shapes only, no memory
+paper = alexnet()  # a list of layers: shapes only, no memory
+parameters = sum(np.prod(size) for size in paper.sizes().values())
 
 
 def work(batch):
     """What every kernel of a training step must move."""
-    x, found, parameters = blank((3, paper.size, paper.size, batch)), [], 0
-    for name, layer in net.layers.items():
-        y, _ = outline(layer, x)
-        found += traffic.of_layer(name, layer, x.shape, y.shape)
-        parameters += sum(p.size for p in layer.params.values())
-        x = y
-    return [*found, *traffic.of_loss(paper.classes, batch), traffic.of_update(parameters)]
+    found = [piece for place in paper.plan() for piece in traffic.of_layer(place, batch)]
+    return [*found, *traffic.of_loss(1000, batch), traffic.of_update(parameters)]
 
 
 step = work(128)
@@ -383,6 +375,11 @@ by_kernel = {}
 for piece in step:
     by_kernel[piece.kernel] = by_kernel.get(piece.kernel, 0) + piece.bytes
 largest = sorted(by_kernel, key=by_kernel.get)[-9:]
+
+total = sum(by_kernel.values())
+print(f"{total / 1e9:.1f} GB, {1e3 * total / 3e12:.2f} ms")
+
+# %% drawing
 axes = draw.panels(1, height=2.7)
 axes.barh(largest, [1e3 * by_kernel[k] / 3e12 for k in largest], color=draw.INK[1])
 draw.plain(
@@ -391,9 +388,6 @@ draw.plain(
     "",
     "What each kernel must take at least, forward and backward",
 )
-
-total = sum(by_kernel.values())
-print(f"{total / 1e9:.1f} GB, {1e3 * total / 3e12:.2f} ms")
 
 # %% [markdown]
 # 12.1 GB move in a step, and that takes 4.03 ms at least. The largest part, 41 percent, is im2col: it
@@ -480,24 +474,26 @@ def two_threads(turns):
     return dx[2]
 
 
-def a_turn(k, figure):
+# %% drawing
+def a_turn(k):
     """Step k: the first k turns, in a good order and in a bad one."""
-    for axes, turns in zip(
-        draw.panels(1, 1, figure=figure), [(0, 0, 1, 1), (0, 1, 0, 1)], strict=True
-    ):
+    panels, columns = [], ["register 0", "register 1", "dx[2]"]
+    for turns in ((0, 0, 1, 1), (0, 1, 0, 1)):
         what, register = "start", [np.nan, np.nan]
         for i, thread in enumerate(turns[:k]):
             storing = thread in turns[:i]
             what = f"thread {thread} {'stores' if storing else 'loads'}"
             if not storing:
                 register[thread] = two_threads(turns[:i])
-        draw.array(axes, [[*register, two_threads(turns[:k])]], what, fmt="{:g}", limit=9)
-        axes.set_xticks(range(3), ["register 0", "register 1", "dx[2]"], size=8)
+        values = [*register, two_threads(turns[:k])]
+        panel = paint.array([values], what, "{:g}", 9, columns=columns)
         if k:
-            draw.frame(axes, 0, 2 if storing else thread, colour=draw.INK[thread])
+            panel.frame(0, 2 if storing else thread, ink=thread)
+        panels.append(panel)
+    return paint.row(*panels)
 
 
-step_through(a_turn, 5, size=(7, 1.8))
+step_through(a_turn, 5)
 
 # %% [markdown]
 # On the right, thread 1 loaded before thread 0 had stored. Its store writes over the 3: **an update is
@@ -539,6 +535,9 @@ assert (one + one) + big == 2**24 + 2
 # and quotient 2, so $d\mathrm{cols}[0, 2]$, then $d\mathrm{cols}[2, 1]$: $-2 + 2 = 0$.
 
 # %%
+assert dcols[0, 2] + dcols[2, 1] == -2 + 2 == 0
+
+# %% drawing
 left, right = draw.panels(4, 9, height=2.0)
 draw.array(left, dcols, "dcols", limit=5)
 draw.array(right, np.array([1.0, 2, 7, -1, 0, 5, 4, 2, -4]), "dx", limit=8)
@@ -546,7 +545,6 @@ for u, colour in zip((2, 4, 6), draw.INK, strict=False):
     draw.frame(right, 0, u, colour=colour, inset=0.05)
     for p in range(u % s, K, s):
         draw.frame(left, p, (u - p) // s, colour=colour, inset=0.08)
-assert dcols[0, 2] + dcols[2, 1] == -2 + 2 == 0
 
 # %% [markdown]
 # **Your turn.** (Mind both ends: for some pixels $j$ is not a window.)
@@ -590,7 +588,7 @@ assert list(dx) == [1, 2, 7, -1, 0, 5, 4, 2, -4]  # as in lesson 5
 # runs, if there was a compiler, against the `col2im` of the CPU.
 
 # %%
-from tinyalex.ops.conv import col2im
+from tinyalex.ops import col2im
 
 text = source("conv")
 print(text[text.index('extern "C" __global__ void col2im') :])
@@ -688,6 +686,12 @@ def queue(event):
     yield "A", "next layer", 4, []
 
 
+without, with_event = schedule(queue(False)), schedule(queue(True))
+assert without["send maps"] == (0, 2)  # sent before they are made
+assert with_event["send maps"] == (3, 5)
+assert with_event["next layer"] == without["next layer"] == (3, 7)  # A loses nothing
+
+# %% drawing
 axes = draw.panels(1, 1, height=1.9)
 for axis, event in zip(axes, (False, True), strict=True):
     times = schedule(queue(event))
@@ -712,10 +716,6 @@ for axis, event in zip(axes, (False, True), strict=True):
         "stream",
         "B waits for an event of A" if event else "no event",
     )
-without, with_event = schedule(queue(False)), schedule(queue(True))
-assert without["send maps"] == (0, 2)  # sent before they are made
-assert with_event["send maps"] == (3, 5)
-assert with_event["next layer"] == without["next layer"] == (3, 7)  # A loses nothing
 
 # %% [markdown]
 # Without the event, half-made maps are sent. With it, B waits, and A does not: the send runs beside the

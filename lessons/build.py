@@ -13,6 +13,9 @@ METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
+DRAWING = {
+    "jupyter": {"source_hidden": True}
+}  # of a cell that begins with `# %% drawing`
 
 
 def sources():
@@ -25,7 +28,10 @@ def notebook(source):
     found = jupytext.read(source, fmt="py:percent")
     found.metadata = nbformat.from_dict(METADATA)
     for i, cell in enumerate(found.cells):
-        cell.id, cell.metadata = f"{source.stem[:2]}-{i:02d}", {}
+        cell.id = f"{source.stem[:2]}-{i:02d}"
+        cell.metadata = nbformat.from_dict(
+            DRAWING if cell.metadata.get("title") == "drawing" else {}
+        )
     return nbformat.writes(found) + "\n"
 
 

@@ -4,7 +4,7 @@
 
 Two towers on two cores, batch 128.  Each row takes one lever away and leaves the others; the rows take turns,
 a step each, in one process, and the figure is the median of the rounds.  Where a lever is the design itself
-(layout, fused bias and neuron, no gradient to the pixels) there is nothing to switch: those are not here.
+(layout, fused bias and activation, no gradient to the pixels) there is nothing to switch: those are not here.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ import numpy as np
 from tinyalex import devices, memory, optim
 from tinyalex.comm import launch
 from tinyalex.models.alexnet import PRESETS, alexnet
-from tinyalex.ops import conv, lrn, pool, winograd
+from tinyalex.ops import lrn, pool, winograd
 from tinyalex.train import model_parallel_step
 
 WHOLE = 1 << 40  # bytes: no blocks
@@ -32,11 +32,6 @@ def _fresh(self, shape, dtype):
     return np.empty(shape, dtype)
 
 
-def _bias_and_relu(b, neuron, filters, part):
-    part += b[filters, None, None, None]
-    np.maximum(part, 0, out=part)
-
-
 WITHOUT = {
     "nothing: all levers": (),
     "fewer multiplications (winograd)": (mock.patch.object(winograd, "LEAST", WHOLE),),
@@ -49,8 +44,6 @@ WITHOUT = {
     "LRN in blocks": (mock.patch.object(lrn, "BLOCK_BYTES", WHOLE),),
     "pooling in blocks": (mock.patch.object(pool, "BLOCK_BYTES", WHOLE),),
     "update in blocks": (mock.patch.object(optim, "BLOCK", WHOLE),),
-    "ReLU against an array of zeros": (mock.patch.object(conv, "_bias_and_neuron", _bias_and_relu),),
-    "ReLU's gradient while it is hot": (mock.patch.object(conv, "MAPS_BYTES", WHOLE),),
 }
 
 

@@ -11,9 +11,10 @@ import sys
 import cuda_machine
 import cupy_standin
 import numpy as np
-import pytest
 
 from tinyalex.devices import Device
+from tinyalex.ops import chosen
+from tinyalex.ops.cuda import launch as cuda_launch
 
 name, kind = "numpy", "cpu"  # the current backend and its devices' kind
 
@@ -59,16 +60,9 @@ def count():
     return sys.modules["cupy"].cuda.runtime.getDeviceCount()
 
 
-def need(ranks):
-    """Skip a test that wants more devices than there are."""
-    if kind == "cuda" and ranks > count():
-        pytest.skip(f"{ranks} GPUs are wanted, {count()} are here")
-
-
 def names(ranks):
-    """The names of so many devices: "cuda:0,cuda:1"."""
-    need(ranks)
-    return ",".join(f"{kind}:{k}" for k in range(ranks))
+    """The devices of so many ranks: "cuda:0,cuda:1"; where there are fewer GPUs, some have several ranks."""
+    return ",".join(f"{kind}:{k % count() if kind == 'cuda' else k}" for k in range(ranks))
 
 
 def device():
@@ -108,11 +102,12 @@ def freeze(array):
     return array
 
 
-def through(operation):
-    """The operation on the current device: its arguments are copied there, its results back."""
+def through(by_name):
+    """The operation, fast or plain, on the current device: arguments are copied there, results back."""
 
-    @functools.wraps(operation)
+    @functools.wraps(by_name)
     def run(*args, out=None, **kwargs):
+        operation = chosen(by_name)
         if kind == "cpu":
             return operation(*args, **kwargs, **({} if out is None else {"out": out}))
         sent = {id(a): put(a) for a in (*args, out)}
@@ -125,6 +120,23 @@ def through(operation):
         return (out, out) if isinstance(found, tuple) else out
 
     return run
+
+
+def in_source(file, old, new, count=1):
+    """A fault in a .cu file: `old` stands there `count` times and becomes `new`."""
+
+    def plant(patch):
+        def source(name):
+            text = right(name)
+            if name == file:
+                assert text.count(old) == count
+                text = text.replace(old, new)
+            return text
+
+        right = cuda_launch.source
+        patch.setattr(cuda_launch, "source", source)
+
+    return plant
 
 
 class Hosted:

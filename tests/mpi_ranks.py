@@ -3,17 +3,19 @@
 import sys
 from types import SimpleNamespace
 
+import cuda_machine
+import cupy_standin
 import numpy as np
 
 from tinyalex.comm import launch
-from tinyalex.comm.mpi import MPIComm, launch_mpi
+from tinyalex.comm.mpi import MPIComm
 from tinyalex.devices import Device
-from tinyalex.models.alexnet import Network, alexnet, narrow
-from tinyalex.models.cifar import figure1_net
+from tinyalex.models import AlexNet, alexnet, figure1
+from tinyalex.models.alexnet import narrow
 from tinyalex.ops.softmax import softmax_loss_backward, softmax_loss_forward
 from tinyalex.optim import SGD
 from tinyalex.runs import checkpoint
-from tinyalex.train import data_parallel_step, model_parallel_step
+from tinyalex.train import train_step
 
 
 def array(rank, shape, dtype):
@@ -57,6 +59,18 @@ def collectives(comm):
     return results, comm.ledger, comm.calls
 
 
+def parts(comm):
+    """Meet in parts of the ranks, on behalf of a layer; return what was given and the ledger."""
+    results = []
+    with comm.on_behalf_of("fc6"):
+        for colour in ("ab"[comm.rank % 2], comm.rank < 1, comm.rank, None):
+            part = comm.split(colour)
+            x = array(comm.rank, (6, 4), "float32")
+            results += [part.all_reduce(x), part.all_gather(x, 1), part.broadcast(x, part.size - 1)]
+            results += [np.array([part.rank, part.size]), part.share(x if part.rank == 0 else None)]
+    return results, comm.ledger, comm.calls
+
+
 def mismatch(comm):
     """The message every rank gets when their arrays differ."""
     messages = []
@@ -72,19 +86,20 @@ def mismatch(comm):
 def train(comm):
     """Ten data-parallel steps in float64 on random pictures; return losses, weights and the ledger."""
     rng = np.random.default_rng(3)
-    net = figure1_net("relu", comm, rng, dtype=np.float64)
+    net = figure1().build(comm.alone(), rng, np.float64)
     optimizer = SGD(net, 0.001)
     results = []
     for step in range(10):
         pictures, labels = rng.uniform(-128, 128, (3, 32, 32, 6)), rng.integers(0, 10, 6)
         part = comm.part(6)
         x = np.ascontiguousarray(pictures[..., part])
-        results.append(data_parallel_step(net, optimizer, comm, x, labels[part], step))
+        results.append(train_step(net, optimizer, x, labels[part], step, comm))
     return [results, *(layer.params[key] for _, layer, key in net.parameters())], comm.ledger, comm.calls
 
 
 def same_as_threads(comm, program):
     """Assert that the program gives every rank the bits, and the ledger, that it gives a thread."""
+    comm.ledger.clear(), comm.calls.clear()
     mine = program(comm)
     threads = None
     if comm.rank == 0:
@@ -167,6 +182,7 @@ def check(comm):
 
     assert comm.device.name == f"cpu:{comm.rank}"
     same_as_threads(comm, collectives)
+    same_as_threads(comm, parts)
     messages = mismatch(comm)
     assert len(messages) == 6
     assert "the ranks' arrays differ: [((2, 3), 'float64'), ((2, 4), 'float64')]" in messages[0]
@@ -184,12 +200,12 @@ def check(comm):
 
 def towers(comm):
     """AlexNet on two processes against both towers on one rank: logits, gradients, and ten steps later."""
-    network = narrow(Network(size=67, classes=10), 0.1)
+    network = alexnet(narrow(AlexNet(size=67, classes=10), 0.1))
     rng = np.random.default_rng(3)
     images, labels = rng.standard_normal((3, 67, 67, 5)) * 60, rng.integers(0, 10, 5)
 
     def run(comm):
-        net = alexnet(network, comm, np.random.default_rng(0), np.float64)
+        net = network.build(comm, np.random.default_rng(0), np.float64)
         optimizer = SGD(net, 0.01, decay=0.0005)
         logits = net.forward(images)
         _, cache = softmax_loss_forward(logits, labels)
@@ -197,7 +213,7 @@ def towers(comm):
         found = {name: comm.all_gather(layer.grads[key]) for name, layer, key in net.parameters()}
         found["logits"] = logits
         for step in range(10):
-            model_parallel_step(net, optimizer, images, labels, step)
+            train_step(net, optimizer, images, labels, step)
         return found | {f"later {name}": array for name, array in checkpoint.state(net, optimizer).items()}
 
     found, expected = run(comm), run(comm.alone())
@@ -205,6 +221,18 @@ def towers(comm):
     for name, array in found.items():
         scale = np.abs(expected[name]).max()
         assert np.abs(array - expected[name]).max() <= 1e-10 * scale, name
+
+
+def cards(comm):
+    """Two ranks or more on two cards of the stand-in for CuPy, whose arrays MPI cannot read."""
+    assert comm.device.name == f"cuda:{comm.rank % 2}"
+    arrays = [array(r, (6, 4, 6), "float32") for r in range(comm.size)]
+    x, get = comm.device.put(arrays[comm.rank]), comm.device.get
+    assert np.array_equal(get(comm.all_reduce(x)), add_up(arrays))
+    assert np.array_equal(get(comm.all_gather(x, 1)), np.concatenate(arrays, 1))
+    mine = np.split(add_up(arrays), comm.size, -1)[comm.rank]
+    assert np.array_equal(get(comm.reduce_scatter(x, -1)), mine)
+    assert np.array_equal(get(comm.broadcast(x, 1)), arrays[1])
 
 
 def fail(comm):
@@ -232,7 +260,11 @@ PROGRAMS = {
 
 if __name__ == "__main__":
     if sys.argv[1] == "cuda":
-        launch_mpi(PROGRAMS["size"], "mpi:cuda")
+        launch(PROGRAMS["size"], "mpi:cuda")
+    elif sys.argv[1] == "cards":
+        cupy_standin.install()
+        cuda_machine.machine.devices = 2
+        launch(cards, "mpi:cuda")
     else:
-        launch_mpi(PROGRAMS[sys.argv[1]])
+        launch(PROGRAMS[sys.argv[1]], "mpi")
     print("finished")

@@ -347,7 +347,7 @@ def test_equivalents_have_reasons():
 def test_a_check_needs_neither_matplotlib_nor_ipython_nor_an_installation():
     code = """
 import sys
-for name in ("matplotlib", "IPython", "ipywidgets", "rich", "typer", "PIL", "importlib.metadata"):
+for name in ("matplotlib", "IPython", "ipywidgets", "rich", "typer", "PIL"):
     sys.modules[name] = None
 from tinyalex.lessons import checks, lesson
 for number in range(1, 17):

@@ -465,3 +465,11 @@ def test_fetch_refuses_a_damaged_file_in_the_cache(tmp_path):
     print(caught.value)
     found = hashlib.md5(PNG).hexdigest()
     assert f"expected MD5 checksum {cifar10.MD5}, found {found}: remove it" in str(caught.value)
+
+
+def test_fetch_without_pooch(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    with pytest.raises(
+        DataError, match=r"fetched by pooch, which is not here .*: put cifar-10-binary\.tar\.gz into"
+    ):
+        cifar10.fetch()

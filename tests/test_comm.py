@@ -40,7 +40,7 @@ class OnHost:
     def __getattr__(self, name):
         value = getattr(self.comm, name)
         if name not in ("all_gather", "reduce_scatter", "all_reduce", "broadcast"):
-            return (lambda: OnHost(value())) if name == "alone" else value
+            return (lambda *args: OnHost(value(*args))) if name in ("alone", "split") else value
         return lambda x, *args, **kwargs: backends.get(value(backends.put(x), *args, **kwargs))
 
 
@@ -178,13 +178,24 @@ def test_all_gather_and_reduce_scatter_are_adjoint(size, axis):
 
 
 def test_launch_returns_what_each_rank_returned():
-    assert on(3, lambda comm: (comm.rank, comm.size, comm.device.name)) == [
-        (rank, 3, f"{backends.kind}:{rank}") for rank in range(3)
-    ]
-    devices = [
-        Device(f"{backends.kind}:{k}") for k in (2, 1)
-    ]  # a rank is a place in the list, not the device's number
+    names = backends.names(3).split(",")
+    expected = [(rank, 3, name) for rank, name in enumerate(names)]
+    assert on(3, lambda comm: (comm.rank, comm.size, comm.device.name)) == expected
+    devices = [Device(name) for name in names[:0:-1]]  # a rank is a place, not the device's number
     assert launch(lambda comm: comm.device, devices) == devices
+
+
+def test_launch_reads_the_grammar_of_devices(monkeypatch):
+    """As a text: names, or as many cores as can share the work."""
+    monkeypatch.setattr("tinyalex.devices.cpu_count", lambda: 3)
+
+    def rank(comm):
+        return comm.all_gather(np.full(1, comm.rank)).tolist(), comm.device.name
+
+    assert launch(rank, "cpu:1, cpu:0") == [([0, 1], "cpu:1"), ([0, 1], "cpu:0")]
+    assert launch(rank, "cpu") == [([0, 1, 2], f"cpu:{k}") for k in range(3)]
+    assert launch(rank, "cpu", 128) == [([0, 1], f"cpu:{k}") for k in range(2)]
+    assert launch(rank, "cpu", 1) == [([0], "cpu:0")]
 
 
 # ---- the ledger ----------------------------------------------------------------------------------------
@@ -267,6 +278,82 @@ def test_alone_is_a_rank_by_itself():
         return not alone.ledger and not comm.ledger
 
     assert on(2, rank) == [True, True]
+
+
+# ---- parts of the ranks --------------------------------------------------------------------------------
+
+
+def test_split_makes_communicators_of_their_own():
+    """Rows and columns of ranks: in each the sum in their order, under one ledger and its labels."""
+
+    def rank(comm):
+        row, column = comm.split("abc"[comm.rank // 2]), comm.split(comm.rank % 2)
+        with comm.on_behalf_of("fc6"):
+            in_row = row.all_reduce(drawn(comm.rank))
+            with row.on_behalf_of("fc7"):
+                in_column = column.all_gather(drawn(comm.rank)[:1])
+        everywhere = comm.all_reduce(np.full(2, 1.0))
+        shared = column.share({"rank": comm.rank} if column.rank == 0 else None)
+        cut = column.reduce_scatter(np.arange(6.0))
+        places = (row.rank, row.size, column.rank, column.size, column.device is comm.device)
+        return (
+            in_row,
+            in_column,
+            everywhere,
+            shared,
+            cut,
+            places,
+            dict(comm.ledger),
+            row.ledger is comm.ledger,
+        )
+
+    for number, found in enumerate(on(6, rank)):
+        in_row, in_column, everywhere, shared, cut, places, ledger, one_ledger = found
+        first = number // 2 * 2
+        assert same(in_row, drawn(first) + drawn(first + 1))
+        assert same(in_column, np.concatenate([drawn(r)[:1] for r in range(number % 2, 6, 2)]))
+        assert same(everywhere, np.full(2, 6.0))
+        assert shared == {"rank": number % 2}
+        assert same(cut, np.arange(6.0)[number // 2 * 2 :][:2] * 3)
+        assert places == (number % 2, 2, number // 2, 3, True)
+        assert one_ledger
+        assert ledger["fc6", "all_reduce"] == 216 * 8
+        assert ledger["fc7", "all_gather"] == 2 * 36 * 8
+        assert ledger["", "reduce_scatter"] == 2 * 2 * 8
+
+
+@SIZES
+def test_split_into_one_and_into_all(size):
+    def rank(comm):
+        x = drawn(comm.rank)
+        single, whole = comm.split(comm.rank), comm.split("all").split(None)
+        assert (single.rank, single.size, whole.rank, whole.size) == (0, 1, comm.rank, size)
+        assert same(single.all_reduce(x), x)
+        assert single.share(x) is x
+        return whole.all_reduce(x)
+
+    for y in on(size, rank):
+        assert same(y, total(size))
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_rank_that_raises_stops_those_that_wait_in_a_part(depth):
+    def rank(comm):
+        part = comm.split(comm.rank < 3)
+        if depth == 2 and comm.rank < 3:
+            part = part.split(comm.rank < 2)
+        if comm.rank == 3:
+            time.sleep(0.05)
+            raise ZeroDivisionError("outside of the part")
+        while True:
+            part.all_reduce(np.ones(3))
+            if part.size == 1:
+                comm.all_reduce(np.ones(3))
+
+    start = time.perf_counter()
+    with pytest.raises(ZeroDivisionError, match="outside of the part"):
+        on(4, rank)
+    assert time.perf_counter() - start < 5
 
 
 # ---- failing -------------------------------------------------------------------------------------------
@@ -391,7 +478,7 @@ def test_arrays_that_differ_are_refused(collective):
 
 def test_launch_wants_different_devices_of_one_kind():
     class Cuda:
-        name, kind = "cuda:0", "cuda"
+        name, kind = "cuda:0", "cuda"  # two ranks may share it: see test_cuda
 
     for devices, found in (
         ([], "none"),

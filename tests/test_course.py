@@ -91,7 +91,7 @@ def test_general_diagnoses(answer, state, texts):
 
 
 def test_check_gives_the_right_function_back_and_the_book_s_for_a_wrong_one(capsys):
-    check, hint, solution = checks.lesson(5)
+    check, hint, solution, _ = checks.lesson(5)
     book = checks.holes_of(5)["add_back"].solution
     mine = checks.holes_of(5)["add_back"].compiled(checks.holes_of(5)["add_back"].source)
     assert check(mine) is mine

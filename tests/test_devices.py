@@ -1,17 +1,22 @@
 """Devices: their names, the checks on arrays, and the host's memory pool, which must never lie."""
 
 import gc
+import os
+import subprocess
+import sys
 import threading
 import weakref
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyalex import memory
-from tinyalex.devices import Device, cpu_count, parse
+import tinyalex
+from tinyalex import devices, memory
+from tinyalex.devices import Device, cpu_count, parse, read, sharing
 from tinyalex.errors import DeviceError, TinyalexError
 from tinyalex.memory import empty, zeros
 from tinyalex.ops.checks import same_dtype, xp_of
@@ -35,7 +40,31 @@ def test_cpu_alone_is_a_worker_on_every_core():
 
 
 @pytest.mark.parametrize(
-    "name", ["", "gpu:0", "cpu:", "cpu:x", "cpu:-1", "CPU:0", "cpu:0;cpu:1", "cuda", "cpu:0,"]
+    ("cores", "parts", "ranks"),
+    [(8, None, 8), (8, 128, 8), (3, 128, 2), (7, 30, 6), (8, 2, 2), (8, 1, 1), (1, 2, 1), (8, 7, 7)],
+)
+def test_cpu_is_as_many_cores_as_can_share_the_work_evenly(cores, parts, ranks, monkeypatch):
+    monkeypatch.setattr(devices, "cpu_count", lambda: cores)
+    assert [d.name for d in parse("cpu", parts)] == [f"cpu:{k}" for k in range(ranks)]
+
+
+def test_processes_are_not_ranks_of_this_one():
+    assert read("mpi") == ("mpi", ["cpu"])
+    assert read("mpi:cuda") == ("mpi", ["cuda"])
+    assert read("cpu:3,cpu:1") == ("threads", ["cpu:3", "cpu:1"])
+    assert read("cuda:0, cuda:0") == ("threads", ["cuda:0", "cuda:0"])  # be there such a GPU or not
+    for text in ("mpi", "mpi:cuda"):
+        with pytest.raises(DeviceError, match=f"devices '{text}': expected ranks of one process, such as"):
+            parse(text)
+
+
+def test_ranks_that_share_a_device_are_named():
+    assert sharing(["cuda:0", "cuda:1"]) == ""
+    assert sharing(["cuda:0", "cuda:1", "cuda:0"]) == " (2 ranks on cuda:0)"
+
+
+@pytest.mark.parametrize(
+    "name", ["", "gpu:0", "cpu:", "cpu:x", "cpu:-1", "CPU:0", "cpu:0;cpu:1", "cuda:", "cpu:0,", "cpu,cpu:1"]
 )
 def test_a_bad_name_is_told_what_is_expected(name):
     with pytest.raises(DeviceError, match="expected 'cpu:K' or 'cuda:K'"):
@@ -63,6 +92,28 @@ def test_the_host_is_its_own_device():
     assert device.get(x) is x
     with device.context():
         assert type(device.xp.ones(1)) is np.ndarray
+
+
+# ---- imports -------------------------------------------------------------------------------------------
+
+
+def test_the_source_is_enough_to_import_it(tmp_path):
+    """From a bare checkout: no metadata, and no pooch, which only a download needs."""
+    root = Path(tinyalex.__file__).parents[1]
+    program = (
+        f"import sys; sys.path[:0] = [{str(root)!r}]; sys.modules['pooch'] = None\n"
+        "from importlib import metadata\n"
+        "def version(name): raise metadata.PackageNotFoundError(name)\n"
+        "metadata.version = version\n"
+        "import tinyalex, tinyalex.cli.train, tinyalex.cli.look, tinyalex.runs.settings\n"
+        "from tinyalex.data import cifar10\n"
+        "print(tinyalex.__version__, cifar10.find())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path,
+        env=os.environ | {"HOME": str(tmp_path), "TINYALEX_DATA": str(tmp_path)},
+    )  # fmt: skip
+    assert done.stdout.split() == ["0+checkout", "None"], done.stderr
 
 
 # ---- checks --------------------------------------------------------------------------------------------
@@ -156,6 +207,22 @@ def test_a_freed_buffer_is_used_again(pool):
     slightly_less = empty(np, (SHAPE[0] * SHAPE[1] * 9 // 10,), np.float64)
     assert address(slightly_less) == start
     assert len(pool.buffers) == 1
+
+
+@pytest.mark.parametrize("more", [-1, 0, 3])
+def test_the_pool_knows_a_free_buffer_however_the_interpreter_counts(pool, more, monkeypatch):
+    """Counts have differed by one between versions of CPython, and may again."""
+    real = sys.getrefcount
+    monkeypatch.setattr(sys, "getrefcount", lambda x: real(x) + more)
+    monkeypatch.setattr(memory, "_IDLE", memory._idle_count())
+    a = empty(np, SHAPE, np.float64)
+    start = address(a)
+    part = a[5:]
+    del a
+    other = empty(np, SHAPE, np.float64)
+    assert address(other) != start
+    del part
+    assert address(empty(np, SHAPE, np.float64)) == start
 
 
 def test_a_much_larger_or_smaller_buffer_is_not_taken(pool):

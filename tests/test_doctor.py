@@ -3,6 +3,7 @@
 import io
 import sys
 
+import cuda_machine
 import cupy_standin
 import pytest
 from rich.console import Console
@@ -78,9 +79,18 @@ def test_gpus_are_listed_and_tested(standin, monkeypatch):
     assert len(cupy_standin.launches - before) >= 15  # so many kernels were used
 
 
+def test_one_gpu_exchanges_with_itself(standin, monkeypatch):
+    monkeypatch.setattr(doctor, "_driver", lambda: 12090)
+    monkeypatch.setattr(doctor, "self_test", lambda device: [])
+    monkeypatch.setattr(cuda_machine.machine, "devices", 1)
+    code, text = told()
+    assert code == 0
+    assert "cuda:0 … cuda:0  ok  exchange (2 ranks on cuda:0)" in text
+
+
 @pytest.mark.parametrize(
     ("text", "wrong", "operation"),
-    [("k + a * sum", "k - a * sum", "lrn"), ("w[t] += velocity", "w[t] += v[0]", "update")],
+    [("k + a * sum", "k - a * sum", "lrn, n 5"), ("*w += velocity", "*w -= velocity", "update")],
 )
 def test_a_wrong_kernel_is_named_and_the_exit_code_is_1(text, wrong, operation, standin, monkeypatch):
     right = cuda_launch.source
@@ -104,7 +114,7 @@ def test_the_cpus_own_algorithm_is_tested(monkeypatch):
     monkeypatch.setattr(winograd, "convolve_backward", lambda *args: 1.01 * right(*args))
     code, text = told()
     assert code == 1
-    assert "conv2d, many channels: relative error" in text
+    assert "conv2d 3×3, minimal filtering: relative error" in text
 
 
 def test_an_exchange_that_breaks_is_reported(standin, monkeypatch):

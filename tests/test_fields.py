@@ -28,22 +28,31 @@ def test_what_fits_is_taken():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"sizes": [1, "2"]}, r"sizes: expected tuple\[int, \.\.\.\], found \(1, '2'\)"),
-        ({"sizes": [1, 2.0]}, r"sizes: expected tuple\[int"),
-        ({"sizes": [True]}, r"sizes: expected tuple\[int"),
-        ({"sizes": [[1]]}, r"sizes: expected tuple\[int"),
-        ({"sizes": 1}, r"sizes: expected tuple\[int"),
-        ({"sizes": [1 << 63]}, r"sizes: expected tuple\[int"),
-        ({"mean": [0.5, "a"]}, r"mean: expected tuple\[float"),
-        ({"mean": [0.5, None]}, r"mean: expected tuple\[float"),
-        ({"mean": [float("nan")]}, r"mean: expected tuple\[float"),
-        ({"rows": [[0.5, [float("inf")]]]}, "rows: expected tuple, found"),
-        ({"side": True}, r"side: expected int \| None, found True"),
-        ({"rate": True}, "rate: expected float, found True"),
-        ({"flip": 1}, "flip: expected bool, found 1"),
+        ({"sizes": [1, "2"]}, r"sizes: expected a list, each of it a whole number, found \[1, '2'\]"),
+        ({"sizes": [1, 2.0]}, r"sizes: expected a list, each of it a whole number"),
+        ({"sizes": [True]}, r"sizes: expected a list, each of it a whole number"),
+        ({"sizes": [[1]]}, r"sizes: expected a list, each of it a whole number"),
+        ({"sizes": 1}, r"sizes: expected a list, each of it a whole number"),
+        ({"sizes": [1 << 63]}, r"sizes: expected a list, each of it a whole number"),
+        ({"mean": [0.5, "a"]}, r"mean: expected a list, each of it a finite number"),
+        ({"mean": [0.5, None]}, r"mean: expected a list, each of it a finite number"),
+        ({"mean": [float("nan")]}, r"mean: expected a list, each of it a finite number"),
+        ({"rows": [[0.5, [float("inf")]]]}, "rows: expected a list, found"),
+        ({"side": True}, r"side: expected a whole number or null, found True"),
+        ({"rate": True}, "rate: expected a finite number, found True"),
+        ({"flip": 1}, "flip: expected true or false, found 1"),
     ],
     ids=str,
 )
 def test_what_does_not_is_named(fields, message):
     with pytest.raises(DataError, match="thing: " + message):
         checked(Thing, fields, "thing")
+
+
+def test_fields_too_many_or_too_few_are_named():
+    class Pair(NamedTuple):
+        a: int
+        b: int
+
+    with pytest.raises(DataError, match="pair: expected the fields a, b, found c besides, b missing"):
+        checked(Pair, {"a": 1, "c": 2}, "pair")

@@ -8,20 +8,29 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from tinyalex import gradcheck
-from tinyalex.comm import Comm
-from tinyalex.devices import Device
+from tinyalex import gradcheck, ops
 from tinyalex.gradcheck import GradientError, check, check_layer
 from tinyalex.measure import gradtable
-from tinyalex.measure.gradtable import CASES, print_table, spread
+from tinyalex.measure.gradtable import print_table
 from tinyalex.nn import Conv2d, Linear, MaxPool, Sequential
-from tinyalex.ops import conv, lrn, pool, winograd
-from tinyalex.ops.activation import relu, relu_forward, tanh
-from tinyalex.ops.conv import conv2d_backward, conv2d_forward
-from tinyalex.ops.lrn import lrn_backward, lrn_forward
-from tinyalex.ops.pool import max_pool_backward, max_pool_forward
+from tinyalex.ops import (
+    conv2d_backward,
+    conv2d_forward,
+    lrn,
+    lrn_backward,
+    lrn_forward,
+    max_pool_backward,
+    max_pool_forward,
+    plain_ops,
+    pool,
+    relu,
+    relu_forward,
+    strips,
+    winograd,
+)
+from tinyalex.ops.cases import CASES, Case, spread
 
-BY_NAME = {case.operation: case for case in CASES}
+BY_NAME = {case.title: case for case in CASES}
 ROWS = list(gradtable.run(seed=0))
 SEEDS = range(5)
 
@@ -36,11 +45,10 @@ def test_gradient_agrees_with_slope(row):
 
 
 def test_table_holds_every_operation_and_variable():
-    words = (
-        "conv2d, linear, max pool, avg pool, lrn, same-map norm, relu, tanh, logistic, dropout, softmax loss"
-    )
-    for word in words.split(", "):
-        assert any(row.operation.startswith(word) for row in ROWS)
+    assert {case.name for case in CASES} == {
+        name.removesuffix("_forward") for name in ops.__all__ if name.endswith("_forward")
+    }
+    assert {row.operation for row in ROWS} == BY_NAME.keys()
     assert {row.variable for row in ROWS if row.operation == "conv2d, groups 2"} == {"x", "w", "b"}
     assert {row.variable for row in ROWS if row.operation == "softmax loss"} == {"logits"}
 
@@ -53,8 +61,15 @@ def test_table_holds_every_kernel_of_minimal_filtering(monkeypatch):
     assert wrong == [(f"conv2d {k}×{k}, minimal filtering", "w") for k in winograd.POINTS]
 
 
+def test_gradients_of_the_plain_operations_agree():
+    with plain_ops():
+        rows = list(gradtable.run(seed=0))
+    assert [row.failure for row in rows if row.failure] == []
+    assert [row.error for row in rows] != [row.error for row in ROWS]  # they were others
+
+
 def test_gradients_agree_when_the_work_is_cut_into_the_smallest_blocks(monkeypatch):
-    for module in (conv, lrn, pool):
+    for module in (strips, lrn, pool):
         monkeypatch.setattr(module, "BLOCK_BYTES", 1)
     assert [row.failure for row in gradtable.run(seed=1) if row.failure] == []
 
@@ -78,8 +93,11 @@ def test_print_table_returns_0_when_all_pass():
 
 
 def test_print_table_returns_1_and_says_what_failed(monkeypatch):
-    wrong = BY_NAME["relu"]._replace(backward=lambda dy, cache: dy)
-    monkeypatch.setattr(gradtable, "CASES", [BY_NAME["tanh"], wrong])
+    class Wrong(Case):
+        def backward(self, dy, cache):
+            return (dy,)
+
+    monkeypatch.setattr(gradtable, "CASES", [BY_NAME["tanh"], Wrong(*BY_NAME["relu"])])
     code, text = print_to_text(gradtable.run(seed=0))
     assert code == 1
     assert "FAIL" in text
@@ -114,8 +132,7 @@ def as_variables(operation, backward):
         v, own = cache
 
         def right(dy):
-            grads = case.backward(dy, own)
-            return dict(zip(v, grads if isinstance(grads, tuple) else (grads,), strict=False))
+            return dict(zip(v, case.backward(dy, own), strict=False))
 
         return backward(dy, v, right)
 
@@ -123,7 +140,7 @@ def as_variables(operation, backward):
 
 
 def inputs_of(operation, rng):
-    return {name: draw(rng) for name, draw in BY_NAME[operation].inputs.items()}
+    return BY_NAME[operation].draw(rng)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -688,16 +705,15 @@ def test_the_example_in_the_docstring_runs():
 
 # ---- layers ------------------------------------------------------------------------------------------------
 
-ALONE = Comm(Device("cpu:0"))
 
-
-def conv_layer(rng, **settings):
-    return Conv2d((4, 2, 3, 2), ALONE, rng, std=0.5, bias=0.1, dtype=np.float64, **settings)
+def conv_layer(rng, activation=None):
+    layer = Conv2d(4, (3, 2), activation=activation, std=0.5, bias=0.1)
+    return layer.build((2, 5, 6), rng=rng, dtype=np.float64)
 
 
 def test_check_layer_restores_the_parameters():
     rng = np.random.default_rng(0)
-    layer = conv_layer(rng, activation=relu)
+    layer = conv_layer(rng, "relu")
     arrays, before = dict(layer.params), {name: w.copy() for name, w in layer.params.items()}
     report = check_layer(layer, rng.standard_normal((2, 5, 6, 3)), rng)
     assert list(report.errors) == ["x", "w", "b"]
@@ -726,9 +742,10 @@ def test_check_layer_rejects_a_wrong_layer_and_still_restores():
 def test_check_layer_of_a_network_whose_first_layer_needs_no_dx():
     rng = np.random.default_rng(0)
     layers = [
-        ("conv1", conv_layer(rng, activation=relu, need_dx=False)),
-        ("pool1", MaxPool(2, 2)),
-        ("fc1", Linear((5, 4 * 2 * 3), ALONE, rng, std=0.3, activation=tanh(), dtype=np.float64)),
+        Conv2d(4, (3, 2), activation="relu", std=0.5, bias=0.1),
+        MaxPool(2, 2),
+        Linear(5, "tanh", std=0.3),
     ]
-    report = check_layer(Sequential(layers, ALONE), rng.standard_normal((2, 5, 6, 3)), rng)
+    net = Sequential(layers, (2, 5, 6), rng=rng, dtype=np.float64)
+    report = check_layer(net, rng.standard_normal((2, 5, 6, 3)), rng)
     assert list(report.errors) == ["conv1.w", "conv1.b", "fc1.w", "fc1.b"]

@@ -4,7 +4,9 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tarfile
@@ -14,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import PIL
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from tinyalex.data import augment, imagenet
+from tinyalex.data import augment, imagenet, pictures
 from tinyalex.data.imagenet import preparing, sources
 from tinyalex.data.loader import Loader
 from tinyalex.data.pictures import read_picture
@@ -25,6 +27,7 @@ from tinyalex.files import lock
 
 SAMPLE = Path(__file__).parents[2] / "shared" / "data" / "imagenet-sample"
 CLASSES = ["n01", "n02", "n03"]
+LOSSLESS = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95}}
 
 
 def photo(seed, width=60, height=44):
@@ -45,7 +48,7 @@ def folders(root, per_class=4, **size):
 
 def prepare(src, dst, **changes):
     """A quick prepare: 32 pixels, one worker, silent.  Pictures, classes, and how many were unreadable."""
-    return imagenet.prepare(src, dst, **({"size": 32, "workers": 1, "progress": False} | changes))[:3]
+    return imagenet.prepare(src, dst, **({"size": 32, "workers": 1} | changes))[:3]
 
 
 def hashes(folder):
@@ -156,7 +159,7 @@ def test_the_result_does_not_depend_on_the_workers_and_nothing_is_left_over(sour
 def test_shards_feed_the_loader(prepared):
     """Crop, flip, noise and mean from what open() gives."""
     shards = imagenet.open(prepared)
-    recipe = augment.Recipe(crop=28)
+    recipe = augment.Augmentation(crop=28)
     with Loader(
         shards, 8, recipe, train=True, mean=shards.mean, covariance=shards.covariance, epochs=3
     ) as loader:
@@ -233,13 +236,82 @@ def test_grey_cmyk_palette_alpha_and_16_bit_pictures_become_rgb():
         np.testing.assert_allclose(got, np.broadcast_to(np.reshape(colour, (3, 1, 1)), got.shape), atol=3)
 
 
-def test_exif_orientation_is_ignored():
-    """As in 2012: the pixels as stored."""
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_photographs_are_turned_upright_unless_asked_not_to(kind):
+    """All eight orientations: the picture that Pillow's exif_transpose makes, or the pixels as stored."""
     image = photo(2)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
-    turned = read_picture(encode(image, "JPEG", exif=exif), 32)
-    np.testing.assert_array_equal(turned, read_picture(encode(image, "JPEG"), 32))
+    stored = read_picture(encode(image, kind, **LOSSLESS.get(kind, {})), 32)
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        data = encode(image, kind, exif=exif, **LOSSLESS.get(kind, {}))
+        upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+        expected = read_picture(encode(upright, "PNG"), 32, exif=False).astype(int)
+        assert abs(read_picture(data, 32) - expected).max() <= 1  # the axes are scaled in the other order
+        np.testing.assert_array_equal(read_picture(data, 32, exif=False), stored)
+
+
+def test_a_damaged_exif_block_does_not_spoil_a_picture():
+    data = encode(photo(2), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+    np.testing.assert_array_equal(read_picture(data, 32), read_picture(data, 32, exif=False))
+
+
+def test_what_pillow_reads_is_read():
+    """By the suffixes that its registry knows, without those whose files run programs or have no decoder."""
+    suffixes = pictures.formats()[1]
+    assert {".jpg", ".jfif", ".ppm", ".pgm", ".jp2", ".webp", ".tif", ".tga", ".mpo", ".bmp"} <= suffixes
+    assert not {".eps", ".ps", ".wmf", ".pdf", ".mpg", ".h5", ".heic", ".txt"} & suffixes
+    for kind in ("PPM", "TGA", "PCX", "SGI", "ICO"):
+        got = read_picture(encode(Image.new("RGB", (64, 64), (200, 100, 50)), kind), 16)
+        np.testing.assert_array_equal(got[:, 8, 8], (200, 100, 50))
+    if ".avif" in suffixes:
+        got = read_picture(encode(Image.new("RGB", (64, 64), (200, 100, 50)), "AVIF"), 16)
+        np.testing.assert_allclose(got[:, 8, 8], (200, 100, 50), atol=4)
+
+
+def tiff(levels, bits, sample_format, photometric=1):
+    """A grey TIFF, written out by hand: its pixels little-endian, behind one directory."""
+    height, width = levels.shape
+    tags = [
+        (256, width), (257, height), (258, bits), (259, 1), (262, photometric), (273, 8), (277, 1),
+        (278, height), (279, levels.nbytes), (339, sample_format),
+    ]  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    pixels = levels.tobytes()
+    head = struct.pack("<2sHI", b"II", 42, 8 + len(pixels))
+    return head + pixels + struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0)
+
+
+def test_grey_levels_count_to_the_largest_that_their_bits_allow():
+    """16 bits to 65535, also where white is 0; what has no known range is refused, never guessed."""
+    ramp = np.linspace(0, 65535, 32, dtype=np.uint16)[None].repeat(32, 0)
+    expected = (ramp // 257).astype(int)
+    for data in (
+        tiff(ramp, 16, 1),
+        tiff(65535 - ramp, 16, 1, photometric=0),
+        encode(Image.fromarray(ramp), "PNG"),
+        encode(Image.fromarray(ramp), "PPM"),
+    ):
+        np.testing.assert_array_equal(read_picture(data, 32)[0], expected)
+    deep = ramp.astype("<i4")
+    for levels, kind in ((deep, 2), (deep // 257, 2), (deep.view("<u4"), 1), (ramp.view("<i2"), 2)):
+        with pytest.raises(ValueError, match="signed or 32-bit integers, whose range is not known"):
+            read_picture(tiff(levels, 8 * levels.itemsize, kind), 32)
+
+
+def test_one_clear_line_says_what_is_wrong_with_a_file(tmp_path):
+    """No object's address, no errno: what predict prints."""
+    (tmp_path / "bad.png").write_bytes(b"not a picture")
+    os.mkfifo(tmp_path / "pipe.png")
+    for name, why in (
+        ("bad.png", "cannot identify image file"),
+        ("none.png", "No such file or directory"),
+        ("", "found a folder"),
+        ("pipe.png", "found no regular file"),
+    ):
+        with pytest.raises(DataError) as error:
+            pictures.read_file(tmp_path / name)
+        assert str(error.value) == f"{tmp_path / name}: expected a picture: {why}"
 
 
 def test_damaged_pictures_and_decompression_bombs_raise(monkeypatch):
@@ -267,17 +339,217 @@ def labels_of(entries):
     return {os.path.basename(e.name): e.label for e in entries}
 
 
+def source_of(root, *names):
+    """Files of one byte; a name that ends in / is an empty folder."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).mkdir(parents=True) if name.endswith("/") else (root / name).write_bytes(b"x")
+    return root
+
+
+def splits_of(*splits, classes=("cat", "dog")):
+    return [f"{split}/{name}/{split}-{name}.jpg" for split in splits for name in classes]
+
+
+def names_of(found):
+    """{split: [names of the pictures' files]}."""
+    return {split: [os.path.basename(e.name) for e in entries] for split, entries in found.splits.items()}
+
+
 def test_any_folder_of_class_folders_is_a_train_split(tmp_path):
-    """Pictures of any kind and depth; hidden files, other files and empty folders are passed over."""
-    for name in ("cats/a.png", "cats/deep/b.JPG", "dogs/c.webp", "dogs/.hidden.png", "dogs/readme.md"):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"x")
-    (tmp_path / "empty").mkdir()
+    """Pictures of any kind and depth; all that is passed over is told, each kind with its reason."""
+    source_of(
+        tmp_path, "cats/a.png", "cats/deep/b.JPG", "dogs/c.webp", "dogs/d.jfif", "dogs/.hidden.png", "e.jpg",
+        "dogs/readme.md", "dogs/IMG_1.HEIC", "dogs/noext", "@eaDir/x.jpg", "cats/Thumbs.db", "empty/",
+    )  # fmt: skip
+    os.mkfifo(tmp_path / "cats" / "pipe.jpg")
     found = imagenet.find_pictures(tmp_path)
-    assert list(found) == ["train"]
-    assert labels_of(found["train"]) == {"a.png": "cats", "b.JPG": "cats", "c.webp": "dogs"}
-    assert sorted(e.name for e in found["train"]) == ["cats/a.png", "cats/deep/b.JPG", "dogs/c.webp"]
+    assert list(found.splits) == ["train"]
+    assert labels_of(found.splits["train"]) == {
+        "a.png": "cats", "b.JPG": "cats", "c.webp": "dogs", "d.jfif": "dogs"
+    }  # fmt: skip
+    assert [e.name for e in found.splits["train"]] == [
+        "cats/a.png", "cats/deep/b.JPG", "dogs/c.webp", "dogs/d.jfif"
+    ]  # fmt: skip
+    assert list(found.lines()) == [
+        "train: 4 pictures of 2 classes: cats 2, dogs 2",
+        "passed over, HEIC, read where the package pillow-heif is installed: dogs/IMG_1.HEIC",
+        "passed over, folders without pictures: empty",
+        "passed over, hidden or a system's own: @eaDir, cats/Thumbs.db, dogs/.hidden.png",
+        "passed over, no regular files: cats/pipe.jpg",
+        "passed over, not a picture that Pillow reads, .md: dogs/readme.md",
+        "passed over, not a picture that Pillow reads, no suffix: dogs/noext",
+        "passed over, pictures beside the folders: e.jpg",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("train", "val"),
+    [
+        ("train", "val"), ("Train", "Val"), ("training", "testing"), ("TRAIN", "valid"),
+        ("train", "Validation"), ("train", "dev"), ("training_set", "test_set"),
+        ("train2017", "val2017"), ("train", "test"),
+    ],
+)  # fmt: skip
+def test_splits_are_known_by_their_usual_names(train, val, tmp_path):
+    source_of(tmp_path, *splits_of(train, val))
+    found = imagenet.find_pictures(tmp_path)
+    assert found.places == {"train": train, "val": val}
+    assert names_of(found) == {
+        "train": [f"{train}-cat.jpg", f"{train}-dog.jpg"], "val": [f"{val}-cat.jpg", f"{val}-dog.jpg"]
+    }  # fmt: skip
+    assert not found.passed
+
+
+def test_many_classes_are_counted_not_named(tmp_path):
+    root = source_of(tmp_path, *(f"{name}/1.jpg" for name in "abcdefghijk"))
+    assert list(imagenet.find_pictures(root).lines()) == ["train: 11 pictures of 11 classes, 1 of each"]
+    source_of(root, "a/2.jpg", "a/3.jpg")
+    assert list(imagenet.find_pictures(root).lines()) == ["train: 13 pictures of 11 classes, 1 to 3 of each"]
+
+
+def test_what_is_beside_the_splits_is_told(tmp_path):
+    """A third split, test pictures without classes, and folders of another name."""
+    source_of(tmp_path / "a", *splits_of("train", "valid", "Test"), "other/1.jpg")
+    assert list(imagenet.find_pictures(tmp_path / "a").lines()) == [
+        "train: 2 pictures of 2 classes: cat 1, dog 1",
+        "val (in valid): 2 pictures of 2 classes: cat 1, dog 1",
+        "passed over, folders beside train, valid: other (1 picture)",
+        "passed over, not used, as there is another validation split: Test (2 pictures)",
+    ]
+    source_of(tmp_path / "b", *splits_of("train"), "test/1.jpg", "test/2.jpg")
+    found = imagenet.find_pictures(tmp_path / "b")
+    assert list(found.splits) == ["train"]
+    assert found.passed == {"not used, without classes": ["test (2 pictures)"]}
+    source_of(tmp_path / "c", "training_set/training_set/cat/1.jpg", "training_set/training_set/dog/1.jpg")
+    assert imagenet.find_pictures(tmp_path / "c").classes == ["cat", "dog"]
+    source_of(tmp_path / "d", "bus/1.jpg", "car/1.jpg", "train/1.jpg")
+    assert imagenet.find_pictures(tmp_path / "d").classes == ["bus", "car", "train"]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (splits_of("ILSVRC2012/train", "ILSVRC2012/val"), "found ILSVRC2012; give {}/ILSVRC2012"),
+        (splits_of("a/b/Training", "a/b/Test"), "give {}/a/b"),
+        (splits_of("all"), "found only folders in all: cat, dog; give {}/all"),
+        (
+            splits_of("fold1", "fold2"),
+            "only folders in fold1, fold2: cat, dog; give one of {}/fold1, {}/fold2",
+        ),
+        (
+            splits_of("cat", "dog", classes=("train", "test")),
+            "are splits (cat/test): expected {}/train/CLASS",
+        ),
+        ([*splits_of("val"), "cat/1.jpg", "dog/1.jpg"], "val beside cat, dog: splits or classes?"),
+        (["cat/1.jpg", "dog/1.jpg", "test/1.jpg"], "test beside cat, dog: splits or classes?"),
+        (
+            [*splits_of("backup"), "cat/1.jpg", "dog/1.jpg"],
+            "backup: its folders are called as the classes beside",
+        ),
+        ([*splits_of("train", "val"), "dev/cat/1.jpg"], "expected one folder for val, found dev, val"),
+        (
+            ["train/1.jpg", "val/2.jpg"],
+            "/train: expected pictures in a folder for each class, found 1 picture str",
+        ),
+        (["train/images/1.jpg", "train/labels/1.txt"], "/train/images: expected a folder for each class"),
+        (["1.jpg", "2.jpg"], "expected pictures in a folder for each class, found 2 pictures straight in it"),
+        (["a/1.heic", "b/1.txt"], "found none that Pillow reads; passed over, HEIC, read where the package"),
+    ],
+)
+def test_folders_that_are_no_classes_are_refused_with_the_path_to_give(files, message, tmp_path):
+    """No split becomes a class, and train and validation pictures are never mixed."""
+    source_of(tmp_path, *files)
+    with pytest.raises(DataError) as error:
+        imagenet.find_pictures(tmp_path)
+    assert message.replace("{}", str(tmp_path)) in str(error.value)
+
+
+def test_links_count_as_what_they_lead_to_but_only_once(tmp_path):
+    """A folder and a file elsewhere count; what leads nowhere, up, into a class or to its picture is told."""
+    root = source_of(tmp_path / "src", "cat/1.jpg", "dog/1.jpg", "dog/sub/2.jpg")
+    source_of(tmp_path / "more", "3.jpg", "deep/4.jpg")
+    source_of(tmp_path, "5.jpg")
+    links = {
+        "cat/more": tmp_path / "more", "cat/five.jpg": tmp_path / "5.jpg", "cat/gone.jpg": "nowhere.jpg",
+        "cat/dog": "../dog", "cat/sub": "../dog/sub", "dog/up": "../..", "dog/loop": "loop", "val": "cat",
+        "dog/same.jpg": "../cat/1.jpg",
+    }  # fmt: skip
+    for path, target in links.items():
+        (root / path).symlink_to(target)
+    os.link(root / "cat" / "1.jpg", root / "dog" / "hard.jpg")
+    found = imagenet.find_pictures(root)
+    assert [e.name for e in found.splits["train"]] == [
+        "cat/1.jpg", "cat/five.jpg", "cat/more/3.jpg", "cat/more/deep/4.jpg", "dog/1.jpg", "dog/sub/2.jpg"
+    ]  # fmt: skip
+    assert found.passed == {
+        "links that lead nowhere": ["cat/gone.jpg", "dog/loop"],
+        "links to what is listed already": [
+            "cat/dog", "cat/sub", "dog/hard.jpg", "dog/same.jpg", "dog/up", "val"
+        ],
+    }  # fmt: skip
+
+
+def test_a_part_of_each_class_is_held_out(tmp_path):
+    """Drawn from the seed, a tenth of each class but at least one; never all; each picture in one split."""
+    counts = {"cat": 40, "dog": 3, "owl": 1}
+    source_of(tmp_path, *(f"{name}/{i}.jpg" for name, n in counts.items() for i in range(n)))
+    found = imagenet.find_pictures(tmp_path)
+    first, again, other = (sources.hold_out(found, 0.1, seed) for seed in (0, 0, 1))
+    assert first == again
+    assert first.splits["val"] != other.splits["val"]
+    held = [e.label for e in first.splits["val"]]
+    assert {name: held.count(name) for name in counts} == {"cat": 4, "dog": 1, "owl": 0}
+    assert sorted(first.splits["train"] + first.splits["val"]) == found.splits["train"]
+    assert "val (held out): 5 pictures of 2 classes: cat 4, dog 1" in first.lines()
+    with pytest.raises(ValueError, match=r"val=0\.1: there are validation pictures already"):
+        sources.hold_out(first, 0.1)
+    for share in (0, 1, -1, 2, float("nan")):
+        with pytest.raises(ValueError, match="expected a share between 0 and 1"):
+            sources.hold_out(found, share)
+    alone = imagenet.find_pictures(source_of(tmp_path / "x", "a/1.jpg", "b/1.jpg"))
+    with pytest.raises(DataError, match="expected a class of two pictures or more"):
+        sources.hold_out(alone, 0.5)
+
+
+def test_held_out_pictures_are_val_with_the_classes_of_train(tmp_path):
+    src = folders(tmp_path / "src", 4)
+    (src / "n03" / "n03_0.JPEG").replace(tmp_path / "one.JPEG")
+    shutil.rmtree(src / "n03")
+    (src / "n03").mkdir()
+    (tmp_path / "one.JPEG").replace(src / "n03" / "one.JPEG")
+    assert prepare(src, tmp_path / "dst", val=0.25) == ({"train": 7, "val": 2}, 3, 0)
+    train, val = imagenet.open_all(tmp_path / "dst").values()
+    assert train.classes == val.classes == tuple(CLASSES)
+    assert sorted(val.labels) == [0, 1]
+    with pytest.raises(DataError, match=r"was begun with val 0\.25, now 0\.5"):
+        prepare(src, tmp_path / "dst", val=0.5)
+
+
+def test_names_of_every_kind_come_through(tmp_path):
+    """Emoji, a line's end, and bytes that are no text: as classes, and printable in the report."""
+    src = folders(tmp_path / "src", 2)
+    names = ["\U0001f600", "a\nb", os.fsdecode(b"\xff")]
+    for old, new in zip(CLASSES, names, strict=True):
+        (src / old).rename(src / new)
+    said = []
+    prepare(src, tmp_path / "dst", report=lambda found: said.extend(found.lines()))
+    assert imagenet.open(tmp_path / "dst").classes == tuple(sorted(names))
+    assert said[0] == "train: 6 pictures of 3 classes: a\\nb 2, \\udcff 2, \U0001f600 2"
+
+
+def test_pictures_of_ilsvrc_are_not_turned_and_others_are(tmp_path):
+    """By the names of the classes, or as asked."""
+    stripes = Image.fromarray(np.repeat(np.arange(0, 256, 8, np.uint8), 32).reshape(32, 32))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name, turned, asked in (("cat", True, None), ("n01440764", False, None), ("n01440764", True, True)):
+        src = tmp_path / f"{name}{asked}"
+        (src / name).mkdir(parents=True)
+        stripes.save(src / name / "1.jpg", exif=exif)
+        prepare(src, tmp_path / "out" / src.name, exif=asked)
+        picture = imagenet.open(tmp_path / "out" / src.name)[0][0].astype(int)
+        assert (abs(picture[0] - picture[-1]).max() < 30) == turned
 
 
 def flat_val(root, n=4):
@@ -294,7 +566,12 @@ def test_flat_val_takes_its_classes_from_val_txt(tmp_path):
     names = flat_val(tmp_path)
     lines = [f"{name} {wnid}\n" for name, wnid in zip(names, ["n02", "n01", "n03", "n01"], strict=True)]
     (tmp_path / "val.txt").write_text("".join(reversed(lines)))
-    assert list(labels_of(imagenet.find_pictures(tmp_path)["val"]).values()) == ["n02", "n01", "n03", "n01"]
+    assert list(labels_of(imagenet.find_pictures(tmp_path).splits["val"]).values()) == [
+        "n02",
+        "n01",
+        "n03",
+        "n01",
+    ]
     (tmp_path / "val.txt").write_text("".join(lines[:2]))
     with pytest.raises(DataError, match=rf"val.txt: no class for {names[2]}, {names[3]}"):
         imagenet.find_pictures(tmp_path)
@@ -303,6 +580,54 @@ def test_flat_val_takes_its_classes_from_val_txt(tmp_path):
         DataError, match=rf"val.txt: line 1: .* class a name such as .*, not a number, found '{names[0]} 65'"
     ):
         imagenet.find_pictures(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("val.txt", "{0} n01\n{1} n02\n"),
+        ("val.txt", "val/{0} n01\r\nval\\{1} n02\r\n"),
+        ("val.txt", "{0}\tn01\n\n{1}\tn02"),
+        ("val/val_annotations.txt", "{0}\tn01\t0\t32\t44\t62\n{1}\tn02\t0\t32\t44\t62\n"),
+        (
+            "LOC_val_solution.csv",
+            "ImageId,PredictionString\n{2},n01 85 1 499 272 n01 1 2 3 4\n{3},n02 1 2 3 4\n",
+        ),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_text_files_of_classes_as_editors_and_other_programs_write_them(name, text, encoding, tmp_path):
+    names = flat_val(tmp_path, 2)
+    text = text.format(*names, *(os.path.splitext(name)[0] for name in names))
+    (tmp_path / name).write_bytes(text.encode(encoding))
+    found = imagenet.find_pictures(tmp_path)
+    assert labels_of(found.splits["val"]) == dict(zip(names, ["n01", "n02"], strict=True))
+    assert not found.passed
+
+
+def test_two_classes_for_a_picture_are_refused(tmp_path):
+    names = flat_val(tmp_path, 1)
+    (tmp_path / "val.txt").write_text(f"{names[0]} n01\nval/{names[0]} n02\n")
+    with pytest.raises(DataError, match=r"val\.txt: line 2: another class for ILSVRC.*, 'n02', than before"):
+        imagenet.find_pictures(tmp_path)
+
+
+def test_tiny_imagenet_is_read_as_it_comes(tmp_path):
+    """train/<wnid>/images, val/images with val_annotations.txt; test has no classes."""
+    wnids = ["n01443537", "n01629819"]
+    source_of(
+        tmp_path, *(f"train/{w}/images/{w}_{i}.JPEG" for w in wnids for i in range(3)),
+        "test/images/t.JPEG", *(f"train/{w}/{w}_boxes.txt" for w in wnids), "wnids.txt",
+        *(f"val/images/val_{i}.JPEG" for i in (0, 1)),
+    )  # fmt: skip
+    lines = "".join(f"val_{i}.JPEG\t{w}\t0\t32\t44\t62\n" for i, w in enumerate(wnids))
+    (tmp_path / "val" / "val_annotations.txt").write_text(lines)
+    found = imagenet.find_pictures(tmp_path)
+    assert found.ilsvrc
+    assert found.classes == wnids
+    assert [len(entries) for entries in found.splits.values()] == [6, 2]
+    assert labels_of(found.splits["val"]) == {"val_0.JPEG": wnids[0], "val_1.JPEG": wnids[1]}
+    assert found.passed["not used, as there is another validation split"] == ["test (1 picture)"]
 
 
 def test_flat_val_takes_its_classes_from_the_devkit_and_a_list_of_synsets(tmp_path):
@@ -318,8 +643,14 @@ def test_flat_val_takes_its_classes_from_the_devkit_and_a_list_of_synsets(tmp_pa
     truth.write_text("3\n1\n2\n3\n")
     with pytest.raises(DataError, match=r"its ids need synsets\.txt beside it"):
         imagenet.find_pictures(tmp_path)
-    (tmp_path / "synsets.txt").write_text("n03 kit fox, Vulpes macrotis\nn01 setter\nn02 husky\n")
-    assert list(labels_of(imagenet.find_pictures(tmp_path)["val"]).values()) == ["n02", "n03", "n01", "n02"]
+    synsets = "n03 kit fox, Vulpes macrotis\nn01 setter\nn02 husky\n"
+    (tmp_path / "synsets.txt").write_text(synsets, encoding="utf-8-sig")
+    assert list(labels_of(imagenet.find_pictures(tmp_path).splits["val"]).values()) == [
+        "n02",
+        "n03",
+        "n01",
+        "n02",
+    ]
     truth.write_text("3\n1\n2\n")
     with pytest.raises(DataError, match="expected 4 ids, one a picture of val, found 3"):
         imagenet.find_pictures(tmp_path)
@@ -353,11 +684,35 @@ def test_the_tars_as_distributed_are_read_in_place(tmp_path):
         assert all((a[i] == b[i]).all() for i in range(len(a)))
         np.testing.assert_array_equal(a.labels, b.labels)
     alone = imagenet.find_pictures(tars / "ILSVRC2012_img_train.tar")
-    assert {split: len(entries) for split, entries in alone.items()} == {"train": 12}
+    assert {split: len(entries) for split, entries in alone.splits.items()} == {"train": 12}
     whole = (tars / "ILSVRC2012_img_train.tar").read_bytes()
     (tars / "ILSVRC2012_img_train.tar").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"img_train\.tar: expected a whole, uncompressed tar file"):
         imagenet.find_pictures(tars)
+
+
+def test_paths_hold_wherever_the_program_goes(tmp_path, monkeypatch):
+    """Relative ones, of a source and of shards."""
+    folders(tmp_path / "src", 2)
+    monkeypatch.chdir(tmp_path)
+    found, _ = imagenet.find_pictures("src"), prepare("src", "dst")
+    shards = imagenet.open("dst")
+    monkeypatch.chdir("/")
+    assert shards[0].shape == (3, 32, 32)
+    assert found.splits["train"][0].read()
+
+
+def test_what_was_found_is_reported_first_and_progress_to_the_end(source, tmp_path):
+    seen = []
+    prepare(
+        source, tmp_path / "dst", shard_size=5,
+        report=lambda found: seen.append((tmp_path / "dst").exists()),
+        progress=lambda *now: seen.append(now),
+    )  # fmt: skip
+    listed = seen.index(False)
+    assert seen[listed - 1] == ("listing the pictures", 28, None)
+    assert seen[listed + 1 :] == sorted(seen[listed + 1 :])
+    assert (seen[listed + 1], seen[-1]) == (("preparing", 0, 28), ("preparing", 28, 28))
 
 
 def test_more_shards_than_files_may_be_open(tmp_path):
@@ -399,16 +754,20 @@ def test_a_source_with_val_alone_is_its_own_mean(tmp_path):
 
 
 def test_what_is_no_source_is_refused(tmp_path):
-    """Missing, empty, and classes of val that train does not have."""
+    """Missing, an archive, CIFAR-10, and classes of val that train does not have."""
     with pytest.raises(DataError, match="no such file or folder"):
         imagenet.find_pictures(tmp_path / "nowhere")
-    for name in ("", "straight.png"):
-        (tmp_path / name).touch()
-        with pytest.raises(DataError, match=r"expected class folders .* \(\.bmp .*\) for train, found none"):
-            imagenet.find_pictures(tmp_path)
     (tmp_path / "data.zip").write_bytes(b"PK")
-    with pytest.raises(DataError, match="expected a folder of class folders or an ImageNet tar"):
+    with pytest.raises(
+        DataError, match="expected a folder of class folders or an ImageNet tar, found neither"
+    ):
         imagenet.find_pictures(tmp_path / "data.zip")
+    (tmp_path / "train.tar").write_bytes(bytes(10240))
+    with pytest.raises(DataError, match=r"train\.tar: expected a tar of tars, .*, found none"):
+        imagenet.find_pictures(tmp_path)
+    with pytest.raises(DataError, match="CIFAR-10 needs no preparing: tinyalex train cifar10 RUN"):
+        imagenet.find_pictures("cifar10")
+    (tmp_path / "train.tar").unlink()
     folders(tmp_path / "train", 1)
     folders(tmp_path / "val", 1)
     (tmp_path / "val" / "n03").rename(tmp_path / "val" / "n04")
@@ -437,6 +796,12 @@ def test_a_destination_begun_otherwise_is_refused(source, prepared, tmp_path):
     assert [p.name for p in (tmp_path / "full").iterdir()] == ["thesis.tmp"]
     with pytest.raises(DataError, match=r"thesis\.tmp: expected a folder, found a file"):
         prepare(other, tmp_path / "full" / "thesis.tmp")
+    for inside in (other, other / "n01" / "new"):
+        with pytest.raises(
+            DataError, match=r"expected a folder outside of .*other, in which the pictures are"
+        ):
+            prepare(other, inside)
+    assert not (other / "n01" / "new").exists()
     with pytest.raises(ValueError, match="size=0, shard_size=None: expected at least 1"):
         prepare(other, tmp_path / "new", size=0)
 
@@ -462,7 +827,7 @@ def test_a_file_that_cannot_be_read_stops_the_run_and_is_not_called_unreadable(t
     """Gone or cut short since the pictures were listed; when it is back, the same call goes on."""
     src, dst = folders(tmp_path / "src", 2), tmp_path / "dst"
     listed = imagenet.find_pictures(src)
-    monkeypatch.setattr(preparing, "find_pictures", lambda _: listed)
+    monkeypatch.setattr(preparing, "find_pictures", lambda *_: listed)
     path = src / "n02" / "n02_1.JPEG"
     whole = path.read_bytes()
     path.unlink()
@@ -489,8 +854,7 @@ def test_a_disk_that_is_too_small_is_noticed_first(source, tmp_path, monkeypatch
 KILLED = """
 import sys
 from tinyalex.data import imagenet
-if __name__ == "__main__":
-    imagenet.prepare(sys.argv[1], sys.argv[2], size=96, shard_size=4, workers=2, progress=False)
+imagenet.prepare(sys.argv[1], sys.argv[2], size=96, shard_size=4, workers=2)
 """
 
 
@@ -505,6 +869,14 @@ def running(group):
         if int(fields[2]) == group and fields[0] != "Z":
             found.append(int(stat.parent.name))
     return found
+
+
+def test_a_script_needs_no_guard_not_even_on_standard_input(tmp_path):
+    """Its workers do not run it again."""
+    src, dst = folders(tmp_path / "src", 1), tmp_path / "dst"
+    command = [sys.executable, "-", str(src), str(dst)]
+    subprocess.run(command, input=KILLED, text=True, check=True)
+    assert len(imagenet.open(dst)) == 3
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
@@ -542,13 +914,16 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tmp_path):
     assert hashes(tmp_path / "dst") == hashes(tmp_path / "whole")
 
 
+PLAN = {"size": 32, "shard_size": 5, "seed": 0, "val": None, "exif": True}
+
+
 def test_finished_shards_are_not_made_again(source, prepared, tmp_path):
     """A run that ended before the finish goes on with what there is: an old shard keeps its time."""
     dst = tmp_path / "dst"
-    splits = preparing._shuffled(imagenet.find_pictures(source), 0)
+    splits = preparing._shuffled(imagenet.find_pictures(source).splits, 0)
     dst.mkdir()
-    assert preparing._begin(dst, preparing._plan(splits, 32, 5, 0))
-    for job in preparing._jobs(dst, "train", splits["train"], 32, 5)[:2]:
+    assert preparing._begin(dst, preparing._plan(splits, **PLAN))
+    for job in preparing._jobs(dst, "train", splits["train"], CLASSES, 32, 5, True)[:2]:
         preparing._write_shard(job)
     (dst / "train-002.npy.77.part").write_bytes(b"half")
     (dst / "plan.json.77.part").write_bytes(b"half")
@@ -610,7 +985,7 @@ def test_damaged_shards_are_refused(copy):
 
 def test_prepare_again_verifies_what_is_complete(source, copy):
     """Also in a folder whose index has more in it, as an earlier version wrote it."""
-    arguments = {"size": 32, "shard_size": 5, "progress": False}
+    arguments = {"size": 32, "shard_size": 5}
     edit(copy, lambda index: index.update(eigenvalues=[1.0, 1.0, 1.0]))
     assert imagenet.prepare(source, copy, **arguments) == ({"train": 21, "val": 6}, 3, 1, True)
     for name in ("train-004.npy", "val-000.npy"):
@@ -626,10 +1001,11 @@ def test_another_pillow_verifies_what_is_complete_but_does_not_go_on(source, cop
     """Its decoder may differ by a grey level: half of the shards must not come from it."""
     begun = tmp_path / "begun"
     begun.mkdir()
-    preparing._begin(begun, preparing._plan(preparing._shuffled(imagenet.find_pictures(source), 0), 32, 5, 0))
+    splits = preparing._shuffled(imagenet.find_pictures(source).splits, 0)
+    preparing._begin(begun, preparing._plan(splits, **PLAN))
     monkeypatch.setattr(PIL, "__version__", "99.0")
     (copy / "plan.json").write_bytes((begun / "plan.json").read_bytes())  # killed before it took this away
-    assert imagenet.prepare(source, copy, size=32, shard_size=5, progress=False).verified
+    assert imagenet.prepare(source, copy, size=32, shard_size=5).verified
     with pytest.raises(DataError, match=r"was begun with pillow .*, now 99\.0\. Delete it"):
         prepare(source, begun, shard_size=5)
 

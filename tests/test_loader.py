@@ -9,7 +9,7 @@ import pytest
 from tinyalex.data import Images, augment
 from tinyalex.data.loader import Loader
 
-RECIPE = augment.Recipe(crop=9, noise=0.1)
+RECIPE = augment.Augmentation(crop=9, noise=0.1)
 COVARIANCE = np.array([[9.0, 2, 1], [2, 5, 0], [1, 0, 4]])
 
 
@@ -86,7 +86,7 @@ def test_evaluation_is_the_centre_of_each_picture_in_order_minus_the_mean():
 
 def test_training_pictures_are_crops_and_flips_and_one_colour_minus_the_mean_over_the_divisor():
     """Each picture is found again among its 4 * 4 * 2 variants, up to one colour, the noise."""
-    source, recipe = pictures(side=12), augment.Recipe(crop=9, reading="code2012")
+    source, recipe = pictures(side=12), augment.Augmentation(crop=9, reading="code2012")
     mean = np.random.default_rng(1).random((3, 12, 12), dtype=np.float32) * 255
     colours, used = [], set()
     for images, labels in train(source, recipe=recipe, mean=mean, epochs=2):
@@ -105,7 +105,7 @@ def test_training_pictures_are_crops_and_flips_and_one_colour_minus_the_mean_ove
 def test_neighbours_share_a_crop_when_the_recipe_says_so():
     """Pictures that hold their own column numbers show where they were cut."""
     images = np.broadcast_to(np.arange(12, dtype=np.uint8)[None, None, :, None], (3, 12, 12, 64)).copy()
-    recipe = augment.Recipe(crop=9, group=8, noise=0)
+    recipe = augment.Augmentation(crop=9, group=8, noise=0)
     got = train(Images(images, np.arange(64), ("a",) * 64), 32, recipe)
     lefts = np.array([b.images[0, 0, 0] for b in got]).reshape(-1, 8)
     assert (lefts == lefts[:, :1]).all()

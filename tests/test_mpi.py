@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tinyalex.comm.mpi import launch_mpi
+from tinyalex.comm import launch
 from tinyalex.errors import DeviceError
 
 RANKS = Path(__file__).with_name("mpi_ranks.py")
@@ -101,6 +101,13 @@ def test_another_mpis_mpiexec_is_an_error():
 
 
 @needs_mpi
+def test_more_processes_than_gpus_share_them():
+    code, output, errors = finish(start(3, "cards"), seconds=30)
+    assert code == 0, errors
+    assert output.count("finished") == 3
+
+
+@needs_mpi
 def test_a_gpu_that_is_not_there_ends_the_job():
     code, _, errors = finish(start(2, "cuda", CUDA_VISIBLE_DEVICES=""), seconds=30)
     assert code != 0
@@ -110,7 +117,7 @@ def test_a_gpu_that_is_not_there_ends_the_job():
 
 def test_errors_before_mpi_starts(monkeypatch):
     with pytest.raises(DeviceError, match="devices 'mpi:gpu': expected 'mpi' or 'mpi:cuda'"):
-        launch_mpi(print, "mpi:gpu")
+        launch(print, "mpi:gpu")
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     with pytest.raises(DeviceError, match=r"MPI cannot be loaded .* pip install 'tinyalex\[mpi\]'"):
-        launch_mpi(print)
+        launch(print, "mpi")

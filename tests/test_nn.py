@@ -3,6 +3,7 @@
 All run on NumPy, on the stand-in for CuPy and on GPUs.
 """
 
+import copy
 from typing import NamedTuple
 
 import backends
@@ -11,6 +12,7 @@ import pytest
 
 from tinyalex.comm import Comm, launch
 from tinyalex.devices import parse
+from tinyalex.errors import ArgumentError
 from tinyalex.gradcheck import check_layer
 from tinyalex.nn import (
     LRN,
@@ -20,14 +22,15 @@ from tinyalex.nn import (
     Conv2d,
     Dropout,
     Flatten,
+    GlobalAvgPool,
     Linear,
     MaxPool,
     Part,
     SameMapNorm,
     Sequential,
     ZeroPad,
+    plan,
 )
-from tinyalex.ops.activation import logistic, relu, tanh
 from tinyalex.ops.softmax import softmax_loss_backward, softmax_loss_forward
 from tinyalex.optim import SGD
 
@@ -37,68 +40,67 @@ MAPS = (4, 7, 6, 3)  # C, H, W, N
 
 
 class Kind(NamedTuple):
-    """A layer as it is configured for the contracts."""
+    """A layer, or a list of layers, as it is declared for the contracts."""
 
-    make: object  # (comm, rng, dtype) → layer
+    layer: object
     shape: tuple = MAPS
     linear: str = ""  # names of the variables in which y is linear
 
-
-def conv(shape=(6, 4, 3, 2), **settings):
-    return lambda comm, rng, dtype: Conv2d(shape, comm, rng, std=0.5, bias=0.1, dtype=dtype, **settings)
-
-
-def linear(shape, **settings):
-    return lambda comm, rng, dtype: Linear(shape, comm, rng, std=0.5, bias=0.1, dtype=dtype, **settings)
+    def build(self, comm, rng, dtype):
+        """Return the layer, or the list as a Sequential, with arrays."""
+        if isinstance(self.layer, list):
+            return Sequential(self.layer, self.shape[:-1], comm, rng, dtype)
+        return copy.copy(self.layer).build(self.shape[:-1], comm, rng, dtype)
 
 
-def plain(layer, *args, **settings):
-    return lambda comm, rng, dtype: layer(*args, **settings)
+def conv(kernel=(3, 2), need_dx=True, **settings):
+    layer = Conv2d(6, kernel, std=0.5, bias=0.1, **settings)
+    layer.need_dx = need_dx
+    return layer
 
 
-def two_layers(comm, rng, dtype):
-    return Sequential(
-        {
-            "conv": conv(activation=relu, pad=1)(comm, rng, dtype),
-            "pool": MaxPool(3, 2),
-            "fc": linear((5, 6 * 3 * 3))(comm, rng, dtype),
-        },
-        comm,
-    )
+def linear(**settings):
+    return Linear(5, std=0.5, bias=0.1, **settings)
 
 
 KINDS = {
     "conv": Kind(conv(), linear="xwb"),
     "conv, pad (1,0,2,1)": Kind(conv(pad=(1, 0, 2, 1)), linear="xwb"),
-    "conv, relu": Kind(conv(activation=relu)),
-    "conv, tanh": Kind(conv(activation=tanh(1.7, 0.6))),
+    "conv, relu": Kind(conv(activation="relu")),
+    "conv, tanh": Kind(conv(activation=("tanh", 1.7, 0.6))),
     "conv, stride 2": Kind(conv(stride=2, pad=1), linear="xwb"),
-    "conv, groups 2": Kind(conv((6, 2, 3, 2), groups=2), linear="xwb"),
-    "conv, groups 2, stride 3, relu": Kind(conv((6, 2, 3, 2), groups=2, stride=3, activation=relu)),
+    "conv, groups 2": Kind(conv(groups=2), linear="xwb"),
+    "conv, groups 2, stride 3, relu": Kind(conv(groups=2, stride=3, activation="relu")),
     "conv, no dx": Kind(conv(need_dx=False), linear="wb"),
-    "conv, no dx, stride 4, relu": Kind(conv(need_dx=False, stride=4, activation=relu)),
-    "linear on maps": Kind(linear((5, 4 * 7 * 6)), linear="xwb"),
-    "linear on features": Kind(linear((5, 8)), (8, 3), linear="xwb"),
-    "linear, relu": Kind(linear((5, 8), activation=relu), (8, 3)),
-    "max pool": Kind(plain(MaxPool, 3, 2)),
-    "max pool, pad": Kind(plain(MaxPool, 3, 2, pad=(1, 0, 1, 1))),
-    "avg pool": Kind(plain(AvgPool, 3, 2), linear="x"),
-    "lrn": Kind(plain(LRN, alpha=1.0), (7, 4, 3, 2)),
-    "lrn, groups 2, n 4": Kind(plain(LRN, 4, alpha=1.0, groups=2)),
-    "same-map norm": Kind(plain(SameMapNorm, alpha=1.0)),
-    "relu": Kind(plain(Activate, relu)),
-    "tanh": Kind(plain(Activate, tanh(1.7, 0.6))),
-    "logistic": Kind(plain(Activate, logistic)),
-    "dropout": Kind(lambda comm, rng, dtype: Dropout(comm, rng, keep=0.7), linear="x"),
-    "dropout, inverted": Kind(
-        lambda comm, rng, dtype: Dropout(comm, rng, keep=0.7, inverted=True), linear="x"
+    "conv, no dx, stride 4, relu": Kind(conv(need_dx=False, stride=4, activation="relu")),
+    "linear on maps": Kind(linear(), linear="xwb"),
+    "linear on features": Kind(linear(), (8, 3), linear="xwb"),
+    "linear, relu": Kind(linear(activation="relu"), (8, 3)),
+    "max pool": Kind(MaxPool(3, 2)),
+    "max pool, pad": Kind(MaxPool(3, 2, pad=(1, 0, 1, 1))),
+    "avg pool": Kind(AvgPool(3, 2), linear="x"),
+    "global avg pool": Kind(GlobalAvgPool(), linear="x"),
+    "lrn": Kind(LRN(alpha=1.0), (7, 4, 3, 2)),
+    "lrn, groups 2, n 4": Kind(LRN(4, alpha=1.0, groups=2)),
+    "same-map norm": Kind(SameMapNorm(alpha=1.0)),
+    "relu": Kind(Activate("relu")),
+    "tanh": Kind(Activate(("tanh", 1.7, 0.6))),
+    "logistic": Kind(Activate("logistic")),
+    "dropout": Kind(Dropout(keep=0.7), linear="x"),
+    "dropout, inverted": Kind(Dropout(keep=0.7, inverted=True), linear="x"),
+    "all-gather": Kind(AllGather(), linear="x"),
+    "all-gather, replicated": Kind(AllGather(replicated=True), linear="x"),
+    "flatten": Kind(Flatten(), linear="x"),
+    "zero pad": Kind(ZeroPad((1, 0, 2, 3)), linear="x"),
+    "part": Kind(Part(), linear="x"),
+    "sequential": Kind(
+        [
+            MaxPool(2, 1, name="first"),  # a convolution that is first gives no dx
+            conv((2, 2), activation="relu", pad=1, name="conv"),
+            MaxPool(3, 2),
+            linear(name="fc"),
+        ]
     ),
-    "all-gather": Kind(lambda comm, rng, dtype: AllGather(comm), linear="x"),
-    "all-gather, replicated": Kind(lambda comm, rng, dtype: AllGather(comm, replicated=True), linear="x"),
-    "flatten": Kind(plain(Flatten), linear="x"),
-    "zero pad": Kind(plain(ZeroPad, (1, 0, 2, 3)), linear="x"),
-    "part": Kind(lambda comm, rng, dtype: Part(comm), linear="x"),
-    "sequential": Kind(two_layers),
 }
 
 every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
@@ -108,7 +110,7 @@ both_dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def make(kind, dtype=np.float64, seed=0):
     """Return the layer, an x and a dy that fits, drawn from the seed; x and dy are read-only."""
     rng = np.random.default_rng(seed)
-    layer = backends.Hosted(kind.make(Comm(backends.device()), rng, dtype))
+    layer = backends.Hosted(kind.build(Comm(backends.device()), rng, dtype))
     x = rng.standard_normal(kind.shape).astype(dtype)
     dy = rng.standard_normal(layer.forward(x).shape).astype(dtype)
     x.flags.writeable = dy.flags.writeable = False
@@ -222,7 +224,7 @@ def test_results_are_the_callers_own(kind):
     """Large enough for the host's buffer pool: a later call must not write into an earlier result."""
     small, _, _ = make(kind)
     rng = np.random.default_rng(3)
-    layer = backends.Hosted(kind.make(Comm(backends.device()), rng, np.float64))
+    layer = backends.Hosted(kind.build(Comm(backends.device()), rng, np.float64))
     x = rng.standard_normal((*kind.shape[:-1], 1000))
     y = layer.layer.forward(backends.put(x), train=True)
     dy = rng.standard_normal(y.shape)
@@ -254,8 +256,8 @@ def test_only_dropout_knows_training_from_test(kind):
 @pytest.mark.parametrize(("inverted", "kept", "test"), [(False, 1.0, 0.7), (True, 1 / 0.7, 1.0)])
 def test_dropout_in_training_and_test(inverted, kept, test, dtype):
     rng = np.random.default_rng(5)
-    layer = backends.Hosted(Dropout(Comm(backends.device()), rng, keep=0.7, inverted=inverted))
-    x = np.ones((200, 50), dtype)
+    layer = Dropout(keep=0.7, inverted=inverted).build((200,), Comm(backends.device()), rng)
+    layer, x = backends.Hosted(layer), np.ones((200, 50), dtype)
 
     state = rng.bit_generator.state
     np.testing.assert_allclose(layer.forward(x), dtype(test) * x, rtol=1e-6)
@@ -271,16 +273,10 @@ def test_dropout_in_training_and_test(inverted, kept, test, dtype):
 
 
 def test_the_weights_are_drawn_as_told():
+    layer = Conv2d(64, 5, std=0.03, bias=1)
     single, double = (
         arrays_of(
-            Conv2d(
-                (64, 8, 5, 5),
-                Comm(backends.device()),
-                np.random.default_rng(0),
-                std=0.03,
-                bias=1,
-                dtype=dtype,
-            ),
+            copy.copy(layer).build((8, 9, 9), Comm(backends.device()), np.random.default_rng(0), dtype),
             "params",
         )
         for dtype in (np.float32, np.float64)
@@ -295,7 +291,7 @@ def test_the_weights_are_drawn_as_told():
 
 
 def test_sequential_names_its_parameters():
-    net = two_layers(Comm(backends.device()), np.random.default_rng(0), np.float32)
+    net = KINDS["sequential"].build(Comm(backends.device()), np.random.default_rng(0), np.float32)
     assert [(name, layer, key) for name, layer, key in net.parameters()] == [
         ("conv.w", net.layers["conv"], "w"),
         ("conv.b", net.layers["conv"], "b"),
@@ -305,36 +301,39 @@ def test_sequential_names_its_parameters():
 
 
 def test_sequential_can_stop_after_a_named_layer():
-    net = backends.Hosted(two_layers(Comm(backends.device()), np.random.default_rng(0), np.float64))
+    kind = KINDS["sequential"]
+    net = backends.Hosted(kind.build(Comm(backends.device()), np.random.default_rng(0), np.float64))
     x = np.random.default_rng(1).standard_normal(MAPS)
     y = net.forward(x, last="conv")
-    assert y.tobytes() == backends.Hosted(net.layers["conv"]).forward(x).tobytes()
+    pooled = net.forward(x, last="first")
+    assert y.tobytes() == backends.Hosted(net.layers["conv"]).forward(pooled).tobytes()
     assert net.forward(x, last="fc").tobytes() == net.forward(x).tobytes()
 
 
 # ---- any number of ranks -------------------------------------------------------------------------------
 
 
-def run_on(ranks, build, x, dy, steps=0, labels=None):
+def run_on(ranks, layers, x, dy, steps=0, labels=None):
     """Build the same network on so many ranks; return y, dx and each gradient, put together again.
 
-    x is cut along the channels: build's network begins with an AllGather, or with towers.  The network ends
-    whole on every rank.  With steps, train that long on the labels first.
+    x is whole on every rank, and so is the network's output.  The network begins with Part: each rank has
+    its own channels of dx, and 0 elsewhere.  With steps, train that long on the labels first.
     """
 
     def rank(comm):
-        net = backends.Hosted(build(comm, np.random.default_rng(7)))
-        mine = x[comm.part(len(x))]
+        net = Sequential(layers, x.shape[:-1], comm, np.random.default_rng(7), np.float64)
+        net = backends.Hosted(net)
         optimizer = SGD(net, rate=0.05, momentum=0.9, decay=0.01, bias_rate=0.1)
         for _ in range(steps):
-            logits = net.layer.forward(backends.put(mine), train=True)
+            logits = net.layer.forward(backends.put(x), train=True)
             _, cache = softmax_loss_forward(logits, backends.put(labels))
             net.layer.backward(softmax_loss_backward(cache))
             optimizer.step()
-        y = net.forward(mine, train=True)
+        y = net.forward(x, train=True)
         dx = net.backward(dy)
+        assert not np.delete(dx, range(len(x))[comm.part(len(x))], axis=0).any()  # the other ranks' channels
         params = arrays_of(net, "params")
-        return y, {"x": dx, **arrays_of(net, "grads")}, params, comm.ledger, comm.calls
+        return y, {"x": dx[comm.part(len(x))], **arrays_of(net, "grads")}, params, comm.ledger, comm.calls
 
     results = launch(rank, parse(backends.names(ranks)))
     ys = [y for y, *_ in results]
@@ -351,65 +350,40 @@ def assert_same(found, expected, rtol=1e-12):
         np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=rtol * scale, err_msg=name)
 
 
-DOUBLE = {"std": 0.3, "bias": 0.1, "dtype": np.float64}
+LARGE = {"std": 0.3, "bias": 0.1}
 
 
-def towers(comm, rng, groups=2):
-    return Sequential(
-        {
-            "conv": Conv2d((12, 12 // groups, 3, 2), comm, rng, groups=groups, activation=relu, **DOUBLE),
-            "gather": AllGather(comm, replicated=True),
-        },
-        comm,
-    )
+def towers(groups):
+    return [Part(), Conv2d(12, (3, 2), groups=groups, activation="relu", **LARGE), AllGather(replicated=True)]
 
 
-def filters(comm, rng):
-    return Sequential(
-        {
-            "gather": AllGather(comm),
-            "conv": Conv2d((12, 12, 3, 2), comm, rng, pad=1, activation=tanh(), **DOUBLE),
-            "join": AllGather(comm, replicated=True),
-        },
-        comm,
-    )
-
-
-def rows(comm, rng):
-    return Sequential(
-        {
-            "gather": AllGather(comm),
-            "fc": Linear((6, 12 * 5 * 6), comm, rng, activation=relu, **DOUBLE),
-            "join": AllGather(comm, replicated=True),
-        },
-        comm,
-    )
-
-
-def dropped(comm, rng):
-    return Sequential({"drop": Dropout(comm, rng), "join": AllGather(comm, replicated=True)}, comm)
+FILTERS = [
+    Part(), AllGather(), Conv2d(12, (3, 2), pad=1, activation="tanh", **LARGE), AllGather(replicated=True),
+]  # fmt: skip
+ROWS = [Part(), AllGather(), Linear(6, "relu", **LARGE), AllGather(replicated=True)]
+DROPPED = [Part(), Dropout(), AllGather(replicated=True)]
 
 
 @pytest.mark.parametrize(
-    ("build", "out", "ranks"),
+    ("layers", "out", "ranks"),
     [
-        (towers, (12, 3, 5), 2),
-        (lambda comm, rng: towers(comm, rng, groups=4), (12, 3, 5), 2),
-        (lambda comm, rng: towers(comm, rng, groups=3), (12, 3, 5), 3),
-        (filters, (12, 5, 7), 2),
-        (filters, (12, 5, 7), 3),
-        (rows, (6,), 2),
-        (rows, (6,), 3),
-        (dropped, (12, 5, 6), 2),
-        (dropped, (12, 5, 6), 3),
+        (towers(2), (12, 3, 5), 2),
+        (towers(4), (12, 3, 5), 2),
+        (towers(3), (12, 3, 5), 3),
+        (FILTERS, (12, 5, 7), 2),
+        (FILTERS, (12, 5, 7), 3),
+        (ROWS, (6,), 2),
+        (ROWS, (6,), 3),
+        (DROPPED, (12, 5, 6), 2),
+        (DROPPED, (12, 5, 6), 3),
     ],
     ids=["towers", "4_groups", "3_towers", "filters", "filters_3", "rows", "rows_3", "dropout", "dropout_3"],
 )
-def test_a_layer_gives_the_same_on_any_number_of_ranks(build, out, ranks):
+def test_a_layer_gives_the_same_on_any_number_of_ranks(layers, out, ranks):
     rng = np.random.default_rng(11)
     x, dy = rng.standard_normal((12, 5, 6, 4)), rng.standard_normal((*out, 4))
-    y, grads, params, _ = run_on(1, build, x, dy)
-    y_split, grads_split, params_split, _ = run_on(ranks, build, x, dy)
+    y, grads, params, _ = run_on(1, layers, x, dy)
+    y_split, grads_split, params_split, _ = run_on(ranks, layers, x, dy)
     assert same_bits(params_split, params)  # drawn whole, then cut
     assert_same({"y": y_split}, {"y": y})
     assert_same(grads_split, grads)
@@ -417,40 +391,41 @@ def test_a_layer_gives_the_same_on_any_number_of_ranks(build, out, ranks):
 
 def test_dropout_drops_the_same_units_bit_for_bit():
     x = np.ones((12, 5))
-    y, *_ = run_on(1, dropped, x, x)
+    y, *_ = run_on(1, DROPPED, x, x)
     for ranks in (2, 3):
-        assert run_on(ranks, dropped, x, x)[0].tobytes() == y.tobytes()
+        assert run_on(ranks, DROPPED, x, x)[0].tobytes() == y.tobytes()
 
 
-@pytest.mark.parametrize(
-    "make_layer", [lambda c, g: Conv2d((5, 2, 3, 3), c, g), lambda c, g: Linear((5, 2), c, g)]
-)
-def test_rows_that_cannot_be_shared_are_refused(make_layer):
-    with pytest.raises(ValueError, match="5 cannot be shared evenly by 2 ranks"):
-        launch(lambda comm: make_layer(comm, np.random.default_rng(0)), parse("cpu:0,cpu:1"))
+@pytest.mark.parametrize("layer", [Conv2d(5, 3, name="rows"), Linear(5, name="rows")], ids=["conv", "fc"])
+def test_rows_that_cannot_be_shared_are_refused(layer):
+    message = "rows: .*5 .*cannot be shared evenly by 2 ranks"
+    with pytest.raises(ArgumentError, match=message):
+        launch(
+            lambda comm: copy.copy(layer).build((2, 5, 5), comm, np.random.default_rng(0)),
+            parse("cpu:0,cpu:1"),
+        )
+    with pytest.raises(ArgumentError, match=message):
+        plan([layer], (2, 5, 5), ranks=2)
 
 
-def two_rank_net(comm, rng):
-    """The paper's network in small: two towers that meet at three places."""
-    return Sequential(
-        {
-            "pictures": AllGather(comm),
-            "conv1": Conv2d((8, 4, 3, 3), comm, rng, stride=2, pad=1, activation=relu, **DOUBLE),
-            "norm1": LRN(n=3, alpha=1.0, groups=2 // comm.size),
-            "pool1": MaxPool(3, 2),
-            "conv2": Conv2d((12, 4, 3, 2), comm, rng, pad=1, groups=2, activation=relu, **DOUBLE),
-            "gather2": AllGather(comm),
-            "conv3": Conv2d((6, 12, 3, 3), comm, rng, pad=1, activation=relu, **DOUBLE),
-            "conv4": Conv2d((6, 3, 3, 3), comm, rng, pad=1, groups=2, activation=tanh(), **DOUBLE),
-            "gather4": AllGather(comm),
-            "fc5": Linear((10, 6 * 3 * 4), comm, rng, activation=relu, **DOUBLE),
-            "drop5": Dropout(comm, rng),
-            "gather5": AllGather(comm),
-            "fc6": Linear((4, 10), comm, rng, **DOUBLE),
-            "join": AllGather(comm, replicated=True),
-        },
-        comm,
-    )
+# The paper's network in small: two towers that meet at three places.
+TWO_RANKS = [
+    Part(name="pictures"),
+    AllGather(name="gather0"),
+    Conv2d(8, 3, stride=2, pad=1, activation="relu", **LARGE),
+    LRN(n=3, alpha=1.0, groups=2),
+    MaxPool(3, 2),
+    Conv2d(12, (3, 2), pad=1, groups=2, activation="relu", **LARGE),
+    AllGather(name="gather2"),
+    Conv2d(6, 3, pad=1, activation="relu", **LARGE),
+    Conv2d(6, 3, pad=1, groups=2, activation="tanh", **LARGE),
+    AllGather(name="gather4"),
+    Linear(10, "relu", **LARGE),
+    Dropout(),
+    AllGather(name="gather5"),
+    Linear(4, **LARGE),
+    AllGather(replicated=True, name="join"),
+]
 
 
 @pytest.mark.parametrize("steps", [0, 10])
@@ -458,25 +433,25 @@ def test_two_rank_network_equals_one_rank(steps):
     """Forward, all gradients, and after ten steps of training the weights."""
     rng = np.random.default_rng(13)
     x, dy, labels = rng.standard_normal((4, 11, 13, 6)), rng.standard_normal((4, 6)), rng.integers(0, 4, 6)
-    one = run_on(1, two_rank_net, x, dy, steps, labels)
-    two = run_on(2, two_rank_net, x, dy, steps, labels)
+    one = run_on(1, TWO_RANKS, x, dy, steps, labels)
+    two = run_on(2, TWO_RANKS, x, dy, steps, labels)
     rtol = 1e-12 if steps == 0 else 1e-10  # ten steps amplify rounding
     assert_same({"y": two[0]}, {"y": one[0]}, rtol)
     assert_same(two[1], one[1], rtol)
     assert_same(two[2], one[2], 1e-12)
     if steps:
-        assert not same_bits(two[2], run_on(2, two_rank_net, x, dy)[2])  # it did move
+        assert not same_bits(two[2], run_on(2, TWO_RANKS, x, dy)[2])  # it did move
 
 
 def test_ranks_meet_only_in_the_gather_layers():
     rng = np.random.default_rng(13)
     x, dy = rng.standard_normal((4, 11, 13, 6)), rng.standard_normal((4, 6))
     number = 8  # bytes
-    *_, results = run_on(2, two_rank_net, x, dy)
+    *_, results = run_on(2, TWO_RANKS, x, dy)
     maps2, maps4 = 12 * 3 * 4 * 6 // 2, 6 * 3 * 4 * 6 // 2  # numbers that one rank holds before it gathers
     for _, _, _, ledger, calls in results:
         assert ledger == {
-            ("pictures forward", "all_gather"): x.size // 2 * number,
+            ("gather0 forward", "all_gather"): x.size // 2 * number,
             ("gather2 forward", "all_gather"): maps2 * number,
             ("gather4 forward", "all_gather"): maps4 * number,
             ("gather5 forward", "all_gather"): 5 * 6 * number,
@@ -484,8 +459,8 @@ def test_ranks_meet_only_in_the_gather_layers():
             ("gather5 backward", "reduce_scatter"): 5 * 6 * number,
             ("gather4 backward", "reduce_scatter"): maps4 * number,
             ("gather2 backward", "reduce_scatter"): maps2 * number,
-            ("pictures backward", "reduce_scatter"): x.size // 2 * number,
+            ("gather0 backward", "reduce_scatter"): x.size // 2 * number,
         }
         assert set(calls.values()) == {1}
-    *_, [(_, _, _, ledger, _)] = run_on(1, two_rank_net, x, dy)
+    *_, [(_, _, _, ledger, _)] = run_on(1, TWO_RANKS, x, dy)
     assert not ledger

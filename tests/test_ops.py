@@ -1,9 +1,11 @@
-"""The fast operations give the numbers of the reference, on shapes whose axes are all different.
+"""The operations, fast and plain, give the numbers of the reference, on shapes whose axes are all different.
 
 Every input is read-only, so that an operation that writes to an argument fails in any test here.  All run on
 NumPy, on the stand-in for CuPy with the real kernels, and on CuPy where there is a GPU.
 """
 
+import contextlib
+import inspect
 import itertools
 import re
 from unittest import mock
@@ -14,43 +16,48 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyalex.ops import conv, lrn, pool, reference
-from tinyalex.ops.activation import (
-    ACTIVATIONS,
-    logistic_backward,
-    logistic_forward,
-    relu_backward,
-    relu_forward,
-    tanh,
-    tanh_backward,
-    tanh_forward,
-)
-from tinyalex.ops.conv import col2im, conv2d_backward, conv2d_forward, im2col
-from tinyalex.ops.cuda import conv as cuda_conv
-from tinyalex.ops.dropout import dropout_backward, dropout_forward, dropout_mask
-from tinyalex.ops.linear import linear_backward, linear_forward
-from tinyalex.ops.lrn import lrn_backward, lrn_forward, same_map_norm_backward, same_map_norm_forward
-from tinyalex.ops.pool import avg_pool_backward, avg_pool_forward, max_pool_backward, max_pool_forward
-from tinyalex.ops.softmax import softmax, softmax_loss_backward, softmax_loss_forward, topk_error
+from tinyalex import ops
+from tinyalex.comm import launch
+from tinyalex.devices import parse
+from tinyalex.ops import ACTIVATIONS, chosen, dropout_mask, lrn, plain_ops, pool, reference, strips, tanh
+from tinyalex.ops.cases import CASES
 
-pytestmark = pytest.mark.usefixtures("backend")
 
-relu_forward, relu_backward, tanh_forward, tanh_backward, logistic_forward, logistic_backward = map(
-    backends.through,
-    (relu_forward, relu_backward, tanh_forward, tanh_backward, logistic_forward, logistic_backward),
-)
-im2col, col2im, conv2d_forward, conv2d_backward, linear_forward, linear_backward = map(
-    backends.through, (im2col, col2im, conv2d_forward, conv2d_backward, linear_forward, linear_backward)
-)
-max_pool_forward, max_pool_backward, avg_pool_forward, avg_pool_backward = map(
-    backends.through, (max_pool_forward, max_pool_backward, avg_pool_forward, avg_pool_backward)
-)
-lrn_forward, lrn_backward, same_map_norm_forward, same_map_norm_backward = map(
-    backends.through, (lrn_forward, lrn_backward, same_map_norm_forward, same_map_norm_backward)
-)
-dropout_forward, dropout_backward = map(backends.through, (dropout_forward, dropout_backward))
-softmax, softmax_loss_forward, softmax_loss_backward, topk_error = map(
-    backends.through, (softmax, softmax_loss_forward, softmax_loss_backward, topk_error)
+@pytest.fixture(scope="module", params=["fast", "plain"], autouse=True)
+def version(request, backend):
+    """Every test here runs with the fast operations, then with the plain ones of the same names."""
+    with plain_ops() if request.param == "plain" else contextlib.nullcontext():
+        yield request.param
+
+
+PAIRED = [
+    "conv2d",
+    "linear",
+    "max_pool",
+    "avg_pool",
+    "lrn",
+    "same_map_norm",
+    "dropout",
+    "softmax_loss",
+    "relu",
+    "tanh",
+    "logistic",
+]
+(
+    (conv2d_forward, conv2d_backward),
+    (linear_forward, linear_backward),
+    (max_pool_forward, max_pool_backward),
+    (avg_pool_forward, avg_pool_backward),
+    (lrn_forward, lrn_backward),
+    (same_map_norm_forward, same_map_norm_backward),
+    (dropout_forward, dropout_backward),
+    (softmax_loss_forward, softmax_loss_backward),
+    (relu_forward, relu_backward),
+    (tanh_forward, tanh_backward),
+    (logistic_forward, logistic_backward),
+) = ([backends.through(getattr(ops, f"{name}_{way}")) for way in ("forward", "backward")] for name in PAIRED)
+im2col, col2im, softmax, topk_error = map(
+    backends.through, (ops.im2col, ops.col2im, ops.softmax, ops.topk_error)
 )
 
 # Largest error allowed, relative to the largest number of the array. The longest sums here have about
@@ -81,7 +88,7 @@ def frozen(array):
 
 def normal(rng, shape, dtype=np.float64):
     """Read-only standard normal numbers."""
-    return frozen(rng.standard_normal(shape).astype(dtype))
+    return frozen(np.asarray(rng.standard_normal(shape), dtype))
 
 
 def pixels(rng, shape, dtype, tied):
@@ -111,9 +118,7 @@ def other(draw, choices, *taken):
 def block_sizes(module):
     """One piece a block, a few, and as it is: small maps would else never need a second block."""
     return st.sampled_from([1, 1000, module.BLOCK_BYTES]).map(
-        lambda size: mock.patch.object(
-            cuda_conv if module is conv and backends.kind == "cuda" else module, "BLOCK_BYTES", size
-        )
+        lambda size: mock.patch.object(module, "BLOCK_BYTES", size)
     )
 
 
@@ -139,7 +144,7 @@ def convolutions(draw):
 
 @DTYPES
 @settings(EXAMPLES, max_examples=250)
-@given(convolutions(), st.sampled_from(sorted(NEURONS)), block_sizes(conv), seeds)
+@given(convolutions(), st.sampled_from(sorted(NEURONS)), block_sizes(strips), seeds)
 def test_conv2d(dtype, case, neuron, blocks, rng):
     x_shape, w_shape, how = case
     fast, neuron_forward, neuron_backward = NEURONS[neuron]
@@ -509,107 +514,82 @@ def test_topk_error(dtype, K, N, data, rng):
 
 # --- what every pair keeps to --------------------------------------------------------------------
 
-_MAPS = (4, 7, 6, 3)
-PAIRS = {  # name: (shapes of the arguments, forward, backward)
-    "conv2d": (
-        [_MAPS, (6, 2, 3, 2), (6,)],
-        lambda x, w, b: conv2d_forward(x, w, b, 2, (1, 0, 2, 1), 2, ACTIVATIONS["tanh"]),
-        conv2d_backward,
-    ),
-    "conv2d, stride 1": (
-        [_MAPS, (6, 2, 3, 2), (6,)],
-        lambda x, w, b: conv2d_forward(x, w, b, 1, (1, 0, 1, 1), 2, ACTIVATIONS["tanh"]),
-        conv2d_backward,
-    ),
-    "max_pool": ([_MAPS], lambda x: max_pool_forward(x, 3, 2), max_pool_backward),
-    "avg_pool": ([_MAPS], lambda x: avg_pool_forward(x, 3, 2), avg_pool_backward),
-    "lrn": ([_MAPS], lambda x: lrn_forward(x, 3, alpha=1.0), lrn_backward),
-    "same_map_norm": ([_MAPS], lambda x: same_map_norm_forward(x, 3, alpha=9.0), same_map_norm_backward),
-    "relu": ([_MAPS], relu_forward, relu_backward),
-    "tanh": ([_MAPS], tanh_forward, tanh_backward),
-    "logistic": ([_MAPS], logistic_forward, logistic_backward),
-    "linear": (
-        [(5, 3), (4, 5), (4,)],
-        lambda x, w, b: linear_forward(x, w, b, ACTIVATIONS["tanh"]),
-        linear_backward,
-    ),
-    "dropout": (
-        [_MAPS],
-        lambda x: dropout_forward(x, dropout_mask(np.random.default_rng(0), _MAPS)),
-        dropout_backward,
-    ),
-}
-EVERY_PAIR = pytest.mark.parametrize("pair", PAIRS)
+_BY_TITLE = {case.title: case for case in CASES}
+EVERY_CASE = pytest.mark.parametrize("case", _BY_TITLE.values(), ids=_BY_TITLE)
+A_PAIR = {title: case for title, case in _BY_TITLE.items() if case.name != "softmax_loss"}  # it takes no dy
 
 
-def gradients(backward, dy, cache):
-    """The gradients as a tuple, also where there is only dx."""
-    grads = backward(dy, cache)
-    return grads if isinstance(grads, tuple) else (grads,)
+def drawn(case, seed=0, dtype=np.float64):
+    """A case's inputs, read-only."""
+    return {name: frozen(a) for name, a in case.draw(np.random.default_rng(seed), dtype).items()}
+
+
+def forward(case, inputs):
+    """y of NumPy's, and the cache as it is on the current device."""
+    y, cache = case.forward(**{name: backends.put(a) for name, a in inputs.items()})
+    return backends.get(y), cache
+
+
+def gradients(case, dy, cache):
+    return backends.get(case.backward(backends.put(dy), cache))
 
 
 @DTYPES
-@EVERY_PAIR
-def test_zero_dy_gives_zero_gradients(pair, dtype):
-    shapes, forward, backward = PAIRS[pair]
-    rng = np.random.default_rng(0)
-    args = [normal(rng, shape, dtype) for shape in shapes]
-    y, cache = forward(*args)
-    grads = gradients(backward, frozen(np.zeros_like(y)), cache)
-    for arg, grad in zip(args, grads, strict=True):
-        assert (grad.shape, grad.dtype) == (arg.shape, arg.dtype)
+@EVERY_CASE
+def test_zero_dy_gives_zero_gradients(case, dtype):
+    inputs = drawn(case, dtype=dtype)
+    y, cache = forward(case, inputs)
+    assert y.dtype == dtype
+    floats = [a for a in inputs.values() if a.dtype == dtype]
+    for a, grad in zip(floats, gradients(case, frozen(np.zeros_like(y)), cache), strict=True):
+        assert (grad.shape, grad.dtype) == (a.shape, dtype)
         assert not grad.any()
 
 
-@EVERY_PAIR
-def test_backward_twice_agrees(pair):
+@EVERY_CASE
+def test_backward_twice_agrees(case):
     """And neither result is touched by another forward and backward in between, cache included."""
-    shapes, forward, backward = PAIRS[pair]
-    rng = np.random.default_rng(0)
-    args, others = ([normal(rng, shape) for shape in shapes] for _ in range(2))
-    y, cache = forward(*args)
-    dy = normal(rng, y.shape)
-    first = gradients(backward, dy, cache)
+    y, cache = forward(case, drawn(case))
+    dy, other = normal(np.random.default_rng(0), y.shape), normal(np.random.default_rng(1), y.shape)
+    first = gradients(case, dy, cache)
     kept = [y.copy(), *(grad.copy() for grad in first)]
-    gradients(backward, normal(rng, y.shape), forward(*others)[1])
-    again = gradients(backward, dy, cache)
+    gradients(case, other, forward(case, drawn(case, seed=1))[1])
+    again = gradients(case, dy, cache)
     for found, expected in zip([y, *first], kept, strict=True):
         assert (found == expected).all()
     for found, expected in zip(again, first, strict=True):
         assert (found == expected).all()
 
 
-@EVERY_PAIR
-def test_dy_must_fit(pair):
+@pytest.mark.parametrize("case", A_PAIR.values(), ids=A_PAIR)
+def test_dy_must_fit(case):
     """A dy that would only broadcast, or of another dtype, is refused."""
-    shapes, forward, backward = PAIRS[pair]
-    y, cache = forward(*(np.ones(shape) for shape in shapes))
-    for shape in [(*y.shape[:-1], 1), (y.shape[0] + 1, *y.shape[1:])]:
+    y, cache = forward(case, drawn(case))
+    for shape in [(*y.shape[:-1], y.shape[-1] + 1), (y.shape[0] + 1, *y.shape[1:]), (1,) * y.ndim]:
         with pytest.raises(ValueError, match=re.escape(str(shape))):
-            backward(np.ones(shape), cache)
+            gradients(case, np.ones(shape), cache)
     with pytest.raises(TypeError, match="float32"):
-        backward(np.ones(y.shape, np.float32), cache)
+        gradients(case, np.ones(y.shape, np.float32), cache)
 
 
-@EVERY_PAIR
-def test_any_memory_layout(pair):
+@EVERY_CASE
+def test_any_memory_layout(case):
     """Arguments may be views: every second number of a larger array, axes stored in another order."""
-    shapes, forward, backward = PAIRS[pair]
-    rng = np.random.default_rng(0)
 
     def scattered(array):
-        wide = np.full([2 * size for size in array.shape[::-1]], np.nan, array.dtype).T
-        view = wide[(slice(None, None, 2),) * array.ndim]
+        wide = np.zeros([2 * size for size in array.shape[::-1]], array.dtype).T
+        wide[...] = np.nan if array.dtype.kind == "f" else 1
+        view = wide[(*(slice(None, None, 2),) * array.ndim, ...)]
         view[...] = array
         return frozen(view)
 
-    args = [normal(rng, shape) for shape in shapes]
-    y, cache = forward(*args)
-    dy = normal(rng, y.shape)
-    y_found, cache_found = forward(*map(scattered, args))
+    inputs = drawn(case)
+    y, cache = forward(case, inputs)
+    dy = normal(np.random.default_rng(0), y.shape)
+    y_found, cache_found = forward(case, {name: scattered(a) for name, a in inputs.items()})
     assert_close(y_found, y, np.float64, "y")
-    found = gradients(backward, scattered(dy), cache_found)
-    for grad, expected in zip(found, gradients(backward, dy, cache), strict=True):
+    found = gradients(case, scattered(dy), cache_found)
+    for grad, expected in zip(found, gradients(case, dy, cache), strict=True):
         assert_close(grad, expected, np.float64, "gradient")
 
 
@@ -756,9 +736,40 @@ def _typed(function, *arrays):
         ),
     ],
 )
-def test_bad_arguments_are_named(call, error, said, request):
-    if backends.kind == "cuda" and any(f"-{name}" in request.node.name for name in ("label", "top-k")):
+def test_bad_arguments_are_named(call, error, said, request, version):
+    case = request.node.callspec.id
+    if backends.kind == "cuda" and ("-top-k" in case or ("-label" in case and version == "fast")):
         pytest.skip("the values of labels are not looked at on a GPU")
     with pytest.raises(error) as caught:
         call()
     assert all(word in str(caught.value) for word in said), f"{caught.value} does not say {said}"
+
+
+# --- the three versions of a pair -----------------------------------------------------------------
+
+
+OPERATIONS = [getattr(ops, name) for name in ops.__all__ if name.endswith(("_forward", "_backward"))]
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
+def test_chosen_within_plain_ops_is_the_plain_operation_with_the_same_arguments(operation, version):
+    plain = getattr(ops.plain, operation.__name__, operation)
+    its_own = any(operation.__name__.startswith(name) for name in ("relu", "tanh", "logistic", "global_avg"))
+    assert (plain is operation) == its_own  # these read like their formulas as they are
+    assert chosen(operation) is (plain if version == "plain" else operation)
+    assert inspect.signature(plain) == inspect.signature(operation)
+
+
+def test_plain_ops_holds_for_every_thread_and_ends_with_the_block(version):
+    outside = {"fast": ops.conv2d_forward, "plain": ops.plain.conv2d_forward}[version]
+
+    def on_a_rank():
+        return launch(lambda comm: chosen(ops.conv2d_forward), parse("cpu:0,cpu:1"))
+
+    assert on_a_rank() == [outside] * 2
+    with contextlib.suppress(KeyError), plain_ops():
+        with plain_ops():
+            assert on_a_rank() == [ops.plain.conv2d_forward] * 2
+        assert on_a_rank() == [ops.plain.conv2d_forward] * 2
+        raise KeyError  # the block ends with an error, too
+    assert chosen(ops.conv2d_forward) is outside

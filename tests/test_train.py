@@ -9,14 +9,14 @@ import pytest
 
 from tinyalex.comm import Comm, launch
 from tinyalex.data import Images, shapes
+from tinyalex.data.loader import InMemory
 from tinyalex.devices import parse
 from tinyalex.errors import NonFiniteError
-from tinyalex.models.cifar import figure1_net
+from tinyalex.models import figure1
 from tinyalex.nn import AllGather, Conv2d, Linear, Sequential
-from tinyalex.ops.activation import relu
 from tinyalex.ops.softmax import softmax_loss_forward, topk_error
 from tinyalex.optim import SGD
-from tinyalex.train import InMemory, StepResult, data_parallel_step, model_parallel_step
+from tinyalex.train import StepResult, train_step
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -37,18 +37,16 @@ def arrays_of(net):
     return {name: backends.get(layer.params[key]).copy() for name, layer, key in net.parameters()}
 
 
+# Two convolutions and a product: enough for what does not depend on the network.
+SMALL = [
+    Conv2d(4, 5, stride=4, activation="relu"),
+    Conv2d(4, 3, stride=2, activation="relu", std=0.1),
+    Linear(10, std=0.1, name="fc"),
+]
+
+
 def small_net(comm, seed, dtype=np.float64):
-    """Two convolutions and a product: enough for what does not depend on the network."""
-    whole, rng = comm.alone(), np.random.default_rng(seed)
-    common = {"comm": whole, "rng": rng, "dtype": dtype}
-    return Sequential(
-        {
-            "conv1": Conv2d((4, 3, 5, 5), std=0.01, stride=4, activation=relu, need_dx=False, **common),
-            "conv2": Conv2d((4, 4, 3, 3), std=0.1, stride=2, activation=relu, **common),
-            "fc": Linear((10, 36), std=0.1, **common),
-        },
-        whole,
-    )
+    return Sequential(SMALL, (3, 32, 32), comm.alone(), np.random.default_rng(seed), dtype)
 
 
 def trained(size, pictures, make, steps, seed=0, dtype=np.float64, rate=1e-3):
@@ -61,7 +59,7 @@ def trained(size, pictures, make, steps, seed=0, dtype=np.float64, rate=1e-3):
         results, epoch = [], 0
         while len(results) < steps:
             for x, labels in batches.epoch(np.random.default_rng([seed, epoch])):
-                results.append(data_parallel_step(net, optimizer, comm, x, labels, len(results)))
+                results.append(train_step(net, optimizer, x, labels, len(results), comm))
             epoch += 1
         return arrays_of(net), backends.get(dict(optimizer.velocity)), results
 
@@ -71,16 +69,16 @@ def trained(size, pictures, make, steps, seed=0, dtype=np.float64, rate=1e-3):
 # ---- any number of ranks -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("neuron", ["relu", "tanh"])
-def test_ranks_train_to_the_same_weights(neuron, pictures):
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_ranks_train_to_the_same_weights(activation, pictures):
     """Ten steps of the network of Figure 1 on one rank, on two, and on three (on the stand-in, two steps)."""
     steps = 2 if backends.name == "standin" else 10
 
     def make(comm, seed, dtype):
-        return figure1_net(neuron, comm, np.random.default_rng(seed), dtype)
+        return figure1(activation).build(comm.alone(), np.random.default_rng(seed), dtype)
 
     [(weights, velocities, results)] = trained(1, pictures, make, steps)
-    start = arrays_of(figure1_net(neuron, Comm(backends.device()), np.random.default_rng(0), np.float64))
+    start = arrays_of(make(Comm(backends.device()), 0, np.float64))
     assert len(results) == steps
     for size in (2, 3):
         ranks = trained(size, pictures, make, steps)
@@ -110,7 +108,7 @@ def test_what_crosses_is_gradients(size, pictures):
     def rank(comm):
         net = small_net(comm, seed=3)
         x, labels = next(InMemory(pictures, comm, BATCH, np.float64).epoch(np.random.default_rng(0)))
-        data_parallel_step(net, SGD(net, 0.1), comm, x, labels)
+        train_step(net, SGD(net, 0.1), x, labels, data=comm)
         return comm.calls
 
     assert on(size, rank) == [{("gradients", "all_reduce"): 1}] * size
@@ -126,7 +124,7 @@ def test_result_is_of_the_whole_batch_before_the_update(size, pictures):
     def rank(comm):
         net = small_net(comm, seed=3)
         x, labels = next(InMemory(pictures, comm, BATCH, np.float64).epoch(np.random.default_rng(0)))
-        return data_parallel_step(net, SGD(net, 0.1), comm, x, labels)
+        return train_step(net, SGD(net, 0.1), x, labels, data=comm)
 
     alone = Comm(backends.device())
     x, labels = next(InMemory(pictures, alone, BATCH, np.float64).epoch(np.random.default_rng(0)))
@@ -139,18 +137,14 @@ def test_result_is_of_the_whole_batch_before_the_update(size, pictures):
 
 def shared_net(comm, seed=0, dtype=np.float64):
     """Two towers and a product whose rows the ranks share."""
-    rng = np.random.default_rng(seed)
-    common = {"comm": comm, "rng": rng, "dtype": dtype}
-    return Sequential(
-        {
-            "conv1": Conv2d((4, 3, 5, 5), std=0.01, stride=4, activation=relu, need_dx=False, **common),
-            "conv2": Conv2d((4, 2, 3, 3), std=0.1, stride=2, groups=2, activation=relu, **common),
-            "gather2": AllGather(comm),
-            "fc": Linear((10, 36), std=0.1, **common),
-            "gather3": AllGather(comm, replicated=True),
-        },
-        comm,
-    )
+    layers = [
+        Conv2d(4, 5, stride=4, activation="relu"),
+        Conv2d(4, 3, stride=2, groups=2, activation="relu", std=0.1),
+        AllGather(),
+        Linear(10, std=0.1),
+        AllGather(replicated=True),
+    ]
+    return Sequential(layers, (3, 32, 32), comm, np.random.default_rng(seed), dtype)
 
 
 def test_ranks_that_share_a_network_train_it_to_the_same_weights(pictures):
@@ -159,7 +153,7 @@ def test_ranks_that_share_a_network_train_it_to_the_same_weights(pictures):
         optimizer = SGD(net, 1e-3, momentum=0.9, decay=0.004)
         batches = InMemory(pictures, comm.alone(), 15, np.float64)
         results = [
-            model_parallel_step(net, optimizer, x, labels)
+            train_step(net, optimizer, x, labels)
             for epoch in range(5)
             for x, labels in batches.epoch(np.random.default_rng(epoch))
         ]
@@ -212,13 +206,13 @@ def test_what_is_not_finite_is_named_before_any_update(size, change, where, pict
         net.layers["fc"].params["w"][:5] *= 100
         optimizer = SGD(net, 0.125)
         x, labels = next(InMemory(pictures, comm, BATCH).epoch(np.random.default_rng(0)))
-        data_parallel_step(net, optimizer, comm, x, labels, 6)
+        train_step(net, optimizer, x, labels, 6, data=comm)
         with np.errstate(all="ignore"):
             change(net, x)
         state = (net, optimizer.velocity, x)
         before = pickled(*state)
         try:
-            data_parallel_step(net, optimizer, comm, x, labels, 7)
+            train_step(net, optimizer, x, labels, 7, data=comm)
         finally:
             kept.append(before == pickled(*state))
 
@@ -244,7 +238,7 @@ def test_what_is_not_finite_in_a_shared_network_is_named(size, pictures):
         net.layers["conv2"].params["b"][...] = np.nan
         before = pickled(net, optimizer.velocity, x)
         try:
-            model_parallel_step(net, optimizer, x, labels, 7)
+            train_step(net, optimizer, x, labels, 7)
         finally:
             kept.append(before == pickled(net, optimizer.velocity, x))
 
@@ -272,7 +266,7 @@ def test_a_picture_that_only_one_rank_saw_is_named_all_the_same(guilty, pictures
         x, labels = next(InMemory(pictures, comm, BATCH, np.float64).epoch(np.random.default_rng(0)))
         if comm.rank == guilty:
             x[0, 0, 0, 0] = np.nan
-        data_parallel_step(net, SGD(net, 0.1), comm, x, labels)
+        train_step(net, SGD(net, 0.1), x, labels, data=comm)
 
     for _ in range(5):
         with pytest.raises(NonFiniteError, match="first not finite: the input"):
@@ -285,7 +279,7 @@ def test_mixed_dtypes_are_refused(size, net_dtype, data_dtype, pictures):
     def rank(comm):
         net = small_net(comm, 0, net_dtype)
         x, labels = next(InMemory(pictures, comm, BATCH, data_dtype).epoch(np.random.default_rng(0)))
-        data_parallel_step(net, SGD(net, 0.1), comm, x, labels)
+        train_step(net, SGD(net, 0.1), x, labels, data=comm)
 
     data, weights = np.dtype(data_dtype).name, np.dtype(net_dtype).name
     with pytest.raises(TypeError, match=f"x is {data}, w is {weights}"):

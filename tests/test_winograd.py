@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_ops import DTYPES, EXAMPLES, NEURONS, assert_close, normal, other, seeds
 
-from tinyalex.ops import reference, winograd
-from tinyalex.ops.conv import conv2d_backward, conv2d_forward
+from tinyalex.ops import conv2d_backward, conv2d_forward, reference, winograd
 
 
 @st.composite
@@ -55,7 +54,9 @@ def test_equals_the_reference(dtype, case, neuron, tiles, rng):
         assert_close(found, e, dtype, name, terms=np.sqrt(s).max())
 
 
-@pytest.mark.parametrize("faults", [{"_b": 1}, {"_b": -1}, {"_a": 2}, {"_at": 3}, {"_b": 0}], ids=str)
+@pytest.mark.parametrize(
+    "faults", [{"_b": 1}, {"_b": -1}, {"_a": 2}, {"_a_transposed": 3}, {"_b": 0}], ids=str
+)
 def test_a_wrong_transform_is_seen(faults):
     """Scale one row of one transform by 1.001: the comparison above must fail."""
     ((name, row),) = faults.items()
@@ -87,7 +88,7 @@ def test_the_transforms_are_an_identity_of_polynomials(k):
         transform(list(np.eye(size)), out, winograd.POINTS[k], np.zeros((room, size)))
         return out
 
-    A, B, At = matrix(winograd._a, n, 4), matrix(winograd._b, n, n, 3), matrix(winograd._at, 4, n)
+    A, B, At = matrix(winograd._a, n, 4), matrix(winograd._b, n, n, 3), matrix(winograd._a_transposed, 4, n)
     np.testing.assert_array_equal(At, A.T)
     np.testing.assert_array_equal(A[:-1], [[float(a**i) for i in range(4)] for a in points])
     GG = winograd._g(k, np.float64).reshape(n, n, k, k)

@@ -1,14 +1,24 @@
 """Where arrays live: "cpu:0", "cuda:1", their array module, memory, and copies in and out.
 
-A device string is a kind and a number.  ``cpu:k`` is the k-th worker of the host: one thread with
+A device's name is a kind and a number.  ``cpu:k`` is the k-th worker of the host: one thread with
 one BLAS thread; all of them share the host's memory.  ``cuda:k`` is the k-th GPU, through CuPy,
 which is imported only when such a device is asked for.
+
+Which devices a program runs on is said in one way everywhere (`--devices`, `tinyalex.comm.launch`):
+
+    cpu:0,cpu:1     a rank on each of these, in this order; cuda:0,cuda:1 likewise
+    cuda:0,cuda:0   two ranks on one GPU
+    cpu             as many cores as the work can be shared evenly by, of those that are here
+    cuda            as many GPUs, likewise
+    mpi             each process that mpiexec started is a rank, on a core of its own
+    mpi:cuda        each is a rank on a GPU, in turn
 """
 
 import contextlib
 import functools
 import os
 import re
+from collections import Counter
 
 import numpy as np
 
@@ -35,8 +45,9 @@ class Device:
     def context(self):
         """Return a context manager in which arrays are made on this device; a GPU gets a stream of its own.
 
-        At its end all work of the stream is done.  (The stream is in order with the default one, on which
-        arrays may have been made before.)  Running out of the GPU's memory raises DeviceMemoryError.
+        At its end, by an error too, all work of the stream is done.  (The stream is in order with the default
+        one, on which arrays may have been made before.)  Running out of the GPU's memory raises
+        DeviceMemoryError, whether CuPy, cuBLAS or the driver asked for it.
         """
         if self.kind == "cpu":
             yield
@@ -44,12 +55,25 @@ class Device:
         with self.xp.cuda.Device(self.index):
             try:
                 with self.xp.cuda.Stream():
-                    yield
-                    self.finish()
-            except self.xp.cuda.memory.OutOfMemoryError as error:
+                    try:
+                        yield
+                    finally:  # or the stream's memory might be given away while the GPU still works on it
+                        self.finish()
+            except (MemoryError, RuntimeError) as error:
                 free, total = self.xp.cuda.runtime.memGetInfo()
+                if not self._is_full(error, free):
+                    raise
                 ours = self.xp.get_default_memory_pool().total_bytes()
                 raise DeviceMemoryError(self.name, str(error), free, total, free + ours) from error
+
+    def _is_full(self, error, free):
+        """Whether the error, raised with so many bytes free, says that this GPU's memory is full."""
+        if isinstance(error, self.xp.cuda.memory.OutOfMemoryError):
+            return True
+        codes = ["CUBLAS_STATUS_ALLOC_FAILED", "CUDA_ERROR_OUT_OF_MEMORY", "cudaErrorMemoryAllocation"]
+        if free < 2**28:  # cuBLAS, when it begins, wants memory for itself, and does not name the reason
+            codes.append("CUBLAS_STATUS_NOT_INITIALIZED")
+        return str(error).startswith(tuple(codes))
 
     def finish(self):
         """Wait until all that this device has been given to do is done."""
@@ -90,7 +114,7 @@ class Device:
 
 
 def kind_and_index(name):
-    """Return ("cpu", k) or ("cuda", k), be there such a device or not; DeviceError for another name."""
+    """Return ("cpu", k) or ("cuda", k), whether or not the machine has it; DeviceError for another name."""
     match = re.fullmatch(r"(cpu|cuda):(\d+)", name)
     if not match:
         raise DeviceError(f"device {name!r}: expected 'cpu:K' or 'cuda:K' with K = 0, 1, 2, …")
@@ -98,6 +122,7 @@ def kind_and_index(name):
 
 
 def _cupy(device):
+    """Return CuPy; DeviceError unless it is installed and the device is here."""
     try:
         import cupy
     except ImportError as error:
@@ -124,17 +149,50 @@ def cpu_count():
     return os.cpu_count() or 1
 
 
-def parse(devices, batch=None):
-    """Turn "cpu:0,cpu:1" into a list of Device.
+def count(kind):
+    """Return how many devices of this kind are here: "cpu" or "cuda"; DeviceError if there is no GPU."""
+    return cpu_count() if kind == "cpu" else Device("cuda:0").xp.cuda.runtime.getDeviceCount()
 
-    "cpu" is a worker on every core, or on as many as can share a batch of that many images evenly.
+
+def read(devices, parts=None):
+    """Read a text of the grammar above; return how the ranks are started and on what.
+
+    parts: into how many equal parts the work can be cut, such as images or towers (None: into any number).
+    "cpu" is the largest number of cores that are here and divides it.
+    Returns ("threads", their devices' names) or ("mpi", [the kind of each process's device]).
     """
-    if devices == "cpu":
-        count = cpu_count()
-        while batch and batch % count:
-            count -= 1
-        devices = ",".join(f"cpu:{k}" for k in range(count))
-    return [Device(name.strip()) for name in devices.split(",")]
+    transport, _, kind = devices.partition(":")
+    if transport == "mpi":
+        if devices not in ("mpi", "mpi:cuda"):
+            raise DeviceError(f"devices {devices!r}: expected 'mpi' or 'mpi:cuda'")
+        return "mpi", [kind or "cpu"]
+    if devices in ("cpu", "cuda"):
+        ranks = count(devices)
+        while parts and parts % ranks:
+            ranks -= 1
+        return "threads", [f"{devices}:{k}" for k in range(ranks)]
+    names = [name.strip() for name in devices.split(",")]
+    for name in names:
+        kind_and_index(name)
+    return "threads", names
+
+
+def names(devices, parts=None):
+    """Return the names of the devices in a text, for ranks of this process, be there such devices or not."""
+    transport, found = read(devices, parts)
+    if transport != "threads":
+        raise DeviceError(f"devices {devices!r}: expected ranks of one process, such as 'cpu:0,cpu:1'")
+    return found
+
+
+def parse(devices, parts=None):
+    """Return the list of `Device` that a text names, for ranks of this process."""
+    return [Device(name) for name in names(devices, parts)]
+
+
+def sharing(names):
+    """Say which devices have more than one rank: " (2 ranks on cuda:0)", or ""."""
+    return "".join(f" ({n} ranks on {name})" for name, n in Counter(names).items() if n > 1)
 
 
 @functools.cache

@@ -1,11 +1,17 @@
-"""NamedTuples from JSON that is not trusted."""
+"""Fields that come from JSON or from a user: of their annotation's type, plain, finite."""
 
 import math
+import numbers
+from types import UnionType
 from typing import get_args, get_origin
 
-from tinyalex.errors import DataError
+from tinyalex.errors import DataError, few
 
 LARGEST = 1 << 63
+WORDS = {
+    int: "a whole number", float: "a finite number", bool: "true or false", str: "text", tuple: "a list",
+    dict: "named fields", type(None): "null",
+}  # fmt: skip
 
 
 def checked(kind, fields, what):
@@ -16,24 +22,52 @@ def checked(kind, fields, what):
     """
     if not isinstance(fields, dict):
         raise DataError(f"{what}: expected named fields, found {type(fields).__name__}")
-    try:
-        made = kind(**{name: _tuples(value) for name, value in fields.items()})
-    except TypeError as error:
-        raise DataError(f"{what}: {error}") from error
+    unknown = fields.keys() - set(kind._fields)
+    missing = set(kind._fields) - fields.keys() - kind._field_defaults.keys()
+    if unknown or missing:
+        found = [f"{few(sorted(unknown))} besides"] * bool(unknown)
+        found += [f"{few(sorted(missing))} missing"] * bool(missing)
+        raise DataError(f"{what}: expected the fields {', '.join(kind._fields)}, found {', '.join(found)}")
+    made = kind(**{name: plain_data(value) for name, value in fields.items()})
     for name, value in made._asdict().items():
         wanted = kind.__annotations__[name]
-        if not _fits(value, wanted) or not _sound(value):
-            name_of = str(wanted) if get_origin(wanted) else wanted.__name__
-            raise DataError(f"{what}: {name}: expected {name_of}, found {str(value)[:80]}")
+        if not fits(value, wanted):
+            found = repr(fields.get(name, value))[:80]
+            raise DataError(f"{what}: {name}: expected {in_words(wanted)}, found {found}")
     return made
 
 
-def _fits(value, wanted):
+def fits(value, wanted):
+    """Whether a value is of an annotation (a class, a tuple[…, ...] or a union of such), and sound."""
+    return _is_a(value, wanted) and _sound(value)
+
+
+def in_words(wanted):
+    """Return an annotation in words, for a message: "a whole number or null"."""
     if get_origin(wanted) is tuple:
-        return isinstance(value, tuple) and all(_fits(element, get_args(wanted)[0]) for element in value)
+        return f"a list, each of it {in_words(get_args(wanted)[0])}"
+    if get_args(wanted):
+        return " or ".join(map(in_words, get_args(wanted)))
+    return WORDS.get(wanted, wanted.__name__)
+
+
+def plain_data(value):
+    """Return the value with lists as tuples, and NumPy's numbers as Python's."""
+    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
+        return tuple(map(plain_data, value))
+    if isinstance(value, numbers.Number) and hasattr(value, "dtype"):
+        return value.item()
+    return value
+
+
+def _is_a(value, wanted):
+    if isinstance(wanted, UnionType):
+        return any(_is_a(value, one) for one in get_args(wanted))
+    if get_origin(wanted) is tuple:
+        return isinstance(value, tuple) and all(_is_a(element, get_args(wanted)[0]) for element in value)
     if isinstance(value, bool):
-        return bool in (wanted, *get_args(wanted))
-    return isinstance(value, wanted) or (type(value) is int and isinstance(0.5, wanted))
+        return wanted is bool
+    return isinstance(value, wanted) or (type(value) is int and wanted is float)
 
 
 def _sound(value):
@@ -42,7 +76,3 @@ def _sound(value):
     if isinstance(value, int):
         return abs(value) < LARGEST
     return not isinstance(value, float) or math.isfinite(value)
-
-
-def _tuples(value):
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value

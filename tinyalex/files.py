@@ -1,9 +1,10 @@
-"""Files written whole or not at all, whenever the process ends, and folders that one process writes into.
+"""Files written whole or not at all, even if the process is killed, and folders that one process writes into.
 
 What a killed process was writing is left beside its place, as NAME.PID.part: whoever next holds the folder
 sweeps it away.
 """
 
+import codecs
 import contextlib
 import os
 from pathlib import Path
@@ -12,6 +13,23 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from tinyalex.errors import DataError
+
+JOINER = "\N{ZERO WIDTH JOINER}"  # of emoji
+
+
+def read_text(path):
+    """Read a text file: UTF-8, or UTF-16 by its byte order mark, without the mark.  Raises DataError."""
+    try:
+        data = Path(path).read_bytes()
+        is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        return data.decode("utf-16" if is_utf16 else "utf-8-sig")
+    except (OSError, UnicodeError) as error:
+        raise DataError(f"{path}: expected a text file: {error}") from error
+
+
+def printable(name):
+    """A file's name in characters that every terminal shows: the others, and bytes that are none, escaped."""
+    return "".join(c if c.isprintable() or c == JOINER else ascii(c)[1:-1] for c in name)
 
 
 def write_bytes(path, data, what="the file"):

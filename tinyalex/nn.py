@@ -1,216 +1,569 @@
-"""Layers: they hold parameters and a cache, and call one pair of ops each.
+"""Layers: each kind is declared once, as a dataclass, and a network is a list of them.
 
-A layer has ``params`` and ``grads`` (dicts of arrays by name; after backward each gradient is shaped like
-its parameter), ``forward(x, train=False) -> y`` and ``backward(dy) -> dx``.  Backward may be called again
-with another dy; nothing that is passed in is written to.
+    net = Sequential(
+        [Conv2d(16, 5, pad=2, activation="relu"), MaxPool(3, 2), Linear(10)],
+        (3, 32, 32), rng=np.random.default_rng(0),
+    )
 
-A parameter belongs to the network, not to a rank: it is drawn whole from the generator, the same on
-every rank, and each rank keeps the rows (axis 0: filters, features) that are its share.  So the same seed
-gives the same network on any number of ranks.
+The fields of a layer are plain data, what JSON holds of it; they speak of the whole network, whatever the
+number of ranks that share it.  A kind knows the shape that it makes of an input's (`out`), its parameters
+(`sizes`), what backward reads (`keeps`), and its pair of `tinyalex.ops`.  Shapes are those of one image,
+(C, H, W) or (D,); arrays have the images last, (C, H, W, N) or (D, N).
+
+Built, a layer has ``params`` and ``grads`` (dicts of arrays by name; after backward each gradient is shaped
+like its parameter), ``forward(x, train=False) -> y`` and ``backward(dy) -> dx``.  Backward may be called
+again with another dy; nothing that is passed in is written to.
+
+**Ranks.**  `plan` lays a list out on any number of ranks.  A parameter belongs to the network, not to a rank:
+it is drawn whole from the generator, the same on every rank, and each rank keeps the rows (axis 0: filters,
+features) that are its share.  So the same seed gives the same network on any number of ranks.  After a
+convolution or a fully connected layer each rank holds its part of the channels, until an `AllGather`; a
+convolution in groups reads such parts, every other layer with weights reads all channels.
 """
+
+import copy
+import math
+from dataclasses import MISSING, dataclass, field, fields
+from typing import NamedTuple
 
 import numpy as np
 
+from tinyalex import ops
+from tinyalex.comm import Comm
+from tinyalex.devices import Device
 from tinyalex.errors import ArgumentError
+from tinyalex.fields import fits, plain_data
 from tinyalex.memory import zeros
-from tinyalex.ops.activation import Activation
 from tinyalex.ops.checks import xp_of
-from tinyalex.ops.conv import conv2d_backward, conv2d_forward
-from tinyalex.ops.dropout import dropout_backward, dropout_forward, dropout_mask
-from tinyalex.ops.linear import linear_backward, linear_forward
-from tinyalex.ops.lrn import lrn_backward, lrn_forward, same_map_norm_backward, same_map_norm_forward
-from tinyalex.ops.pool import avg_pool_backward, avg_pool_forward, max_pool_backward, max_pool_forward
+
+__all__ = [
+    "LRN", "Activate", "AllGather", "AvgPool", "Conv2d", "Dropout", "Flatten", "Layer", "Linear", "MaxPool",
+    "Part", "Placed", "SameMapNorm", "Sequential", "Weighted", "ZeroPad", "on_towers", "plan",
+]  # fmt: skip
+
+KINDS = {}  # every kind of layer, by its name
 
 
+def activation_of(value):
+    """Return the pair that a field `activation` means, None of None.
+
+    value: "relu", "tanh", "logistic", ("tanh", a, b) for a tanh(b x), or None.  Raises ArgumentError for
+    anything else.
+    """
+    match value:
+        case None:
+            return None
+        case str() if value in ops.ACTIVATIONS:
+            return ops.ACTIVATIONS[value]
+        case ("tanh", int() | float() as a, int() | float() as b) if math.isfinite(a * b) and a * b:
+            return ops.tanh(a, b)
+    known = ", ".join(map(repr, ops.ACTIVATIONS))
+    raise ArgumentError(f"activation: expected None, {known} or ('tanh', a, b), found {value!r}")
+
+
+@dataclass(repr=False)
 class Layer:
-    """The least a layer is: no parameters, and a pair of ops with fixed arguments."""
+    """The base of every layer: no parameters, a shape that stays, and a pair of ops with fixed arguments.
 
-    def __init__(self):
-        self.params, self.grads = {}, {}
-        self.cache = None
-
-    def forward(self, x, train=False):
-        """Return y; keep what backward needs."""
-        raise NotImplementedError
-
-    def backward(self, dy):
-        """Return dx; put the parameters' gradients into ``grads``."""
-        raise NotImplementedError
-
-
-class _Weighted(Layer):
-    """A layer with weights w and biases b: w ~ N(0, std²), b = bias."""
-
-    def __init__(self, shape, comm, rng, std, bias, dtype):
-        super().__init__()
-        rows = comm.part(shape[0])
-        w = rng.standard_normal(shape, dtype=np.float32)[rows] * np.float32(std)
-        b = np.full(shape[0], bias)[rows]
-        self.params = {"w": comm.device.put(w.astype(dtype)), "b": comm.device.put(b.astype(dtype))}
-
-
-class Conv2d(_Weighted):
-    """Convolution and neuron: y = activation(w ∗ x + b).
-
-    shape: (F, C/groups, KH, KW) of the whole network; this rank has F/ranks filters, and groups/ranks
-    groups (at least one).  need_dx=False for the layer that reads the pictures.
+    name: within the network; `Sequential` finds one where none is given.  Raises ArgumentError, naming the
+    field, for a value of the wrong type.
     """
 
-    def __init__(
-        self, shape, comm, rng, *, std=0.01, bias=0.0, stride=1, pad=0, groups=1,
-        activation: Activation | None = None, need_dx=True, dtype=np.float32,
-    ):  # fmt: skip
-        super().__init__(shape, comm, rng, std, bias, dtype)
-        self.geometry = (stride, pad, max(1, groups // comm.size), activation)
-        self.need_dx = need_dx
+    name: str = field(default="", kw_only=True)
+
+    prefix = "layer"  # of the names that Sequential finds
+    pair = None  # (forward(x, **arguments) → (y, cache), backward(dy, cache) → dx)
+    leaves = None  # what a rank holds after it: "part" of the channels, "all", or None: as before it
+
+    def __init_subclass__(cls, is_kind=True):
+        if is_kind:
+            KINDS[cls.__name__] = cls
+
+    def __post_init__(self):
+        for f in fields(self):
+            value = plain_data(getattr(self, f.name))
+            setattr(self, f.name, value)
+            if not fits(value, f.type):
+                wanted = getattr(f.type, "__name__", None) or str(f.type)
+                raise self.error(f"{f.name}: expected {wanted}, found {str(value)[:80]!r}")
+            if f.name == "activation":
+                try:
+                    activation_of(value)
+                except ArgumentError as error:
+                    raise self.error(str(error)) from None
+        self.params, self.grads, self.cache, self._backward = {}, {}, None, None
+
+    def __repr__(self):
+        """The call that makes this layer: the fields that are not at their defaults."""
+        shown = []
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.default is MISSING and not f.kw_only:
+                shown.append(repr(value))
+            elif value != f.default:
+                shown.append(f"{f.name}={value!r}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def error(self, message):
+        """Return an ArgumentError that names this layer."""
+        kind = type(self).__name__
+        return ArgumentError(f"{self.name or kind}: {message}")
+
+    def data(self):
+        """Return its fields by name, but for its own name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "name"}
+
+    # ---- what is known before there are arrays -------------------------------------------------------
+
+    def out(self, shape):
+        """Return the shape that it makes of an input's; ArgumentError, naming the layer, where it cannot."""
+        return shape
+
+    def sizes(self, shape):
+        """Return the shapes of its parameters by name, for an input of this shape."""
+        return {}
+
+    def keeps(self, shape):
+        """Return what backward reads: "x", "y", or the bytes a number of x of an array of its own."""
+        return ["x"]
+
+    def is_view(self, ranks):
+        """Whether its output is its input's memory."""
+        return False
+
+    def multiply_adds(self, shape):
+        """Return the products of numbers in the forward pass, for one image."""
+        return 0
+
+    def check_split(self, split, ranks):
+        """Raise ArgumentError where it cannot read what ranks hold: split, their part of the channels."""
+
+    # ---- arrays --------------------------------------------------------------------------------------
+
+    def build(self, shape, comm=None, rng=None, dtype=np.float32, split=False):
+        """Lay it out on this rank of comm, and draw its parameters; return itself.
+
+        shape: of its input, of all ranks together.  split: whether each rank holds only its part of that.
+        comm: by default one CPU core.  rng: draws parameters, and in training the dropout masks; without it
+        there are no parameters until `params` is filled from a checkpoint.
+        """
+        self.comm, self.rng, self.split = comm or Comm(Device("cpu:0")), rng, split
+        self.check_split(split, self.comm.size)
+        self.out(shape)
+        sizes = self.sizes(shape)
+        for key, size in sizes.items():
+            if size[0] % self.comm.size:
+                raise self.error(f"{key}: {size[0]} rows cannot be shared evenly by {self.comm.size} ranks")
+        self.params, self.grads, self.cache = {}, {}, None
+        if rng is not None:
+            for key, size in sizes.items():
+                whole = self.draw(key, size, rng)
+                self.params[key] = self.comm.device.put(whole[self.comm.part(size[0])].astype(dtype))
+        return self
+
+    def draw(self, key, size, rng):
+        """Return a starting value of the whole parameter."""
+        raise NotImplementedError
+
+    @property
+    def arguments(self):
+        """The keyword arguments of the pair's forward function."""
+        return self.data()
 
     def forward(self, x, train=False):
-        """x (C,H,W,N) → y (F/ranks, OH, OW, N)."""
-        y, self.cache = conv2d_forward(x, self.params["w"], self.params["b"], *self.geometry)
+        """x → y; keep what backward needs."""
+        y, cache = self.run(self.pair, x, **self.arguments)
+        self.cache = cache
+        return y
+
+    def backward(self, dy):
+        """dy → dx; put the parameters' gradients into ``grads``."""
+        return self.undo(dy)
+
+    def run(self, pair, *args, **kwargs):
+        """Call the pair's forward function, and keep the backward function that belongs to it."""
+        forward, self._backward = ops.chosen(pair[0]), ops.chosen(pair[1])
+        return forward(*args, **kwargs)
+
+    def undo(self, dy, *args):
+        """Call the backward function that belongs to the last forward pass, with its cache."""
+        return self._backward(dy, self.kept(), *args)
+
+    def kept(self):
+        """Return the cache of the last forward pass; ArgumentError if there was none."""
+        if self.cache is None:
+            raise self.error("backward wants a forward pass before it, found none")
+        return self.cache
+
+
+@dataclass(repr=False)
+class Weighted(Layer, is_kind=False):
+    """A layer with weights w ~ N(0, std²) and biases b = bias, one row for each filter or feature."""
+
+    leaves = "part"
+
+    def draw(self, key, size, rng):
+        """Draw w; fill b."""
+        if key == "b":
+            return np.full(size, self.bias)
+        return rng.standard_normal(size, dtype=np.float32) * np.float32(self.std)
+
+    def keeps(self, shape):
+        """Its input, and its output where that went through an activation."""
+        return ["x", "y"] if self.activation else ["x"]
+
+    def multiply_adds(self, shape):
+        """Of the forward pass, for one image: every weight once at each place of the output."""
+        return math.prod(self.sizes(shape)["w"]) * math.prod(self.out(shape)[1:])
+
+    def weights(self):
+        """Return (w, b); ArgumentError where there are none yet."""
+        if not self.params:
+            raise self.error("has no weights: build the network with rng, or load a checkpoint")
+        return self.params["w"], self.params["b"]
+
+
+@dataclass(repr=False)
+class Conv2d(Weighted):
+    """Convolution and activation: y = activation(w ∗ x + b)  (paper, section 3.5).
+
+    filters: F.  kernel: its side, or (KH, KW).  pad: zeros around the maps, one number or (top, bottom, left,
+    right).  groups: filters and channels are cut into so many equal parts, and a filter sees only its own
+    part (the paper's towers).  activation: "relu", "tanh", ("tanh", a, b), "logistic" or None.  std: standard
+    deviation of the starting weights, by default the paper's 0.01; bias: of the starting biases.
+    """
+
+    filters: int
+    kernel: int | tuple[int, ...]
+    stride: int = 1
+    pad: int | tuple[int, ...] = 0
+    groups: int = 1
+    activation: str | tuple | None = None
+    std: float = 0.01
+    bias: float = 0.0
+
+    prefix = "conv"
+    need_dx = True  # False for the layer that reads the pictures
+
+    @property
+    def window(self):
+        """(KH, KW)."""
+        return pair_of(self, "kernel")
+
+    def out(self, shape):
+        """(C, H, W) → (F, OH, OW)."""
+        (C, H, W), (KH, KW) = maps(self, shape), self.window
+        top, bottom, left, right = pads(self)
+        g = self.groups
+        if g < 1 or self.filters < 1 or self.filters % g or C % g:
+            raise self.error(f"{C} channels and {self.filters} filters cannot be cut into {g} equal groups")
+        H = ops.output_size(H, KH, self.stride, top, bottom, self.name)
+        return self.filters, H, ops.output_size(W, KW, self.stride, left, right, self.name)
+
+    def sizes(self, shape):
+        """w (F, C/groups, KH, KW), b (F,)."""
+        return {"w": (self.filters, shape[0] // self.groups, *self.window), "b": (self.filters,)}
+
+    def check_split(self, split, ranks):
+        """Its groups must be those of the ranks, or it must read all channels."""
+        own = ranks > 1 and self.groups % ranks == 0
+        if ranks > 1 and own != split:
+            wanted = "its part of the channels: put Part()" if own else "all channels: put AllGather()"
+            raise self.error(f"on {ranks} ranks each must hold {wanted} before it")
+
+    def forward(self, x, train=False):
+        """x (C, H, W, N) → y (F/ranks, OH, OW, N)."""
+        w, b = self.weights()
+        groups, activation = max(1, self.groups // self.comm.size), activation_of(self.activation)
+        pair = ops.conv2d_forward, ops.conv2d_backward
+        y, self.cache = self.run(pair, x, w, b, self.stride, self.pad, groups, activation)
         return y
 
     def backward(self, dy):
         """dy → dx, or None where need_dx is False."""
         self.grads.clear()  # the last step's memory is free for this one's
-        dx, self.grads["w"], self.grads["b"] = conv2d_backward(dy, self.cache, self.need_dx)
+        dx, self.grads["w"], self.grads["b"] = self.undo(dy, self.need_dx)
         return dx
 
 
-class Linear(_Weighted):
-    """Fully connected: y = activation(w x + b).  x may be maps (C,H,W,N): they are read as (C·H·W, N).
+@dataclass(repr=False)
+class Linear(Weighted):
+    """Fully connected: y = activation(w x + b).  x may be maps: they are read as C·H·W features.
 
-    shape: (F, D) of the whole network; this rank has F/ranks features.
+    features: F, of the output.  The other fields are those of `Conv2d`.
     """
 
-    def __init__(
-        self, shape, comm, rng, *, std=0.01, bias=0.0,
-        activation: Activation | None = None, dtype=np.float32,
-    ):  # fmt: skip
-        super().__init__(shape, comm, rng, std, bias, dtype)
-        self.activation = activation
+    features: int
+    activation: str | tuple | None = None
+    std: float = 0.01
+    bias: float = 0.0
+
+    prefix = "fc"
+
+    def out(self, shape):
+        """(D,) or (C, H, W) → (F,)."""
+        if self.features < 1:
+            raise self.error(f"features: expected at least 1, found {self.features}")
+        return (self.features,)
+
+    def sizes(self, shape):
+        """w (F, D), b (F,)."""
+        return {"w": (self.features, math.prod(shape)), "b": (self.features,)}
+
+    def check_split(self, split, ranks):
+        """It reads all features."""
+        if ranks > 1 and split:
+            raise self.error(f"on {ranks} ranks each must hold all channels: put AllGather() before it")
 
     def forward(self, x, train=False):
-        """x (D,N) or (C,H,W,N) → y (F/ranks, N)."""
+        """x (D, N) or (C, H, W, N) → y (F/ranks, N)."""
         self.x_shape = x.shape
-        x = x.reshape(-1, x.shape[-1])
-        y, self.cache = linear_forward(x, self.params["w"], self.params["b"], self.activation)
+        w, b = self.weights()
+        pair = ops.linear_forward, ops.linear_backward
+        y, self.cache = self.run(pair, x.reshape(-1, x.shape[-1]), w, b, activation_of(self.activation))
         return y
 
     def backward(self, dy):
         """dy → dx, shaped like x."""
         self.grads.clear()
-        dx, self.grads["w"], self.grads["b"] = linear_backward(dy, self.cache)
+        dx, self.grads["w"], self.grads["b"] = self.undo(dy)
         return dx.reshape(self.x_shape)
 
 
-class _Op(Layer):
-    """A layer without parameters: a pair of ops and their arguments."""
+@dataclass(repr=False)
+class MaxPool(Layer):
+    """The largest pixel of each window  (paper, section 3.4).
 
-    pair = None
+    window, stride: the paper's z and s; 3 and 2 overlap.  ceil: the last windows may hang over the edge, as
+    in 2012.  pad: see `Conv2d`.
+    """
 
-    def __init__(self, *args, **kwargs):
-        super().__init__()
-        self.args, self.kwargs = args, kwargs
+    window: int
+    stride: int
+    pad: int | tuple[int, ...] = 0
+    ceil: bool = True
 
-    def forward(self, x, train=False):
-        """x → y."""
-        y, self.cache = self.pair[0](x, *self.args, **self.kwargs)
-        return y
+    prefix = "pool"
+    pair = ops.max_pool_forward, ops.max_pool_backward
 
-    def backward(self, dy):
-        """dy → dx."""
-        return self.pair[1](dy, self.cache)
+    def out(self, shape):
+        """(C, H, W) → (C, OH, OW)."""
+        (C, H, W), (top, bottom, left, right) = maps(self, shape), pads(self)
+        z, s = self.window, self.stride
+        H = ops.pooled_size(H, z, s, top, bottom, self.ceil, self.name)
+        return C, H, ops.pooled_size(W, z, s, left, right, self.ceil, self.name)
 
+    def keeps(self, shape):
+        """Its input and its output."""
+        return ["x", "y"]
 
-class MaxPool(_Op):
-    """Max pooling; arguments as `max_pool_forward`."""
-
-    pair = (max_pool_forward, max_pool_backward)
-
-
-class AvgPool(_Op):
-    """Average pooling; arguments as `avg_pool_forward`."""
-
-    pair = (avg_pool_forward, avg_pool_backward)
-
-
-class LRN(_Op):
-    """Local response normalization across channels; arguments as `lrn_forward`."""
-
-    pair = (lrn_forward, lrn_backward)
+    @property
+    def arguments(self):
+        """z and s are the paper's names."""
+        return {"z": self.window, "s": self.stride, "pad": self.pad, "ceil": self.ceil}
 
 
-class SameMapNorm(_Op):
-    """2012's normalization within a map; arguments as `same_map_norm_forward`."""
+@dataclass(repr=False)
+class AvgPool(MaxPool):
+    """The average of each window's real pixels; the fields are those of `MaxPool`."""
 
-    pair = (same_map_norm_forward, same_map_norm_backward)
+    pair = ops.avg_pool_forward, ops.avg_pool_backward
+
+    def keeps(self, shape):
+        """Nothing."""
+        return []
 
 
+@dataclass(repr=False)
+class GlobalAvgPool(Layer):
+    """The average of each map: one number for a channel  (Lin, Chen and Yan, 2013)."""
+
+    prefix = "pool"
+    pair = ops.global_avg_pool_forward, ops.global_avg_pool_backward
+
+    def out(self, shape):
+        """(C, H, W) → (C, 1, 1)."""
+        C, _, _ = maps(self, shape)
+        return C, 1, 1
+
+    def keeps(self, shape):
+        """Nothing."""
+        return []
+
+
+@dataclass(repr=False)
+class LRN(Layer):
+    """Local response normalization across channels  (paper, section 3.3); the fields are `lrn_forward`'s.
+
+    groups: windows end at the last channel of each of so many parts (the towers).
+    """
+
+    n: int = 5
+    k: float = 2.0
+    alpha: float = 1e-4
+    beta: float = 0.75
+    alpha_over_n: bool = False
+    groups: int = 1
+
+    prefix = "lrn"
+    pair = ops.lrn_forward, ops.lrn_backward
+
+    def out(self, shape):
+        """(C, H, W) as it is."""
+        C, _, _ = maps(self, shape)
+        if self.n < 1 or self.groups < 1 or C % self.groups:
+            raise self.error(f"a window of {self.n} in {self.groups} groups does not fit {C} channels")
+        return shape
+
+    def keeps(self, shape):
+        """Its input and the bracket s."""
+        return ["x", 4]
+
+    def check_split(self, split, ranks):
+        """No window may reach from one rank's channels to another's."""
+        if split and self.groups % ranks:
+            raise self.error(f"windows in {self.groups} groups reach across the channels of {ranks} ranks")
+
+    @property
+    def arguments(self):
+        """The groups of one rank."""
+        ranks = self.comm.size if self.split else 1
+        return super().arguments | {"groups": self.groups // ranks}
+
+
+@dataclass(repr=False)
+class SameMapNorm(Layer):
+    """2012's normalization within a map (layers-145.cfg: cnorm2); fields as `same_map_norm_forward`'s."""
+
+    n: int = 5
+    k: float = 1.0
+    alpha: float = 1e-3
+    beta: float = 0.75
+
+    prefix = "cnorm"
+    pair = ops.same_map_norm_forward, ops.same_map_norm_backward
+
+    def out(self, shape):
+        """(C, H, W) as it is."""
+        maps(self, shape)
+        if self.n < 1:
+            raise self.error(f"n: expected a window of at least 1, found {self.n}")
+        return shape
+
+    def keeps(self, shape):
+        """Its input and the bracket s."""
+        return ["x", 4]
+
+
+@dataclass(repr=False)
 class Activate(Layer):
-    """A neuron as a layer of its own, where it does not follow a convolution or product directly."""
+    """An activation as a layer of its own, where it does not follow a convolution or product directly."""
 
-    def __init__(self, activation):
-        super().__init__()
-        self.activation = activation
+    activation: str | tuple
+
+    prefix = "act"
+
+    def keeps(self, shape):
+        """Its output."""
+        return ["y"]
 
     def forward(self, x, train=False):
         """x → activation(x)."""
-        y, self.cache = self.activation.forward(x)
+        y, self.cache = activation_of(self.activation).forward(x)
         return y
 
     def backward(self, dy):
         """dy → dx."""
-        return self.activation.backward(dy, self.cache)
+        return activation_of(self.activation).backward(dy, self.kept())
 
 
+@dataclass(repr=False)
 class Dropout(Layer):
-    """Dropout of features shared by the ranks (paper, section 4.2).
+    """Dropout of features that the ranks may share  (paper, section 4.2).
+
+    keep: the probability of a unit to stay.  inverted: what stays is divided by keep in training; else, as in
+    2012, everything is multiplied by keep at test.
 
     The ranks' generators are equal, and each makes its own rows of the whole layer's mask: the same units
     drop on any number of ranks and on any device.  Without training nothing is drawn.
     """
 
-    def __init__(self, comm, rng, keep=0.5, inverted=False):
-        super().__init__()
-        self.comm, self.rng, self.keep, self.inverted = comm, rng, keep, inverted
+    keep: float = 0.5
+    inverted: bool = False
+
+    prefix = "dropout"
+    pair = ops.dropout_forward, ops.dropout_backward
+
+    def out(self, shape):
+        """The shape as it is."""
+        if not 0 < self.keep <= 1:
+            raise self.error(f"expected 0 < keep ≤ 1, found {self.keep}")
+        return shape
+
+    def keeps(self, shape):
+        """The mask, a byte a number."""
+        return [1]
 
     def forward(self, x, train=False):
         """x → y; a fresh mask each time in training."""
         mask = None
         if train:
-            first = self.comm.rank * x.size
-            mask = dropout_mask(self.rng, x.shape, self.keep, self.comm.device.xp, first)
-        y, self.cache = dropout_forward(x, mask, self.keep, train, self.inverted)
+            if self.rng is None:
+                raise self.error("training draws masks: build the network with rng")
+            first = self.comm.rank * x.size if self.split else 0
+            mask = ops.dropout_mask(self.rng, x.shape, self.keep, self.comm.device.xp, first)
+        y, self.cache = self.run(self.pair, x, mask, self.keep, train, self.inverted)
         return y
 
-    def backward(self, dy):
-        """dy → dx."""
-        return dropout_backward(dy, self.cache)
 
-
+@dataclass(repr=False)
 class Flatten(Layer):
-    """Maps (C,H,W,N) read as features (C·H·W, N); Linear does so by itself."""
+    """Maps read as features, in the order C, H, W; Linear does so by itself."""
+
+    prefix = "flat"
+
+    def out(self, shape):
+        """(C, H, W) → (C·H·W,)."""
+        return (math.prod(shape),)
+
+    def keeps(self, shape):
+        """Nothing."""
+        return []
+
+    def is_view(self, ranks):
+        """Always."""
+        return True
 
     def forward(self, x, train=False):
-        """x (C,H,W,N) → y (C·H·W, N)."""
+        """x (C, H, W, N) → y (C·H·W, N)."""
         self.cache = x.shape
         return x.reshape(-1, x.shape[-1])
 
     def backward(self, dy):
         """dy → dx, shaped like x."""
-        return dy.reshape(self.cache)
+        return dy.reshape(self.kept())
 
 
+@dataclass(repr=False)
 class ZeroPad(Layer):
-    """Zeros around the maps: pad = (top, bottom, left, right).  Convolutions pad by themselves."""
+    """Zeros around the maps: pad as of `Conv2d`.  Convolutions pad by themselves."""
 
-    def __init__(self, pad):
-        super().__init__()
-        self.pad = pad
+    pad: int | tuple[int, ...]
+
+    prefix = "pad"
+
+    def out(self, shape):
+        """(C, H, W) → (C, top+H+bottom, left+W+right)."""
+        (C, H, W), (top, bottom, left, right) = maps(self, shape), pads(self)
+        return C, top + H + bottom, left + W + right
+
+    def keeps(self, shape):
+        """Nothing."""
+        return []
 
     def forward(self, x, train=False):
-        """x (C,H,W,N) → y (C, top+H+bottom, left+W+right, N)."""
-        top, bottom, left, right = self.pad
+        """x (C, H, W, N) → y (C, top+H+bottom, left+W+right, N)."""
+        top, bottom, left, right = pads(self)
         C, H, W, N = self.cache = x.shape
         y = zeros(xp_of(x), (C, top + H + bottom, left + W + right, N), x.dtype)
         y[:, top : top + H, left : left + W] = x
@@ -218,10 +571,11 @@ class ZeroPad(Layer):
 
     def backward(self, dy):
         """dy → dx, its part without the frame."""
-        (top, _, left, _), (_, H, W, _) = self.pad, self.cache
+        (top, _, left, _), (_, H, W, _) = pads(self), self.kept()
         return dy[:, top : top + H, left : left + W].copy()
 
 
+@dataclass(repr=False)
 class AllGather(Layer):
     """Join what the ranks hold along the channels: here the devices communicate (paper, section 3.2).
 
@@ -231,9 +585,23 @@ class AllGather(Layer):
     takes its channels.
     """
 
-    def __init__(self, comm, replicated=False):
-        super().__init__()
-        self.comm, self.replicated = comm, replicated
+    replicated: bool = False
+
+    prefix = "gather"
+    leaves = "all"
+
+    def keeps(self, shape):
+        """Nothing."""
+        return []
+
+    def is_view(self, ranks):
+        """On one rank it does nothing."""
+        return ranks == 1
+
+    def check_split(self, split, ranks):
+        """There must be parts to join."""
+        if ranks > 1 and not split:
+            raise self.error("the ranks hold all channels already")
 
     def forward(self, x, train=False):
         """x (C/ranks, …) → (C, …)."""
@@ -246,6 +614,7 @@ class AllGather(Layer):
         return self.comm.reduce_scatter(dy, axis=0)
 
 
+@dataclass(repr=False)
 class Part(Layer):
     """Keep this rank's channels of what every rank holds whole: AllGather's opposite.
 
@@ -253,9 +622,16 @@ class Part(Layer):
     ranks, which the AllGather before adds up.
     """
 
-    def __init__(self, comm):
-        super().__init__()
-        self.comm = comm
+    prefix = "part"
+    leaves = "part"
+
+    def keeps(self, shape):
+        """Nothing."""
+        return []
+
+    def is_view(self, ranks):
+        """Always."""
+        return True
 
     def forward(self, x, train=False):
         """x (C, …) → (C/ranks, …)."""
@@ -264,23 +640,160 @@ class Part(Layer):
 
     def backward(self, dy):
         """dy (C/ranks, …) → dx (C, …), 0 outside this rank's channels."""
-        dx = zeros(xp_of(dy), self.cache, dy.dtype)
+        dx = zeros(xp_of(dy), self.kept(), dy.dtype)
         dx[self.comm.part(len(dx))] = dy
         return dx
 
 
-class Sequential(Layer):
-    """Named layers, one after the other; backward is the same list reversed."""
+def maps(layer, shape):
+    """Return (C, H, W); ArgumentError, naming the layer, for the shape of features."""
+    if len(shape) != 3:
+        raise layer.error(f"expected maps (C, H, W), found {tuple(shape)}")
+    return shape
 
-    def __init__(self, layers, comm):
-        super().__init__()
-        self.layers = dict(layers)
-        self.comm = comm
+
+def pads(layer):
+    """Return a layer's (top, bottom, left, right)."""
+    try:
+        return ops.four_pads(layer.pad)
+    except ArgumentError as error:
+        raise layer.error(str(error)) from None
+
+
+def pair_of(layer, name):
+    """Return a field that is one number or two as two."""
+    value = getattr(layer, name)
+    two = (value, value) if isinstance(value, int) else value
+    if len(two) != 2 or not all(type(n) is int and n > 0 for n in two):
+        raise layer.error(f"{name}: expected a number > 0, or two, found {value!r}")
+    return two
+
+
+# ---- a list of layers ----------------------------------------------------------------------------------
+
+
+class Placed(NamedTuple):
+    """A layer's place in a network, before there are arrays; shapes are of all ranks together."""
+
+    layer: Layer
+    x: tuple  # shape of its input
+    y: tuple  # shape of its output
+    split_x: bool  # each rank holds only its part of the channels
+    split_y: bool
+
+    def own(self, shape, split, ranks):
+        """Return a shape as one rank holds it."""
+        return (shape[0] // ranks, *shape[1:]) if split else tuple(shape)
+
+
+def named(layers):
+    """Return copies of the layers, each with a name: its own, or its kind and number, as conv2.
+
+    Raises ArgumentError for what is no list of layers, or a name that stands twice.
+    """
+    if isinstance(layers, (str, dict)) or not hasattr(layers, "__iter__"):
+        raise ArgumentError(f"layers: expected a list of layers, found {type(layers).__name__}")
+    copies, counts, names = [], {}, set()
+    for place, layer in enumerate(layers, 1):
+        if not isinstance(layer, Layer):
+            raise ArgumentError(f"layer {place}: expected one such as MaxPool(3, 2), found {layer!r:.80}")
+        layer = copy.copy(layer)
+        counts[layer.prefix] = counts.get(layer.prefix, 0) + 1
+        layer.name = layer.name or f"{layer.prefix}{counts[layer.prefix]}"
+        if layer.name in names:
+            raise ArgumentError(f"layer {place}: the name {layer.name!r} stands twice")
+        copies.append(layer)
+        names.add(layer.name)
+    if not copies:
+        raise ArgumentError("layers: expected at least one, found none")
+    return copies
+
+
+def plan(layers: list[Layer], shape: tuple[int, ...], ranks: int = 1) -> list[Placed]:
+    """Lay a list of layers out on so many ranks: return a list of `Placed`.
+
+    shape: (C, H, W) or (D,) of the input, which every rank holds whole.  Where the list has no `AllGather`,
+    the places at which the ranks meet are found, see `on_towers`.  Raises ArgumentError, naming the layer,
+    where a layer cannot follow the one before, or cannot be shared by so many ranks.
+    """
+    layers = named(layers)
+    if ranks > 1 and not any(isinstance(layer, AllGather) for layer in layers):
+        layers = on_towers(layers, ranks)
+    placed, split = [], False
+    for layer in layers:
+        if isinstance(layer, Conv2d):
+            layer.need_dx = layer is not layers[0]
+        layer.check_split(split, ranks)
+        y = layer.out(shape)
+        rows = {size[0] for size in layer.sizes(shape).values()}
+        if any(n % ranks for n in rows):
+            raise layer.error(f"{max(rows)} filters or features cannot be shared evenly by {ranks} ranks")
+        after = split if layer.leaves is None else ranks > 1 and layer.leaves == "part"
+        placed.append(Placed(layer, tuple(shape), tuple(y), split, after))
+        shape, split = y, after
+    if split:
+        raise layer.error(
+            f"is the last, and {ranks} ranks hold parts of it: AllGather(replicated=True) joins them"
+        )
+    return placed
+
+
+def on_towers(layers: list[Layer], ranks: int) -> list[Layer]:
+    """Return the list with the layers by which towers, convolutions in groups, run a tower a rank.
+
+    The ranks meet (AllGather) before each layer that reads all channels, and part again (Part) before a layer
+    in groups.  A normalization whose windows cross the towers sees all channels, between the two.
+    """
+    found, split = [], False
+    for layer in layers:
+        in_groups = getattr(layer, "groups", 1) % ranks == 0
+        meet, part = AllGather(name=f"gather_{layer.name}"), Part(name=f"part_{layer.name}")
+        if isinstance(layer, Weighted):
+            if in_groups != split:
+                found.append(part if in_groups else meet)
+            found.append(layer)
+            split = True
+        elif split and isinstance(layer, LRN) and not in_groups:
+            found += [meet, layer, part]
+        else:
+            found.append(layer)
+    return [*found, AllGather(True, name="gather")] if split else found
+
+
+class Sequential:
+    """Layers, one after the other, on this rank; backward is the same list reversed.
+
+    layers: a list of layers, which are copied.  input_shape: (C, H, W) or (D,) of one image.  comm: the ranks
+    that share the network, by default one CPU core.  rng: draws the starting weights, and in training the
+    dropout masks; without it there are no weights until a checkpoint's are loaded.
+    Raises ArgumentError, naming the layer, for a list that does not fit together.
+
+    ``layers``: the built layers by name.  ``placed``: the `Placed` of each.
+    """
+
+    def __init__(
+        self,
+        layers: list[Layer],
+        input_shape: tuple[int, ...],
+        comm: Comm | None = None,
+        rng: np.random.Generator | None = None,
+        dtype=np.float32,
+    ):
+        self.comm = comm or Comm(Device("cpu:0"))
+        self.input_shape, self.rng = tuple(input_shape), rng
+        placed = plan(layers, self.input_shape, self.comm.size)
+        self.placed = {place.layer.name: place for place in placed}
+        self.layers = {name: place.layer for name, place in self.placed.items()}
+        for layer, shape, _, split, _ in placed:
+            layer.build(shape, self.comm, rng, dtype, split)
 
     def forward(self, x, train=False, last=None):
         """x → the output of the last layer, or of the one named `last`."""
         if last is not None and last not in self.layers:
             raise ArgumentError(f"expected a layer, one of {', '.join(self.layers)}; found {last!r}")
+        if x.shape[:-1] != self.input_shape:
+            wanted = ", ".join(map(str, (*self.input_shape, "N")))
+            raise ArgumentError(f"{next(iter(self.layers))}: expected an input ({wanted}), found {x.shape}")
         for layer in self.layers.values():
             layer.cache = None  # the last step's memory is free for this one
         for name, layer in self.layers.items():
@@ -291,7 +804,7 @@ class Sequential(Layer):
         return x
 
     def backward(self, dy):
-        """dy → dx (None where the first layer needs none); every layer's ``grads`` are filled."""
+        """dy → dx (None where the first layer is a convolution); every layer's ``grads`` are filled."""
         for name, layer in reversed(self.layers.items()):
             with self.comm.on_behalf_of(f"{name} backward"):
                 dy = layer.backward(dy)
@@ -300,29 +813,29 @@ class Sequential(Layer):
     def parameters(self):
         """Yield (name, layer, key) of every parameter array: ("conv1.w", layer, "w"), …"""
         for name, layer in self.layers.items():
-            for key in layer.params:
+            for key in layer.sizes(self.placed[name].x):
                 yield f"{name}.{key}", layer, key
 
+    def sizes(self):
+        """Return the shape of every parameter by name, of all ranks together."""
+        return {
+            f"{name}.{key}": size
+            for name, place in self.placed.items()
+            for key, size in place.layer.sizes(place.x).items()
+        }
 
-class BlankWeights:
-    """Stands for the random generator where a network's own weights are never used: shapes without memory.
-
-    That is on the CPU: a GPU's `put` makes an array of the shape, for as long as it is not replaced.
-    """
-
-    def standard_normal(self, shape, dtype):
-        """One number that every element of the shape refers to."""
-        return blank(shape, dtype)
-
-
-class _Blank(np.ndarray):
-    def __mul__(self, factor):
-        return self
-
-    def astype(self, dtype):
-        return self
-
-
-def blank(shape, dtype=np.float32):
-    """An array of this shape that takes no memory; not to be written to."""
-    return np.broadcast_to(np.zeros((), dtype), shape).view(_Blank)
+    def __repr__(self):
+        """A line a layer: its name, the call that makes it, what comes out, and its parameters."""
+        rows = [("", "input", "×".join(map(str, self.input_shape)), "")]
+        total = 0
+        for name, (layer, x, y, _, _) in self.placed.items():
+            count = sum(map(math.prod, layer.sizes(x).values()))
+            total += count
+            call = repr(layer).replace(f"name={name!r}", "").replace("(, ", "(").replace(", )", ")")
+            rows.append((name, call, "×".join(map(str, y)), f"{count:,}" if count else ""))
+        rows.append(("", "", "", f"{total:,} parameters"))
+        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)).rstrip()
+            for row in rows
+        )

@@ -1,11 +1,23 @@
-"""The training loop."""
+"""The training loop: one step on any number of ranks, and `fit`, which repeats it.
 
+net = Sequential([Conv2d(16, 5, activation="relu"), MaxPool(3, 2), Linear(10)], (3, 32, 32), rng=rng)
+batches = InMemory(shapes.load(), batch=100)
+fit(net, SGD(net, 1e-3), lambda epoch, start: batches.epoch(rng), batches.steps, epochs=5)
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from tinyalex.errors import ArgumentError, NonFiniteError
-from tinyalex.ops.softmax import softmax_loss_backward, softmax_loss_forward, topk_error
+from tinyalex.comm import Comm
+from tinyalex.errors import NonFiniteError
+from tinyalex.nn import Sequential
+from tinyalex.ops import softmax_loss_backward, softmax_loss_forward, topk_error
+from tinyalex.optim import SGD
+
+Array = np.ndarray  # or CuPy's
 
 
 class StepResult(NamedTuple):
@@ -15,57 +27,58 @@ class StepResult(NamedTuple):
     error: float
 
 
-def data_parallel_step(model, optimizer, comm, images, labels, step=0):
-    """One step of SGD on a batch, each rank working on its part of the images.
+def train_step(
+    net: Sequential, optimizer: SGD, images: Array, labels: Array, step: int = 0, data: Comm | None = None
+) -> StepResult:
+    """One step of SGD on a batch.
 
-    images: (C,H,W,N) on this rank's device, labels: (N,): the rank's part, 1/comm.size of the batch.
-    Gradients of the parts are summed over the ranks, so that every rank, dividing by the whole batch,
-    makes the update that one rank would make.  Raises NonFiniteError, before the update, on every rank.
+    images: (C,H,W,N) on this rank's device, labels: (N,).  Every rank that shares the network, those of
+    net.comm, is given the same images; each computes the same loss for itself.
+
+    data: ranks that hold the whole network each, and are given a part of the batch each, 1/data.size of it
+    (data parallelism).  The gradients of the parts are summed over them, so that every rank, dividing by the
+    whole batch, makes the update that one rank would make.
+
+    step: its number, for messages.  Raises NonFiniteError, before the update, on every rank.
     """
-    xp = comm.device.xp
-    logits = model.forward(images, train=True)
-    loss, cache = softmax_loss_forward(logits, labels, total=labels.size * comm.size)
+    ranks = data.size if data else 1
+    logits = net.forward(images, train=True)
+    loss, cache = softmax_loss_forward(logits, labels, total=labels.size * ranks)
     errors = topk_error(logits, labels).sum()
-    model.backward(softmax_loss_backward(cache))
+    net.backward(softmax_loss_backward(cache))
+    if ranks > 1:
+        loss, errors = _sum_gradients(net, data, loss, errors)
+    stacked = net.comm.device.xp.stack([loss, errors])
+    loss, errors = (float(v) for v in net.comm.device.get(stacked))  # only here is a GPU waited for
+    _check_finite(loss, net, data or net.comm, optimizer, images, step)
+    optimizer.step()
+    return StepResult(loss, errors / (labels.size * ranks))
 
-    # One message for all: the gradients laid end to end, then the loss and the number of errors.
-    parameters = list(model.parameters())
+
+def _sum_gradients(net, data, loss, errors):
+    """Sum the layers' gradients over the ranks, in place; return the sums of the other two.
+
+    One message for all: the gradients laid end to end, then the loss and the number of errors.
+    """
+    xp = data.device.xp
+    parameters = list(net.parameters())
     pieces = [layer.grads[key].ravel() for _, layer, key in parameters]
     tail = xp.stack([loss, errors]).astype(loss.dtype)
-    with comm.on_behalf_of("gradients"):
-        summed = comm.all_reduce(xp.concatenate([*pieces, tail]))
+    with data.on_behalf_of("gradients"):
+        summed = data.all_reduce(xp.concatenate([*pieces, tail]))
     start = 0
     for _, layer, key in parameters:
         shape, size = layer.grads[key].shape, layer.grads[key].size
         layer.grads[key] = summed[start : start + size].reshape(shape)
         start += size
-    loss, errors = (float(v) for v in comm.device.get(summed[start:]))
-    _check_finite(loss, model, comm, optimizer, images, step)
-    optimizer.step()
-    return StepResult(loss, errors / (labels.size * comm.size))
+    return summed[start:]
 
 
-def model_parallel_step(model, optimizer, images, labels, step=0):
-    """One step of SGD on a batch that every rank of the model's comm is given whole.
-
-    The logits come out the same on every rank, so each computes the same loss for itself.  Raises
-    NonFiniteError, before the update, on every rank.
-    """
-    logits = model.forward(images, train=True)
-    loss, cache = softmax_loss_forward(logits, labels)
-    model.backward(softmax_loss_backward(cache))
-    both = model.comm.device.xp.stack([loss, topk_error(logits, labels).mean()])
-    loss, error = (float(v) for v in model.comm.device.get(both))  # only here is a GPU waited for
-    _check_finite(loss, model, model.comm, optimizer, images, step)
-    optimizer.step()
-    return StepResult(loss, error)
-
-
-def _check_finite(loss, model, comm, optimizer, images, step):
+def _check_finite(loss, net, comm, optimizer, images, step):
     if np.isfinite(loss):
         return
     xp = comm.device.xp
-    found = [(place, bool(xp.isfinite(array).all())) for place, array in _trace(model, images)]
+    found = [(place, bool(xp.isfinite(array).all())) for place, array in _trace(net, images)]
     places, finite = zip(*found, ("the loss", False), strict=True)
     # Some rank may have seen what the others did not.
     first = int(comm.all_gather(xp.asarray([finite.index(False)])).min())
@@ -75,36 +88,78 @@ def _check_finite(loss, model, comm, optimizer, images, step):
     )
 
 
-def _trace(model, x):
+def _trace(net, x):
     """Yield (name, array) of all that a forward pass computes with, in its order."""
     yield "the input", x
-    for name, layer in model.layers.items():
+    for name, layer in net.layers.items():
         for key, array in layer.params.items():
             yield f"parameter {name}.{key}", array
         x = layer.forward(x)
         yield f"the output of {name}", x
 
 
-class InMemory:
-    """Batches of a small picture set that is held in memory, each rank taking its part of each batch.
+# ---- the loop ----------------------------------------------------------------------------------------
 
-    images: an `Images` of pixels 0–255.  The mean image of the set is subtracted.
+
+@dataclass
+class Place:
+    """How far training has come: epochs ended, batches of this one, steps in all; sums since it began."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    loss: float = 0.0
+    error: float = 0.0
+
+    def take(self, result):
+        """Count a step."""
+        self.batch, self.step = self.batch + 1, self.step + 1
+        self.loss, self.error = self.loss + result.loss, self.error + result.error
+
+    def means(self):
+        """Return the `StepResult` of the mean step since the epoch began."""
+        return StepResult(self.loss / self.batch, self.error / self.batch)
+
+
+class Stopped(Exception):
+    """Raised by what `fit` calls, to end training where it stands."""
+
+
+def fit(
+    net: Sequential,
+    optimizer: SGD,
+    batches: Callable[[int, int], Iterable],
+    steps: int,
+    epochs: int,
+    *,
+    data: Comm | None = None,
+    place: Place | None = None,
+    begin_epoch: Callable[[Place], object] | None = None,
+    on_step: Callable[[Place, StepResult], object] | None = None,
+    end_epoch: Callable[[Place], object] | None = None,
+) -> Place:
+    """Train until `epochs` epochs have ended; every rank runs this.  Returns the `Place` that was reached.
+
+    batches(epoch, start): yields the (images, labels) of an epoch from batch number `start` on, on this
+    rank's device, as `train_step` wants them; steps: how many an epoch has.  data: as of `train_step`.
+    place: where to begin, what an earlier call returned, or a checkpoint.
+
+    begin_epoch(place) is called before an epoch, on_step(place, result) after each step, and end_epoch(place)
+    after the last, before the epoch is counted: what it returns, if true, ends the training.  Any of them
+    may raise `Stopped`; the place then says what was done.
     """
-
-    def __init__(self, images, comm, batch=128, dtype=np.float32):
-        if len(images.labels) < batch:
-            raise ArgumentError(
-                f"expected at least one batch of {batch} pictures, found {len(images.labels)}"
-            )
-        self.images, self.comm, self.batch, self.dtype = images, comm, batch, dtype
-        self.mean = images.images.mean(axis=3, keepdims=True).astype(dtype)
-
-    def epoch(self, rng):
-        """Yield (images, labels) in a random order; pictures that fill no whole batch are left out."""
-        order = rng.permutation(len(self.images.labels))
-        part = self.comm.part(self.batch)
-        for start in range(0, len(order) - self.batch + 1, self.batch):
-            chosen = order[start : start + self.batch][part]
-            pixels = self.images.images.take(chosen, axis=3) - self.mean
-            labels = self.images.labels[chosen]
-            yield self.comm.device.put(pixels), self.comm.device.put(labels)
+    place = place or Place()
+    while place.epoch < epochs:
+        if begin_epoch:
+            begin_epoch(place)
+        if place.batch < steps:
+            for images, labels in batches(place.epoch, place.batch):
+                result = train_step(net, optimizer, images, labels, place.step, data)
+                place.take(result)
+                if on_step:
+                    on_step(place, result)
+        ended = end_epoch and end_epoch(place)
+        place.epoch, place.batch, place.loss, place.error = place.epoch + 1, 0, 0.0, 0.0
+        if ended:
+            break
+    return place

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from tinyalex import __version__
-from tinyalex.cli import exchange, learn, look, train
+from tinyalex.cli import exchange, judge, learn, look, prepare, train
 from tinyalex.errors import TinyalexError
 
 app = typer.Typer(
@@ -38,11 +38,16 @@ app.command("check-grads")(learn.check_grads)
 app.command("doctor")(learn.doctor)
 app.command("relu-vs-tanh")(learn.relu_vs_tanh)
 app.command("lessons")(learn.lessons)
+app.command("judge")(judge.judge)
+app.command("docs")(learn.docs)
 app.command("describe")(learn.describe)
 app.command("bench")(learn.bench)
 
-prepare_app = typer.Typer(help="Turn a data set into the form that training reads.", no_args_is_help=True)
-prepare_app.command("imagenet")(train.prepare_imagenet)
+prepare_app = typer.Typer(
+    cls=prepare.Kinds, help="Turn pictures into the form that training reads.", no_args_is_help=True
+)
+prepare_app.command("pictures")(prepare.pictures)
+prepare_app.command("imagenet", help="The same as pictures: ILSVRC is one form of them.")(prepare.pictures)
 app.add_typer(prepare_app, name="prepare")
 app.command("train")(train.train)
 app.command("resume")(train.resume)

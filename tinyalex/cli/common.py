@@ -1,5 +1,7 @@
 """What the commands share: options, consoles, devices, networks, and how results are shown."""
 
+import contextlib
+import math
 from itertools import permutations
 from pathlib import Path
 from typing import Annotated
@@ -14,17 +16,9 @@ from tinyalex.errors import DataError, few
 console = Console(markup=False, highlight=False, soft_wrap=True)
 error_console = Console(stderr=True, markup=False, highlight=False)
 
-Devices = Annotated[
-    str | None,
-    typer.Option(
-        help="One rank each: cpu:0,cpu:1 or cuda:0,cuda:1; cpu: a core a tower; mpi, mpi:cuda (mpiexec).",
-        show_default="cpu",
-    ),
-]
-ThreadDevices = Annotated[
-    str | None,
-    typer.Option(help="One rank each: cpu:0,cpu:1 or cuda:0,cuda:1; cpu: cores.", show_default="cpu"),
-]
+_RANKS = "One rank each: cpu:0,cpu:1 or cuda:0,cuda:1; cpu, cuda: as many as can share the work evenly"
+ThreadDevices = Annotated[str | None, typer.Option(help=f"{_RANKS}.", show_default="cpu")]
+Devices = Annotated[str | None, typer.Option(help=f"{_RANKS}; mpi, mpi:cuda (mpiexec).", show_default="cpu")]
 Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint, or a run folder: its newest checkpoint.")]
 DataSet = Annotated[
     Path,
@@ -32,28 +26,49 @@ DataSet = Annotated[
 ]
 Split = Annotated[str, typer.Option(help="train or val.")]
 Views = Annotated[int, typer.Option(help="Views of each picture: 1 (centre) or 10 (paper, section 4.1).")]
-Preset = Annotated[str, typer.Option(help="paper, code2012, half or caffe.")]
+_NETWORK = "paper, code2012, half, caffe, cifar4 …; a checkpoint or run; FILE.py or FILE.json"
+NetworkArgument = Annotated[str, typer.Argument(metavar="NETWORK", help=f"alexnet: {_NETWORK}.")]
+NetworkOption = Annotated[str, typer.Option("--network", "--preset", help=f"{_NETWORK}.")]
+Preset = Annotated[
+    str | None, typer.Option(help="Which alexnet: paper, code2012, half or caffe.", show_default="paper")
+]
+Plain = Annotated[
+    bool, typer.Option("--plain", help="Run the plain operations, to step through: the same, but slower.")
+]
 Width = Annotated[float, typer.Option(help="Factor on the numbers of filters and hidden units.", min=0.001)]
 
 
 def devices_for_network(devices, network):
-    """Return the devices asked for, or a CPU core for each rank that AlexNet's towers allow."""
-    from tinyalex.models.alexnet import most_ranks
-
-    return or_cores(devices, most_ranks(network))
+    """Return the devices asked for, spelled out; "cpu": a core for each rank that its towers allow."""
+    return _spelled(devices, network.most_ranks)
 
 
 def devices_for_checkpoints(devices, *paths):
     """As `devices_for_network`, for the networks of checkpoints, one after the other."""
     from tinyalex.runs.saved import open_network
 
-    return or_cores(devices, min(open_network(path).ranks for path in paths))
+    return _spelled(devices, math.gcd(*(open_network(path).network.most_ranks for path in paths)))
 
 
-def or_cores(devices, ranks):
-    if devices in (None, "cpu"):
-        devices = ",".join(f"cpu:{k}" for k in range(min(ranks, device_names.cpu_count())))
-    return devices
+def of_preset(network, preset):
+    """Return the name of the network that "alexnet" and --preset mean together."""
+    if preset is None:
+        return network
+    if network != "alexnet":
+        raise DataError(f"--preset: is a choice about alexnet, found the network {network!r}")
+    return preset
+
+
+def operations(plain):
+    """Return the context in which the operations are those asked for."""
+    from tinyalex.ops import plain_ops
+
+    return plain_ops() if plain else contextlib.nullcontext()
+
+
+def _spelled(devices, parts):
+    transport, names = device_names.read("cpu" if devices is None else devices, parts)
+    return ",".join(names) if transport == "threads" else devices
 
 
 def run_on(fn, devices):
@@ -61,24 +76,11 @@ def run_on(fn, devices):
 
     Under MPI the other ranks' processes end here: what a command does with the result, one of them does.
     """
-    if devices.startswith("mpi"):
-        from tinyalex.comm.mpi import launch_mpi
-
-        rank, result = launch_mpi(lambda comm: (comm.rank, fn(comm)), devices)
-        if rank:
-            console.quiet = True
-            raise typer.Exit
-        return result
-    return launch(fn, device_names.parse(devices))[0]
-
-
-def network_of(preset, width, size, classes):
-    from tinyalex.models.alexnet import PRESETS, narrow
-
-    if preset not in PRESETS:
-        raise DataError(f"--preset: expected one of {', '.join(PRESETS)}, found {preset!r}")
-    network = PRESETS[preset] if width == 1 else narrow(PRESETS[preset], width)
-    return network._replace(size=size or network.size, classes=classes or network.classes)
+    rank, result = launch(lambda comm: (comm.rank, fn(comm)), devices)[0]
+    if rank:
+        console.quiet = True
+        raise typer.Exit
+    return result
 
 
 def metrics_of(path):

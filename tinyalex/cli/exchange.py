@@ -8,16 +8,17 @@ import typer
 
 from tinyalex.cli.common import Checkpoint
 from tinyalex.errors import DataError
+from tinyalex.files import read_text
 
 
 def export(
     checkpoint: Checkpoint,
     out: Annotated[Path, typer.Argument(help="The ONNX file.")],
 ):
-    """Write a network as ONNX (opset 13): AlexNet, Figure 1's, or one that was imported."""
+    """Write a checkpoint's network as ONNX (opset 13)."""
     from tinyalex.exchange import onnx_export
     from tinyalex.runs import checkpoint as files
-    from tinyalex.runs.run import newest
+    from tinyalex.runs.checkpoint import newest
     from tinyalex.runs.saved import open_network
 
     path = newest(checkpoint)
@@ -25,10 +26,9 @@ def export(
     arrays, _ = files.load(path)
     pictures = saved.pictures or _pictures_of(path, saved, arrays)
     metadata = {"classes": saved.classes, "pictures": pictures and pictures._asdict()}
-    onnx_export.write(out, saved.layers(), arrays, saved.shape, metadata)
-    typer.echo(
-        f"{out}: opset {onnx_export.OPSET}, input (batch, {', '.join(map(str, saved.shape))}), logits out"
-    )
+    onnx_export.write(out, saved.network, arrays, metadata)
+    shape = ", ".join(map(str, saved.network.input))
+    typer.echo(f"{out}: opset {onnx_export.OPSET}, input (batch, {shape}), logits out")
 
 
 def _pictures_of(path, saved, arrays):
@@ -41,7 +41,7 @@ def _pictures_of(path, saved, arrays):
     mean = mean_picture(path, arrays)
     side = saved.settings.upscale or mean.shape[-1]
     colour = tuple(float(m) for m in mean.mean((1, 2), dtype=float))
-    return Pictures("RGB", colour, (1.0, 1.0, 1.0), side, saved.shape[-1])
+    return Pictures("RGB", colour, (1.0, 1.0, 1.0), side, saved.network.input[-1])
 
 
 def import_network(
@@ -60,7 +60,6 @@ def import_network(
     """Read a network that another program wrote, into a checkpoint that `predict` takes."""
     from tinyalex.data.preprocessing import parse
     from tinyalex.exchange import state_dict
-    from tinyalex.models import sequential
     from tinyalex.runs import checkpoint as files
 
     if source.suffix == ".safetensors":
@@ -69,27 +68,27 @@ def import_network(
         from tinyalex.exchange import onnx_import
 
         found = onnx_import.read(source)
-    count = sequential.shapes(found.layers, found.shape)[-1][0]
+    network = found.network
+    count = network.outputs[0]
     stated = _stated(source, found)
     if pictures is not None:
-        if found.shape[0] != 3 or found.shape[1] != found.shape[2]:
+        if network.input[0] != 3 or network.input[1] != network.input[2]:
             raise DataError(
-                f"{source}: --pictures: expected an input of three square maps, found {found.shape}"
+                f"{source}: --pictures: expected an input of three square maps, found {network.input}"
             )
-        stated["pictures"] = parse(pictures, found.shape[1])
+        stated["pictures"] = parse(pictures, network.input[1])
     names = _names(classes) if classes else stated.get("classes") or [str(i) for i in range(count)]
     if len(names) != count:
         raise DataError(f"{classes or source}: expected {count} names of classes, found {len(names)}")
     metadata = {
-        "layers": sequential.to_json(found.layers),
-        "input": found.shape,
+        "network": network.to_json(),
         "classes": names,
         "pictures": stated["pictures"]._asdict() if stated.get("pictures") else None,
     }
     files.save(out, found.arrays, metadata)
-    ranks = sequential.most_ranks(found.layers)
+    ranks = network.most_ranks
     typer.echo(
-        f"{out}: {len(found.layers)} layers, {sum(a.size for a in found.arrays.values()):,} parameters, "
+        f"{out}: {len(network.layers)} layers, {sum(a.size for a in found.arrays.values()):,} parameters, "
         f"{count:,} classes" + (f", {ranks} towers" if ranks > 1 else "")
     )
     if not stated.get("pictures"):
@@ -108,16 +107,12 @@ def _stated(source, found):
         if names is not None and not (isinstance(names, list) and all(isinstance(n, str) for n in names)):
             raise DataError("classes: expected a list of names")
         pictures = None if pictures is None else Pictures.from_json(pictures)
-        if pictures and found.shape != (3, pictures.crop, pictures.crop):
-            raise DataError(f"pictures: crop {pictures.crop} does not fit an input {found.shape}")
+        if pictures and found.network.input != (3, pictures.crop, pictures.crop):
+            raise DataError(f"pictures: crop {pictures.crop} does not fit an input {found.network.input}")
         return {"classes": names, "pictures": pictures}
     except (ValueError, AttributeError, RecursionError) as error:
         raise DataError(f"{source}: metadata tinyalex: not as tinyalex writes it: {error}") from error
 
 
 def _names(path):
-    try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: expected a text file, a name in each line: {error}") from error
-    return [name for name in names if name]
+    return [name for line in read_text(path).splitlines() if (name := line.strip())]

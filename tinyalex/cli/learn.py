@@ -8,13 +8,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from tinyalex import devices as device_names
 from tinyalex.cli.common import (
+    NetworkArgument,
+    Plain,
     Preset,
     ThreadDevices,
     Width,
     console,
     devices_for_network,
     error_console,
-    network_of,
+    of_preset,
+    operations,
 )
 from tinyalex.errors import DataError
 
@@ -97,11 +100,25 @@ def lessons(
     raise typer.Exit(course.open_lab(folder))
 
 
+def docs(out: Annotated[Path, typer.Argument(help="A folder for the pages.")]):
+    """Write the library's pages, made from its docstrings: open index.html there."""
+    from importlib.util import find_spec
+
+    import tinyalex
+
+    if not find_spec("pdoc"):
+        raise DataError("docs: expected the package pdoc, found none: pip install 'tinyalex[docs]'")
+    import pdoc
+
+    pdoc.pdoc(*(f"tinyalex.{name}" for name in tinyalex.PUBLIC), output_directory=out)
+    console.print(f"{out / 'index.html'}")
+
+
 def describe(
-    model: Annotated[str, typer.Argument(help="alexnet.")] = "alexnet",
-    preset: Preset = "paper",
+    network: NetworkArgument = "alexnet",
+    preset: Preset = None,
     devices: ThreadDevices = None,
-    batch: Annotated[int, typer.Option(help="Images in a training step.", min=1)] = 128,
+    batch: Annotated[int, typer.Option(help="Images per training step.", min=1)] = 128,
     size: Annotated[int | None, typer.Option(help="Side of the picture in pixels.", min=1)] = None,
     width: Width = 1.0,
     towers: Annotated[
@@ -109,52 +126,53 @@ def describe(
     ] = None,
     memory: Annotated[str | None, typer.Option(help="Does a device of, say, 3GiB hold it?")] = None,
 ):
-    """Print the network layer by layer: shapes, parameters, multiply-adds, memory, bytes that cross."""
+    """Print a network layer by layer: shapes, parameters, multiply-adds, memory, bytes that cross."""
     from tinyalex.measure import describe as description
+    from tinyalex.runs.saved import find_network
 
-    if model != "alexnet":
-        raise DataError(f"describe: expected alexnet, found {model!r}")
     held = description.parse_memory(memory) if memory else None
-    network = network_of(preset, width, size, None)
-    network = network._replace(towers=towers or network.towers)
-    names = [name.strip() for name in devices_for_network(devices, network).split(",")]
-    for name in names:
-        device_names.kind_and_index(name)
-    description.print_description(description.describe(network, len(names), batch), console, held)
+    width = None if width == 1 else width
+    found = find_network(of_preset(network, preset), width=width, size=size, towers=towers)
+    names = device_names.names(devices_for_network(devices, found))
+    description.print_description(description.describe(found, len(names), batch), console, held)
 
 
 def bench(
-    what: Annotated[
-        str, typer.Argument(help="alexnet, cifar4 (Figure 1), or a layer of AlexNet.")
-    ] = "alexnet",
-    preset: Preset = "paper",
+    network: NetworkArgument = "alexnet",
+    layer: Annotated[str | None, typer.Option(help="One layer alone, by its name: conv2, lrn1 …")] = None,
+    preset: Preset = None,
     lrn: Annotated[bool, typer.Option(help="AlexNet with local response normalization.")] = True,
-    neuron: Annotated[str, typer.Option(help="Of cifar4: relu, tanh or logistic.")] = "relu",
+    width: Width = 1.0,
     devices: ThreadDevices = None,
-    batch: Annotated[int, typer.Option(help="Images in a step.", min=1)] = 128,
+    batch: Annotated[int, typer.Option(help="Images per step.", min=1)] = 128,
     rounds: Annotated[int, typer.Option(help="Rounds measured.", min=1)] = 5,
     forward: Annotated[bool, typer.Option("--forward", help="The forward pass only.")] = False,
     layers: Annotated[bool, typer.Option("--layers", help="A table of layers.")] = False,
     vs: Annotated[str | None, typer.Option(help="torch (as people write it) or torch-tuned.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    plain: Plain = False,
 ):
     """Time training: images/s, time by layer, share of the matrix products' limit, PyTorch beside it."""
     from tinyalex.measure import bench as benchmark
+    from tinyalex.runs.saved import find_network
 
-    network = network_of(preset, 1.0, None, None)._replace(lrn=lrn)
-    if what == "cifar4":
-        chosen = device_names.parse(devices or "cpu", batch)
-    else:
-        chosen = device_names.parse(devices_for_network(devices, network))
-    benchmark.check(what, network, neuron, vs, chosen[0])
+    width = None if width == 1 else width
+    found = find_network(of_preset(network, preset), lrn=None if lrn else False, width=width)
+    if layer:
+        benchmark.alone(found, layer)
+    ranks = found.most_ranks
+    chosen = device_names.parse(devices or "cpu", ranks if ranks > 1 else batch)
+    benchmark.check(found, vs, chosen[0])
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=error_console
     ) as bar:
         task = bar.add_task("rounds", total=rounds)
-        found = benchmark.measure(
-            what, network, neuron, chosen, batch, rounds, vs, forward, lambda _: bar.advance(task)
-        )
+        with operations(plain):
+            result = benchmark.measure(
+                found, chosen, batch, rounds, layer=layer, against=vs, forward=forward, what=network,
+                on_round=lambda _: bar.advance(task),
+            )  # fmt: skip
     if as_json:
-        print(benchmark.to_json(found))
+        print(benchmark.to_json(result))
     else:
-        benchmark.print_result(found, console, layers)
+        benchmark.print_result(result, console, layers)

@@ -45,13 +45,14 @@ def evaluate(
     views: Views = 1,
     split: Split = "val",
     weights: Annotated[
-        str | None, typer.Option(help="Of an ensemble: comma-separated, equal by default.")
+        str | None, typer.Option(help="Comma-separated weights of an ensemble's networks; equal by default.")
     ] = None,
     devices: Devices = None,
 ):
     """Print the top-1 and top-5 error of a checkpoint, or of the average of several networks' predictions."""
     from tinyalex import evaluate as testing
-    from tinyalex.runs.run import newest
+    from tinyalex.runs import trained as reading
+    from tinyalex.runs.checkpoint import newest
 
     opened = open_splits(data, split)
     numbers = weights_of(weights, len(checkpoints))
@@ -60,9 +61,9 @@ def evaluate(
     def rank(comm):
         found = []
         for path in paths:
-            trained = testing.load(comm, path)
+            trained = reading.load(comm, path)
             same_classes(path, trained, opened)
-            with testing.view_loader(comm, trained, getattr(opened, split), views) as loader:
+            with reading.view_loader(comm, trained, getattr(opened, split), views) as loader:
                 found.append(testing.probabilities(trained.net, loader))
         return found
 
@@ -84,13 +85,14 @@ def predict(
 ):
     """Print the most probable classes of pictures."""
     from tinyalex import evaluate as testing
-    from tinyalex.runs.run import newest
+    from tinyalex.runs import trained as reading
+    from tinyalex.runs.checkpoint import newest
 
     path = newest(checkpoint)
 
     def rank(comm):
-        trained = testing.load(comm, path)
-        with testing.picture_loader(comm, trained, images, views) as loader:
+        trained = reading.load(comm, path)
+        with reading.picture_loader(comm, trained, images, views) as loader:
             return testing.probabilities(trained.net, loader)[0], trained.classes
 
     probabilities, classes = run_on(rank, devices_for_checkpoints(devices, path))
@@ -108,23 +110,27 @@ def features(
     ],
     split: Split = "val",
     layer: Annotated[
-        str | None, typer.Option(help="Whose outputs: by default what the last fully connected layer reads.")
+        str | None,
+        typer.Option(
+            help="Layer whose outputs are written (default: the input of the last fully connected layer)."
+        ),
     ] = None,
     devices: Devices = None,
 ):
     """Write a hidden layer's outputs for every picture of a split, in the order of the split."""
     from tinyalex import evaluate as testing
     from tinyalex.files import write_array
-    from tinyalex.runs.run import newest
+    from tinyalex.runs import trained as reading
+    from tinyalex.runs.checkpoint import newest
 
     path, opened = newest(checkpoint), open_splits(data, split)
 
     def rank(comm):
-        trained = testing.load(comm, path)
+        trained = reading.load(comm, path)
         chosen = layer or _last_hidden(path, trained.net)
         if chosen not in trained.net.layers:
             raise DataError(f"--layer: expected one of {', '.join(trained.net.layers)}, found {chosen!r}")
-        with testing.view_loader(comm, trained, getattr(opened, split), 1) as loader:
+        with reading.view_loader(comm, trained, getattr(opened, split), 1) as loader:
             return testing.features(trained.net, loader, chosen)
 
     found = run_on(rank, devices_for_checkpoints(devices, path))
@@ -135,21 +141,20 @@ def features(
 def figure_kernels(checkpoint: Checkpoint, out: Out = Path("kernels.png")):
     """Figure 3: the kernels of the first layer, one block for each tower."""
     from tinyalex.look.figures import kernels_figure
-    from tinyalex.models.sequential import Conv
+    from tinyalex.nn import Conv2d
     from tinyalex.runs import checkpoint as files
-    from tinyalex.runs.run import newest
     from tinyalex.runs.saved import open_network
 
-    path = newest(checkpoint)
+    path = files.newest(checkpoint)
     saved = open_network(path)
-    convolutions = [layer for layer in saved.layers() if isinstance(layer, Conv)]
-    if not convolutions or convolutions[0].shape[1] != 3:
-        found = convolutions[0].shape if convolutions else "none"
+    placed = [place for place in saved.network.plan() if isinstance(place.layer, Conv2d)]
+    if not placed or placed[0].x[0] != 3:
+        found = f"one of {placed[0].x[0]}" if placed else "none"
         raise DataError(f"{path}: expected a first convolution of three channels, found {found}")
-    weights = files.load(path)[0][f"{convolutions[0].name}.w"]
+    weights = files.load(path)[0][f"{placed[0].layer.name}.w"]
     if saved.pictures and saved.pictures.order == "BGR":
         weights = weights[:, ::-1]
-    towers = convolutions[1].groups if len(convolutions) > 1 else 1  # in which its maps are read
+    towers = placed[1].layer.groups if len(placed) > 1 else 1  # in which its maps are read
     save_figure(kernels_figure(weights, towers), out)
 
 
@@ -164,15 +169,16 @@ def figure_predictions(
     """Figure 4, left: validation pictures with the five most probable classes."""
     from tinyalex import evaluate as testing
     from tinyalex.look.figures import predictions_figure
-    from tinyalex.runs.run import newest
+    from tinyalex.runs import trained as reading
+    from tinyalex.runs.checkpoint import newest
 
     opened, path = open_splits(data, "val"), newest(checkpoint)
-    pictures, labels = testing.some_pictures(opened.val, count, seed)
+    pictures, labels = reading.some_pictures(opened.val, count, seed)
 
     def rank(comm):
-        trained = testing.load(comm, path)
+        trained = reading.load(comm, path)
         same_classes(path, trained, opened)
-        with testing.array_loader(comm, trained, pictures, 10) as loader:
+        with reading.array_loader(comm, trained, pictures, 10) as loader:
             return testing.probabilities(trained.net, loader)[0], trained.classes
 
     probabilities, classes = run_on(rank, devices_for_checkpoints(devices, path))
@@ -193,21 +199,22 @@ def figure_neighbours(
     from tinyalex import evaluate as testing
     from tinyalex.look.figures import neighbours_figure
     from tinyalex.look.retrieval import nearest
-    from tinyalex.runs.run import newest
+    from tinyalex.runs import trained as reading
+    from tinyalex.runs.checkpoint import newest
 
     opened, path = open_splits(data, "train", "val"), newest(checkpoint)
-    pictures, _ = testing.some_pictures(opened.val, count, seed)
+    pictures, _ = reading.some_pictures(opened.val, count, seed)
 
     def rank(comm):
-        trained = testing.load(comm, path)
+        trained = reading.load(comm, path)
         hidden = _last_hidden(path, trained.net)
-        with testing.view_loader(comm, trained, opened.train, 1) as loader:
+        with reading.view_loader(comm, trained, opened.train, 1) as loader:
             database = testing.features(trained.net, loader, hidden)
-        with testing.array_loader(comm, trained, pictures, 1) as loader:
+        with reading.array_loader(comm, trained, pictures, 1) as loader:
             return testing.features(trained.net, loader, hidden), database
 
     indices, _ = nearest(*run_on(rank, devices_for_checkpoints(devices, path)), k=6)
-    found = np.stack([testing.pictures_at(opened.train, row) for row in indices.T], axis=-1)
+    found = np.stack([reading.pictures_at(opened.train, row) for row in indices.T], axis=-1)
     save_figure(neighbours_figure(pictures, found), out)
 
 

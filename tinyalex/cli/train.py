@@ -1,6 +1,5 @@
-"""Commands that make a network: prepare, train, resume."""
+"""Commands that make a network: train, resume."""
 
-import contextlib
 from pathlib import Path
 from typing import Annotated
 
@@ -10,53 +9,46 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from tinyalex.cli.common import (
     DataSet,
     Devices,
-    Preset,
+    NetworkOption,
+    Plain,
     Width,
     console,
     devices_for_network,
-    network_of,
+    operations,
     run_on,
 )
-from tinyalex.errors import DataError, DeviceError, DeviceMemoryError
-
-
-def prepare_imagenet(
-    src: Annotated[Path, typer.Argument(help="ILSVRC folders or tars, or any folder of class folders.")],
-    dst: Annotated[Path, typer.Argument(help="Where the shards go.")],
-    size: Annotated[int, typer.Option(help="Side of the stored pictures in pixels.", min=1)] = 256,
-    seed: Annotated[int, typer.Option(help="Seed of the order of the pictures.", min=0)] = 0,
-    workers: Annotated[int | None, typer.Option(help="Processes; every core by default.", min=1)] = None,
-):
-    """Cut every picture to its middle square and write shards; again: go on, or verify what is complete."""
-    from tinyalex.data import imagenet
-
-    done = imagenet.prepare(src, dst, size=size, seed=seed, workers=workers)
-    counts = ", ".join(f"{n:,} {split}" for split, n in done.counts.items())
-    whole = ", whole: every shard has its SHA-256" if done.verified else ""
-    console.print(f"{counts} pictures of {done.classes:,} classes in {dst}{whole}")
-    if done.unreadable:
-        console.print(f"{done.unreadable} unreadable, skipped: {dst / 'unreadable.txt'}")
+from tinyalex.devices import sharing
+from tinyalex.errors import DeviceError, DeviceMemoryError
 
 
 def train(
     data: DataSet,
     out: Annotated[Path, typer.Argument(help="The run's folder: new or empty.")],
-    preset: Preset = "paper",
+    network: NetworkOption = "paper",
     recipe: Annotated[
         str | None,
-        typer.Option(help="How it is trained: paper, code2012 or caffe; by default as the preset."),
+        typer.Option(
+            help="How it is trained: paper, code2012 or caffe; by default as the network's authors."
+        ),
     ] = None,
     devices: Devices = None,
-    epochs: Annotated[int | None, typer.Option(help="Instead of the preset's.", min=1)] = None,
-    batch: Annotated[int | None, typer.Option(help="Images a step, instead of the preset's.", min=1)] = None,
+    epochs: Annotated[int | None, typer.Option(help="Instead of the recipe's.", min=1)] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Images per step, instead of the recipe's.", min=1)
+    ] = None,
     rate: Annotated[
-        float | None, typer.Option(help="First learning rate, instead of the preset's.", min=0)
+        float | None, typer.Option(help="First learning rate, instead of the recipe's.", min=0)
     ] = None,
     patience: Annotated[
         int | None, typer.Option(help="Epochs without a better error before the rate drops.", min=1)
     ] = None,
-    noise: Annotated[float | None, typer.Option(help="Colour noise, instead of the preset's.", min=0)] = None,
-    bias: Annotated[float | None, typer.Option(help="First biases, instead of the preset's 1.")] = None,
+    noise: Annotated[float | None, typer.Option(help="Colour noise, instead of the recipe's.", min=0)] = None,
+    bias: Annotated[
+        float | None,
+        typer.Option(
+            help="Initial bias of conv2, conv4, conv5, fc6, fc7 (the paper's 1 can stop a narrow net)."
+        ),
+    ] = None,
     dropout: Annotated[bool, typer.Option(help="Drop half of the hidden units in training.")] = True,
     width: Width = 1.0,
     size: Annotated[int | None, typer.Option(help="Side of the crop that the network sees.", min=1)] = None,
@@ -66,97 +58,50 @@ def train(
         int, typer.Option(help="Steps between checkpoints; one is written at the end too.", min=1)
     ] = 500,
     keep: Annotated[int, typer.Option(help="Checkpoints kept.", min=1)] = 3,
+    plain: Plain = False,
 ):
-    """Train AlexNet.  Ctrl-C finishes the step, writes a checkpoint and ends; `tinyalex resume` goes on."""
-    from tinyalex.runs.recipe import PRESETS
-    from tinyalex.runs.settings import Settings, locate, open_data
+    """Train a network.  Ctrl-C finishes the step, writes a checkpoint and ends; `tinyalex resume` goes on."""
+    from tinyalex.runs import new_run
 
-    data = locate(data)
-    opened = open_data(data)
-    network = network_of(preset, width, size, len(opened.classes))
-    if bias is not None:
-        network = network._replace(bias=bias)
-    if (recipe or preset) not in PRESETS:
-        raise DataError(f"--recipe: expected one of {', '.join(PRESETS)}, found {recipe!r}")
-    r = PRESETS[recipe or preset]
-    chosen = {"epochs": epochs, "batch": batch, "rate": rate, "patience": patience}
-    r = r._replace(**{name: value for name, value in chosen.items() if value is not None})
-    pictures = r.pictures._replace(crop=network.size)
-    if (upscale or opened.mean.shape[-1], network.size) != (256, r.pictures.crop):
-        pictures = pictures._replace(offsets=None)  # the recipe counts those of its own crop in 256 pixels
-    r = r._replace(pictures=pictures if noise is None else pictures._replace(noise=noise))
-    network = network._replace(dropout=dropout)
-    settings = Settings(str(data), preset, network, r, seed, upscale, save_every, keep)
-    _go(out, settings, opened, devices, new=True)
+    made, opened = new_run(
+        data, network, recipe, upscale=upscale, seed=seed, save_every=save_every, keep=keep,
+        width=None if width == 1 else width, size=size, bias=bias, dropout=None if dropout else False,
+        epochs=epochs, batch=batch, rate=rate, patience=patience, noise=noise,
+    )  # fmt: skip
+    _go(out, made, opened, devices, plain, new=True)
 
 
 def resume(
     out: Annotated[Path, typer.Argument(help="The run's folder.")],
     data: Annotated[Path | None, typer.Option(help="Where the run's pictures are now, if moved.")] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(help="Go on until so many epochs have ended, also after the run's end.", min=1),
+    ] = None,
     devices: Devices = None,
+    plain: Plain = False,
 ):
     """Go on with a run from its newest checkpoint, on any number of devices that its towers allow."""
-    from tinyalex.runs import run
-    from tinyalex.runs.settings import locate, open_data
+    from tinyalex.runs import reopen
 
-    settings = run.settings_of(out)
-    if data:
-        settings = settings._replace(data=str(locate(data)))
-    try:
-        opened = open_data(settings.data)
-    except DataError as error:
-        if data:
-            raise
-        raise DataError(f"{error}; {out / 'run.json'} names the data, --data others") from error
-    _go(out, settings, opened, devices)
+    made, opened = reopen(out, epochs, data)
+    _go(out, made, opened, devices, plain, longer=epochs is not None)
 
 
-def _go(out, settings, data, devices, new=False):
+def _go(out, settings, data, devices, plain, **how):
     """Train in the run folder, with a live display; exit code 130 if it was stopped."""
-    from tinyalex.evaluate import guesses
     from tinyalex.runs import run
 
-    if data.train is None:
-        raise DataError(f"{settings.data}: expected pictures to train on, found a val split alone")
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     state = TextColumn("{task.fields[state]}")
+    chosen = devices_for_network(devices, settings.network)
     with run.stop_at_signal() as stop, Progress(*columns, state, console=console) as progress:
-        steps = len(data.train.labels) // settings.recipe.batch
-        task = progress.add_task("", total=steps, state="")
-
-        def on_event(record):
-            if record["kind"] == "step":
-                state = (
-                    f"loss {record['loss']:.3f}  error {record['error']:.1%}  rate {record['rate']:g}  "
-                    f"{record['images_a_second']:.0f} images/s"
-                )
-                done = record["step"] - record["epoch"] * steps
-                name = f"epoch {record['epoch'] + 1}"
-                progress.update(task, completed=done, total=steps, description=name, state=state)
-            elif record["kind"] == "validating":
-                progress.update(task, completed=record["done"], total=record["of"], description="validation")
-            elif record["kind"] == "train":
-                result = f"training loss {record['loss']:.3f}, error {record['error']:.1%}"
-                progress.print(f"epoch {record['epoch']}: {result}")
-            elif record["kind"] == "validation":
-                topk = f"top-{guesses(settings.network.classes)} {record['top5']:.1%}"
-                progress.print(f"  validation top-1 {record['top1']:.1%}, {topk}")
-
-        chosen = devices_for_network(devices, settings.network)
-
-        def rank(comm):
-            with contextlib.ExitStack() as stack:
-                if comm.rank == 0:
-                    progress.print(f"devices: {chosen}")
-                    run.check(settings, data, comm.size)
-                    if new:
-                        run.begin(out, settings)
-                    stack.enter_context(run.lock(out))
-                comm.share(None)  # nobody looks into the folder before
-                return run.train(comm, out, settings, data, stop, on_event)
-
+        rank = run.job(
+            out, settings, data, stop=stop, on_event=_Display(progress, settings, data, chosen), **how
+        )
         try:
-            done = run_on(rank, chosen)
+            with operations(plain):
+                done = run_on(rank, chosen)
         except DeviceMemoryError as error:
             raise DeviceError(f"{error}; {_batch_that_fits(settings, chosen, error.available)}") from error
     if not done:
@@ -165,11 +110,59 @@ def _go(out, settings, data, devices, new=False):
     console.print(f"done: {run.checkpoints(out)[-1]}")
 
 
+class _Display:
+    """Shows the records of a run."""
+
+    def __init__(self, progress, settings, data, devices):
+        progress.print(f"devices: {devices}{sharing(devices.split(','))}")
+        self.progress, self.recipe, self.classes = progress, settings.recipe, len(data.classes)
+        self.steps = len(data.train.labels) // settings.recipe.batch if data.train is not None else 0
+        self.task = progress.add_task("", total=self.steps, state="")
+
+    def __call__(self, record):
+        from tinyalex.evaluate import guesses
+
+        say = self.progress.print
+        match record["kind"]:
+            case "step":
+                state = (
+                    f"loss {record['loss']:.3f}  error {record['error']:.1%}  rate {record['rate']:g}  "
+                    f"{record['images_a_second']:.0f} images/s"
+                )
+                done = record["step"] - record["epoch"] * self.steps
+                name = f"epoch {record['epoch'] + 1}"
+                self.progress.update(
+                    self.task, completed=done, total=self.steps, description=name, state=state
+                )
+            case "validating":
+                self.progress.update(
+                    self.task, completed=record["done"], total=record["of"], description="validation"
+                )
+            case "train":
+                loss, error = record["loss"], record["error"]
+                say(f"epoch {record['epoch']}: training loss {loss:.3f}, error {error:.1%}")
+            case "validation":
+                k = guesses(self.classes)
+                topk = f", top-{k} error {record['top5']:.1%}" if k > 1 else ""
+                say(f"  validation top-1 error {record['top1']:.1%}{topk}")
+            case "drop":
+                reason = f"epoch {record['epoch']}: no better error for {self.recipe.patience} epochs"
+                if record["ended"]:
+                    say(f"{reason}, at the last rate: the end, of {self.recipe.epochs} (--patience)")
+                else:
+                    say(f"{reason}: rate {record['rate']:g}")
+            case "chance":
+                say(
+                    f"epoch {record['epoch']}: the loss stands at that of guessing, log {self.classes} = "
+                    f"{record['chance']:.2f}: nothing is learned; try --bias 0.1 --no-dropout --noise 0"
+                )
+
+
 def _batch_that_fits(settings, devices, memory):
     from tinyalex.measure.describe import largest_batch
-    from tinyalex.ops.cuda.conv import BLOCK_BYTES
+    from tinyalex.ops.cuda.conv import SCRATCH_BYTES
 
-    memory -= 2 * BLOCK_BYTES  # what describe does not count: columns, and a block of their product
+    memory -= SCRATCH_BYTES  # what describe does not count: a layer's partial sums
     batch = settings.recipe.batch
     fits = largest_batch(settings.network, len(devices.split(",")), memory)
     if fits >= batch:

@@ -12,7 +12,7 @@ import numpy as np
 from tinyalex.errors import ArgumentError
 
 
-class Recipe(NamedTuple):
+class Augmentation(NamedTuple):
     """How a training picture is varied. PAPER and CODE2012 below name what differs between the two.
 
     crop: side of the square that the network sees; None takes the whole picture.
@@ -40,13 +40,13 @@ class Recipe(NamedTuple):
         return 1 + self.noise if self.reading == "code2012" else 1.0
 
 
-PAPER = Recipe(offsets=32)
+PAPER = Augmentation(offsets=32)
 """Section 4.1: 32 * 32 offsets and a flip, "a factor of 2048"; one crop a picture; alpha times lambda."""
 
-CODE2012 = Recipe(offsets=33, group=32, reading="code2012")
+CODE2012 = Augmentation(offsets=33, group=32, reading="code2012")
 """convdata_jpeg.py:77,238-247: randint(0, 33), so 33 * 33 * 2 = 2178 variants; 32 pictures share one crop."""
 
-PLAIN = Recipe(crop=None, flip=False, noise=0.0)
+PLAIN = Augmentation(crop=None, flip=False, noise=0.0)
 """The picture as it is."""
 
 

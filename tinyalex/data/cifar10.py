@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import numpy as np
-import pooch
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
@@ -347,6 +346,10 @@ def _archive_files(path, split):
 
 def _cache():
     """The folder downloads are kept in, chosen by pooch for the operating system."""
+    try:
+        import pooch
+    except ImportError:  # nothing can be fetched, but it may lie there
+        return Path.home() / ".cache" / "tinyalex"
     return Path(pooch.os_cache("tinyalex"))
 
 
@@ -408,6 +411,10 @@ def fetch():
     cache = _cache()
     path = cache / _LAYOUTS[0].archive
     by_hand = f"put {path.name} into {cache} by hand, or use the `shapes` data, which needs no download"
+    try:
+        import pooch  # here, so that whoever fetches nothing can do without it
+    except ImportError as error:
+        raise DataError(f"CIFAR-10 is fetched by pooch, which is not here ({error}): {by_hand}") from error
     if path.exists():
         found = pooch.file_hash(str(path), alg="md5")
         if found != MD5:

@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tinyalex.comm import Comm
 from tinyalex.data import Images, augment
+from tinyalex.devices import Device
 from tinyalex.errors import ArgumentError
 
 
@@ -25,15 +27,15 @@ class Loader:
     """An iterator over batches (images, labels) of a source, prepared by background threads.
 
     source: imagenet.Shards, or data.Images (uint8 images (C, H, W, N), labels); square pictures.
-    train=True: each epoch in its own random order, varied as recipe says; the last, partial batch of an epoch
-    is dropped (2012 trained on full minibatches only), so that every step has the same size.
+    train=True: each epoch in its own random order, varied as augmentation says; the last, partial batch of
+    an epoch is dropped (2012 trained on full minibatches only), so that every step has the same size.
     train=False: in the source's order, centre crop, no flip, no noise; the partial batch is kept. views=10
     gives a list of ten images (C, crop, crop, N), the test views in the order of augment.ten_view_windows.
 
-    recipe: an augment.Recipe. mean: what is subtracted, (C, S, S) for a picture of side S, of which every
-    crop, wherever it was taken, loses the centre (as in 2012), or one value a channel (C,), or None.
-    covariance: (C, C) of the pixels, needed for colour noise. upscale: side to which pictures (and the mean)
-    are first enlarged (see augment.upscale).
+    augmentation: an augment.Augmentation. mean: what is subtracted, (C, S, S) for a picture of side S, of
+    which every crop, wherever it was taken, loses the centre (as in 2012), or one value a channel (C,), or
+    None. covariance: (C, C) of the pixels, needed for colour noise. upscale: side to which pictures (and the
+    mean) are first enlarged (see augment.upscale).
 
     start: (epoch, batch) of the first batch; epochs: the epoch at which iteration ends, None for never.
     threads: how many prepare batches (0: the caller's own, nothing ahead); depth: how many batches are ready
@@ -52,7 +54,7 @@ class Loader:
         self,
         source,
         batch_size=128,
-        recipe=augment.PAPER,
+        augmentation=augment.PAPER,
         *,
         train,
         seed=0,
@@ -80,22 +82,24 @@ class Loader:
             raise ArgumentError(f"start={start}: an epoch has the batches 0 to {self.batches_per_epoch - 1}")
         if views not in (1, 10) or (train and views == 10):
             raise ArgumentError(f"views={views}: expected 1, or 10 with train=False")
-        if train and recipe.noise and covariance is None:
-            raise ArgumentError(f"recipe: colour noise of {recipe.noise} needs the covariance of the pixels")
+        if train and augmentation.noise and covariance is None:
+            raise ArgumentError(
+                f"augmentation: colour noise of {augmentation.noise} needs the covariance of the pixels"
+            )
 
         self._upscale = upscale
         if upscale is not None:
             augment.upscale(np.zeros((C, side, side)), upscale)  # raises what does not fit
         self._channels, self._side = C, side if upscale is None else upscale
-        self._crop = recipe.crop or self._side
+        self._crop = augmentation.crop or self._side
         augment.ten_view_windows(self._side, self._crop)  # here and in the next line: raises if no crop fits
         if train:
             augment.random_crop_offsets(
-                np.random.default_rng(0), 0, self._side, self._crop, 1, recipe.offsets
+                np.random.default_rng(0), 0, self._side, self._crop, 1, augmentation.offsets
             )
         self._mean = None if mean is None else self._centre_of_mean(np.asarray(mean, np.float32), C, side)
         self._eigen = None if covariance is None else augment.pca(covariance)
-        self.batch_size, self.recipe, self.train, self.seed = batch_size, recipe, train, seed
+        self.batch_size, self.augmentation, self.train, self.seed = batch_size, augmentation, train, seed
         self._views, self._epochs = views, epochs
 
         self._asked = self._given = tuple(start)  # the next position to prepare, and to hand out
@@ -165,13 +169,15 @@ class Loader:
 
         chosen = epoch_order(self.seed, epoch, len(self.labels))[chosen]
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(epoch, batch)))
-        recipe, noise = self.recipe, None
-        corners = augment.random_crop_offsets(rng, N, self._side, crop, recipe.group, recipe.offsets)
-        flips = augment.random_flips(rng, N, recipe.group) if recipe.flip else np.zeros(N, bool)
-        if recipe.noise:
-            noise = augment.colour_noise(rng, N, *self._eigen, recipe.noise, recipe.reading)
+        augmentation, noise = self.augmentation, None
+        corners = augment.random_crop_offsets(
+            rng, N, self._side, crop, augmentation.group, augmentation.offsets
+        )
+        flips = augment.random_flips(rng, N, augmentation.group) if augmentation.flip else np.zeros(N, bool)
+        if augmentation.noise:
+            noise = augment.colour_noise(rng, N, *self._eigen, augmentation.noise, augmentation.reading)
         windows = [(y, x, flip) for (y, x), flip in zip(corners, flips, strict=True)]
-        return Batch(self._batch(chosen, windows, noise, recipe.divisor), self._labels(chosen))
+        return Batch(self._batch(chosen, windows, noise, augmentation.divisor), self._labels(chosen))
 
     def _batch(self, chosen, windows, noise=None, divisor=1.0):
         crop = self._crop
@@ -202,3 +208,30 @@ class Loader:
 def epoch_order(seed, epoch, n):
     """The permutation of n pictures in which an epoch sees them."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch,))).permutation(n)
+
+
+class InMemory:
+    """Batches of a small picture set that is held in memory, for a rank, or each rank's part of each batch.
+
+    images: an `Images` of pixels 0–255; the mean image of the set is subtracted.  comm: the ranks that share
+    a batch, by default one CPU core alone.
+    """
+
+    def __init__(self, images, comm=None, batch=128, dtype=np.float32):
+        if len(images.labels) < batch:
+            raise ArgumentError(
+                f"expected at least one batch of {batch} pictures, found {len(images.labels)}"
+            )
+        self.images, self.comm, self.batch, self.dtype = images, comm or Comm(Device("cpu:0")), batch, dtype
+        self.mean = images.images.mean(axis=3, keepdims=True).astype(dtype)
+        self.steps = len(images.labels) // batch  # in an epoch
+
+    def epoch(self, rng):
+        """Yield (images, labels) in a random order; pictures that fill no whole batch are left out."""
+        order = rng.permutation(len(self.images.labels))
+        part = self.comm.part(self.batch)
+        for start in range(0, len(order) - self.batch + 1, self.batch):
+            chosen = order[start : start + self.batch][part]
+            pixels = self.images.images.take(chosen, axis=3) - self.mean
+            labels = self.images.labels[chosen]
+            yield self.comm.device.put(pixels), self.comm.device.put(labels)

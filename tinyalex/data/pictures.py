@@ -1,46 +1,131 @@
-"""Picture files of every common kind, from bytes to pixels."""
+"""Picture files of every kind that Pillow reads, from bytes to pixels."""
 
+import contextlib
 import io
+import re
+import stat
 import warnings
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from tinyalex.errors import ArgumentError
+from tinyalex.errors import ArgumentError, DataError
 
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")  # Pillow knows more: PostScript runs programs
+# Left out of what Pillow opens: PostScript and Windows' metafiles run programs; for BUFR, GRIB, HDF5 and MPEG
+# there is no decoder; the others hold measurements, or thumbnails of other files.
+LEFT_OUT = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "FITS", "MCIDAS", "SPIDER", "IPTC", "XVTHUMB"}
+ORIENTATION = 0x0112  # the EXIF tag
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
-def read_picture(data, size=256):
+@lru_cache(1)
+def formats():
+    """Pillow's names of the formats that are read, and the suffixes of their files (".jpg").
+
+    HEIC belongs to them where the package pillow-heif is installed.
+    """
+    Image.init()
+    with contextlib.suppress(ImportError):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+    # First those that most files are of; last Targa, which has no signature and could be taken for others.
+    order = {"JPEG": -2, "PNG": -1, "TGA": 1}
+    names = sorted((name for name in Image.OPEN if name not in LEFT_OUT), key=lambda name: order.get(name, 0))
+    known = {*names, "MPO"}  # several JPEGs in one file, of which the first counts
+    return tuple(names), frozenset(suffix for suffix, name in Image.EXTENSION.items() if name in known)
+
+
+def read_picture(data, size=256, exif=True):
     """The middle of a picture, scaled to uint8 (3, size, size), from the bytes of its file.
 
     Scaling the centre square to size x size is the paper's two steps, shorter side to 256 and centre crop, in
     one; smaller pictures are enlarged. Bicubic, averaging over the pixels that fall together. A JPEG of twice
     the size or more is decoded straight at 1/2, 1/4 or 1/8 (Image.draft: the decoder skips high frequencies),
     never below size.
-    The EXIF orientation is ignored, as in 2012. Grey, palette, CMYK and 16-bit pictures become 8-bit RGB;
-    transparent ones are laid on white; of an animation the first frame counts.
+    exif: turn the picture upright, as its EXIF orientation says. The 2012 code did not, for ILSVRC's pictures
+    (Pillow turns TIFFs in any case). An EXIF block that cannot be read counts as none.
+    Grey, palette and CMYK pictures become RGB; transparent ones are laid on white; of an animation the first
+    frame counts. 16 bits a pixel are taken to count from 0 to 65535, 12 bits from 0 to 4095. The range of
+    floating-point numbers, of signed and of 32-bit integers is not known: ArgumentError.
     Raises what Pillow raises for a damaged file, and for one with more than Image.MAX_IMAGE_PIXELS pixels.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=formats()[0]) as image:
             image.draft(None, (size, size))
+            image.load()
+            turn = UPRIGHT.get(_orientation(image)) if exif else None
             image = _rgb(image)
     w, h = image.size
     side = min(w, h)
     box = ((w - side) / 2, (h - side) / 2, (w + side) / 2, (h + side) / 2)
     square = image.resize((size, size), Image.Resampling.BICUBIC, box)
+    if turn is not None:
+        square = square.transpose(turn)
     return np.asarray(square).transpose(2, 0, 1)
 
 
+def read_file(path, size=256, exif=True):
+    """As `read_picture`, from a file.  Raises DataError, naming the file, whatever is wrong with it."""
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise ArgumentError(f"found {'a folder' if stat.S_ISDIR(mode) else 'no regular file'}")
+        return read_picture(path.read_bytes(), size, exif)
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a decoder makes of a damaged file
+        raise DataError(f"{path}: expected a picture: {reason(error)}") from error
+
+
+def reason(error):
+    """What an error says, in one line, without the address of an object, which is another one every time."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(re.sub(r" <[^<>]* at 0x\w+>", "", str(error)).split()) or type(error).__name__
+
+
+def _orientation(image):
+    try:
+        return image.getexif().get(ORIENTATION)
+    except Exception:  # whatever Pillow makes of a damaged block: the pixels are whole
+        return None
+
+
 def _rgb(image):
-    if image.mode.startswith("I"):  # 16 bits a pixel, 0-65535; Pillow's own conversion clips at 255
-        return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise ArgumentError("floating-point pixels, whose range is not known")
+    if image.mode.startswith("I"):
+        return Image.fromarray(_eight_bits(image)).convert("RGB")
     if "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
+
+
+def _eight_bits(image):
+    """Scale grey levels of 16 or 12 bits to uint8 (H, W); Pillow's own conversion clips them at 255."""
+    white_is_0 = False
+    if image.format in ("PNG", "PPM", "JPEG2000"):
+        largest = 65535  # Pillow has scaled them to it, where the file's own largest is another
+    elif image.format == "TIFF" and image.mode.startswith("I;16"):
+        largest = 2 ** image.tag_v2[258][0] - 1  # BitsPerSample
+        white_is_0 = image.tag_v2.get(262) == 0  # PhotometricInterpretation
+    else:
+        raise ArgumentError("pixels that are signed or 32-bit integers, whose range is not known")
+    levels = np.asarray(image).astype(np.uint32)
+    levels = largest - levels if white_is_0 else levels
+    return (levels * 255 // largest).astype(np.uint8)

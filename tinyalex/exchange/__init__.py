@@ -3,14 +3,14 @@
 from typing import NamedTuple
 
 from tinyalex.errors import ArgumentError
+from tinyalex.models.network import Network
 
 
 class Imported(NamedTuple):
     """A network that another program wrote."""
 
-    layers: list  # of tinyalex.models.sequential
+    network: Network
     arrays: dict  # "conv1.w" → float32
-    shape: tuple  # (C, H, W) of the input
     properties: dict  # what else the file says, strings by name
 
 

@@ -20,27 +20,42 @@ import numpy as np
 from tinyalex.errors import ArgumentError
 from tinyalex.exchange import onnx_module
 from tinyalex.files import write_bytes
-from tinyalex.models import sequential as seq
+from tinyalex.nn import (
+    LRN,
+    Activate,
+    AllGather,
+    AvgPool,
+    Conv2d,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    Linear,
+    MaxPool,
+    SameMapNorm,
+    ZeroPad,
+    pads,
+)
 
 OPSET, IR_VERSION = 13, 8
 LARGEST = (1 << 31) - (1 << 20)  # bytes that a protobuf file can hold, with room for all but the weights
 
 
-def write(path, layers, arrays, shape, metadata):
-    """Write layers (a list of `tinyalex.models.sequential`) and their arrays to an ONNX file.
+def write(path, network, arrays, metadata):
+    """Write a `tinyalex.models.Network` and its arrays to an ONNX file.
 
-    shape: (C, H, W) of the input.  metadata: JSON kept in the file under the key "tinyalex".
+    metadata: JSON kept in the file under the key "tinyalex".
     Raises ArgumentError without the package onnx, or for weights beyond the 2 GiB that one file can hold;
     OSError, naming the file, where it cannot be written: then nothing is left of it.
     """
     onnx = onnx_module()
-    weights = sum(arrays[name].nbytes for name in _weights(layers))
+    weights = sum(arrays[name].nbytes for name in network.sizes())
     if weights > LARGEST:
         raise ArgumentError(f"{path}: {weights:,} bytes of weights; an ONNX file holds at most {LARGEST:,}")
-    graph = _Graph(onnx, arrays, shape)
-    for layer in layers:
-        graph.add(layer)
-        graph.shape = seq.shape_after(layer, graph.shape)
+    graph = _Graph(onnx, arrays)
+    for place in network.plan():
+        graph.shape, graph.after = place.x, place.y
+        graph.add(place.layer)
+    graph.shape = graph.after
     if len(graph.shape) != 1:
         raise ArgumentError(f"expected a network that ends in a row of logits, found {graph.shape}")
     graph.nodes[-1].output[0] = "logits"
@@ -48,7 +63,7 @@ def write(path, layers, arrays, shape, metadata):
     made = helper.make_graph(
         graph.nodes,
         "tinyalex",
-        [helper.make_tensor_value_info("input", float32, ["batch", *shape])],
+        [helper.make_tensor_value_info("input", float32, ["batch", *network.input])],
         [helper.make_tensor_value_info("logits", float32, ["batch", *graph.shape])],
         graph.initializers,
     )
@@ -63,15 +78,11 @@ def write(path, layers, arrays, shape, metadata):
     write_bytes(path, model.SerializeToString())
 
 
-def _weights(layers):
-    return [f"{x.name}.{key}" for x in layers if isinstance(x, (seq.Conv, seq.Linear)) for key in "wb"]
-
-
 class _Graph:
-    """Nodes one after the other; `shape` is that of the value they have come to."""
+    """Nodes one after the other; a layer's make a value of shape `after` from one of `shape`."""
 
-    def __init__(self, onnx, arrays, shape):
-        self.onnx, self.arrays, self.shape, self.value = onnx, arrays, tuple(shape), "input"
+    def __init__(self, onnx, arrays):
+        self.onnx, self.arrays, self.value = onnx, arrays, "input"
         self.nodes, self.initializers = [], []
 
     def node(self, op, name, *others, value=None, outputs=None, **attributes):
@@ -91,11 +102,11 @@ class _Graph:
     def weights(self, name):
         return [self.constant(key, self.arrays[key]) for key in (f"{name}.w", f"{name}.b")]
 
-    def neuron(self, name, activation):
-        match activation:
-            case ("relu",):
+    def activation(self, name, activation):
+        match ("tanh", 1, 1) if activation == "tanh" else activation:
+            case "relu":
                 self.node("Relu", name)
-            case ("logistic",):
+            case "logistic":
                 self.node("Sigmoid", name)
             case ("tanh", a, b):
                 if b != 1:
@@ -107,40 +118,44 @@ class _Graph:
     @singledispatchmethod
     def add(self, layer):
         """Append a layer's nodes."""
-        raise TypeError(f"expected a layer of tinyalex.models.sequential, found {layer!r}")
+        raise TypeError(f"expected a layer of tinyalex.nn, found {layer!r}")
 
     @add.register
-    def _(self, layer: seq.Conv):
+    def _(self, layer: Conv2d):
         self.node(
-            "Conv", layer.name, *self.weights(layer.name), kernel_shape=layer.shape[2:],
-            strides=[layer.stride] * 2, pads=_pads(layer.pad), group=layer.groups,
+            "Conv", layer.name, *self.weights(layer.name), kernel_shape=layer.window,
+            strides=[layer.stride] * 2, pads=_pads(pads(layer)), group=layer.groups,
         )  # fmt: skip
-        self.neuron(f"{layer.name}.neuron", layer.activation)
+        self.activation(f"{layer.name}.neuron", layer.activation)
 
     @add.register
-    def _(self, layer: seq.Linear):
+    def _(self, layer: Linear):
         if len(self.shape) > 1:
             self.node("Flatten", f"{layer.name}.flat", axis=1)
         self.node("Gemm", layer.name, *self.weights(layer.name), transB=1)
-        self.neuron(f"{layer.name}.neuron", layer.activation)
+        self.activation(f"{layer.name}.neuron", layer.activation)
 
     @add.register
-    def _(self, layer: seq.MaxPool):
+    def _(self, layer: MaxPool):
         self.node("MaxPool", layer.name, **self._pool(layer))
 
     @add.register
-    def _(self, layer: seq.AvgPool):
+    def _(self, layer: AvgPool):
         self.node("AveragePool", layer.name, **self._pool(layer))
+
+    @add.register
+    def _(self, layer: GlobalAvgPool):
+        self.node("GlobalAveragePool", layer.name)
 
     def _pool(self, layer):
         z, s = layer.window, layer.stride
-        pads = list(layer.pad)
-        for i, size, out in zip((0, 2), self.shape[1:], seq.shape_after(layer, self.shape)[1:], strict=True):
-            pads[i + 1] = max(pads[i + 1], (out - 1) * s + z - size - pads[i])
-        return {"kernel_shape": [z, z], "strides": [s, s], "pads": _pads(pads)}
+        around = list(pads(layer))
+        for i, size, out in zip((0, 2), self.shape[1:], self.after[1:], strict=True):
+            around[i + 1] = max(around[i + 1], (out - 1) * s + z - size - around[i])
+        return {"kernel_shape": [z, z], "strides": [s, s], "pads": _pads(around)}
 
     @add.register
-    def _(self, layer: seq.LRN):
+    def _(self, layer: LRN):
         if layer.n % 2 == 0:
             raise ArgumentError(
                 f"{layer.name}: a window of {layer.n}: ONNX's LRN is ours for odd windows only"
@@ -158,7 +173,7 @@ class _Graph:
         self.node("Concat", layer.name, *others, value=first, axis=1)
 
     @add.register
-    def _(self, layer: seq.SameMapNorm):
+    def _(self, layer: SameMapNorm):
         name, x, n = layer.name, self.value, layer.n
         before, after = n // 2, n - 1 - n // 2
         self.node("Mul", f"{name}.square", x)
@@ -171,25 +186,29 @@ class _Graph:
         self.node("Div", name, self.value, value=x)
 
     @add.register
-    def _(self, layer: seq.Activate):
-        self.neuron(layer.name, layer.activation)
+    def _(self, layer: Activate):
+        self.activation(layer.name, layer.activation)
 
     @add.register
-    def _(self, layer: seq.Dropout):
+    def _(self, layer: Dropout):
         if layer.inverted:
             self.node("Dropout", layer.name, self.constant(f"{layer.name}.ratio", 1 - layer.keep))
         else:
             self.node("Mul", layer.name, self.constant(f"{layer.name}.keep", layer.keep))
 
     @add.register
-    def _(self, layer: seq.Flatten):
+    def _(self, layer: Flatten):
         self.node("Flatten", layer.name, axis=1)
 
     @add.register
-    def _(self, layer: seq.ZeroPad):
-        top, bottom, left, right = layer.pad
-        pads = self.constant(f"{layer.name}.pads", [0, 0, top, left, 0, 0, bottom, right], np.int64)
-        self.node("Pad", layer.name, pads)
+    def _(self, layer: ZeroPad):
+        top, bottom, left, right = pads(layer)
+        around = self.constant(f"{layer.name}.pads", [0, 0, top, left, 0, 0, bottom, right], np.int64)
+        self.node("Pad", layer.name, around)
+
+    @add.register
+    def _(self, layer: AllGather):
+        """On one device it does nothing."""
 
 
 def _pads(pad):

@@ -1,17 +1,18 @@
-"""Sequential convolutional classifiers in from ONNX files, as lists of `tinyalex.models.sequential` layers.
+"""Sequential convolutional classifiers in from ONNX files, as a `tinyalex.models.Network`.
 
 The file is read from its input to its output, one node after the other: Conv, Gemm, MatMul + Add, MaxPool,
-AveragePool, LRN, Relu, Tanh, Sigmoid, Dropout, Flatten, Reshape, Pad, Identity, Mul by a constant (2012's
-dropout, tanh[a,b]) and a last Softmax, which is left out: `predict` takes it itself.  Three spellings of
-several nodes are read as one layer: Split, LRN …, Concat (towers), and the normalizations across channels
-(as PyTorch writes it) and within a map that are made of Mul, AveragePool, Mul, Add, Pow, Div.  Anything else
-is refused by name, with its node.
+AveragePool, GlobalAveragePool, LRN, Relu, Tanh, Sigmoid, Dropout, Flatten, Reshape, Pad, Identity, Mul by a
+constant (2012's dropout, tanh[a,b]) and a last Softmax, which is left out: `predict` takes it itself.  Three
+spellings of several nodes are read as one layer: Split, LRN …, Concat (towers), and the normalizations across
+channels (as PyTorch writes it) and within a map that are made of Mul, AveragePool, Mul, Add, Pow, Div.
+Anything else is refused by name, with its node.
 
 The file is not trusted, see `tinyalex.exchange.onnx_graph`.  Memory stays below five times the size of the
 model's files, plus 1.5 GiB.
 """
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,20 @@ import numpy as np
 from tinyalex.errors import ArgumentError, DataError
 from tinyalex.exchange import Imported, onnx_module, onnx_norm
 from tinyalex.exchange.onnx_graph import CONSTANT_OPS, Graph, called, meant
-from tinyalex.models import sequential as seq
+from tinyalex.models.network import MOST_NUMBERS, Network
+from tinyalex.nn import (
+    LRN,
+    Activate,
+    AvgPool,
+    Conv2d,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    Linear,
+    MaxPool,
+    Weighted,
+    ZeroPad,
+)
 
 
 def read(path):
@@ -66,8 +80,8 @@ class _Reader(Graph):
             raise DataError(
                 f"input {inputs[0].name!r}: expected (batch, C, H, W) of fixed sizes, found {found}"
             )
-        if math.prod(shape) > seq.MOST_NUMBERS:
-            raise DataError(f"input: {shape} is larger than {seq.MOST_NUMBERS:,} numbers")
+        if math.prod(shape) > MOST_NUMBERS:
+            raise DataError(f"input: {shape} is larger than {MOST_NUMBERS:,} numbers")
         if inputs[0].type.tensor_type.elem_type != self.onnx.TensorProto.FLOAT:
             raise DataError(f"input {inputs[0].name!r}: expected float32")
         self.batch = dims[0].dim_value  # 0: free
@@ -82,7 +96,9 @@ class _Reader(Graph):
                 raise DataError(f"{called(node)}: is not between input and output: not a sequential network")
         if not self.layers:
             raise DataError("expected a network with layers, found none")
-        return Imported(seq.from_json(seq.to_json(self.layers), shape), self.arrays, shape, properties)
+        network = Network(self.layers, shape)
+        network.plan()
+        return Imported(network, self.arrays, properties)
 
     # ---- one node after the other --------------------------------------------------------------------
 
@@ -101,7 +117,7 @@ class _Reader(Graph):
         return last.output[0]
 
     def push(self, layer):
-        self.size = seq.shape_after(layer, self.size)
+        self.size = layer.out(self.size)
         self.layers.append(layer)
 
     def only(self, value):
@@ -165,7 +181,13 @@ class _Reader(Graph):
             raise DataError(f"{called(node)}: expected weights (F, C, KH, KW), found {w.shape}")
         self.allowed(node, kernel_shape=w.shape[2:])
         stride, pad = self._geometry(node, value, w.shape[2:])
-        layer = seq.Conv(self.name("conv"), w.shape, stride, pad, self.attribute(node, "group", "INT", 1))
+        groups = self.attribute(node, "group", "INT", 1)
+        layer = Conv2d(w.shape[0], w.shape[2:], stride, pad, groups, name=self.name("conv"))
+        layer.out(self.maps(node, value))
+        if layer.sizes(self.size)["w"] != w.shape:
+            raise DataError(
+                f"{called(node)}: weights {w.shape} in {groups} groups do not fit {self.size[0]} channels"
+            )
         self._weights(node, layer.name, w, self.constant(node, node.input[2]) if node.input[2:] else None)
         self.push(layer)
 
@@ -195,7 +217,9 @@ class _Reader(Graph):
         if w.ndim != 2 or w.dtype != np.float32:
             raise DataError(f"{called(node)}: expected weights of two axes, found {w.shape}")
         w = w if transposed else w.T
-        layer = seq.Linear(self.name("fc"), w.shape)
+        layer = Linear(w.shape[0], name=self.name("fc"))
+        if layer.sizes(self.size)["w"] != w.shape:
+            raise DataError(f"{called(node)}: weights {w.shape} do not fit an input {self.size}")
         self._weights(node, layer.name, w, bias)
         self.push(layer)
 
@@ -209,21 +233,21 @@ class _Reader(Graph):
         self._weights(node, name, self.arrays[f"{name}.w"], self.constant(node, others[0]))
 
     def _relu(self, node, value):
-        self._neuron(("relu",))
+        self._activation("relu")
 
     def _sigmoid(self, node, value):
-        self._neuron(("logistic",))
+        self._activation("logistic")
 
     def _tanh(self, node, value):
-        self._neuron(("tanh", 1.0, 1.0))
+        self._activation("tanh")
 
-    def _neuron(self, activation):
-        """A neuron: within the convolution or product before it, if there is one."""
+    def _activation(self, activation):
+        """An activation: within the convolution or product before it, if there is one."""
         last = self.layers[-1] if self.layers else None
-        if isinstance(last, (seq.Conv, seq.Linear)) and not last.activation:
-            self.layers[-1] = last._replace(activation=activation)
+        if isinstance(last, Weighted) and last.activation is None:
+            self.layers[-1] = replace(last, activation=activation)
         else:
-            self.push(seq.Activate(self.name("neuron"), activation))
+            self.push(Activate(activation, name=self.name("neuron")))
 
     def _mul(self, node, value):
         """By a constant: a and b of a tanh(b x), or what dropout keeps."""
@@ -231,25 +255,30 @@ class _Reader(Graph):
         if factor is None:
             raise DataError(f"{called(node)}: expected a value times one constant number")
         made, last = self.makers.get(value), self.layers[-1] if self.layers else None
-        if made is not None and made.op_type == "Tanh" and last.activation[1] == 1:
-            self.layers[-1] = last._replace(activation=("tanh", factor, last.activation[2]))
+        if (
+            made is not None
+            and made.op_type == "Tanh"
+            and (last.activation == "tanh" or last.activation[1] == 1)
+        ):
+            b = 1.0 if last.activation == "tanh" else last.activation[2]
+            self.layers[-1] = replace(last, activation=("tanh", factor, b))
             return node
         after = self.users.get(node.output[0], [])
         if len(after) == 1 and after[0].op_type == "Tanh":
             self.take(after[0])
-            self._neuron(("tanh", 1.0, factor))
+            self._activation(("tanh", 1.0, factor))
             return after[0]
         if not 0 < factor <= 1:
             raise DataError(f"{called(node)}: expected a factor as of dropout, in (0, 1], found {factor}")
-        self.push(seq.Dropout(self.name("dropout"), factor, inverted=False))
+        self.push(Dropout(factor, name=self.name("dropout")))
         return node
 
     def _max_pool(self, node, value):
         self.allowed(node, storage_order=0)
-        self._pool(seq.MaxPool, node, value)
+        self._pool(MaxPool, node, value)
 
     def _average_pool(self, node, value):
-        self._pool(seq.AvgPool, node, value)
+        self._pool(AvgPool, node, value)
 
     def _pool(self, kind, node, value):
         window = self.attribute(node, "kernel_shape", "INTS")
@@ -259,20 +288,26 @@ class _Reader(Graph):
         ceil = bool(self.attribute(node, "ceil_mode", "INT", 0))
         if window == (1, 1) and stride == 1 and not any(pad):
             return
-        if kind is seq.AvgPool and any(pad) and self.attribute(node, "count_include_pad", "INT", 0):
-            self.push(seq.ZeroPad(self.name("pad"), pad))  # the padding counts: real zeros
+        if kind is AvgPool and any(pad) and self.attribute(node, "count_include_pad", "INT", 0):
+            self.push(ZeroPad(pad, name=self.name("pad")))  # the padding counts: real zeros
             pad = (0, 0, 0, 0)
         z, size = window[0], self.size[1:]
-        self.push(kind(self.name("pool"), z, stride, pad, ceil))
+        self.push(kind(z, stride, pad, ceil, name=self.name("pool")))
         for axis in (0, 1):
             windows = 1 - (z - size[axis] - sum(pad[2 * axis : 2 * axis + 2])) // stride
             if ceil and self.size[1:][axis] != windows:  # onnx counts it, PyTorch does not
                 raise DataError(f"{called(node)}: its last window would start in the padding: not read alike")
 
+    def _global_average_pool(self, node, value):
+        if list(node.input) != [value]:
+            raise DataError(f"{called(node)}: expected one input")
+        self.maps(node, value)
+        self.push(GlobalAvgPool(name=self.name("pool")))
+
     def _lrn(self, node, value):
         if list(node.input) != [value]:
             raise DataError(f"{called(node)}: expected one input")
-        self.push(seq.LRN(self.name("lrn"), *self.lrn_constants(node)))
+        self.push(LRN(*self.lrn_constants(node), alpha_over_n=True, name=self.name("lrn")))
 
     def lrn_constants(self, node):
         defaults = ("bias", 1.0), ("alpha", 1e-4), ("beta", 0.75)
@@ -292,7 +327,7 @@ class _Reader(Graph):
             raise DataError(f"{called(node)}: is in training mode")
         if not 0 <= ratio < 1:
             raise DataError(f"{called(node)}: ratio: expected 0 ≤ ratio < 1, found {ratio}")
-        self.push(seq.Dropout(self.name("dropout"), meant(1 - ratio)))
+        self.push(Dropout(meant(1 - ratio), inverted=True, name=self.name("dropout")))
 
     def number(self, node, name):
         array = self.constant(node, name)
@@ -306,7 +341,7 @@ class _Reader(Graph):
         if list(node.input) != [value] or axis not in (1, 1 - len(size) - 1):
             raise DataError(f"{called(node)}: axis: expected 1, found {axis}")
         if len(size) > 1:
-            self.push(seq.Flatten(self.name("flat")))
+            self.push(Flatten(name=self.name("flat")))
 
     def _reshape(self, node, value):
         """Only as Flatten: to (batch, all the rest)."""
@@ -318,7 +353,7 @@ class _Reader(Graph):
         if self.reshaped(node, size, target) != (math.prod(size),):
             raise DataError(f"{called(node)}: expected (batch, {math.prod(size)}), found {target.tolist()}")
         if len(size) > 1:
-            self.push(seq.Flatten(self.name("flat")))
+            self.push(Flatten(name=self.name("flat")))
 
     def reshaped(self, node, size, target):
         """The shape without batch that Reshape makes of `size`; DataError where it moves the batch."""
@@ -341,7 +376,7 @@ class _Reader(Graph):
             raise DataError(f"{called(node)}: expected padding along H and W alone, found {pads}")
         top, left, bottom, right = *pads[2:4], *pads[6:]
         if any(pads):
-            self.push(seq.ZeroPad(self.name("pad"), (top, bottom, left, right)))
+            self.push(ZeroPad((top, bottom, left, right), name=self.name("pad")))
 
     def pads(self, node, value, rank):
         """What a Pad adds, of zeros: all the befores, then all the afters."""
@@ -381,6 +416,7 @@ _READERS = {
     "LRN": _Reader._lrn,
     "MaxPool": _Reader._max_pool,
     "AveragePool": _Reader._average_pool,
+    "GlobalAveragePool": _Reader._global_average_pool,
     "Dropout": _Reader._dropout,
     "Flatten": _Reader._flatten,
     "Reshape": _Reader._reshape,

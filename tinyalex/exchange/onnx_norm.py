@@ -5,7 +5,7 @@ reader: the `_Reader` of `tinyalex.exchange.onnx_import`, which has come to the 
 
 from tinyalex.errors import DataError
 from tinyalex.exchange.onnx_graph import called
-from tinyalex.models import sequential as seq
+from tinyalex.nn import LRN, SameMapNorm
 
 
 def towers(reader, node, value):
@@ -31,7 +31,7 @@ def towers(reader, node, value):
     if len(constants) > 1:
         raise DataError(f"{called(node)}: expected the same constants in all towers")
     reader.take(join)
-    reader.push(seq.LRN(reader.name("lrn"), *constants.pop(), groups=towers))
+    reader.push(LRN(*constants.pop(), alpha_over_n=True, groups=towers, name=reader.name("lrn")))
     return join
 
 
@@ -57,7 +57,10 @@ def norm(reader, value, users):
     reader.take(divide)
     alpha, k, beta = constants
     kind, n = window
-    reader.push(kind(reader.name("lrn" if kind is seq.LRN else "cnorm"), n, k, alpha, beta))
+    if kind is LRN:
+        reader.push(LRN(n, k, alpha, beta, alpha_over_n=True, name=reader.name("lrn")))
+    else:
+        reader.push(SameMapNorm(n, k, alpha, beta, name=reader.name("cnorm")))
     return divide
 
 
@@ -107,7 +110,7 @@ def _mean_window(reader, node, now, size, around):
     before, after = around[2:d], around[d + 2 :]
     before = tuple(a + b for a, b in zip(before, pads[:rank], strict=True))
     after = tuple(a + b for a, b in zip(after, pads[rank:], strict=True))
-    n, kind = kernel[0], seq.LRN if rank == 3 else seq.SameMapNorm
+    n, kind = kernel[0], LRN if rank == 3 else SameMapNorm
     along = (1, 0, 0) if rank == 3 else (1, 1)
     wanted = tuple((n if a else 1, n // 2 * a, (n - 1 - n // 2) * a) for a in along)
     if n < 1 or tuple(zip(kernel, before, after, strict=True)) != wanted:

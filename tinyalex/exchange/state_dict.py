@@ -14,6 +14,7 @@ the file.
 """
 
 import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,15 +22,10 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from tinyalex.comm import Comm
-from tinyalex.devices import Device
 from tinyalex.errors import ArgumentError, DataError
 from tinyalex.exchange import Imported
-from tinyalex.models import sequential as seq
-from tinyalex.models.alexnet import PRESETS, alexnet
-from tinyalex.nn import BlankWeights
-
-RELU = ("relu",)
+from tinyalex.models import Network, make
+from tinyalex.nn import AllGather, Conv2d, Dropout, Linear, MaxPool
 
 
 def read(path):
@@ -59,12 +55,12 @@ def _network(arrays):
     features = [int(m.partition(".")[2]) for m in modules if re.fullmatch(r"features\.\d{1,3}", m)]
     head = [m for m in modules if not m.startswith("features.")]
     if "conv1" in modules:
-        names, make, size = {f"conv{i}": f"conv{i}" for i in range(1, 6)}, _caffe, 227
+        names, layers_of, size = {f"conv{i}": f"conv{i}" for i in range(1, 6)}, _caffe, 227
         names |= {f"fc{i}": f"fc{i}" for i in range(6, 9)}
     elif features == [0, 3, 6, 8, 10] and head == ["classifier.1", "classifier.4", "classifier.6"]:
-        names, make, size = _numbered(features, head), _torchvision_alexnet, 224
+        names, layers_of, size = _numbered(features, head), _torchvision_alexnet, 224
     elif features[:1] == [0] and head == ["classifier.0", "classifier.3", "classifier.6"]:
-        names, make, size = _numbered(features, head), lambda shapes: _vgg(shapes, features), 224
+        names, layers_of, size = _numbered(features, head), lambda shapes: _vgg(shapes, features), 224
     else:
         raise DataError(f"expected the names of a network that is known, found {', '.join(modules[:12])}")
     wanted = {f"{module}.{key}" for module in names for key in ("weight", "bias")}
@@ -79,9 +75,11 @@ def _network(arrays):
                 f"{module}: expected weights and a bias for each filter, found {w.shape}, {b.shape}"
             )
         ours |= {f"{name}.w": w, f"{name}.b": b}
-    layers = make({name: ours[f"{name}.w"].shape for name in names.values()})
-    shape = (3, size, size)
-    return Imported(seq.from_json(seq.to_json(layers), shape), ours, shape, {})
+    network = Network(layers_of({name: ours[f"{name}.w"].shape for name in names.values()}), (3, size, size))
+    for name, wanted in network.sizes().items():
+        if ours[name].shape != wanted:
+            raise DataError(f"{name}: weights {ours[name].shape}, this network has {wanted} there")
+    return Imported(network, ours, {})
 
 
 def _by_number(module):
@@ -98,16 +96,16 @@ def _torchvision_alexnet(shapes):
     geometry = {"conv1": (4, 2), "conv2": (1, 2), "conv3": (1, 1), "conv4": (1, 1), "conv5": (1, 1)}
     layers = []
     for name, (stride, pad) in geometry.items():
-        layers.append(seq.Conv(name, shapes[name], stride, (pad,) * 4, 1, RELU))
+        layers.append(_conv(name, shapes, stride, pad))
         if name in ("conv1", "conv2", "conv5"):
-            layers.append(seq.MaxPool(name.replace("conv", "pool"), 3, 2))
+            layers.append(MaxPool(3, 2, ceil=False, name=name.replace("conv", "pool")))
     return [
         *layers,
-        seq.Dropout("dropout5"),
-        seq.Linear("fc6", shapes["fc6"], RELU),
-        seq.Dropout("dropout6"),
-        seq.Linear("fc7", shapes["fc7"], RELU),
-        seq.Linear("fc8", shapes["fc8"]),
+        Dropout(inverted=True, name="dropout5"),
+        Linear(shapes["fc6"][0], "relu", name="fc6"),
+        Dropout(inverted=True, name="dropout6"),
+        Linear(shapes["fc7"][0], "relu", name="fc7"),
+        Linear(shapes["fc8"][0], name="fc8"),
     ]
 
 
@@ -116,15 +114,30 @@ def _vgg(shapes, features):
     for k, (i, following) in enumerate(pairwise([*features, features[-1] + 3]), 1):
         if following - i not in (2, 3):
             raise DataError(f"features.{following}: expected a convolution 2 or 3 after features.{i}")
-        layers.append(seq.Conv(f"conv{k}", shapes[f"conv{k}"], 1, (1,) * 4, 1, RELU))
+        layers.append(_conv(f"conv{k}", shapes, 1, 1))
         if following - i == 3:
-            layers.append(seq.MaxPool(f"pool{k}", 2, 2))
+            layers.append(MaxPool(2, 2, ceil=False, name=f"pool{k}"))
     for k in (len(features) + 1, len(features) + 2):
-        layers += [seq.Linear(f"fc{k}", shapes[f"fc{k}"], RELU), seq.Dropout(f"dropout{k}")]
-    return [*layers, seq.Linear(f"fc{k + 1}", shapes[f"fc{k + 1}"])]
+        layers += [
+            Linear(shapes[f"fc{k}"][0], "relu", name=f"fc{k}"),
+            Dropout(inverted=True, name=f"dropout{k}"),
+        ]
+    return [*layers, Linear(shapes[f"fc{k + 1}"][0], name=f"fc{k + 1}")]
+
+
+def _conv(name, shapes, stride, pad):
+    filters, _, *kernel = shapes[name]
+    return Conv2d(filters, kernel, stride, pad, activation="relu", name=name)
 
 
 def _caffe(shapes):
-    net = alexnet(PRESETS["caffe"], Comm(Device("cpu:0")), BlankWeights())
-    layers = seq.layers_of(net)
-    return [x._replace(shape=shapes[x.name]) if isinstance(x, (seq.Conv, seq.Linear)) else x for x in layers]
+    layers = []
+    for layer in make("caffe").layers:
+        if isinstance(layer, AllGather):
+            continue  # its normalizations cross the towers: see `tinyalex.nn.on_towers`
+        if isinstance(layer, Conv2d):
+            layer = replace(layer, filters=shapes[layer.name][0], kernel=shapes[layer.name][2:])
+        elif isinstance(layer, Linear):
+            layer = replace(layer, features=shapes[layer.name][0])
+        layers.append(layer)
+    return layers

@@ -108,21 +108,26 @@ def holes_of(number):
 
 
 class Lesson(NamedTuple):
-    """The three things that a notebook calls."""
+    """The four things that a notebook calls."""
 
     check: callable
     hint: callable
     solution: callable
+    tutor: callable
 
 
 def lesson(number):
-    """Return check, hint and solution for the holes of a lesson.
+    """Return check, hint, solution and tutor for the holes of a lesson.
 
     check(function) prints a verdict and returns the function if it is right, else the solution, so that the
-    notebook can go on.  hint("name") prints one hint more at each call, solution("name") the solution.
+    notebook can go on.  hint("name") prints one hint more at each call, solution("name") the solution;
+    tutor("name") steps through the answer that was checked last, to the line where it departs.
     """
-    holes = holes_of(number)
+    from tinyalex.lessons.kill import exercises_of
+
+    holes = {**holes_of(number), **exercises_of(number)}
     seen = dict.fromkeys(holes, 0)
+    answers = {}  # what was checked last: the notebook's name stands for the solution after a wrong answer
 
     def find(name):
         name = getattr(name, "__name__", name)
@@ -136,7 +141,10 @@ def lesson(number):
             state, message = NOT_YET, "this is the book's solution: run the cell with your function first."
         else:
             state, message = judge(found, function)
+            answers[found.name] = function
         print(f"{state}: {found.name}\n{message}".rstrip())
+        if state == WRONG and isinstance(found, Hole):
+            print(f'tutor("{found.name}") steps through it, to the line where it departs.')
         return function if state == PASSED else found.solution
 
     def hint(name):
@@ -148,7 +156,15 @@ def lesson(number):
     def solution(name):
         print(find(name).source)
 
-    return Lesson(check, hint, solution)
+    def tutor(name):
+        from tinyalex.lessons.tutor import show
+
+        found = find(name)
+        if not isinstance(found, Hole):
+            raise ValueError(f"tutor: expected a function that computes something, found {found.name}")
+        show(found, answers.get(found.name, found.solution))
+
+    return Lesson(check, hint, solution, tutor)
 
 
 class Verdict(NamedTuple):
@@ -184,6 +200,8 @@ def examine(hole, function, look_up=True):
     """
     if todo := _todo(function):
         return Verdict(NOT_YET, f"still to do: {todo}")
+    if hasattr(hole, "judge"):  # an exercise of `kill` judges for itself
+        return Verdict(*hole.judge(function))
     trials, failed = [], None
     for args in hole.cases(np.random.default_rng(2012)):
         used, kept = copies(args), copies(args)

@@ -11,7 +11,6 @@ from importlib import metadata
 from pathlib import Path
 
 from tinyalex.errors import DataError, TinyalexError
-from tinyalex.lessons.steps import STATIC
 
 
 def folder():
@@ -61,17 +60,16 @@ def open_lab(target):
     return subprocess.run([sys.executable, "-m", "jupyterlab", str(target)]).returncode
 
 
-def execute(books, static=True, stop=True):
+def execute(books, stop=True):
     """Run notebooks (nbformat) to their ends, each in a fresh kernel, one a core at a time.
 
-    Their outputs are filled in.  static: nobody is there to move a slider.  stop: raise nbclient's
-    CellExecutionError for a cell that fails; else the error is left among the cell's outputs.
+    Their outputs are filled in.  stop: raise nbclient's CellExecutionError for a cell that fails; else the
+    error is left among the cell's outputs.
     Returns the list of seconds that each took.
     """
     need("nbclient", "ipykernel")
     from nbclient import NotebookClient
 
-    env = {**os.environ, **({STATIC: "1"} if static else {})}
     settings = {
         "kernel_name": "python3",
         "timeout": 120,  # seconds a cell
@@ -82,7 +80,7 @@ def execute(books, static=True, stop=True):
     async def run(book, slots):
         async with slots:
             start = time.perf_counter()
-            await NotebookClient(book, **settings).async_execute(env=env)
+            await NotebookClient(book, **settings).async_execute()
             return time.perf_counter() - start
 
     async def run_all():

@@ -1,26 +1,25 @@
 """Pictures of arrays for the lessons: heat maps with their numbers, windows on them, images.
 
 Each function draws into the matplotlib axes that it is given.  Colours: orange is positive, blue negative,
-white is 0; both stay apart for colour-blind readers.
+white is 0; both stay apart for colour-blind readers, and each ink has dashes of its own.  What is stepped
+through is painted by `paint`, with the same colours.
 """
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.patches import Rectangle
 
-COLOURS = "PuOr_r"
+COLOURS = LinearSegmentedColormap.from_list("signed", ["#1d4ed8", "#82b1ff", "#ffffff", "#f5a54a", "#b4570a"])
 INK = ["#c2410c", "#1d4ed8", "#15803d", "#7e22ce", "#b45309", "#0f766e"]  # of frames; dark on white
+DASHES = ["-", (0, (4, 2)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (2.5, 2.5)), (0, (1, 3))]  # of the inks
 INSIDE = {"in_layout": False}  # the layout need not look at what is inside the axes: twice as fast
 MOST_NUMBERS = 260  # a map with more cells is drawn without its numbers
 
 
-def panels(*widths, height=2.6, figure=None):
-    """Axes side by side, as wide as the given proportions; one is returned as it is, several as an array.
-
-    A step's drawing passes its figure, a cell of a lesson does not: then pyplot makes and shows one.
-    """
-    if figure is None:
-        figure = plt.figure(figsize=(7, height), layout="constrained")
+def panels(*widths, height=2.6):
+    """Axes side by side, as wide as the given proportions; one is returned as it is, several as an array."""
+    figure = plt.figure(figsize=(7, height), layout="constrained")
     return figure.subplots(1, len(widths), width_ratios=widths)
 
 
@@ -62,6 +61,7 @@ def frame(axes, row, column, height=1, width=1, colour=INK[0], inset=0.0):
     """
     corner = (column - 0.5 + inset, row - 0.5 + inset)
     style = {"fill": False, "edgecolor": colour, "linewidth": 2.2, "zorder": 3, "clip_on": False}
+    style["linestyle"] = DASHES[INK.index(colour)]
     axes.add_patch(Rectangle(corner, width - 2 * inset, height - 2 * inset, **style))
 
 
@@ -77,7 +77,11 @@ def picture(axes, image, title=""):
 
 
 def plain(axes, xlabel="", ylabel="", title=""):
-    """Label a plot and take away the frame's upper and right line."""
+    """Label a plot, take away the frame's upper and right line, and give the lines their inks' dashes."""
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.set_title(title, size=10)
     axes.spines[["top", "right"]].set_visible(False)
+    legend = axes.get_legend()
+    for line in [*axes.lines, *(legend.get_lines() if legend else [])]:
+        if line.get_color() in INK and line.get_linestyle() == "-":
+            line.set_linestyle(DASHES[INK.index(line.get_color())])

@@ -10,20 +10,27 @@ from importlib import resources
 
 import nbformat
 
-from tinyalex.lessons import course
-from tinyalex.lessons.checks import holes_of
+from tinyalex.lessons import course, trace, tutor
+from tinyalex.lessons.checks import Hole, holes_of
+from tinyalex.lessons.kill import exercises_of
 
 STYLE = """
 @font-face { font-family: "STIX Two Math"; src: url(data:font/woff2;base64,FONT); }
-:root { --ink: #1f2328; --soft: #59636e; --line: #d5dae0; --paper: #fff; --code: #f5f6f8; --mark: #b3400b; }
+:root { --ink: #1f2328; --soft: #59636e; --line: #d5dae0; --paper: #fff; --code: #f5f6f8; --mark: #b3400b;
+  --link: #0b57a4; }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 48rem; padding: 0 1rem 4rem; color: var(--ink); background: var(--paper);
   font: 1.06rem/1.6 Georgia, "Noto Serif", "DejaVu Serif", serif; overflow-wrap: break-word; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e2e6ea; --soft: #9aa4af; --line: #3a424c; --paper: #14171b; --code: #1e2329;
+    --mark: #ff9d66; --link: #8ab8ff; color-scheme: dark; }
+  .figure img { background: #fff; padding: 4px; border-radius: 5px; }
+}
 h1, h2, h3, nav, summary, button, figcaption, th { font-family: system-ui, "DejaVu Sans", sans-serif; }
 h1 { font-size: 1.7rem; line-height: 1.25; margin: 1.2rem 0; }
 h2 { font-size: 1.3rem; margin: 2.4rem 0 .6rem; padding-top: .6rem; border-top: 1px solid var(--line); }
 nav { display: flex; justify-content: space-between; gap: 1rem; padding: .8rem 0; font-size: .92rem; }
-a { color: #0b57a4; }
+a { color: var(--link); }
 pre, code { font-family: ui-monospace, "DejaVu Sans Mono", monospace; }
 code { font-size: .88em; background: var(--code); padding: .08em .25em; border-radius: 3px; }
 pre { font-size: .84rem; line-height: 1.5; margin: .8rem 0; padding: .7rem .9rem; overflow-x: auto;
@@ -34,8 +41,6 @@ pre.verdict { border-color: var(--mark); }
 img { max-width: 100%; height: auto; }
 .figure { overflow-x: auto; }
 .figure img { display: block; margin: .6rem auto; max-width: max(100%, 33rem); }
-.steps button { font-size: 1rem; min-width: 4rem; min-height: 2.4rem; margin: .2rem .4rem .2rem 0; }
-.steps figcaption { color: var(--soft); font-size: .85rem; }
 blockquote { margin: 1rem 0; padding: 0 1rem; border-left: 3px solid var(--mark); color: var(--soft); }
 div.math { overflow-x: auto; overflow-y: hidden; padding: .3rem 0; }
 math { font-family: "STIX Two Math", math; font-size: 1.04em; }
@@ -48,6 +53,9 @@ th, td { border-bottom: 1px solid var(--line); padding: .35rem .7rem .35rem 0;
   text-align: left; vertical-align: top; }
 details { margin: .5rem 0; padding: .1rem .9rem; border: 1px solid var(--line); border-radius: 5px; }
 summary { cursor: pointer; padding: .45rem 0; font-size: .95rem; }
+details.drawing { border: 0; padding: 0; }
+details.drawing summary { color: var(--soft); font-size: .85rem; }
+@media print { details > * { display: block; } }
 """
 
 FONT = "stix-two-math.woff2"  # no device has to have a font for formulas
@@ -89,7 +97,8 @@ def write(books, out):
     contents = markdown.render((course.folder() / "README.md").read_text(encoding="utf-8"))
     written = [_write(out / "index.html", contents, _nav(None, stems[0] if stems else None))]
     for before, stem, after in zip([None, *stems], stems, [*stems[1:], None], strict=False):
-        body = "\n".join(_cells(books[stem], holes_of(int(stem[:2])), markdown))
+        number = int(stem[:2])
+        body = "\n".join(_cells(books[stem], {**holes_of(number), **exercises_of(number)}, markdown))
         written.append(_write(out / f"{stem}.html", body, _nav(before, after)))
     return written
 
@@ -99,7 +108,10 @@ def _write(path, body, nav):
 
     title = html.escape(re.sub("<[^>]*>", "", re.search(r"<h1>(.*?)</h1>", body, re.DOTALL)[1]))
     font = base64.b64encode(resources.files("tinyalex.lessons").joinpath(FONT).read_bytes()).decode()
-    style = STYLE.replace("FONT", font) + HtmlFormatter(style="default").get_style_defs("pre.code")
+    light, dark = (
+        HtmlFormatter(style=name).get_style_defs("pre.code") for name in ("default", "github-dark")
+    )
+    style = f"{STYLE.replace('FONT', font)}{light}@media (prefers-color-scheme: dark) {{{dark}}}"
     body = re.sub(r'(href="[^":/]*)\.ipynb"', r'\1.html"', body)
     # a comma or full stop stays with the formula before it
     body = re.sub(r'(<span class="math inline">(?:(?!</span>).)*</span>)([.,:;)]+)', _TOGETHER, body)
@@ -136,7 +148,10 @@ def _cells(book, holes, markdown):
             heading = [heading, *re.findall(r"^#+ (.*)", cell.source, re.MULTILINE)][-1]
             yield markdown.render(cell.source)
             continue
-        yield _code(re.sub(r"(?m)^# (hint|solution)\(.*\n?", "", cell.source).rstrip())
+        code = _code(re.sub(r"(?m)^# (hint|solution)\(.*\n?", "", cell.source).rstrip())
+        if cell.metadata.get("jupyter", {}).get("source_hidden"):
+            code = f'<details class="drawing"><summary>how it is drawn</summary>{code}</details>'
+        yield code
         for output in cell.outputs:
             yield _output(output, heading)
         if (name := hole_in(cell.source)) in holes:
@@ -171,7 +186,17 @@ def _output(output, heading):
 
 
 def _help(hole, markdown):
-    """Return the hints, one under the other, and the solution, all folded."""
+    """Return the hints, the typical wrong answers and the solution, one under the other, all folded."""
     folded = [(f"Hint {k}", markdown.render(text)) for k, text in enumerate(hole.hints, 1)]
+    if wrong := [_wrong(hole, *answer, markdown) for answer in hole.wrong if len(answer) == 3]:
+        folded.append(("Wrong answers, and where they depart", "".join(wrong)))
     folded.append(("Solution", _code(hole.source)))
     return "\n".join(f"<details><summary>{title}</summary>{body}</details>" for title, body in folded)
+
+
+def _wrong(hole, old, new, message, markdown):
+    """Return a typical wrong answer: its line, what check says, and what the tutor shows."""
+    source = hole.source.replace(old, new)
+    function = trace.compiled(hole, source)
+    picture = tutor.explain(hole, function, walk=False) if isinstance(hole, Hole) else ""
+    return f"{markdown.render(message)}{picture}"

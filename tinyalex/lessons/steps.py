@@ -1,72 +1,67 @@
 """Stepping through a computation: one window, one unit, one update at a time.
 
-In a notebook with a kernel and ipywidgets there is a slider; everywhere else (a page of the course, a
-frontend without widgets) the same frames lie side by side in a strip that is swiped or clicked through.
+The frames lie side by side in a strip of which one is seen.  Buttons, a slider (arrow keys, Home, End) and a
+finger move it, in a notebook and on a page alike: nothing is needed but the HTML itself.
 """
 
-import base64
-import importlib.util
-import io
-import os
+import html
 
-from matplotlib.figure import Figure
+from tinyalex.lessons import paint
 
-STATIC = "TINYALEX_STATIC"  # set in the environment where nobody is there to move a slider
-DPI = 100
+STYLE = """
+.steps .strip{display:flex;overflow-x:auto;scroll-snap-type:x mandatory;scrollbar-width:none}
+.steps .strip::-webkit-scrollbar{display:none}
+.steps section{flex:0 0 100%;box-sizing:border-box;scroll-snap-align:start;padding:.3rem 4px}
+.steps .bar{display:flex;flex-wrap:wrap;align-items:center;gap:.4rem;margin:.4rem 0}
+.steps button{font-size:1rem;min-width:3.2rem;min-height:2.5rem}
+.steps input{flex:1 1 9rem;max-width:22rem;min-height:2.5rem;margin:0}
+@media print{.steps .strip{display:block}.steps .bar{display:none}}
+"""
+_OURS = 'data-lm-suppress-shortcuts="true"'  # JupyterLab would take the arrow keys for its own commands
+_STRIP = "let s=this.closest('.steps').querySelector('.strip');"
+_MOVE = "s.scrollLeft=({0})*s.clientWidth;"
+_NOW = "Math.round(s.scrollLeft/s.clientWidth)"
+_PLAY = (
+    "let b=this;if(b.t){clearInterval(b.t);b.t=0;b.textContent='play'}else{"
+    f"b.textContent='stop';b.t=setInterval(()=>{{if({_NOW}>=s.children.length-1)b.click();"
+    f"else {_MOVE.format(_NOW + '+1')}}},900)}}"
+)
+_SCROLLED = (
+    "let r=this.closest('.steps').querySelector('input');"
+    "r.value=Math.round(this.scrollLeft/this.clientWidth);"
+    "r.setAttribute('aria-valuetext',this.children[r.value].getAttribute('aria-label'))"
+)
 
 
-def step_through(draw, count, size=(7, 2.6)):
-    """Show steps 0 … count − 1 of a computation; draw(k, figure) draws step k into an empty figure.
+def step_through(paint_step, count):
+    """Show steps 0 … count − 1 of a computation; paint_step(k) returns the HTML of step k (`paint.row`).
 
-    size: inches.  All frames are drawn at once, so that later cells may use the same names for other things.
+    All are painted at once, so that later cells may use the same names for other things.
     """
     from IPython.display import HTML, display
 
-    frames = [_png(draw, k, size) for k in range(count)]
-    if os.environ.get(STATIC) or not importlib.util.find_spec("ipywidgets"):
-        display(HTML(_strip(frames)))
-    else:
-        display(_slider(frames))
+    display(HTML(strip([paint_step(k) for k in range(count)])))
 
 
-def _png(draw, k, size):
-    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
-    draw(k, figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
-
-
-def _slider(frames):
-    import ipywidgets as widgets
-
-    last = len(frames) - 1
-    image = widgets.Image(value=frames[0], format="png", layout={"max_width": "100%"})
-    play = widgets.Play(min=0, max=last, interval=900)
-    slider = widgets.IntSlider(min=0, max=last, description="step", layout={"width": "26em"})
-    widgets.jslink((play, "value"), (slider, "value"))
-    slider.observe(lambda change: setattr(image, "value", frames[change["new"]]), names="value")
-    return widgets.VBox([widgets.HBox([play, slider]), image])
-
-
-def _strip(frames):
-    """Return HTML: the frames in a row of which one is seen; swipe, scroll or press the buttons."""
-    button = (
-        '<button aria-label="{name} step" '
-        "onclick=\"let s=this.closest('.steps').lastElementChild;"
-        "s.scrollBy({{left:{sign}s.clientWidth,behavior:'smooth'}})\">{text}</button>"
+def strip(frames):
+    """Return HTML: the frames in a row of which one is seen."""
+    count = len(frames)
+    sections = "".join(
+        f'<section aria-label="step {k + 1} of {count}">{frame}'
+        f'<p class="tx-soft">step {k + 1} of {count}</p></section>'
+        for k, frame in enumerate(frames)
     )
-    buttons = button.format(name="previous", sign="-", text="◀") + button.format(
-        name="next", sign="", text="▶"
+    button = f'<button type="button" {_OURS} aria-label="{{}}" onclick="{{}}">{{}}</button>'
+    bar = (
+        button.format("previous step", _STRIP + _MOVE.format(_NOW + "-1"), "◀")
+        + button.format("next step", _STRIP + _MOVE.format(_NOW + "+1"), "▶")
+        + button.format("play the steps", _STRIP + _PLAY, "play")
+        + f'<input type="range" {_OURS} aria-label="step" min="0" max="{count - 1}" value="0" '
+        f'oninput="{html.escape(_STRIP + _MOVE.format("this.value"))}">'
     )
-    images = "".join(
-        '<figure style="flex:0 0 100%;scroll-snap-align:start;margin:0;text-align:center">'
-        f'<img alt="step {k + 1} of {len(frames)}" style="max-width:100%;height:auto" '
-        f'src="data:image/png;base64,{base64.b64encode(png).decode()}">'
-        f"<figcaption>step {k + 1} of {len(frames)}</figcaption></figure>"
-        for k, png in enumerate(frames)
-    )
-    return (
-        f'<div class="steps"><div>{buttons}</div>'
-        f'<div style="display:flex;overflow-x:auto;scroll-snap-type:x mandatory">{images}</div></div>'
+    return paint.page(
+        f"<style>{STYLE}</style>"
+        f'<div class="steps" role="group" aria-label="{count} steps">'
+        f'<div class="bar">{bar}</div>'
+        f'<div class="strip" tabindex="0" {_OURS} onscroll="{_SCROLLED}">{sections}</div></div>'
     )

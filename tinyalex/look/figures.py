@@ -29,7 +29,7 @@ def relu_vs_tanh_figure(curves, data, target):
     axes = figure.subplots()
     named = set()
     for curve in curves:
-        line, colour, name = STYLES[curve.neuron]
+        line, colour, name = STYLES[curve.activation]
         label = None if name in named else f"{name} (rate {curve.rate:g})"
         named.add(name)
         epochs = range(1, len(curve.errors) + 1)

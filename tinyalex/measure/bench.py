@@ -4,7 +4,7 @@
 
 **Step**: forward, loss, backward, update, on one batch of random pictures; `forward` alone on request.  A
 round is one step, or as many as take half a second.  Rounds of tinyalex and of PyTorch alternate in one
-process, so that both meet the same weather on a shared machine; figures are medians of the rounds.
+process, so that both see the same load on a shared machine; the figures are medians of the rounds.
 
 **Limit**: the matrix products of im2col alone, one for each output row of a convolution, on all ranks at
 once, one BLAS thread each.  What is above it went into everything else: columns, biases, neurons, pooling,
@@ -18,9 +18,9 @@ those of a step: each is 4 KiB of memory that the system had to find and clear.
 
 import json
 import math
-import resource
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from time import perf_counter
 
@@ -28,80 +28,78 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from tinyalex.comm import Comm, launch
-from tinyalex.devices import Device
+from tinyalex.comm import launch
 from tinyalex.errors import ArgumentError
 from tinyalex.measure import bench_cuda
-from tinyalex.measure.describe import outline
-from tinyalex.models.alexnet import alexnet
-from tinyalex.models.cifar import figure1_net
-from tinyalex.nn import BlankWeights, Conv2d, Linear, SameMapNorm, Sequential, blank
-from tinyalex.ops.activation import ACTIVATIONS
+from tinyalex.models import Network
+from tinyalex.nn import LRN, Conv2d, Linear, SameMapNorm
 from tinyalex.optim import SGD
-from tinyalex.train import data_parallel_step, model_parallel_step
+from tinyalex.train import train_step
+
+try:
+    import resource  # of POSIX
+except ImportError:
+    resource = None
 
 ROUND = 0.5  # seconds that a round takes at the least
 RATE = 1e-4
 
 
-def layers_of(what, network, neuron, comm, rng):
-    """Return ({name: layer}, shape of what they read, without the images).
+def alone(network, name, ranks=1):
+    """Return the network of one layer alone, as one of so many ranks holds it.
 
-    what: "alexnet", "cifar4" or the name of a layer of AlexNet.  neuron: of cifar4.  ArgumentError for any
-    other.
+    Raises ArgumentError for a name that the network does not have.
     """
-    cifar = what == "cifar4"
-    if cifar and neuron not in ACTIVATIONS:
-        raise ArgumentError(f"--neuron: expected one of {', '.join(ACTIVATIONS)}; found {neuron!r}")
-    net = figure1_net(neuron, comm, rng) if cifar else alexnet(network, comm, rng)
-    size = 32 if cifar else network.size
-    if what in ("alexnet", "cifar4"):
-        return net.layers, (3, size, size)
-    if what not in net.layers:
-        names = ", ".join(net.layers)
-        raise ArgumentError(f"bench: expected alexnet, cifar4 or one of {names}; found {what!r}")
-    x = blank((3, size, size, 1))
-    for name, layer in net.layers.items():
-        if name == what:
-            return {name: layer}, x.shape[:-1]
-        x, _ = outline(layer, x)
+    placed = {place.layer.name: place for place in network.plan(ranks)}
+    if name not in placed:
+        raise ArgumentError(f"bench: expected one of {', '.join(placed)}; found {name!r}")
+    place = placed[name]
+    layer, own = place.layer, place.own(place.x, place.split_x, ranks)
+    if isinstance(layer, Conv2d):
+        layer = replace(layer, filters=layer.filters // ranks, groups=max(1, layer.groups // ranks))
+    elif isinstance(layer, Linear):
+        layer = replace(layer, features=layer.features // ranks)
+    elif isinstance(layer, LRN) and place.split_x:
+        layer = replace(layer, groups=layer.groups // ranks)
+    layer.need_dx = getattr(place.layer, "need_dx", True)
+    return Network([layer], own)
 
 
-def check(what, network, neuron, against, device):
-    """Raise the error of a name that is neither a network nor a layer, or of PyTorch that cannot do it."""
-    layers, _ = layers_of(what, network, neuron, Comm(Device("cpu:0")), BlankWeights())
+def check(network, against, device):
+    """Raise the error of PyTorch that is not here, or cannot do what the network does."""
     if against not in (None, "torch", "torch-tuned"):
         raise ArgumentError(f"--vs: expected torch or torch-tuned, found {against!r}")
     if against and not find_spec("torch"):
         raise ArgumentError(f"--vs {against}: PyTorch is not installed; pip install 'tinyalex[oracle]'")
-    for name, layer in layers.items():
+    for layer in network.layers:
         if against and isinstance(layer, SameMapNorm):
-            raise ArgumentError(f"--vs {against}: {name}, 2012's SameMapNorm, has no twin in PyTorch")
+            raise ArgumentError(f"--vs {against}: {layer.name}, 2012's SameMapNorm, has no twin in PyTorch")
     if against and device.kind == "cuda":
         from tinyalex.measure import (
-            bench_torch,  # on the CPU not yet: its memory is not to be counted as ours
-        )
+            bench_torch,
+        )  # on the CPU not yet: its memory is not to be counted as ours
 
         bench_torch.check(device)
 
 
 class _Work:
-    """What one rank repeats: a step, or a forward pass, of a network or of one layer."""
+    """What one rank repeats: a step of the network, or its forward pass; of one layer, both passes."""
 
-    def __init__(self, comm, what, network, neuron, batch, forward):
-        layers, shape = layers_of(what, network, neuron, comm, np.random.default_rng(0))
-        self.parallel = what == "cifar4"  # every rank has the whole network, and a part of the batch
-        batch //= comm.size if self.parallel else 1
+    def __init__(self, comm, network, layer, batch, forward):
+        self.comm, self.forward, self.single = comm, forward, layer is not None
+        towers = network.most_ranks > 1
+        if layer:
+            network, towers = alone(network, layer, comm.size if towers else 1), False
+        self.data = comm if comm.size > 1 and not towers else None  # each has a part of the batch
+        batch //= comm.size if self.data and not layer else 1
         rng = np.random.default_rng(1)
-        self.comm, self.forward, self.single = comm, forward, what in layers
-        self.net = Sequential(layers, comm.alone() if self.parallel else comm)
-        self.x = comm.device.put(rng.standard_normal((*shape, batch), np.float32))
-        self.shapes, y = {}, blank(self.x.shape)
-        for name, layer in layers.items():
-            y, _ = outline(layer, y)
-            self.shapes[name] = y.shape
-        self.dy = comm.device.put(rng.standard_normal(y.shape, np.float32))
-        self.labels = comm.device.put(rng.integers(0, y.shape[0], batch))
+        self.net = network.build(comm if towers else comm.alone(), np.random.default_rng(0))
+        if layer:
+            self.net.layers[layer].need_dx = getattr(network.layers[0], "need_dx", True)
+        self.x = comm.device.put(rng.standard_normal((*network.input, batch), np.float32))
+        y = network.outputs
+        self.dy = comm.device.put(rng.standard_normal((*y, batch), np.float32))
+        self.labels = comm.device.put(rng.integers(0, y[0], batch))
         self.optimizer = SGD(self.net, RATE, decay=0.0005)
 
     def __call__(self):
@@ -110,31 +108,33 @@ class _Work:
         elif self.single:
             self.net.forward(self.x, train=True)
             self.net.backward(self.dy)
-        elif self.parallel:
-            data_parallel_step(self.net, self.optimizer, self.comm, self.x, self.labels)
         else:
-            model_parallel_step(self.net, self.optimizer, self.x, self.labels)
+            train_step(self.net, self.optimizer, self.x, self.labels, data=self.data)
 
 
-def measure(what, network, neuron, devices, batch, rounds, against=None, forward=False, on_round=None):
+def measure(
+    network, devices, batch, rounds, *, layer=None, against=None, forward=False, what="", on_round=None
+):
     """Time the work on the devices; return a dict of what was found (numbers, strings, lists of them).
 
-    network: a `models.alexnet.Network`.  neuron: of cifar4.  against: "torch" or "torch-tuned", see
-    `bench_torch`.  on_round(round) is called by rank 0 after each round.
+    network: a `models.Network`: of towers, they are shared out among the devices; else each device has a part
+    of the batch.  layer: the name of one, to time it alone.  against: "torch" or "torch-tuned", see
+    `bench_torch`.  what: the network's name, for the result.
+    on_round(round) is called by rank 0 after each round.
     """
 
     def rank(comm):
-        work = _Work(comm, what, network, neuron, batch, forward)
+        work = _Work(comm, network, layer, batch, forward)
         for _ in range(2):  # buffers are made in the first step
             start = perf_counter()
             work()
             comm.device.finish()
         steps = comm.share(max(1, math.ceil(ROUND / (perf_counter() - start))))
         found = {"steps_a_round": steps, "seconds": [], "faults": []}
-        found["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        found["peak_bytes"] = resource and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         other = None
         if against and comm.rank == 0:
-            other = _twin(what, network, neuron, batch, forward, against == "torch-tuned", comm)
+            other = _twin(network, layer, batch, forward, against == "torch-tuned", comm)
         with _timed(work) as layers:
             for number in range(rounds):
                 comm.share(None)  # the ranks begin together
@@ -154,8 +154,7 @@ def measure(what, network, neuron, devices, batch, rounds, against=None, forward
                     on_round(number)
         if comm.device.kind == "cuda":  # the host's clock sees only that layers are queued
             found["limit"], found["layers"] = None, []
-            found["kernels"] = bench_cuda.kernels(comm.device, work)
-            found["rates"] = bench_cuda.rates(comm.device)
+            found["gpu"] = bench_cuda.measure(comm.device, work, lambda: work.net.comm.label)
             return found
         found["limit"] = _limit(work) if not forward else None
         found["layers"] = _layer_rows(work, layers, steps * rounds)
@@ -163,21 +162,21 @@ def measure(what, network, neuron, devices, batch, rounds, against=None, forward
 
     found = launch(rank, devices)[0]
     return {
-        "what": what, "devices": [d.name for d in devices], "batch": batch, "rounds": rounds,
+        "what": layer or what, "devices": [d.name for d in devices], "batch": batch, "rounds": rounds,
         "forward_only": forward, "against": against, **found,
     }  # fmt: skip
 
 
-def _twin(what, network, neuron, batch, forward, tuned, comm):
+def _twin(network, layer, batch, forward, tuned, comm):
     from tinyalex.measure.bench_torch import twin
 
-    layers, shape = layers_of(what, network, neuron, Comm(Device("cpu:0")), BlankWeights())
+    network = alone(network, layer) if layer else network
     name = comm.device.name if comm.device.kind == "cuda" else "cpu"
-    return twin(layers, (batch, *shape), forward, tuned, what not in layers, comm.size, name)
+    return twin(network, batch, forward, tuned, comm.size, name)
 
 
 def _faults():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt if resource else 0
 
 
 @contextmanager
@@ -207,19 +206,22 @@ def _timed(work):
             delattr(owner, method)
 
 
-def _products(layer, shape, batch):
-    """The layer's matrix products in a step: {"forward": [(count, m, k, n), …], "backward": …}, one rank's.
+def products(place, batch, ranks=1):
+    """Return one rank's matrix products of a `tinyalex.nn.Placed` in a step, by "forward" and "backward".
 
-    m×k times k×n.  shape: of the layer's output, images last.  The gradient to the pixels is not computed.
+    Each is (count, m, k, n): m×k times k×n.  The gradient to the pixels is not computed.
     """
+    layer = place.layer
     if isinstance(layer, Linear):
-        F, D = layer.params["w"].shape
+        F, D = layer.sizes(place.x)["w"]
+        F //= ranks
         return {"forward": [(1, F, D, batch)], "backward": [(1, D, F, batch), (1, F, batch, D)]}
     if not isinstance(layer, Conv2d):
         return {"forward": [], "backward": []}
-    F, CG, KH, KW = layer.params["w"].shape
-    groups = layer.geometry[2]
-    _, OH, OW, _ = shape
+    F, CG, KH, KW = layer.sizes(place.x)["w"]
+    F //= ranks
+    groups = max(1, layer.groups // ranks)
+    _, OH, OW = place.y
     m, k, n = F // groups, CG * KH * KW, OW * batch
     back = [(groups * OH, m, n, k)] + [(groups * OH, k, m, n)] * layer.need_dx
     return {"forward": [(groups * OH, m, k, n)], "backward": back}
@@ -230,9 +232,9 @@ def _limit(work):
     batch = work.x.shape[-1]
     rng = np.random.default_rng(0)
     total = 0.0
-    for name, layer in work.net.layers.items():
-        products = _products(layer, work.shapes[name], batch)
-        for count, m, k, n in products["forward"] + products["backward"]:
+    for place in work.net.placed.values():
+        both = products(place, batch, work.net.comm.size)
+        for count, m, k, n in both["forward"] + both["backward"]:
             a, b = rng.standard_normal((m, k), np.float32), rng.standard_normal((k, n), np.float32)
             out = np.empty((m, n), np.float32)
             times = []
@@ -249,11 +251,10 @@ def _layer_rows(work, seconds, steps):
     """One dict a layer and direction: milliseconds a step, GFLOP/s of the products (0 without)."""
     rows = []
     for (name, direction), total in seconds.items():
-        products = []
-        if name in work.net.layers:
-            shape = work.shapes[name]
-            products = _products(work.net.layers[name], shape, work.x.shape[-1])[direction]
-        flop = sum(2 * count * m * k * n for count, m, k, n in products)
+        made = []
+        if name in work.net.placed:
+            made = products(work.net.placed[name], work.x.shape[-1], work.net.comm.size)[direction]
+        flop = sum(2 * count * m * k * n for count, m, k, n in made)
         rows.append(
             {"layer": name, "direction": direction, "ms": 1e3 * total / steps,
              "gflops": flop * steps / total / 1e9}
@@ -280,21 +281,21 @@ def print_result(found, console, layers=False):
         f"{spread(found['seconds'])}, {found['batch'] / step:,.0f} images/s; "
         f"median of {found['rounds']} rounds of {found['steps_a_round']}"
     )
-    if layers:
+    if "gpu" in found:
+        console.print(bench_cuda.table(found["gpu"], layers))
+        console.print(bench_cuda.summary(found["gpu"]))
+    elif layers:
         console.print(_table(found, step))
-    if "kernels" in found:
-        copy, product = found["rates"]
-        console.print(bench_cuda.table(found["kernels"], copy, product))
-        console.print(f"the card copies {copy / 1e9:,.0f} GB/s and multiplies {product / 1e12:.1f} TFLOP/s")
     if found["limit"]:
         console.print(
             f"its matrix products alone take {spread([found['limit']]).partition(' (')[0]}: "
             f"{found['limit'] / step:.2f} of the limit is reached"
         )
-    console.print(
-        f"peak memory {found['peak_bytes'] / 1e9:.2f} GB; "
-        f"{np.median(found['faults']):,.0f} page faults a {work}"
-    )
+    if found["peak_bytes"] and "gpu" not in found:
+        console.print(
+            f"peak memory {found['peak_bytes'] / 1e9:.2f} GB; "
+            f"{np.median(found['faults']):,.0f} page faults per {work}"
+        )
     if found["against"]:
         other = np.median(found["other_seconds"])
         name = {"torch": "PyTorch", "torch-tuned": "PyTorch, tuned by an expert"}[found["against"]]

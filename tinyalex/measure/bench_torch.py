@@ -16,8 +16,20 @@ from torch import nn
 from torch.nn import functional
 
 from tinyalex.errors import ArgumentError, DeviceError
-from tinyalex.nn import LRN, Activate, AllGather, AvgPool, Conv2d, Dropout, Linear, MaxPool
-from tinyalex.ops.conv import four_pads
+from tinyalex.nn import (
+    LRN,
+    Activate,
+    AllGather,
+    AvgPool,
+    Conv2d,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    Linear,
+    MaxPool,
+    ZeroPad,
+    pads,
+)
 
 
 def check(device):
@@ -26,31 +38,31 @@ def check(device):
         raise DeviceError(f"device {device.name}: PyTorch {torch.__version__}, as installed, finds no GPU")
 
 
-def twin(layers, shape, forward, tuned, whole, threads, device="cpu"):
+def twin(network, batch, forward, tuned, threads, device="cpu"):
     """Return a function that does a step (or a forward pass) in PyTorch, to its end; it is warmed up.
 
-    layers: {name: tinyalex layer}, of one rank.  shape: of the input, images first.  whole: they are a
-    network, and a step has a loss and an update; else a gradient is only sent back through them.
-    threads: of the CPU.  device: PyTorch's name of one.  On a GPU, products and convolutions are in float32
-    throughout, as here.
+    network: a `tinyalex.models.Network`; of one layer alone a step has no loss and no update, a gradient is
+    only sent back through it.  threads: of the CPU.  device: PyTorch's name of one.  On a GPU, products and
+    convolutions are in float32 throughout, as here.
     """
     torch.set_num_threads(threads)
     torch.backends.cudnn.allow_tf32 = False
     if tuned and device == "cpu":
         keep_heap()
-    net = nn.Sequential(*(part for layer in layers.values() for part in module(layer, tuned))).to(device)
-    x = torch.randn(shape, device=device)
+    placed, whole = network.plan(), len(network.layers) > 1
+    net = nn.Sequential(*(part for place in placed for part in module(place.layer, place, tuned))).to(device)
+    x = torch.randn((batch, *network.input), device=device)
     if tuned and x.ndim == 4:
         net, x = net.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
     with torch.no_grad():
         y = net(x)
-    labels = torch.randint(0, y.shape[1], (shape[0],), device=device)
+    labels = torch.randint(0, y.shape[1], (batch,), device=device)
     dy = torch.randn_like(y)
     if whole:
         optimizer = torch.optim.SGD(
             net.parameters(), 1e-4, momentum=0.9, weight_decay=0.0005, fused=tuned or None
         )
-    x.requires_grad_(not whole and all(getattr(layer, "need_dx", True) for layer in layers.values()))
+    x.requires_grad_(not whole and getattr(network.layers[0], "need_dx", True))
 
     def step():
         optimizer.zero_grad()
@@ -88,64 +100,106 @@ def keep_heap():
 
 
 @singledispatch
-def module(layer, tuned):
-    """Return the list of PyTorch modules that do what a tinyalex layer does."""
+def module(layer, place, tuned):
+    """Return the list of PyTorch modules that do what a layer does at its `tinyalex.nn.Placed`."""
     raise ArgumentError(f"bench: {type(layer).__name__} has no twin in PyTorch")
 
 
-def _neuron(activation):
-    return (
-        [{"relu": nn.ReLU, "tanh": nn.Tanh, "logistic": nn.Sigmoid}[activation.name]()] if activation else []
-    )
+def _activation(layer):
+    """The activation as a list of modules: none, one, or tanh between two factors."""
+    match layer.activation:
+        case None:
+            return []
+        case "relu":
+            return [nn.ReLU()]
+        case "logistic":
+            return [nn.Sigmoid()]
+        case "tanh":
+            return [nn.Tanh()]
+        case ("tanh", a, b):
+            return [_Tanh(a, b)]
+
+
+class _Tanh(nn.Module):
+    def __init__(self, a, b):
+        super().__init__()
+        self.a, self.b = a, b
+
+    def forward(self, x):
+        return self.a * torch.tanh(self.b * x)
 
 
 @module.register
-def _(layer: Conv2d, tuned):
-    F, CG, KH, KW = layer.params["w"].shape
-    stride, pad, groups, activation = layer.geometry
-    top, bottom, left, right = four_pads(pad)
+def _(layer: Conv2d, place, tuned):
+    top, bottom, left, right = pads(layer)
     even = (top, left) == (bottom, right)
     before = [] if even else [nn.ZeroPad2d((left, right, top, bottom))]
-    conv = nn.Conv2d(CG * groups, F, (KH, KW), stride, (top, left) if even else 0, groups=groups)
-    return [*before, conv, *_neuron(activation)]
+    around = (top, left) if even else 0
+    conv = nn.Conv2d(place.x[0], layer.filters, layer.window, layer.stride, around, groups=layer.groups)
+    return [*before, conv, *_activation(layer)]
 
 
 @module.register
-def _(layer: Linear, tuned):
-    F, D = layer.params["w"].shape
-    return [nn.Flatten(), nn.Linear(D, F), *_neuron(layer.activation)]
+def _(layer: Linear, place, tuned):
+    F, D = layer.sizes(place.x)["w"]
+    return [nn.Flatten(), nn.Linear(D, F), *_activation(layer)]
 
 
 @module.register
-def _(layer: MaxPool, tuned):
-    return [nn.MaxPool2d(*layer.args, ceil_mode=True)]
+def _(layer: MaxPool, place, tuned):
+    return [nn.MaxPool2d(layer.window, layer.stride, _even(layer), ceil_mode=layer.ceil)]
 
 
 @module.register
-def _(layer: AvgPool, tuned):
-    return [nn.AvgPool2d(*layer.args, ceil_mode=True)]
+def _(layer: AvgPool, place, tuned):
+    return [
+        nn.AvgPool2d(layer.window, layer.stride, _even(layer), ceil_mode=layer.ceil, count_include_pad=False)
+    ]
 
 
 @module.register
-def _(layer: Activate, tuned):
-    return _neuron(layer.activation)
+def _(layer: GlobalAvgPool, place, tuned):
+    return [nn.AdaptiveAvgPool2d(1)]
+
+
+def _even(layer):
+    """The padding, where it is the same above and below, left and right."""
+    top, bottom, left, right = pads(layer)
+    if (top, left) != (bottom, right):
+        raise ArgumentError(f"bench: {layer.name}: PyTorch pools with the same padding on opposite sides")
+    return top, left
 
 
 @module.register
-def _(layer: Dropout, tuned):
+def _(layer: Activate, place, tuned):
+    return _activation(layer)
+
+
+@module.register
+def _(layer: Dropout, place, tuned):
     return [nn.Dropout(1 - layer.keep)]
 
 
 @module.register
-def _(layer: AllGather, tuned):
+def _(layer: Flatten, place, tuned):
+    return [nn.Flatten()]
+
+
+@module.register
+def _(layer: ZeroPad, place, tuned):
+    top, bottom, left, right = pads(layer)
+    return [nn.ZeroPad2d((left, right, top, bottom))]
+
+
+@module.register
+def _(layer: AllGather, place, tuned):
     return []
 
 
 @module.register
-def _(layer: LRN, tuned):
-    k = layer.kwargs
-    alpha = k["alpha"] if k["alpha_over_n"] else k["alpha"] * k["n"]  # PyTorch divides by n
-    return [(TunedLRN if tuned else nn.LocalResponseNorm)(k["n"], alpha, k["beta"], k["k"])]
+def _(layer: LRN, place, tuned):
+    alpha = layer.alpha if layer.alpha_over_n else layer.alpha * layer.n  # PyTorch divides by n
+    return [(TunedLRN if tuned else nn.LocalResponseNorm)(layer.n, alpha, layer.beta, layer.k)]
 
 
 class _LRNFunction(torch.autograd.Function):

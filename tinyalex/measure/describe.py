@@ -1,8 +1,7 @@
 """What a network costs before it runs: sizes, arithmetic, memory, and the bytes that cross between devices.
 
-The layers are the real ones, built with weights that have a shape but no memory; what each makes of its
-input's shape is worked out here from its own parameters and geometry.  Every device is alike, so one rank
-stands for all.
+The layers are only laid out (`tinyalex.nn.plan`), not built: each declares its shapes and what it keeps.
+Every device is alike, so one rank stands for all.
 
 **Memory of a device**, in float32, while it trains:
 
@@ -28,32 +27,15 @@ brings it the other ranks' arrays, and in backward a reduce-scatter their partia
 
 import math
 import re
-from functools import singledispatch
 from typing import NamedTuple
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from tinyalex.comm import Comm
-from tinyalex.devices import Device
 from tinyalex.errors import ArgumentError, DataError
-from tinyalex.models.alexnet import alexnet
-from tinyalex.nn import (
-    LRN,
-    Activate,
-    AllGather,
-    AvgPool,
-    BlankWeights,
-    Conv2d,
-    Dropout,
-    Linear,
-    MaxPool,
-    SameMapNorm,
-    blank,
-)
-from tinyalex.ops.conv import four_pads, output_size
-from tinyalex.ops.pool import pooled_size
+from tinyalex.models import Network
+from tinyalex.nn import LRN, Activate, AllGather, Conv2d, Dropout, Linear, SameMapNorm, Weighted
 
 UNITS = {"MB": 10**6, "MiB": 2**20, "GB": 10**9, "GiB": 2**30}
 
@@ -88,35 +70,37 @@ class Description(NamedTuple):
     total: Row
 
 
-def describe(network, ranks=1, batch=128):
-    """Return the `Description` of AlexNet on ``ranks`` devices, training on batches of ``batch`` images.
+def describe(network: Network, ranks: int = 1, batch: int = 128) -> Description:
+    """Return the `Description` of a network on ``ranks`` devices, training on batches of ``batch`` images.
 
-    network: a `tinyalex.models.alexnet.Network`.  Nothing is run, and no memory of any size is taken.
-    Raises ValueError for a network that cannot be laid out on so many ranks, a picture too small, or a batch
-    below 1.
+    network: a `tinyalex.models.Network`.  Nothing is run, and no memory of any size is taken.
+    Raises ArgumentError for a network that cannot be laid out on so many ranks, or a batch below 1.
     """
     if batch < 1:
         raise ArgumentError(f"batch: expected at least 1 image, found {batch}")
-    comm = Comm(Device("cpu:0"))
-    comm.size = ranks
-    model = alexnet(network, comm, BlankWeights())
-    rows, kept = [], {}
-    x = blank((3, network.size, network.size, batch))
-    for name, layer in model.layers.items():
-        y, keeps = outline(layer, x)
-        new = {id(a): a for a in keeps if id(a) not in kept}
-        kept.update(new)
-        row = _row(name, layer, x, y, ranks, sum(a.nbytes for a in new.values()))
-        rows.append(row._replace(bytes_2012=_bytes_2012(name, layer, x, y, ranks, network.towers)))
-        x = y
+    placed = network.plan(ranks)
+    towers = max((p.layer.groups for p in placed if isinstance(p.layer, Conv2d)), default=1)
+    rows = []
+    x_array, counted = object(), set()  # what stands for the memory of an array
+    for place in placed:
+        y_array = x_array if place.layer.is_view(ranks) else object()
+        x, y = _numbers(place, batch, ranks)
+        kept = 0
+        for what in place.layer.keeps(place.x):
+            array, nbytes = {"x": (x_array, 4 * x), "y": (y_array, 4 * y)}.get(what) or (object(), what * x)
+            kept += 0 if array in counted else nbytes
+            counted.add(array)
+        rows.append(_row(place, ranks, batch, kept, towers))
+        x_array = y_array
     sums = [sum(column) for column in list(zip(*rows, strict=True))[2:]]
-    total = Row("total", x.shape, *sums)._replace(temporary_bytes=max(r.temporary_bytes for r in rows))
-    pictures = 3 * network.size**2 * batch * 4
-    total = total._replace(bytes_2012=total.bytes_2012 + 2 * pictures + 2 * x.nbytes)  # and the softmax
+    shape = (*placed[-1].y, batch)
+    total = Row("total", shape, *sums)._replace(temporary_bytes=max(r.temporary_bytes for r in rows))
+    pictures, logits = 4 * math.prod(network.input) * batch, 4 * math.prod(shape)
+    total = total._replace(bytes_2012=total.bytes_2012 + 2 * pictures + 2 * logits)  # and the softmax
     return Description(ranks, batch, rows, total)
 
 
-def largest_batch(network, ranks, memory):
+def largest_batch(network: Network, ranks: int, memory: int) -> int:
     """Return how many images a step can have in so many bytes on each device, as `describe` counts; or 0."""
     fits, too_many = 0, 1
     while describe(network, ranks, too_many).total.memory <= memory:
@@ -130,114 +114,56 @@ def largest_batch(network, ranks, memory):
     return fits
 
 
-def _row(name, layer, x, y, ranks, kept_bytes):
-    own = sum(p.size for p in layer.params.values())
-    weights = layer.params["w"].size if own else 0
-    positions = math.prod(y.shape[1:-1])  # a convolution uses its weights once at each; a product, once
-    between = y.nbytes if own and _neuron(layer) else 0
-    crossing = (ranks - 1) * x.nbytes if isinstance(layer, AllGather) else 0
+def _numbers(place, batch, ranks):
+    """How many numbers one rank's input and output are."""
+    x, y = (place.own(*side, ranks) for side in ((place.x, place.split_x), (place.y, place.split_y)))
+    return math.prod(x) * batch, math.prod(y) * batch
+
+
+def _row(place, ranks, batch, kept_bytes, towers):
+    layer = place.layer
+    x, y = _numbers(place, batch, ranks)
+    parameters = sum(map(math.prod, layer.sizes(place.x).values()))
+    weighted = isinstance(layer, Weighted)
+    between = y if weighted and layer.activation else 0
+    crossing = 4 * (ranks - 1) * x if isinstance(layer, AllGather) else 0
     return Row(
-        layer=name,
-        output=y.shape,
-        parameters=ranks * own,
-        neurons=ranks * math.prod(y.shape[:-1]) if own else 0,
-        multiply_adds=ranks * weights * positions,
-        parameter_bytes=3 * 4 * own,
+        layer=layer.name,
+        output=(*place.own(place.y, place.split_y, ranks), batch),
+        parameters=parameters,
+        neurons=math.prod(place.y) if weighted else 0,
+        multiply_adds=layer.multiply_adds(place.x),
+        parameter_bytes=3 * 4 * parameters // ranks,
         kept_bytes=kept_bytes,
-        temporary_bytes=y.nbytes + between + getattr(layer, "need_dx", True) * x.nbytes,
+        temporary_bytes=4 * (y + between + getattr(layer, "need_dx", True) * x),
         received_forward=crossing,
         received_backward=0 if getattr(layer, "replicated", False) else crossing,
-        bytes_2012=0,
+        bytes_2012=_bytes_2012(place, ranks, batch, towers),
     )
 
 
-PARTIAL_SUM = {"conv1": 5, "conv2": 3, "conv3": 13, "conv4": 13, "conv5": 13}  # layers-145.cfg
+PARTIAL_SUM = {"conv1": 5, "conv2": 3}  # layers-145.cfg; 13 in conv3, conv4, conv5
 
 
-def _bytes_2012(name, layer, x, y, ranks, towers):
+def _bytes_2012(place, ranks, batch, towers):
     """A layer's share of what the 2012 code allocated on a device: see the module's docstring."""
+    layer = place.layer
+    x, y = _numbers(place, batch, ranks)
     if isinstance(layer, Activate):
         return 0
     if isinstance(layer, AllGather):  # a copy of what the others have, and of its gradient
-        return 2 * (ranks - 1) * x.nbytes
-    nbytes = 2 * y.nbytes
+        return 4 * 2 * (ranks - 1) * x
+    numbers = 2 * y
     if isinstance(layer, LRN | SameMapNorm | Dropout):
-        nbytes += y.nbytes
-    own = sum(p.nbytes for p in layer.params.values())
+        numbers += y
+    sizes = {key: math.prod(size) // ranks for key, size in layer.sizes(place.x).items()}
     if isinstance(layer, Linear):
-        nbytes += 2 * own + layer.params["b"].nbytes
+        numbers += 2 * sum(sizes.values()) + sizes["b"]
     if isinstance(layer, Conv2d):
-        places, inputs = math.prod(y.shape[1:-1]), towers if name == "conv3" else 1
-        nbytes += 3 * own + -(-places // PARTIAL_SUM[name]) * layer.params["w"].nbytes // inputs
-    return nbytes
-
-
-# ---- the layers' shapes ------------------------------------------------------------------------------
-
-
-@singledispatch
-def outline(layer, x):
-    """Return (y, arrays kept for backward) of a layer in training, given its input, all blank."""
-    raise TypeError(f"describe: expected a layer of tinyalex.nn, found {type(layer).__name__}")
-
-
-@outline.register
-def _(layer: Conv2d, x):
-    stride, pad, _, _ = layer.geometry
-    F, _, KH, KW = layer.params["w"].shape
-    _, H, W, N = x.shape
-    pads = four_pads(pad)
-    y = blank((F, output_size(H, KH, stride, *pads[:2]), output_size(W, KW, stride, *pads[2:]), N))
-    return y, [x, y] if _neuron(layer) else [x]
-
-
-@outline.register
-def _(layer: Linear, x):
-    y = blank((layer.params["w"].shape[0], x.shape[-1]))
-    return y, [x, y] if _neuron(layer) else [x]
-
-
-@outline.register(MaxPool)
-@outline.register(AvgPool)
-def _(layer, x):
-    y = _pooled(x, *layer.args, **layer.kwargs)
-    return y, [x, y] if isinstance(layer, MaxPool) else []
-
-
-@outline.register(LRN)
-@outline.register(SameMapNorm)
-def _(layer, x):
-    y, s = blank(x.shape), blank(x.shape)
-    return y, [x, s]
-
-
-@outline.register
-def _(layer: Activate, x):
-    y = blank(x.shape)
-    return y, [y]
-
-
-@outline.register
-def _(layer: Dropout, x):
-    y, mask = blank(x.shape), blank(x.shape, bool)
-    return y, [mask]
-
-
-@outline.register
-def _(layer: AllGather, x):
-    ranks = layer.comm.size
-    return (x if ranks == 1 else blank((ranks * x.shape[0], *x.shape[1:]))), []
-
-
-def _pooled(x, z, s, pad=0, ceil=True):
-    C, H, W, N = x.shape
-    pads = four_pads(pad)
-    return blank((C, pooled_size(H, z, s, *pads[:2], ceil), pooled_size(W, z, s, *pads[2:], ceil), N))
-
-
-def _neuron(layer):
-    """Return the neuron that is fused into a convolution or a product, None without."""
-    return layer.geometry[-1] if isinstance(layer, Conv2d) else layer.activation
+        places, inputs = math.prod(place.y[1:]), towers if layer.groups < towers and place.x[0] > 3 else 1
+        numbers += 3 * sum(sizes.values())
+        numbers += -(-places // PARTIAL_SUM.get(layer.name, 13)) * sizes["w"] // inputs
+    return 4 * numbers
 
 
 # ---- the printed table -------------------------------------------------------------------------------

@@ -1,15 +1,15 @@
 """What this machine has for tinyalex, whether it works, and what to install: ``tinyalex doctor``.
 
-Every operation is run on every device, forward and backward, in float32, and compared with the plain loops
+Every operation is run on every device, forward and backward, in float32, and compared with the loops
 of `tinyalex.ops.reference`; the update of the weights, with its formula.  Nothing that is missing is an
 error; an operation that gives wrong numbers is.
 """
 
 import ctypes
+import functools
 import platform
 import shutil
 import sys
-from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from time import perf_counter
@@ -22,16 +22,10 @@ from rich.text import Text
 from threadpoolctl import threadpool_info
 
 from tinyalex.comm import Comm, launch
-from tinyalex.devices import Device, cpu_count
-from tinyalex.nn import Layer, Sequential
-from tinyalex.ops import reference
-from tinyalex.ops.activation import ACTIVATIONS, relu
-from tinyalex.ops.conv import conv2d_backward, conv2d_forward
-from tinyalex.ops.dropout import dropout_backward, dropout_forward, dropout_mask
-from tinyalex.ops.linear import linear_backward, linear_forward
-from tinyalex.ops.lrn import lrn_backward, lrn_forward, same_map_norm_backward, same_map_norm_forward
-from tinyalex.ops.pool import avg_pool_backward, avg_pool_forward, max_pool_backward, max_pool_forward
-from tinyalex.ops.softmax import softmax_loss_backward, softmax_loss_forward
+from tinyalex.devices import Device, cpu_count, sharing
+from tinyalex.nn import Linear, Sequential
+from tinyalex.ops import dropout_mask
+from tinyalex.ops.cases import CASES
 from tinyalex.optim import SGD
 
 TOLERANCE = 1e-4  # of the largest number: float32's rounding over the sums here is 1e-6 to 1e-5
@@ -148,117 +142,43 @@ def _gpus(driver, found, devices, advice):
 # ---- whether it works ----------------------------------------------------------------------------------
 
 
-class Case(NamedTuple):
-    """An operation, its plain twin, and the shapes of its arguments (or what draws them)."""
-
-    operation: str
-    forward: object
-    backward: object
-    plain: object  # (*arguments) → y
-    plain_backward: object  # (dy, *arguments) → gradient, or gradients
-    arguments: list
-
-
-def _labels(rng):
-    return rng.integers(0, 40, 7)
-
-
-def _mask(rng):
-    return rng.random((9, 7)) < 0.5
-
-
-MAPS = (6, 9, 8, 5)
-CONV = {"stride": 2, "pad": 1, "groups": 2}
-LRN = {"alpha": 1.0, "groups": 2}
-BOX = {"alpha": 5.0}
-CASES = [
-    Case(
-        "conv2d + relu", partial(conv2d_forward, activation=relu, **CONV), conv2d_backward,
-        lambda x, w, b: reference.relu(reference.conv2d(x, w, b, **CONV)),
-        lambda dy, x, w, b: reference.conv2d_backward(
-            reference.relu_backward(dy, reference.conv2d(x, w, b, **CONV)), x, w, **CONV
-        ),
-        [MAPS, (4, 3, 3, 2), (4,)],
-    ),
-    Case(  # on the CPU by minimal filtering
-        "conv2d, many channels", partial(conv2d_forward, pad=1), conv2d_backward,
-        partial(reference.conv2d, pad=1), lambda dy, x, w, b: reference.conv2d_backward(dy, x, w, pad=1),
-        [(30, 3, 5, 2), (30, 30, 3, 3), (30,)],
-    ),
-    Case(
-        "linear", linear_forward, linear_backward,
-        reference.linear, lambda dy, x, w, b: reference.linear_backward(dy, x, w), [(6, 5), (9, 6), (9,)],
-    ),
-    Case(
-        "max pool", partial(max_pool_forward, z=3, s=2), max_pool_backward,
-        partial(reference.max_pool, z=3, s=2), partial(reference.max_pool_backward, z=3, s=2), [MAPS],
-    ),
-    Case(
-        "average pool", partial(avg_pool_forward, z=3, s=2), avg_pool_backward,
-        partial(reference.avg_pool, z=3, s=2), partial(reference.avg_pool_backward, z=3, s=2), [MAPS],
-    ),
-    Case(
-        "lrn", partial(lrn_forward, **LRN), lrn_backward,
-        partial(reference.lrn, **LRN), partial(reference.lrn_backward, **LRN), [MAPS],
-    ),
-    Case(
-        "same-map norm", partial(same_map_norm_forward, **BOX), same_map_norm_backward,
-        partial(reference.same_map_norm, **BOX), partial(reference.same_map_norm_backward, **BOX), [MAPS],
-    ),
-    *(
-        Case(
-            name, ACTIVATIONS[name].forward, ACTIVATIONS[name].backward,
-            getattr(reference, name), getattr(reference, f"{name}_backward"), [MAPS],
-        )
-        for name in ("relu", "tanh", "logistic")
-    ),
-    Case(
-        "dropout", dropout_forward, dropout_backward,
-        reference.dropout, lambda dy, x, mask: reference.dropout_backward(dy, mask), [(9, 7), _mask],
-    ),
-    Case(
-        "softmax loss", softmax_loss_forward, lambda dy, cache: dy * softmax_loss_backward(cache),
-        lambda *z: np.asarray(reference.softmax_loss(*z)),
-        lambda dy, *z: dy * reference.softmax_loss_backward(*z), [(40, 7), _labels],
-    ),
-]  # fmt: skip
-
-
 def self_test(device):
     """Yield (operation, what is wrong or "") for every operation on the device."""
     for number, case in enumerate(CASES):
-        yield case.operation, _error(case, device, np.random.default_rng(number))
+        yield case.title, _error(number, device)
     here = device.get(dropout_mask(np.random.default_rng(1), (5, 7), 0.5, device.xp, first=3))
     host = dropout_mask(np.random.default_rng(1), (5, 7), 0.5, first=3)
     yield "dropout mask", "" if (here == host).all() else "not the host's"
     yield "update", _update_error(device)
 
 
-def _error(case, device, rng):
-    arguments = [
-        draw(rng) if callable(draw) else rng.standard_normal(draw).astype(np.float32)
-        for draw in case.arguments
-    ]
-    y = case.plain(*arguments)
+@functools.cache
+def _expected(number):
+    """Draw a case's inputs and a dy, and return them with y and the gradients as the loops give them."""
+    rng = np.random.default_rng(number)
+    inputs = CASES[number].draw(rng, np.float32)
+    y = CASES[number].reference(**inputs)
     dy = rng.standard_normal(y.shape).astype(np.float32)
-    gradients = case.plain_backward(dy, *arguments)
-    found_y, cache = case.forward(*map(device.put, arguments))
-    found = case.backward(device.put(dy), cache)
-    pairs = [
-        (found_y, y),
-        *zip(*(g if isinstance(g, tuple) else (g,) for g in (found, gradients)), strict=True),
-    ]
-    return _worst(device, pairs)
+    return inputs, dy, y, CASES[number].reference_backward(dy, **inputs)
+
+
+def _error(number, device):
+    inputs, dy, y, gradients = _expected(number)
+    found_y, cache = CASES[number].forward(**{name: device.put(a) for name, a in inputs.items()})
+    found = CASES[number].backward(device.put(dy), cache)
+    return _worst(device, [(found_y, y), *zip(found, gradients, strict=True)])
 
 
 def _update_error(device):
     """A step of weights that are moving already, against the formula."""
-    w, g, v = np.random.default_rng(0).standard_normal((3, 54), np.float32)
+    w, g, v = np.random.default_rng(0).standard_normal((3, 6, 9), np.float32)
     v_after = 0.9 * v - 0.5 * 0.1 * w - 0.1 * g
     w_after = w + v_after
-    layer = Layer()
-    layer.params, layer.grads = {"w": device.put(w)}, {"w": device.put(g)}
-    optimizer = SGD(Sequential({"fc": layer}, Comm(device)), rate=0.1, momentum=0.9, decay=0.5)
+    net = Sequential([Linear(6, name="fc")], (9,), Comm(device), np.random.default_rng(0))
+    layer = net.layers["fc"]
+    layer.params["w"][...] = device.put(w)
+    layer.grads = {"w": device.put(g), "b": device.put(np.zeros(6, np.float32))}
+    optimizer = SGD(net, rate=0.1, momentum=0.9, decay=0.5)
     optimizer.velocity["fc.w"][...] = device.put(v)
     optimizer.step()
     return _worst(device, [(optimizer.velocity["fc.w"], v_after), (layer.params["w"], w_after)])
@@ -289,7 +209,7 @@ def print_report(console=None):
     for what, text in report.found:
         table.add_row(what, Text(text))
     console.print(table)
-    console.print("\nSelf-test, every operation against the plain loops:")
+    console.print("\nSelf-test, every operation against the loops of tinyalex.ops.reference:")
     failed = False
     for name in report.devices:
         start, wrong, count = perf_counter(), [], 0
@@ -303,15 +223,16 @@ def print_report(console=None):
         _say(console, name, wrong, f"{count} operations in {perf_counter() - start:.1f} s")
         failed |= bool(wrong)
     gpus = report.devices[1:]
-    if len(gpus) > 1:
+    if gpus:
+        ranks = gpus if len(gpus) > 1 else gpus * 2
         wrong = []
-        total = len(gpus) * (len(gpus) + 1) / 2
+        total = len(ranks) * (len(ranks) + 1) / 2
         try:
-            found = launch(_exchange, [Device(name) for name in gpus])
-            wrong += [] if found == [[[total] * 3] * 2] * len(gpus) else ["the sum over the GPUs is wrong"]
+            found = launch(_exchange, ",".join(ranks))
+            wrong += [] if found == [[[total] * 3] * 2] * len(ranks) else ["the sum over the ranks is wrong"]
         except Exception as error:
             wrong.append(f"{type(error).__name__}: {error}")
-        _say(console, f"{gpus[0]} … {gpus[-1]}", wrong, "exchange")
+        _say(console, f"{ranks[0]} … {ranks[-1]}", wrong, f"exchange{sharing(ranks)}")
         failed |= bool(wrong)
     for line in report.advice:
         console.print(f"- {line}", markup=False, highlight=False, soft_wrap=True)

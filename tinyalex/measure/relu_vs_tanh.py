@@ -4,9 +4,9 @@ The paper (section 3.1): a four-layer network with ReLUs reaches 25% training er
 faster than the same network with tanh neurons; "the learning rates for each network were chosen
 independently to make training as fast as possible. No regularization of any kind was employed."
 
-Here: `figure1_net` once with each neuron, SGD with momentum 0.9 and no decay, batches of 128, pixels minus
-the mean image.  A small search picks each neuron's rate: every rate of a grid trains for a short while, and
-rates beyond the grid too, while the best is at its end; the one with the lowest training error is taken.
+Here: `figure1` once with each activation, SGD with momentum 0.9 and no decay, batches of 128, pixels minus
+the mean image.  A small search picks each activation's rate: every rate of a grid trains for a short while;
+if the best rate is at an end, the grid is extended; the one with the lowest training error is taken.
 Training error is counted on the batches as they are trained on, over the whole epoch.
 """
 
@@ -20,15 +20,16 @@ import numpy as np
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tinyalex.comm import launch
+from tinyalex.data.loader import InMemory
 from tinyalex.errors import DataError, NonFiniteError
 from tinyalex.files import write_text
 from tinyalex.look.figures import relu_vs_tanh_figure
-from tinyalex.models.cifar import figure1_net
+from tinyalex.models import figure1
 from tinyalex.optim import SGD
 from tinyalex.runs import checkpoint
-from tinyalex.train import InMemory, data_parallel_step
+from tinyalex.train import Place, fit
 
-NEURONS = ("relu", "tanh")
+ACTIVATIONS = ("relu", "tanh")
 TARGET = 0.25  # training error
 LEVELS = (0.5, 0.4, 0.35, 0.3, 0.25)  # whose epochs the summary lists
 BATCH = 128
@@ -59,7 +60,7 @@ def first(data, count):
 class Curve(NamedTuple):
     """One training run: error and mean loss of every epoch, and the seconds that it took."""
 
-    neuron: str
+    activation: str
     seed: int
     rate: float
     errors: list
@@ -78,43 +79,57 @@ class Curve(NamedTuple):
         return None
 
 
-def train(data, devices, neuron, rate, seed, epochs, path=None, target=0.0, on_step=None):
+def train(data, devices, activation, rate, seed, epochs, path=None, target=0.0, on_step=None):
     """Train until the target error or the last epoch; return the Curve.
 
     path: a checkpoint written after every epoch, from which the run continues if it is there.
     on_step(epoch, fraction, running error) is called by rank 0.  Raises NonFiniteError if it diverges.
     """
+    network = figure1(activation)
 
     def rank(comm):
-        net = figure1_net(neuron, comm, np.random.default_rng(seed))
+        net = network.build(comm.alone(), np.random.default_rng(seed))
         optimizer = SGD(net, rate, momentum=0.9, decay=0.0)
         batches = InMemory(data, comm, BATCH)
-        curve = Curve(neuron, seed, rate, [], [], [])
+        curve = Curve(activation, seed, rate, [], [], [])
         if path and path.exists():
             arrays, metadata = checkpoint.load(path)
             checkpoint.restore(net, optimizer, arrays, path)
-            curve = Curve(**metadata)
-        steps = len(data.labels) // BATCH
-        while len(curve.errors) < epochs and not (curve.errors and curve.errors[-1] <= target):
-            epoch = len(curve.errors)
-            start = perf_counter()
-            results = []
-            for x, labels in batches.epoch(np.random.default_rng([seed, epoch])):
-                step = epoch * steps + len(results)
-                results.append(data_parallel_step(net, optimizer, comm, x, labels, step))
-                if on_step and comm.rank == 0:
-                    on_step(epoch, len(results) / steps, np.mean([r.error for r in results]))
-            curve.errors.append(float(np.mean([r.error for r in results])))
-            curve.losses.append(float(np.mean([r.loss for r in results])))
-            curve.seconds.append(perf_counter() - start)
+            curve = Curve(**metadata["curve"])
+        if curve.errors and curve.errors[-1] <= target:
+            return curve
+        place = Place(len(curve.errors), 0, len(curve.errors) * batches.steps)
+        clock = perf_counter()
+
+        def epoch(number, start):
+            nonlocal clock
+            clock = perf_counter()
+            return batches.epoch(np.random.default_rng([seed, number]))
+
+        def step(place, result):
+            if on_step and comm.rank == 0:
+                on_step(place.epoch, place.batch / batches.steps, place.means().error)
+
+        def ended(place):
+            loss, error = place.means()
+            curve.errors.append(error)
+            curve.losses.append(loss)
+            curve.seconds.append(perf_counter() - clock)
             if path and comm.rank == 0:
-                checkpoint.save(path, checkpoint.state(net, optimizer), curve._asdict())
+                metadata = {"network": network.to_json(), "classes": None, "curve": curve._asdict()}
+                checkpoint.save(path, checkpoint.state(net, optimizer), metadata)
+            return error <= target
+
+        fit(
+            net, optimizer, epoch, batches.steps, epochs, data=comm, place=place,
+            on_step=step, end_epoch=ended,
+        )  # fmt: skip
         return curve
 
     return launch(rank, devices)[0]
 
 
-def search_rate(data, devices, neuron, plan, found, on_trial, on_step):
+def search_rate(data, devices, activation, plan, found, on_trial, on_step):
     """Try every rate of the plan, and beyond its ends while the best is at one of them.
 
     found: {rate: training error of the trial's last epoch, 1.0 if it diverged}, what is already known; it is
@@ -124,7 +139,7 @@ def search_rate(data, devices, neuron, plan, found, on_trial, on_step):
     while (rate := _next_rate(plan.rates, found)) is not None:
         try:
             found[rate] = train(
-                part, devices, neuron, rate, plan.seeds[0], plan.search_epochs,
+                part, devices, activation, rate, plan.seeds[0], plan.search_epochs,
                 on_step=lambda *step, rate=rate: on_step(rate, *step),
             ).errors[-1]  # fmt: skip
         except NonFiniteError:
@@ -163,27 +178,27 @@ def run(data, plan, devices, out, console):
 def _train_all(data, plan, devices, out, console):
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}")
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-        for neuron in NEURONS:
-            rate = _search(data, plan, devices, neuron, out, progress)
+        for activation in ACTIVATIONS:
+            rate = _search(data, plan, devices, activation, out, progress)
             for seed in plan.seeds:
-                task = progress.add_task(f"{neuron}, rate {rate:g}, seed {seed}", state="", total=1.0)
+                task = progress.add_task(f"{activation}, rate {rate:g}, seed {seed}", state="", total=1.0)
 
                 def on_step(epoch, fraction, error, task=task):
                     state = f"epoch {epoch + fraction:5.2f}  training error {error:5.1%}"
                     progress.update(task, completed=fraction, state=state)
 
-                path = _checkpoint(out, neuron, seed)
-                curve = train(data, devices, neuron, rate, seed, plan.most_epochs, path, TARGET, on_step)
+                path = _checkpoint(out, activation, seed)
+                curve = train(data, devices, activation, rate, seed, plan.most_epochs, path, TARGET, on_step)
                 state = f"{len(curve.errors)} epochs, training error {curve.errors[-1]:5.1%}"
                 progress.update(task, completed=1.0, state=state)
 
 
-def _checkpoint(out, neuron, seed):
-    return out / f"{neuron}-seed{seed}.safetensors"
+def _checkpoint(out, activation, seed):
+    return out / f"{activation}-seed{seed}.safetensors"
 
 
-def _search_results(out, neuron):
-    path = out / f"{neuron}-search.json"
+def _search_results(out, activation):
+    path = out / f"{activation}-search.json"
     try:
         known = json.loads(path.read_text()) if path.exists() else {}
         return path, {float(rate): float(error) for rate, error in known.items()}
@@ -191,14 +206,14 @@ def _search_results(out, neuron):
         raise DataError(f"{path}: expected the errors that a search found: {error!r}") from error
 
 
-def _search(data, plan, devices, neuron, out, progress):
-    path, found = _search_results(out, neuron)
-    task = progress.add_task(f"{neuron}, which rate?", state="", total=None)
+def _search(data, plan, devices, activation, out, progress):
+    path, found = _search_results(out, activation)
+    task = progress.add_task(f"{activation}, which rate?", state="", total=None)
 
     def on_step(rate, epoch, fraction, error):
         progress.update(task, state=f"rate {rate:g}  training error {error:5.1%}")
 
-    search_rate(data, devices, neuron, plan, found, lambda: write_text(path, json.dumps(found)), on_step)
+    search_rate(data, devices, activation, plan, found, lambda: write_text(path, json.dumps(found)), on_step)
     best = min(found, key=found.get)
     state = f"{best:g} is the best of {', '.join(f'{r:g}' for r in sorted(found))}"
     progress.update(task, total=1.0, completed=1.0, state=state)
@@ -218,17 +233,17 @@ def _begin(out, plan):
 
 def _write(out, plan, devices):
     """Write the results of all networks that have a checkpoint, whether or not they arrived."""
-    paths = [_checkpoint(out, neuron, seed) for neuron in NEURONS for seed in plan.seeds]
-    curves = [Curve(**checkpoint.metadata(path)) for path in paths if path.exists()]
+    paths = [_checkpoint(out, activation, seed) for activation in ACTIVATIONS for seed in plan.seeds]
+    curves = [Curve(**checkpoint.metadata(path)["curve"]) for path in paths if path.exists()]
     rows = [
-        {"neuron": c.neuron, "seed": c.seed, "rate": c.rate, "epoch": e, "training_error": error,
+        {"activation": c.activation, "seed": c.seed, "rate": c.rate, "epoch": e, "training_error": error,
          "loss": loss, "seconds": seconds}
         for c in curves
         for e, (error, loss, seconds) in enumerate(zip(c.errors, c.losses, c.seconds, strict=True), 1)
     ]  # fmt: skip
     with open(out / "curves.csv", "w", newline="") as file:
         writer = csv.DictWriter(
-            file, ("neuron", "seed", "rate", "epoch", "training_error", "loss", "seconds")
+            file, ("activation", "seed", "rate", "epoch", "training_error", "loss", "seconds")
         )
         writer.writeheader()
         writer.writerows(rows)
@@ -236,9 +251,9 @@ def _write(out, plan, devices):
         **plan._asdict(),
         "devices": [d.name for d in devices],
         "target_training_error": TARGET,
-        "search": {neuron: _search_results(out, neuron)[1] for neuron in NEURONS},
+        "search": {activation: _search_results(out, activation)[1] for activation in ACTIVATIONS},
         "runs": [
-            {"neuron": c.neuron, "seed": c.seed, "rate": c.rate, "epochs_to_target": c.epochs_to(),
+            {"activation": c.activation, "seed": c.seed, "rate": c.rate, "epochs_to_target": c.epochs_to(),
              "epochs_to": {level: c.epochs_to(level) for level in LEVELS}, "epochs_run": len(c.errors),
              "last_training_error": c.errors[-1],
              "median_seconds_an_epoch": float(np.median(c.seconds))}
@@ -253,5 +268,5 @@ def _write(out, plan, devices):
 
 def ratio(curves, seed):
     """Epochs that tanh needs to the target / epochs that ReLU needs; None if either did not arrive."""
-    epochs = {c.neuron: c.epochs_to() for c in curves if c.seed == seed}
+    epochs = {c.activation: c.epochs_to() for c in curves if c.seed == seed}
     return epochs["tanh"] / epochs["relu"] if len(epochs) == 2 and all(epochs.values()) else None

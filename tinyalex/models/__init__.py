@@ -1,1 +1,44 @@
-"""Networks: each file reads like the paper's section 3.5."""
+"""Networks as lists of layers, and their names.
+
+`NETWORKS` says which networks can be asked for by name; `make` makes one for some data.  A new network is
+a file here, a row in the table, and, if it is to be trained as its authors did, a recipe.
+"""
+
+from functools import partial
+
+from tinyalex.errors import ArgumentError
+from tinyalex.models.alexnet import PRESETS, AlexNet, alexnet, narrow
+from tinyalex.models.cifar import figure1
+from tinyalex.models.network import Network
+
+__all__ = ["NETWORKS", "AlexNet", "Network", "alexnet", "figure1", "make"]
+
+
+def _alexnet(preset, width=1.0, **options):
+    chosen = PRESETS[preset]
+    return alexnet((chosen if width == 1 else narrow(chosen, width))._replace(**options))
+
+
+# name → function of what can be chosen about the network, by keyword
+NETWORKS = {name: partial(_alexnet, name) for name in PRESETS} | {
+    "cifar4": partial(figure1, "relu"),
+    "cifar4-tanh": partial(figure1, "tanh"),
+    "cifar4-logistic": partial(figure1, "logistic"),
+}
+
+
+def make(name: str, **options) -> Network:
+    """Return the `Network` of this name; options: what can be chosen about it, None for its own.
+
+    For AlexNet's presets these are width (a factor on filters and hidden units) and the fields of `AlexNet`:
+    classes, size, …  Raises ArgumentError for an unknown name, or an option that the network does not have.
+    """
+    if name not in NETWORKS:
+        raise ArgumentError(f"network: expected one of {', '.join(NETWORKS)}, found {name!r}")
+    options = {key: value for key, value in options.items() if value is not None}
+    try:
+        return NETWORKS[name](**options)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, ArgumentError):
+            raise
+        raise ArgumentError(f"{name}: it has no choice of {', '.join(options)}: {error}") from error

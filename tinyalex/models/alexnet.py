@@ -5,22 +5,18 @@ conv3 and before each fully connected layer.  On two ranks each holds a tower an
 meeting; on one rank the towers are groups of the convolutions and AllGather does nothing.
 
 What the paper says and what the 2012 code did (config 145, whose logged errors are the paper's) differ in
-eleven places; each is a field of `Network` or of `tinyalex.runs.recipe.Recipe`.
+eleven places; each is a field of `AlexNet` or of `tinyalex.runs.recipe.Recipe`.
 """
 
 from typing import NamedTuple
 
-import numpy as np
-
 from tinyalex.errors import ArgumentError
-from tinyalex.nn import LRN, Activate, AllGather, Conv2d, Dropout, Linear, MaxPool, SameMapNorm, Sequential
-from tinyalex.ops.activation import relu
-from tinyalex.ops.conv import output_size
-from tinyalex.ops.pool import pooled_size
+from tinyalex.models.network import Network
+from tinyalex.nn import LRN, Activate, AllGather, Conv2d, Dropout, Linear, MaxPool, SameMapNorm
 
 
-class Network(NamedTuple):
-    """What can be chosen about the network.  The defaults are the paper's text, but for numbers 9 and 10.
+class AlexNet(NamedTuple):
+    """What can be chosen about AlexNet.  The defaults are the paper's text, but for numbers 9 and 10.
 
     The differences between paper and 2012 code, numbered as they are found there:
 
@@ -61,103 +57,80 @@ class Network(NamedTuple):
 
 
 PRESETS = {
-    "paper": Network(),
+    "paper": AlexNet(),
     # layers-145.cfg and layer-params-145.cfg: the network that was trained for the published numbers
-    "code2012": Network(lrn_alpha_over_n=True, lrn1_before_relu=True, same_map_norm=True, conv345_std=0.03),
+    "code2012": AlexNet(lrn_alpha_over_n=True, lrn1_before_relu=True, same_map_norm=True, conv345_std=0.03),
     # 145-half: one GPU's network, against which section 3.2 measures two: conv5 and the fully connected
     # layers keep their size, half of the kernels elsewhere
-    "half": Network(
+    "half": AlexNet(
         filters=(48, 128, 192, 192, 256), towers=1, lrn_alpha_over_n=True, lrn1_before_relu=True,
         same_map_norm=True, conv345_std=0.03,
     ),
     # bvlc_alexnet's train_val.prototxt: the weights that people have on disk
-    "caffe": Network(
+    "caffe": AlexNet(
         size=227, lrn_k=1.0, lrn_alpha_over_n=True, lrn_within_towers=False, bias=0.1, fc_std=0.005,
         inverted_dropout=True,
     ),
 }  # fmt: skip
 
 
-def narrow(network, width):
-    """Return the network with `width` times the filters and hidden units (each tower's a multiple of 4)."""
+def alexnet(options: AlexNet = PRESETS["paper"]) -> Network:
+    """Return the `Network` that the options describe, as section 3.5 tells it.
 
-    def scaled(n):
-        return max(1, round(n * width / (4 * network.towers))) * 4 * network.towers
-
-    return network._replace(filters=tuple(scaled(f) for f in network.filters), hidden=scaled(network.hidden))
-
-
-def most_ranks(network):
-    """Return how many ranks can share the network: one a tower, or 1 where something spans the towers."""
-    spans = network.lrn and not network.lrn_within_towers
-    return 1 if spans or network.classes % network.towers else network.towers
-
-
-def alexnet(network, comm, rng, dtype=np.float32):
-    """Build the network on this rank of comm.
-
-    Input: pixels 0–255 minus the mean, (3, size, size, N), the same on every rank.  Output: logits
-    (classes, N), the same on every rank.  rng draws the starting weights and then, in training, the dropout
-    masks: ranks that are given equal generators build one network.  Raises ValueError for a number of ranks
-    that the towers cannot be laid out on, or a picture too small.
+    Input: pixels 0–255 minus the mean, (3, size, size).  Output: logits (classes,).  Raises ArgumentError,
+    naming the layer, for a picture that is too small.
     """
-    n = network
-    if comm.size not in (1, n.towers):
-        raise ArgumentError(f"alexnet: {n.towers} tower(s) run on 1 rank or {n.towers}, not on {comm.size}")
-    if comm.size > 1 and n.lrn and not n.lrn_within_towers:
-        raise ArgumentError("alexnet: LRN windows across the towers (lrn_within_towers=False) need one rank")
-    if n.classes % comm.size:
-        raise ArgumentError(f"alexnet: {n.classes} classes cannot be shared by {comm.size} ranks: use one")
+    n, g = options, options.towers
     c1, c2, c3, c4, c5 = n.filters
-    g = n.towers
     pad1, pad2, pad5 = _pads(n)
-    common = {"comm": comm, "rng": rng, "dtype": dtype}
     lrn = {
         "n": 5, "k": n.lrn_k, "alpha": n.lrn_alpha, "beta": 0.75, "alpha_over_n": n.lrn_alpha_over_n,
-        "groups": g // comm.size if n.lrn_within_towers else 1,
+        "groups": g if n.lrn_within_towers else 1,
     }  # fmt: skip
+    first_activation = None if n.lrn1_before_relu else "relu"
+    first = {"std": n.conv_std}
+    small = {"activation": "relu", "std": n.conv345_std}
+    hidden = {"activation": "relu", "std": n.fc_std, "bias": n.bias}
 
-    side = _last_side(n)
-    layers = {
-        "conv1": Conv2d(
-            (c1, 3, 11, 11), std=n.conv_std, stride=4, pad=pad1, need_dx=False,
-            activation=None if n.lrn1_before_relu else relu, **common,
-        ),
-        "lrn1": LRN(**lrn),
-        "pool1": MaxPool(n.pool, 2),
-        "relu1": Activate(relu),
-        "conv2": Conv2d(
-            (c2, c1 // g, 5, 5), std=n.conv_std, bias=n.bias, pad=pad2, groups=g, activation=relu, **common
-        ),
-        "lrn2": LRN(**lrn),
-        "cnorm2": SameMapNorm(5, k=1.0, alpha=1e-3, beta=0.75),
-        "pool2": MaxPool(n.pool, 2),
-        "gather3": AllGather(comm),
-        "conv3": Conv2d((c3, c2, 3, 3), std=n.conv345_std, pad=1, activation=relu, **common),
-        "conv4": Conv2d(
-            (c4, c3 // g, 3, 3), std=n.conv345_std, bias=n.bias, pad=1, groups=g, activation=relu, **common
-        ),
-        "conv5": Conv2d(
-            (c5, c4 // g, 3, 3), std=n.conv345_std, bias=n.bias, pad=pad5, groups=g, activation=relu,
-            **common,
-        ),
-        "pool5": MaxPool(n.pool, 2),
-        "gather6": AllGather(comm),
-        "fc6": Linear((n.hidden, c5 * side * side), std=n.fc_std, bias=n.bias, activation=relu, **common),
-        "dropout6": Dropout(comm, rng, 0.5, n.inverted_dropout),
-        "gather7": AllGather(comm),
-        "fc7": Linear((n.hidden, n.hidden), std=n.fc_std, bias=n.bias, activation=relu, **common),
-        "dropout7": Dropout(comm, rng, 0.5, n.inverted_dropout),
-        "gather8": AllGather(comm),
-        "fc8": Linear((n.classes, n.hidden), std=0.01, **common),
-        "gather": AllGather(comm, replicated=True),
-    }  # fmt: skip
-    left_out = set()
-    left_out |= set() if n.lrn else {"lrn1", "lrn2"}
-    left_out |= set() if n.lrn1_before_relu else {"relu1"}
-    left_out |= set() if n.same_map_norm else {"cnorm2"}
-    left_out |= set() if n.dropout else {"dropout6", "dropout7"}
-    return Sequential({name: layer for name, layer in layers.items() if name not in left_out}, comm)
+    layers = [
+        Conv2d(c1, 11, stride=4, pad=pad1, activation=first_activation, **first, name="conv1"),
+        n.lrn and LRN(**lrn, name="lrn1"),
+        MaxPool(n.pool, 2, name="pool1"),
+        n.lrn1_before_relu and Activate("relu", name="relu1"),
+        Conv2d(c2, 5, pad=pad2, groups=g, activation="relu", **first, bias=n.bias, name="conv2"),
+        n.lrn and LRN(**lrn, name="lrn2"),
+        n.same_map_norm and SameMapNorm(5, k=1.0, alpha=1e-3, beta=0.75, name="cnorm2"),
+        MaxPool(n.pool, 2, name="pool2"),
+        AllGather(name="gather3"),  # the one place where convolutions of the two devices meet
+        Conv2d(c3, 3, pad=1, **small, name="conv3"),
+        Conv2d(c4, 3, pad=1, groups=g, **small, bias=n.bias, name="conv4"),
+        Conv2d(c5, 3, pad=pad5, groups=g, **small, bias=n.bias, name="conv5"),
+        MaxPool(n.pool, 2, name="pool5"),
+        AllGather(name="gather6"),
+        Linear(n.hidden, **hidden, name="fc6"),
+        n.dropout and Dropout(0.5, n.inverted_dropout, name="dropout6"),
+        AllGather(name="gather7"),
+        Linear(n.hidden, **hidden, name="fc7"),
+        n.dropout and Dropout(0.5, n.inverted_dropout, name="dropout7"),
+        AllGather(name="gather8"),
+        Linear(n.classes, name="fc8"),
+        AllGather(replicated=True, name="gather"),
+    ]
+    network = Network([layer for layer in layers if layer], (3, n.size, n.size))
+    try:
+        network.plan()
+    except ArgumentError as error:
+        raise ArgumentError(f"{error}, for pictures of {n.size} pixels") from error
+    return network
+
+
+def narrow(options: AlexNet, width: float) -> AlexNet:
+    """Return the options with `width` times the filters and hidden units (each tower's a multiple of 4)."""
+
+    def scaled(n):
+        return max(1, round(n * width / (4 * options.towers))) * 4 * options.towers
+
+    return options._replace(filters=tuple(scaled(f) for f in options.filters), hidden=scaled(options.hidden))
 
 
 def _pads(n):
@@ -168,15 +141,3 @@ def _pads(n):
     """
     more = -(n.size - 11) % 4 if n.conv1_ceil else 0
     return (0, more, 0, more), n.pool - 1, n.pool - 2
-
-
-def _last_side(n):
-    """Width of pool5's maps; ArgumentError, naming the layer, if the picture is too small for one."""
-    pad1, pad2, pad5 = _pads(n)
-    of = f"of a picture of {n.size}"
-    side = output_size(n.size, 11, 4, *pad1[:2], f"conv1 {of}")
-    side = pooled_size(side, n.pool, 2, 0, 0, what=f"pool1 {of}")
-    side = output_size(side, 5, 1, pad2, pad2, f"conv2 {of}")
-    side = pooled_size(side, n.pool, 2, 0, 0, what=f"pool2 {of}")
-    side = output_size(side, 3, 1, pad5, pad5, f"conv5 {of}")
-    return pooled_size(side, n.pool, 2, 0, 0, what=f"pool5 {of}")

@@ -23,11 +23,16 @@ def dropout_mask(rng, shape, keep=0.5, xp=np, first=0):
     words (`np.random.Philox`, a counter-based generator), so that each rank makes its own part of one mask,
     on its own device, and nothing is copied.  keep is rounded to a multiple of 2⁻³².
     """
-    key = int(rng.integers(2**64, dtype=np.uint64))
+
+    def draw():
+        return int(rng.integers(2**64, dtype=np.uint64))
+
     most = max(0, round(keep * 2**32) - 1)  # the words up to this one are kept
     if xp is not np:
-        return cuda.dropout_mask(xp, key, first, shape, most)
-    stream = np.random.Philox(key=key).advance(first // 8)  # eight words come from each value of its counter
+        return cuda.dropout_mask(xp, draw, first, shape, most)
+    stream = np.random.Philox(key=draw()).advance(
+        first // 8
+    )  # eight words come from each value of its counter
     skipped, size = first % 8, math.prod(shape)
     words = stream.random_raw((skipped + size + 1) // 2).astype("<u8", copy=False).view("<u4")
     return (words[skipped : skipped + size] <= most).reshape(shape)
@@ -42,12 +47,8 @@ class DropoutCache(NamedTuple):
     dtype: object
 
 
-def dropout_forward(x, mask, keep=0.5, train=True, inverted=False):
-    """y = x · mask · scale; without training, mask is None and y = x · scale.
-
-    x: any shape.  mask: boolean, shaped like x, True = kept.  Returns (y, cache), y shaped like x.
-    Raises ValueError for keep outside (0, 1], or a mask of another shape.
-    """
+def dropout_scale(x, mask, keep, train, inverted):
+    """Check the arguments of dropout; return the factor of what is kept."""
     same_dtype("dropout", x=x)
     if not 0 < keep <= 1:
         raise ArgumentError(f"dropout: expected 0 < keep ≤ 1, found {keep}")
@@ -55,7 +56,16 @@ def dropout_forward(x, mask, keep=0.5, train=True, inverted=False):
         raise ArgumentError(
             f"dropout: expected a mask of shape {x.shape}, found {None if mask is None else mask.shape}"
         )
-    scale = (1 / keep if inverted else 1.0) if train else (1.0 if inverted else keep)
+    return (1 / keep if inverted else 1.0) if train else (1.0 if inverted else keep)
+
+
+def dropout_forward(x, mask, keep=0.5, train=True, inverted=False):
+    """y = x · mask · scale; without training, mask is None and y = x · scale.
+
+    x: any shape.  mask: boolean, shaped like x, True = kept.  Returns (y, cache), y shaped like x.
+    Raises ValueError for keep outside (0, 1], or a mask of another shape.
+    """
+    scale = dropout_scale(x, mask, keep, train, inverted)
     cache = DropoutCache(mask if train else None, scale, x.shape, x.dtype)
     return dropout_backward(x, cache), cache
 

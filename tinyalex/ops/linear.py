@@ -25,6 +25,15 @@ class LinearCache(NamedTuple):
     activation: Activation | None
 
 
+def check_linear(x, w, b):
+    """Raise unless x (D,N), w (F,D) and b (F,) fit together."""
+    same_dtype("linear", x=x, w=w, b=b)
+    if x.ndim != 2 or w.ndim != 2 or x.shape[0] != w.shape[1] or b.shape != w.shape[:1]:
+        raise ArgumentError(
+            f"linear: expected x (D,N), w (F,D), b (F,), found {x.shape}, {w.shape}, {b.shape}"
+        )
+
+
 def linear_forward(x, w, b, activation=None):
     """y = activation(W x + b).
 
@@ -32,11 +41,7 @@ def linear_forward(x, w, b, activation=None):
     fit, TypeError for mixed dtypes or array kinds.
     """
     xp = xp_of(x, w, b)
-    same_dtype("linear", x=x, w=w, b=b)
-    if x.ndim != 2 or w.ndim != 2 or x.shape[0] != w.shape[1] or b.shape != w.shape[:1]:
-        raise ArgumentError(
-            f"linear: expected x (D,N), w (F,D), b (F,), found {x.shape}, {w.shape}, {b.shape}"
-        )
+    check_linear(x, w, b)
     if xp is not np:
         y = cuda.linear_forward(x, w, b, activation)
         return y, LinearCache(x, w, y if activation else None, activation)

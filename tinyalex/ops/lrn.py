@@ -40,12 +40,15 @@ class NormCache(NamedTuple):
     groups: int
 
 
-def _check(x, n, what):
+def check_norm(what, x, n, groups=1):
+    """Raise unless maps x can be normalized over windows of n, in so many groups of channels."""
     same_dtype(what, x=x)
     if x.ndim != 4:
         raise ArgumentError(f"{what}: expected x (C,H,W,N), found shape {x.shape}")
     if n < 1:
         raise ArgumentError(f"{what}: expected a window n ≥ 1, found {n}")
+    if groups < 1 or x.shape[0] % groups:
+        raise ArgumentError(f"{what}: {x.shape[0]} channels cannot be cut into {groups} equal groups")
 
 
 def _over_power(x, s, beta, out, work):
@@ -84,10 +87,10 @@ def _window_sum(p, n, before, out, work):
     return out
 
 
-def _blocks(x, groups, buffers):
+def _blocks_of_pixels(x, groups, buffers):
     """Yield ((channels, columns), room): cache-sized pieces of x as a (C, H·W·N) matrix, and some like them.
 
-    The room is the same for every piece: fresh arrays of megabytes would cost more than what is done in them.
+    The room is the same for every piece: fresh arrays of megabytes would cost more than the arithmetic.
     """
     C, columns = x.shape[0], x[0].size
     size = C // groups
@@ -106,16 +109,13 @@ def lrn_forward(x, n=5, k=2.0, alpha=1e-4, beta=0.75, alpha_over_n=False, groups
     Returns (y, cache), y shaped like x.  Raises ValueError where groups does not divide C.
     """
     xp = xp_of(x)
-    _check(x, n, "lrn")
-    if groups < 1 or x.shape[0] % groups:
-        raise ArgumentError(f"lrn: {x.shape[0]} channels cannot be cut into {groups} equal groups")
+    check_norm("lrn", x, n, groups)
     a = alpha / n if alpha_over_n else alpha
     if xp is not np:
-        y, s = cuda.lrn_forward(x, n, k, a, beta, groups)
-        return y, NormCache(x, s, n, a, beta, groups)
+        return cuda.lrn_forward(x, n, k, a, beta, groups)
     y, s = empty(xp, x.shape, x.dtype), empty(xp, x.shape, x.dtype)
     xm, ym, sm = (v.reshape(len(x), -1) for v in (x, y, s))
-    for block, (work1, work2) in _blocks(x, groups, 2):
+    for block, (work1, work2) in _blocks_of_pixels(x, groups, 2):
         xb, yb, sb = xm[block], ym[block], sm[block]
         _window_sum(xp.square(xb, out=work1), n, n // 2, sb, work2)
         sb *= x.dtype.type(a)
@@ -126,14 +126,15 @@ def lrn_forward(x, n=5, k=2.0, alpha=1e-4, beta=0.75, alpha_over_n=False, groups
 
 def lrn_backward(dy, cache):
     """dx_i = g_i s_i^−β − 2 a β x_i Σ_{j: i ∈ win(j)} g_j x_j s_j^(−β−1)."""
-    x, s, n, a, beta, groups = cache
+    x = cache.x
     xp = xp_of(dy, x)
     check_dy("lrn backward", dy, x.shape, x.dtype)
     if xp is not np:
         return cuda.lrn_backward(dy, cache)
+    x, s, n, a, beta, groups = cache
     dx = empty(xp, x.shape, x.dtype)
     dym, xm, sm, dxm = (v.reshape(len(x), -1) for v in (dy, x, s, dx))
-    for block, (direct, ratio, work) in _blocks(x, groups, 3):
+    for block, (direct, ratio, work) in _blocks_of_pixels(x, groups, 3):
         g, xb, sb, out = dym[block], xm[block], sm[block], dxm[block]
         _over_power(g, sb, beta, direct, work)
         xp.multiply(direct, xb, out=ratio)
@@ -153,7 +154,7 @@ def same_map_norm_forward(x, n=5, k=1.0, alpha=1e-3, beta=0.75):
     the borders.  x: (C,H,W,N).  Returns (y, cache), y shaped like x.
     """
     xp = xp_of(x)
-    _check(x, n, "same_map_norm")
+    check_norm("same_map_norm", x, n)
     a = alpha / n**2
     if xp is not np:
         y, s = cuda.same_map_norm_forward(x, n, k, a, beta)

@@ -12,6 +12,8 @@ of every row, then over the z rows of that: 2z passes over the data in place of 
 
 Backward runs the two passes in the reverse order.  In each, pixel u = o·s + p gets something from every
 window o that covers it, so with overlap the contributions add up (`+=`, never `=`).
+
+At the end, global average pooling: one window, as large as the map.
 """
 
 import math
@@ -22,21 +24,10 @@ import numpy as np
 from tinyalex.errors import ArgumentError
 from tinyalex.memory import empty, zeros
 from tinyalex.ops.checks import check_dy, same_dtype, xp_of
-from tinyalex.ops.conv import four_pads, output_size
 from tinyalex.ops.cuda import pool as cuda
-from tinyalex.ops.windows import real_windows
+from tinyalex.ops.windows import four_pads, pooled_size, real_windows
 
 BLOCK_BYTES = 1 << 21  # of input handled at a time, whole channels: smaller, and the ranks wait for the GIL
-
-
-def pooled_size(size, z, s, before, after, ceil=True, what="pool"):
-    """Floor or ceil((size + before + after − z)/s) + 1, less a last window that starts outside."""
-    floor_size = output_size(size, z, s, before, after, what)
-    if max(before, after) >= z:
-        raise ArgumentError(f"{what}: padding {before}+{after} must be smaller than the window of {z}")
-    overhang = (size + before + after - z) % s
-    starts_inside = floor_size * s < size + before
-    return floor_size + 1 if ceil and overhang and starts_inside else floor_size
 
 
 def _covered(size, z, s, before, out):
@@ -47,7 +38,8 @@ def _covered(size, z, s, before, out):
             yield windows, pixels
 
 
-def _at(axis, index):
+def _along(axis, index):
+    """The index of an array that takes `index` of this axis, and all of the others."""
     return (slice(None),) * axis + (index,)
 
 
@@ -72,10 +64,12 @@ class AvgPoolCache(NamedTuple):
     pads: tuple
 
 
-def _geometry(x, z, s, pad, ceil):
+def pool_geometry(what, x, z, s, pad, ceil):
+    """Check the arguments of a pooling; return (the four pads, OH, OW)."""
+    same_dtype(what, x=x)
     pads = four_pads(pad)
     _, H, W, _ = x.shape
-    return pads, pooled_size(H, z, s, *pads[:2], ceil), pooled_size(W, z, s, *pads[2:], ceil)
+    return pads, pooled_size(H, z, s, *pads[:2], ceil, what), pooled_size(W, z, s, *pads[2:], ceil, what)
 
 
 def _channel_blocks(x):
@@ -89,8 +83,7 @@ def max_pool_forward(x, z, s, pad=0, ceil=True):
     x: (C,H,W,N).  Returns (y, cache), y (C,OH,OW,N).  Raises ValueError for impossible windows.
     """
     xp = xp_of(x)
-    same_dtype("max_pool", x=x)
-    pads, OH, OW = _geometry(x, z, s, pad, ceil)
+    pads, OH, OW = pool_geometry("max_pool", x, z, s, pad, ceil)
     if xp is not np:
         return cuda.max_pool_forward(x, (OH, OW), z, s, pads)
     C, _, _, N = x.shape
@@ -107,12 +100,12 @@ def _max_along(axis, x, z, s, before, size, out=None):
         out = empty(xp, (*x.shape[:axis], size, *x.shape[axis + 1 :]), x.dtype)
     covered = sorted(_covered(x.shape[axis], z, s, before, size), key=lambda c: c[0].start - c[0].stop)
     if covered[0][0] == slice(0, size):  # an offset that is real in every window starts the maximum
-        out[...] = x[_at(axis, covered.pop(0)[1])]
+        out[...] = x[_along(axis, covered.pop(0)[1])]
     else:
         out.fill(-math.inf)
     for windows, pixels in covered:
-        part = out[_at(axis, windows)]
-        xp.maximum(part, x[_at(axis, pixels)], out=part)
+        part = out[_along(axis, windows)]
+        xp.maximum(part, x[_along(axis, pixels)], out=part)
     return out
 
 
@@ -139,23 +132,21 @@ def max_pool_backward(dy, cache):
 def _first_winner(axis, dy, y, x, z, s, before, dx):
     """Write into dx, along one axis, each window's dy where its first largest pixel is.
 
-    The first s places of the windows meet every pixel just once, so there dx is written, not added to; only
-    the pixels that no first place reaches are set to 0 before.
+    Offsets 0 … s−1 cover each pixel exactly once, so there dx is written, not added to; only the pixels
+    that none of them covers are set to 0 before.
     """
     xp = xp_of(dy)
     left = empty(xp, dy.shape, dy.dtype)  # the gradient of the windows whose winner is not yet found
     left[...] = dy
     share = empty(xp, dy.shape, dy.dtype)
     equal = empty(xp, dy.shape, bool)
-    size, windows = x.shape[axis], y.shape[axis]
-    dx[_at(axis, slice(0 if z < s else max(0, windows * s - before), None))] = 0
-    covered = list(_covered(size, z, s, before, windows))
+    size, count = x.shape[axis], y.shape[axis]
+    dx[_along(axis, slice(0 if z < s else max(0, count * s - before), None))] = 0
+    covered = list(_covered(size, z, s, before, count))
     for windows, pixels in covered:
-        o, u = _at(axis, windows), _at(axis, pixels)
+        o, u = _along(axis, windows), _along(axis, pixels)
         won = share[o]
-        won[...] = xp.equal(
-            x[u], y[o], out=equal[o]
-        )  # 1 or 0: a product of floats is faster than with a bool
+        won[...] = xp.equal(x[u], y[o], out=equal[o])  # 1 or 0, as a float: bool times float is slower
         won *= left[o]
         if pixels.start + before - windows.start * s < s:  # the place in the window
             dx[u] = won
@@ -172,8 +163,7 @@ def avg_pool_forward(x, z, s, pad=0, ceil=True):
     x: (C,H,W,N).  Returns (y, cache), y (C,OH,OW,N).  Raises ValueError for impossible windows.
     """
     xp = xp_of(x)
-    same_dtype("avg_pool", x=x)
-    pads, OH, OW = _geometry(x, z, s, pad, ceil)
+    pads, OH, OW = pool_geometry("avg_pool", x, z, s, pad, ceil)
     C, _, _, N = x.shape
     cache = AvgPoolCache(x.shape, (C, OH, OW, N), x.dtype, z, s, pads)
     if xp is not np:
@@ -193,7 +183,7 @@ def _sum_along(axis, x, z, s, before, size, out=None):
         out = empty(xp, (*x.shape[:axis], size, *x.shape[axis + 1 :]), x.dtype)
     out.fill(0)
     for windows, pixels in _covered(x.shape[axis], z, s, before, size):
-        out[_at(axis, windows)] += x[_at(axis, pixels)]
+        out[_along(axis, windows)] += x[_along(axis, pixels)]
     return out
 
 
@@ -226,4 +216,31 @@ def avg_pool_backward(dy, cache):
 
 def _spread_along(axis, dy, z, s, before, dx):
     for windows, pixels in _covered(dx.shape[axis], z, s, before, dy.shape[axis]):
-        dx[_at(axis, pixels)] += dy[_at(axis, windows)]
+        dx[_along(axis, pixels)] += dy[_along(axis, windows)]
+
+
+class GlobalAvgPoolCache(NamedTuple):
+    """What backward needs: no pixels, only what they were."""
+
+    x_shape: tuple
+    dtype: object
+
+
+def global_avg_pool_forward(x):
+    """y = the mean of each map  (M. Lin, Q. Chen and S. Yan, *Network In Network*, 2013, section 3.2).
+
+    x: (C,H,W,N).  Returns (y, cache), y (C,1,1,N).  Raises ValueError for anything but maps.
+    """
+    same_dtype("global_avg_pool", x=x)
+    if x.ndim != 4:
+        raise ArgumentError(f"global_avg_pool: expected x (C,H,W,N), found shape {x.shape}")
+    return x.mean(axis=(1, 2), keepdims=True), GlobalAvgPoolCache(x.shape, x.dtype)
+
+
+def global_avg_pool_backward(dy, cache):
+    """dx = dy / (H·W) for every pixel of the map."""
+    C, H, W, N = cache.x_shape
+    check_dy("global_avg_pool backward", dy, (C, 1, 1, N), cache.dtype)
+    dx = empty(xp_of(dy), cache.x_shape, cache.dtype)
+    dx[...] = dy / (H * W)
+    return dx

@@ -15,6 +15,7 @@ import numpy as np
 from tinyalex.errors import ArgumentError
 from tinyalex.ops.checks import same_dtype, xp_of
 from tinyalex.ops.cuda import softmax as cuda
+from tinyalex.ops.cuda import sums
 
 
 def softmax(logits):
@@ -25,13 +26,15 @@ def softmax(logits):
     return p
 
 
-def _check_labels(what, scores, labels):
+def check_labels(what, scores, labels, values=True):
+    """Raise unless each of N columns of scores (K,N) has an integer label; values: in 0 … K−1."""
     K, N = scores.shape
     if labels.shape != (N,) or labels.dtype.kind not in "iu":
         raise ArgumentError(f"{what}: expected {N} integer labels, found {labels.dtype} {labels.shape}")
-    # On a GPU the look at the values would stop the device in every step: there the loss becomes NaN.
-    if xp_of(labels) is np and N and not 0 <= labels.min() <= labels.max() < K:
-        raise ArgumentError(f"{what}: expected labels 0 … {K - 1}, found {labels.min()} … {labels.max()}")
+    if values and N:
+        least, most = int(labels.min()), int(labels.max())
+        if not 0 <= least <= most < K:
+            raise ArgumentError(f"{what}: expected labels 0 … {K - 1}, found {least} … {most}")
 
 
 class LossCache(NamedTuple):
@@ -43,7 +46,7 @@ class LossCache(NamedTuple):
 
 
 def softmax_loss_forward(logits, labels, total=None):
-    """Loss = −Σ_n log p[label_n, n] / total, in nats an image.
+    """Loss = −Σ_n log p[label_n, n] / total, in nats per image.
 
     logits: (K,N).  labels: integers (N,) in 0 … K−1.  total: images that the sum is divided by, N unless
     told (a rank that holds a part of the batch passes the whole batch's size).  Returns (loss, cache), loss a
@@ -51,7 +54,8 @@ def softmax_loss_forward(logits, labels, total=None):
     """
     xp = xp_of(logits, labels)
     same_dtype("softmax_loss", logits=logits)
-    _check_labels("softmax_loss", logits, labels)
+    # On a GPU, checking the values would synchronise at every step; a bad label gives NaN instead.
+    check_labels("softmax_loss", logits, labels, values=xp is np)
     N = logits.shape[1]
     total = N if total is None else total
     if xp is not np:
@@ -86,9 +90,11 @@ def topk_error(scores, labels, k=1):
     K, N = scores.shape
     if not 1 <= k <= K:
         raise ArgumentError(f"topk_error: expected 1 ≤ k ≤ {K} classes, found k = {k}")
-    _check_labels("topk_error", scores, labels)
-    own = scores[labels, xp.arange(N)]
+    check_labels("topk_error", scores, labels, values=xp is np)
+    if xp is not np:
+        return sums.topk_error(scores, labels, k)
+    own = scores[labels, np.arange(N)]
     above = (scores > own).sum(axis=0)
     equal = (scores == own).sum(axis=0)
     # A NaN is equal to nothing, itself included: such an image is wrong.
-    return 1 - xp.where(equal > 0, xp.clip((k - above) / xp.maximum(equal, 1), 0, 1), 0)
+    return 1 - np.where(equal > 0, np.clip((k - above) / np.maximum(equal, 1), 0, 1), 0)

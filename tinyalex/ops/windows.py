@@ -1,4 +1,35 @@
-"""Where windows that are placed every few pixels meet the picture, along one axis."""
+"""Windows placed every s pixels along one side of a picture: how many there are, and where they meet it."""
+
+from tinyalex.errors import ArgumentError
+
+
+def four_pads(pad):
+    """Return (top, bottom, left, right) for a pad given as one number or as all four."""
+    pads = (pad,) * 4 if isinstance(pad, int) else tuple(pad)
+    if len(pads) != 4 or min(pads) < 0:
+        raise ArgumentError(f"pad: expected a number ≥ 0 or (top, bottom, left, right), found {pad!r}")
+    return pads
+
+
+def output_size(size, window, stride, before, after, what="conv2d"):
+    """floor((size + before + after − window)/stride) + 1: windows that fit into the padded length."""
+    if stride < 1 or window < 1:
+        raise ArgumentError(f"{what}: expected window and stride ≥ 1, found window {window}, stride {stride}")
+    if window > size + before + after:
+        raise ArgumentError(
+            f"{what}: window of {window} is larger than the map: {size} with {before}+{after} of padding"
+        )
+    return (size + before + after - window) // stride + 1
+
+
+def pooled_size(size, z, s, before, after, ceil=True, what="pool"):
+    """Floor or ceil((size + before + after − z)/s) + 1, less a last window that starts outside."""
+    floor_size = output_size(size, z, s, before, after, what)
+    if max(before, after) >= z:
+        raise ArgumentError(f"{what}: padding {before}+{after} must be smaller than the window of {z}")
+    overhang = (size + before + after - z) % s
+    starts_inside = floor_size * s < size + before
+    return floor_size + 1 if ceil and overhang and starts_inside else floor_size
 
 
 def real_windows(size, windows, offset, stride):

@@ -12,7 +12,8 @@ known from its values at n points, and the value of a product is the product of 
 
     A[a,i] = aⁱ    G[a,p] = aᵖ    V[a,j] = aʲ        at a = 0, ±a₁, ±a₂, …, and ∞ (the last coefficient)
 
-z = V⁻¹ [(A y) ⊙ (G w)]: n multiplications.  Turned back, as backward is forward's transpose,
+z = V⁻¹ [(A y) ⊙ (G w)]: n multiplications.  The filter is the transpose of this map, as backward
+is of forward:
 
     y = Aᵀ [(G w) ⊙ (B d)]               B = V⁻ᵀ
 
@@ -30,7 +31,7 @@ V[ab] (C, tiles·N).  No columns are written: V has n²/16 numbers for each of x
 **Backward** is the same map transposed: from Y's gradient g, A g Aᵀ takes M's place:
 
     dU[ab] = (A g Aᵀ)[ab] V[ab]ᵀ                    dw = Gᵀ dU G
-    dx     = the same convolution of padded g with the turned filter (see `conv`): so V is made of g, and
+    dx     = the same convolution of padded g with the turned filter (see `strips`): so V is made of g, and
              dU of A x Aᵀ, and both products read one V
 
 The transforms are additions and multiplications by a few numbers, done for some channels at a time so that
@@ -48,7 +49,7 @@ SIDE = 4  # outputs of a tile, in each direction
 # The positive points, for k = 3 and 5: simple numbers chosen for small rounding errors.  Measured in float32,
 # of the largest output: 2.2e-6 (k = 3, 96 channels to 64, 13×13), 7.1e-6 (k = 5, 48 channels to 64, 27×27).
 POINTS = {3: (0.75, 1.5), 5: (0.5, 1.0, 2.0)}
-LEAST = 15  # C·F / (C + F), from which on fewer products pay for the transforms
+LEAST = 15  # C·F / (C + F): the smallest ratio at which the products saved outweigh the transforms
 PRODUCTS_BYTES = 32 << 20  # of the operands and results of one block of tiles
 TRANSFORM_BYTES = 1 << 19  # of one of the arrays that a transform reads or writes
 
@@ -67,7 +68,7 @@ def convolve(x, w, pads, y, finish):
     is called with each part of y (some filters, rows and columns) while it is in cache.
     """
     U = _filters_forward(w)
-    for tiles, V, M in _blocks(len(x), y, w.shape[-1], pads):
+    for tiles, V, M in _blocks_of_tiles(len(x), y, w.shape[-1], pads):
         tiles.inputs(x, V)
         np.matmul(U, V, out=M)
         tiles.outputs(M, y, finish)
@@ -80,7 +81,7 @@ def convolve_backward(g, x, w, pads, dx):
     U = _filters_forward(turned)
     dU = zeros(np, U.shape, U.dtype)
     part = empty(np, U.shape, U.dtype)
-    for tiles, V, M in _blocks(len(g), dx, k, [k - 1 - p for p in pads]):
+    for tiles, V, M in _blocks_of_tiles(len(g), dx, k, [k - 1 - p for p in pads]):
         tiles.inputs(g, V)
         tiles.gradients(x, M)
         dU += np.matmul(M, V.swapaxes(1, 2), out=part)
@@ -112,7 +113,7 @@ def _g(k, dtype):
     return np.kron(G, G).astype(dtype)
 
 
-def _blocks(C, y, k, pads):
+def _blocks_of_tiles(C, y, k, pads):
     """Yield the tiles of y block by block, with room for their V (n², C, tiles·N) and M (n², F, tiles·N).
 
     C: channels that y is made of.  The room is the same for every block, and for every layer.
@@ -201,8 +202,8 @@ class _Tiles:
         for fs in chunks:
             size = fs.stop - fs.start
             tf, tilef = t[:, :, :size], tile[:, :, :size]
-            _at(M[:, :, fs], tf, self.points, work)
-            _at(tf[:rows].swapaxes(0, 1), tilef, self.points, work)
+            _a_transposed(M[:, :, fs], tf, self.points, work)
+            _a_transposed(tf[:rows].swapaxes(0, 1), tilef, self.points, work)
             for i in range(rows):
                 for j in range(SIDE):
                     target = y[fs, self.row + i : bottom : SIDE, self.column + j : right : SIDE]
@@ -295,7 +296,7 @@ def _a(g, out, points, work):
         np.subtract(even, odd, out=out[2 * i + 2])
 
 
-def _at(M, out, points, work):
+def _a_transposed(M, out, points, work):
     """Aᵀ M: y_i = Σ aⁱ M_a over the points, and M_∞ in y_3."""
     even, odd = _shaped(work, M[0].shape)
     y0, y1, y2, y3 = out

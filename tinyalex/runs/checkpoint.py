@@ -1,4 +1,17 @@
-"""Checkpoints: named arrays and JSON metadata in one safetensors file, written whole or not at all."""
+"""Checkpoints: named arrays and JSON metadata in one safetensors file, written whole or not at all.
+
+The metadata of format 2:
+
+    version     2
+    network     the network as data, see `tinyalex.models.network`
+    classes     the names of the classes, or null
+    pictures    what an imported network wants to see (`tinyalex.data.preprocessing`), or null
+    settings    of a run (`tinyalex.runs.settings`), and its place: epoch, batch, step, sums, schedule,
+                generator
+    curve       of Figure 1's networks: what the training came to so far
+
+Format 1 is read as well (`tinyalex.runs.version1`); a later one is refused.
+"""
 
 import json
 from pathlib import Path
@@ -9,9 +22,12 @@ import safetensors.numpy
 
 from tinyalex.errors import DataError
 from tinyalex.files import write_bytes
+from tinyalex.runs import version1
+
+VERSION = 2
 
 
-def save(path, arrays, metadata):
+def save(path: str | Path, arrays: dict[str, np.ndarray], metadata: dict) -> None:
     """Write host arrays (a dict by name) and metadata (anything JSON can hold) to path.
 
     Raises OSError (disk full, no permission), naming the file: path then holds what it held before.
@@ -20,10 +36,11 @@ def save(path, arrays, metadata):
     path.parent.mkdir(parents=True, exist_ok=True)
     # safetensors writes an array's memory as it lies, whatever its strides: so C order first.
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    write_bytes(path, safetensors.numpy.save(arrays, {"tinyalex": json.dumps(metadata)}), "the checkpoint")
+    text = json.dumps({"version": VERSION, **metadata})
+    write_bytes(path, safetensors.numpy.save(arrays, {"tinyalex": text}), "the checkpoint")
 
 
-def load(path):
+def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
     """Read a checkpoint: (arrays by name, metadata).  Raises DataError if it is not a whole one.
 
     The file is read, not mapped: one that shrinks meanwhile is an error, not a signal that ends the process.
@@ -41,12 +58,28 @@ def load(path):
     return arrays, _metadata(path, header.get("__metadata__"))
 
 
-def metadata(path):
+def checkpoints(folder: str | Path) -> list[Path]:
+    """Return the checkpoints of a run folder, oldest first."""
+    return sorted(Path(folder).glob("step-*.safetensors"))
+
+
+def newest(path: str | Path) -> Path:
+    """Return the checkpoint that a path means: the file itself, or the newest of a run folder."""
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    found = checkpoints(path)
+    if not found:
+        raise DataError(f"{path}: expected a run folder with checkpoints, found none")
+    return found[-1]
+
+
+def metadata(path: str | Path) -> dict:
     """Read a checkpoint's metadata alone, without its arrays."""
     return outline(path)[0]
 
 
-def outline(path):
+def outline(path: str | Path) -> tuple[dict, dict[str, tuple[int, ...]]]:
     """Read a checkpoint's metadata, and its arrays' shapes by name, without the arrays."""
     path = Path(path)
     if not path.is_file():
@@ -73,9 +106,28 @@ def _metadata(path, strings):
     if text is None:
         raise DataError(f"{path}: a safetensors file, but without tinyalex's metadata")
     try:
-        return json.loads(text)
+        found = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: its metadata are damaged: {error}") from error
+    try:
+        return of_this_version(found, version1.metadata)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def of_this_version(found, upgrade):
+    """Return what a file holds as format 2 has it; upgrade(found) makes that of format 1, without a version.
+
+    Raises DataError for a later format.
+    """
+    version = found.get("version", 1) if isinstance(found, dict) else 1
+    if version == 1:
+        return upgrade(found)
+    if version != VERSION:
+        raise DataError(
+            f"expected format {VERSION} or earlier, found {version!r:.20}: written by a later tinyalex"
+        )
+    return {key: value for key, value in found.items() if key != "version"}
 
 
 def state(model, optimizer):
@@ -103,21 +155,21 @@ def restore(model, optimizer, arrays, path):
     """
     comm = model.comm
     targets = _arrays(model, optimizer)
-    _compare(targets, comm.size, arrays, path, exactly=optimizer)
+    wanted = {n: ((a.shape[0] * comm.size, *a.shape[1:]), a.dtype.name) for n, a in targets.items()}
+    _compare(wanted, arrays, path, exactly=optimizer)
     for name, target in targets.items():
         target[...] = comm.device.put(arrays[name][comm.part(len(arrays[name]))])
 
 
 def adopt(model, arrays, path):
-    """As `restore` without an optimizer, for a model built with `BlankWeights`: the arrays become its own."""
+    """As `restore` without an optimizer, for a model built without rng: the arrays become its own."""
     comm = model.comm
-    _compare(_arrays(model, None), comm.size, arrays, path, exactly=False)
+    _compare({name: (size, "float32") for name, size in model.sizes().items()}, arrays, path, exactly=False)
     for name, layer, key in model.parameters():
         layer.params[key] = comm.device.put(arrays[name][comm.part(len(arrays[name]))])
 
 
-def _compare(targets, ranks, arrays, path, exactly):
-    wanted = {n: ((a.shape[0] * ranks, *a.shape[1:]), a.dtype.name) for n, a in targets.items()}
+def _compare(wanted, arrays, path, exactly):
     found = {n: (a.shape, a.dtype.name) for n, a in arrays.items()}
     for name in sorted(wanted.keys() | found.keys() if exactly else wanted.keys()):
         if wanted.get(name) != found.get(name):

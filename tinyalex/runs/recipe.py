@@ -1,13 +1,13 @@
 """How the network is trained: rates, their schedule, and what is done to the pictures (paper, section 5).
 
 Where the paper's text and the 2012 code differ, the field says so; the numbers in brackets are those of the
-eleven differences (the other six are in `tinyalex.models.alexnet.Network`).
+eleven differences (the other six are in `tinyalex.models.AlexNet`).
 """
 
 from typing import NamedTuple
 
 from tinyalex.data import augment
-from tinyalex.errors import DataError
+from tinyalex.errors import ArgumentError, DataError
 from tinyalex.fields import checked
 
 
@@ -33,7 +33,7 @@ class Recipe(NamedTuple):
         layer-params-145-2010.cfg; in layer-params-145.cfg the same with epochs 25, 51, 67, 72, 79) is a list
         of changes, in which conv1's weights are slowed, then conv1 is frozen, and the colour noise ends, for
         the last 25 epochs; of these the paper says nothing.
-    pictures (7, 8): reading of the colour noise and sharing of crops, see `augment.Recipe`.
+    augmentation (7, 8): reading of the colour noise and sharing of crops, see `augment.Augmentation`.
     """
 
     batch: int = 128
@@ -46,7 +46,7 @@ class Recipe(NamedTuple):
     decay_biases: bool = True
     schedule: tuple | None = None
     patience: int = 5
-    pictures: augment.Recipe = augment.PAPER
+    augmentation: augment.Augmentation = augment.PAPER
 
 
 LOG_145 = (
@@ -59,7 +59,7 @@ LOG_145 = (
 
 CODE2012 = Recipe(
     epochs=93, bias_rate_factor=2.0, drop_bias_rate=False, decay_biases=False,
-    schedule=LOG_145, pictures=augment.CODE2012,
+    schedule=LOG_145, augmentation=augment.CODE2012,
 )  # fmt: skip
 
 PRESETS = {
@@ -70,9 +70,33 @@ PRESETS = {
     "caffe": Recipe(
         batch=256, epochs=90, bias_rate_factor=2.0, decay_biases=False,
         schedule=tuple(Change(20 * (i + 1), rate=10.0 ** -(i + 3)) for i in range(4)),
-        pictures=augment.Recipe(crop=227, noise=0.0),
+        augmentation=augment.Augmentation(crop=227, noise=0.0),
     ),
 }  # fmt: skip
+
+
+def recipe_of(recipe, network="paper", noise=None, **changes):
+    """Return a `Recipe`: the one given, or that of a name; None: of the network's authors, or the paper's.
+
+    noise: of its augmentation.  changes: of its fields, None where not asked for.  Raises ArgumentError for
+    an unknown name or field, or a value that cannot be.
+    """
+    if recipe is None:
+        recipe = network if isinstance(network, str) and network in PRESETS else "paper"
+    if not isinstance(recipe, Recipe):
+        if recipe not in PRESETS:
+            raise ArgumentError(f"recipe: expected one of {', '.join(PRESETS)}, found {recipe!r}")
+        recipe = PRESETS[recipe]
+    changes = {name: value for name, value in changes.items() if value is not None}
+    for name in changes:
+        if name not in Recipe._fields:
+            raise ArgumentError(f"recipe: expected one of {', '.join(Recipe._fields)}, found {name!r}")
+    for name in changes.keys() & {"batch", "epochs", "patience"}:
+        if type(changes[name]) is not int or changes[name] < 1:
+            raise ArgumentError(f"{name}: expected a whole number ≥ 1, found {changes[name]!r}")
+    if noise is not None:
+        changes["augmentation"] = recipe.augmentation._replace(noise=noise)
+    return recipe._replace(**changes)
 
 
 class Schedule:
@@ -84,7 +108,7 @@ class Schedule:
 
     def begin_epoch(self, epoch, optimizer):
         """Set the optimizer's rates for this epoch; return the colour noise that the pictures get."""
-        rate, scale, noise = self.recipe.rate, {}, self.recipe.pictures.noise
+        rate, scale, noise = self.recipe.rate, {}, self.recipe.augmentation.noise
         for change in self.recipe.schedule or ():
             if epoch >= change.epoch:
                 rate = rate if change.rate is None else change.rate
@@ -99,16 +123,26 @@ class Schedule:
         return noise
 
     def end_epoch(self, error):
-        """Take note of the validation error (the training error where nothing is validated)."""
+        """Take note of the validation error (the training error where nothing is validated).
+
+        Returns whether the rate drops now.
+        """
         if self.recipe.schedule is not None:
-            return
+            return False
         state = self.state
         if state["best"] is None or error < state["best"]:
             state["best"], state["waited"] = error, 0
         else:
             state["waited"] += 1
-        if state["waited"] >= self.recipe.patience:
-            state["drops"], state["waited"] = state["drops"] + 1, 0
+        if state["waited"] < self.recipe.patience:
+            return False
+        state["drops"], state["waited"] = state["drops"] + 1, 0
+        return True
+
+    def go_on(self):
+        """Let a run whose last drop was due go on at its last rate."""
+        if self.ended:
+            self.state = {"drops": 3, "best": None, "waited": 0}
 
     @property
     def ended(self):
@@ -116,16 +150,19 @@ class Schedule:
         return self.state["drops"] > 3
 
 
+def to_json(recipe):
+    """Return a dict of JSON's own types."""
+    schedule = recipe.schedule and [change._asdict() for change in recipe.schedule]
+    return {**recipe._asdict(), "schedule": schedule, "augmentation": recipe.augmentation._asdict()}
+
+
 def from_json(fields):
-    """Build a Recipe from what json.loads(json.dumps(recipe._asdict())) gives, else raise DataError."""
-    try:
-        named = dict(zip(augment.Recipe._fields, fields["pictures"], strict=True))
-        fields = fields | {"pictures": checked(augment.Recipe, named, "pictures")}
-        if fields["schedule"] is not None:
-            changes = [dict(zip(Change._fields, change, strict=True)) for change in fields["schedule"]]
-            fields["schedule"] = tuple(checked(Change, change, "schedule") for change in changes)
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"recipe: {error!r}") from error
-    return checked(Recipe, fields, "recipe")
+    """Undo `to_json`; DataError for anything else."""
+    if not isinstance(fields, dict) or not {"schedule", "augmentation"} <= fields.keys():
+        raise DataError(f"recipe: expected its fields by name, found {str(fields)[:80]}")
+    parts = {"augmentation": checked(augment.Augmentation, fields["augmentation"], "augmentation")}
+    if fields["schedule"] is not None:
+        if not isinstance(fields["schedule"], list):
+            raise DataError(f"schedule: expected a list of changes, found {str(fields['schedule'])[:80]}")
+        parts["schedule"] = tuple(checked(Change, change, "schedule") for change in fields["schedule"])
+    return checked(Recipe, fields | parts, "recipe")

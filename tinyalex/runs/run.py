@@ -1,7 +1,8 @@
-"""A training run of AlexNet in a folder: begun, interrupted, resumed, and looked at later.
+"""A training run in a folder: begun, interrupted, resumed, and looked at later.
 
     run.json                    the settings
-    metrics.jsonl               one JSON record a line: kind "train", "validation" or "sizes"
+    metrics.jsonl               one JSON record a line: kind "train", "validation", "drop" (of the rate) or
+                                "sizes"
     step-00001234.safetensors   checkpoints, the last few: weights, velocities, and all that the next step
                                 depends on (generator, place in the data, schedule), so that a resumed run
                                 ends with the very bits of one that was never interrupted
@@ -12,6 +13,7 @@ A checkpoint holds the whole network whatever the number of ranks that wrote it,
 
 import contextlib
 import json
+import math
 import os
 import signal
 import threading
@@ -23,24 +25,31 @@ import numpy as np
 from tinyalex import files
 from tinyalex.errors import DataError
 from tinyalex.evaluate import errors, probabilities
-from tinyalex.measure.describe import describe
-from tinyalex.models.alexnet import alexnet
 from tinyalex.optim import SGD
-from tinyalex.runs import checkpoint
+from tinyalex.runs import checkpoint, version1
+from tinyalex.runs.checkpoint import checkpoints
 from tinyalex.runs.recipe import Schedule
 from tinyalex.runs.settings import Settings
-from tinyalex.train import model_parallel_step
+from tinyalex.train import Place, Stopped, fit
+
+CHANCE = 3  # epochs at the loss of chance, after which a run says so
 
 
 def check(settings, data, ranks):
-    """Raise the ArgumentError of settings that the data or this number of ranks do not allow."""
-    describe(settings.network, ranks, settings.recipe.batch)
-    if len(data.classes) != settings.network.classes:
+    """Raise the error of settings that the data or this number of ranks do not allow."""
+    network = settings.network
+    placed = network.plan(ranks)
+    if data.train is None:
+        raise DataError(f"{settings.data}: expected pictures to train on, found a val split alone")
+    if network.input[0] != 3 or network.input[1] != network.input[2]:
+        raise DataError(f"network: expected an input of three square maps, found {network.input}")
+    if network.outputs != (len(data.classes),):
+        name = next(p.layer.name for p in reversed(placed) if p.layer.sizes(p.x))
         raise DataError(
-            f"{settings.data}: expected pictures of {settings.network.classes} classes, for which the "
-            f"network was made, found {len(data.classes)}"
+            f"{settings.data}: has {len(data.classes)} classes; {name}, the network's last layer, makes "
+            f"{' × '.join(map(str, network.outputs))} outputs"
         )
-    with data.loader("train", settings, recipe=settings.recipe.pictures, train=True):
+    with data.loader("train", settings, augmentation=settings.recipe.augmentation, train=True):
         pass
 
 
@@ -55,7 +64,9 @@ def begin(out, settings):
 
 
 def _write_settings(out, settings):
-    files.write_text(out / "run.json", json.dumps(settings.to_json(), indent=1) + "\n")
+    files.write_text(
+        out / "run.json", json.dumps({"version": checkpoint.VERSION, **settings.to_json()}) + "\n"
+    )
 
 
 def _check_empty(out):
@@ -68,25 +79,10 @@ def settings_of(out):
     """Read the settings of a run folder; DataError if it is none."""
     path = Path(out) / "run.json"
     try:
-        return Settings.from_json(json.loads(path.read_text()))
+        found = json.loads(path.read_text())
+        return Settings.from_json(checkpoint.of_this_version(found, version1.settings))
     except (OSError, ValueError, RecursionError) as error:  # DataError too
         raise DataError(f"{path}: expected the settings of a run: {error}") from error
-
-
-def checkpoints(out):
-    """Return the checkpoints of a run folder, oldest first."""
-    return sorted(Path(out).glob("step-*.safetensors"))
-
-
-def newest(path):
-    """Return the checkpoint that a path means: the file itself, or the newest of a run folder."""
-    path = Path(path)
-    if not path.is_dir():
-        return path
-    found = checkpoints(path)
-    if not found:
-        raise DataError(f"{path}: expected a run folder with checkpoints, found none")
-    return found[-1]
 
 
 def metrics(out):
@@ -153,114 +149,148 @@ def stop_at_signal():
             signal.signal(number, old)
 
 
-def train(comm, out, settings, data, stop, on_event=lambda record: None):
+def job(out, settings, data, new=False, longer=False, stop=None, on_event=lambda record: None):
+    """Return what each rank runs, a function of its comm, to train in the run folder `out`.
+
+    settings, data: a `Settings` and an opened data set.  new: the folder is made, and must be new or empty.
+    stop, on_event, longer: as of `train`.  The errors of settings that cannot be are raised before the folder
+    is touched.
+    """
+    stop = stop or threading.Event()
+
+    def rank(comm):
+        with contextlib.ExitStack() as stack:
+            if comm.rank == 0:
+                check(settings, data, comm.size)
+                if new:
+                    begin(out, settings)
+                stack.enter_context(lock(out))
+            comm.share(None)  # nobody looks into the folder before
+            return train(comm, out, settings, data, stop, on_event, longer)
+
+    return rank
+
+
+def train(comm, out, settings, data, stop, on_event=lambda record: None, longer=False):
     """Train (or go on training) in the run folder; every rank runs this.
 
     stop: an Event; when it is set, the step is finished, a checkpoint written, and False returned.  A
     validation that it interrupts begins anew when the run goes on.
-    on_event(record) is called by rank 0 with every record, once a step with kind "step", and once a batch of
-    validation with kind "validating".
+    on_event(record) is called by rank 0 with every record, once a step with kind "step", once a batch of
+    validation with kind "validating", and with kind "chance" where the network learns nothing.
+    longer: a run that came to its end by its patience goes on at its last rate.
     Returns True when the recipe has come to its end.
     """
-    return _Run(comm, Path(out), settings, data, on_event).go(stop)
+    run = _Run(comm, Path(out), settings, data, stop, on_event)
+    if longer:
+        run.schedule.go_on()
+    return run.go()
 
 
 class _Run:
-    def __init__(self, comm, out, settings, data, on_event):
-        self.comm, self.out, self.settings, self.data, self.on_event = comm, out, settings, data, on_event
+    def __init__(self, comm, out, settings, data, stop, on_event):
+        self.comm, self.out, self.settings, self.data = comm, out, settings, data
+        self.stop, self.on_event = stop, on_event
         self.rng = np.random.default_rng(settings.seed)  # starting weights, then dropout
-        self.net = alexnet(settings.network, comm, self.rng)
+        self.net = settings.network.build(comm, self.rng)
         r = settings.recipe
         self.optimizer = SGD(self.net, r.rate, r.momentum, r.decay, decay_biases=r.decay_biases)
         self.schedule = Schedule(r)
-        self.epoch = self.batch = self.step = 0
-        self.sums = [0.0, 0.0]  # of loss and error since the epoch began
-        self.saved = None  # the step of the newest checkpoint
-        self.batches = len(data.train.labels) // r.batch  # in an epoch
+        self.place = Place()
+        self.steps = len(data.train.labels) // r.batch  # in an epoch
+        self.saved = None  # (step, epoch) of the newest checkpoint
+        self.at_chance = 0  # epochs in a row
+        self.noise = 0.0
         if checkpoints(out):
             self._restore(checkpoints(out)[-1])
         if comm.rank == 0:
             _write_settings(out, settings)  # the pictures may have been moved
             # What was recorded after this checkpoint will be recorded again.
-            recorded = self.step - (self.batch == self.batches)  # where it was stopped while it validated
+            recorded = self.place.step - (
+                self.place.batch == self.steps
+            )  # where it stopped in its validation
             kept = [r for r in metrics(out) if r["step"] <= recorded]
             text = "".join(json.dumps(r) + "\n" for r in kept)
             files.write_text(out / "metrics.jsonl", text)
 
-    def go(self, stop):
-        while not self.ended:
-            if not (self._train_epoch(stop) and self._end_epoch(stop)):
-                if self.saved != self.step:
-                    self._save(planned=False)
-                return False
-            if self.ended or self.step % self.settings.save_every == 0:
-                self._save()
+    def go(self):
+        epochs = 0 if self.schedule.ended else self.settings.recipe.epochs
+        try:
+            fit(
+                self.net, self.optimizer, self._batches, self.steps, epochs, place=self.place,
+                begin_epoch=self._begin_epoch, on_step=self._on_step, end_epoch=self._end_epoch,
+            )  # fmt: skip
+        except Stopped:
+            self._save(planned=False)
+            return False
+        self._save()
         return True
 
-    @property
-    def ended(self):
-        return self.epoch >= self.settings.recipe.epochs or self.schedule.ended
-
-    def _train_epoch(self, stop):
-        """Take the epoch's steps that are left; False if stopped before the last."""
-        noise = self.schedule.begin_epoch(self.epoch, self.optimizer)
-        if self.batch == self.batches:
-            return True
-        start = (self.epoch, self.batch)
+    def _begin_epoch(self, place):
+        if place.batch == 0 < place.step and place.step % self.settings.save_every == 0:
+            self._save()
+        self.noise = self.schedule.begin_epoch(place.epoch, self.optimizer)
         self.clock = perf_counter()  # at the end of the step before
-        with self._loader("train", noise=noise, start=start, epochs=self.epoch + 1) as loader:
-            while self.batch < self.batches:
-                batch, stopping = self.comm.share(self._next(loader, stop))
-                if stopping:
-                    return False
-                self._train_step(batch)
-                if self.step % self.settings.save_every == 0 and self.batch < self.batches:
-                    self._save()
-        return True
 
-    def _next(self, loader, stop):
+    def _batches(self, epoch, start):
+        """The epoch's batches from one on; on rank 0 they are loaded."""
+        put = self.comm.device.put
+        with self._loader("train", noise=self.noise, start=(epoch, start), epochs=epoch + 1) as loader:
+            for _ in range(start, self.steps):
+                batch, stopping = self.comm.share(self._next(loader))
+                if stopping:
+                    raise Stopped
+                yield put(batch.images), put(batch.labels)
+
+    def _next(self, loader):
         """On rank 0: the next batch and False, or None and True to stop before it."""
         if loader is None:
             return None
-        if stop.is_set():
+        if self.stop.is_set():
             return None, True
         return next(loader), False
 
-    def _train_step(self, batch):
-        put = self.comm.device.put
-        result = model_parallel_step(
-            self.net, self.optimizer, put(batch.images), put(batch.labels), self.step
-        )
-        self.step, self.batch = self.step + 1, self.batch + 1
-        self.sums = [self.sums[0] + result.loss, self.sums[1] + result.error]
+    def _on_step(self, place, result):
+        loss, error = place.means()
         before, self.clock = self.clock, perf_counter()
         self._emit(
-            kind="step", loss=self.sums[0] / self.batch, error=self.sums[1] / self.batch,
-            images_a_second=len(batch.labels) / (self.clock - before),
+            kind="step", loss=loss, error=error,
+            images_a_second=self.settings.recipe.batch / (self.clock - before),
         )  # fmt: skip
+        if place.step % self.settings.save_every == 0 and place.batch < self.steps:
+            self._save()
 
-    def _end_epoch(self, stop):
-        """Validate, record, and tell the schedule; False, and the epoch not ended, if stopped meanwhile."""
-        loss, error = (s / self.batch for s in self.sums)
-        self._emit("train", epoch=self.epoch + 1, loss=loss, error=error)
+    def _end_epoch(self, place):
+        """Validate, record, and tell the schedule; whether it ends here."""
+        loss, error = place.means()
+        self._emit("train", epoch=place.epoch + 1, loss=loss, error=error)
+        self._look_for_chance(loss)
         if self.data.val is not None:
             with self._loader("val") as loader:
-                p, labels = probabilities(self.net, loader and self._until(stop, loader))
-            if self.comm.share(stop.is_set()):
-                return False
+                p, labels = probabilities(self.net, loader and self._until_stopped(loader))
+            if self.comm.share(self.stop.is_set()):
+                raise Stopped
             loss, top1, top5 = errors(p, labels)
-            self._emit("validation", epoch=self.epoch + 1, loss=loss, top1=top1, top5=top5)
+            self._emit("validation", epoch=place.epoch + 1, loss=loss, top1=top1, top5=top5)
             error = top1
-        self.epoch, self.batch, self.sums = self.epoch + 1, 0, [0.0, 0.0]
-        self.schedule.end_epoch(error)
-        return True
+        if self.schedule.end_epoch(error):
+            rate = self.settings.recipe.rate * 0.1 ** self.schedule.state["drops"]
+            self._emit("drop", epoch=place.epoch + 1, rate=rate, ended=int(self.schedule.ended))
+        return self.schedule.ended
 
-    def _until(self, stop, loader):
+    def _look_for_chance(self, loss):
+        """Say once when the loss has stood at that of guessing, log K, for some epochs."""
+        chance = math.log(len(self.data.classes))
+        self.at_chance = self.at_chance + 1 if chance > 0 and abs(loss / chance - 1) < 0.01 else 0
+        if self.at_chance == CHANCE:
+            self._emit("chance", epoch=self.place.epoch + 1, loss=loss, chance=chance)
+
+    def _until_stopped(self, loader):
         """The batches of validation, but none after the stop."""
         for done, batch in enumerate(loader, 1):
             yield batch
             self._emit("validating", done=done, of=loader.batches_per_epoch)
-            if stop.is_set():
+            if self.stop.is_set():
                 return
 
     @contextlib.contextmanager
@@ -269,18 +299,20 @@ class _Run:
         if self.comm.rank:
             yield None
             return
-        pictures = self.settings.recipe.pictures._replace(noise=noise)
+        augmentation = self.settings.recipe.augmentation._replace(noise=noise)
         with self.data.loader(
-            split, self.settings, recipe=pictures, train=split == "train", **kwargs
+            split, self.settings, augmentation=augmentation, train=split == "train", **kwargs
         ) as loader:
             yield loader
 
     def _emit(self, kind, **fields):
         if self.comm.rank:
             return
-        place = {"kind": kind, "step": self.step, "epoch": self.epoch, "rate": self.optimizer.rate}
+        place = {
+            "kind": kind, "step": self.place.step, "epoch": self.place.epoch, "rate": self.optimizer.rate,
+        }  # fmt: skip
         record = place | fields
-        if kind not in ("step", "validating"):
+        if kind not in ("step", "validating", "chance"):
             with open(self.out / "metrics.jsonl", "a") as file:
                 file.write(json.dumps(record) + "\n")
                 file.flush()
@@ -288,24 +320,30 @@ class _Run:
         self.on_event(record)
 
     def _save(self, planned=True):
+        place = self.place
+        if self.saved == (place.step, place.epoch):
+            return
         arrays = checkpoint.state(self.net, self.optimizer)
-        self.saved = self.step
+        self.saved = place.step, place.epoch
         if self.comm.rank:
             return
         if planned:  # an interruption leaves no trace in the metrics
             self._emit("sizes", layers=_sizes(arrays, self.optimizer))
         arrays["data.mean"] = self.data.mean
+        settings = self.settings.to_json()
         metadata = {
-            "settings": self.settings.to_json(),
+            "network": settings.pop("network"),
             "classes": list(self.data.classes),
-            "epoch": self.epoch,
-            "batch": self.batch,
-            "step": self.step,
-            "sums": self.sums,
+            "pictures": None,
+            "settings": settings,
+            "epoch": place.epoch,
+            "batch": place.batch,
+            "step": place.step,
+            "sums": [place.loss, place.error],
             "schedule": self.schedule.state,
             "generator": self.rng.bit_generator.state,
         }
-        checkpoint.save(self.out / f"step-{self.step:08d}.safetensors", arrays, metadata)
+        checkpoint.save(self.out / f"step-{place.step:08d}.safetensors", arrays, metadata)
         for old in checkpoints(self.out)[: -self.settings.keep]:
             old.unlink()
 
@@ -313,8 +351,8 @@ class _Run:
         arrays, metadata = checkpoint.load(path)
         try:
             mean, classes = arrays.pop("data.mean"), metadata["classes"]
-            self.epoch, self.batch, self.step = (metadata[k] for k in ("epoch", "batch", "step"))
-            self.sums, self.saved = metadata["sums"], metadata["step"]
+            self.place = Place(*(metadata[k] for k in ("epoch", "batch", "step")), *metadata["sums"])
+            self.saved = self.place.step, self.place.epoch
             self.schedule.state = metadata["schedule"]
             self.rng.bit_generator.state = metadata["generator"]
         except (KeyError, TypeError, ValueError) as error:

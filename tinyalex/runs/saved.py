@@ -1,20 +1,15 @@
-"""Which network a checkpoint holds, of those that this program writes: AlexNet, imported, or Figure 1's."""
+"""Networks that lie in files: checkpoints, JSON, and Python files of one's own."""
 
-import math
-from functools import partial
+import json
+import runpy
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from tinyalex.comm import Comm
 from tinyalex.data.preprocessing import Pictures
-from tinyalex.devices import Device
 from tinyalex.errors import ArgumentError, DataError
-from tinyalex.models import sequential
-from tinyalex.models.alexnet import alexnet, most_ranks
-from tinyalex.models.cifar import figure1_net
-from tinyalex.nn import BlankWeights
-from tinyalex.ops.activation import ACTIVATIONS
+from tinyalex.models import NETWORKS, Network, make
 from tinyalex.runs import checkpoint
 from tinyalex.runs.settings import Settings
 
@@ -22,23 +17,13 @@ from tinyalex.runs.settings import Settings
 class Saved(NamedTuple):
     """A checkpoint's network, without its arrays."""
 
-    build: callable  # (comm, rng) → the Sequential
-    shape: tuple  # (C, H, W) of its input
-    ranks: int  # that can share it, at most
+    network: Network
     classes: object  # the names as the checkpoint has them
-    settings: Settings | None = None  # of an AlexNet run
+    settings: Settings | None = None  # of a run
     pictures: Pictures | None = None  # of an imported network, None where it was not stated
 
-    def layers(self):
-        """Return the network as a list of `tinyalex.models.sequential`."""
-        return sequential.layers_of(self.build(Comm(Device("cpu:0")), BlankWeights()))
 
-    def outputs(self):
-        """Return how many classes the network tells apart."""
-        return sequential.shapes(self.layers(), self.shape)[-1][0]
-
-
-def open_network(path):
+def open_network(path: str | Path) -> Saved:
     """Look into a checkpoint: return its `Saved`.
 
     Raises DataError for a file that is none of this program's, or whose network does not fit its arrays'
@@ -47,12 +32,10 @@ def open_network(path):
     metadata, shapes = checkpoint.outline(path)
     try:
         saved = _saved(metadata)
-        wanted = saved.build(Comm(Device("cpu:0")), BlankWeights()).parameters()
-        for name, layer, key in wanted:
-            if shapes.get(name) != layer.params[key].shape:
+        for name, size in saved.network.sizes().items():
+            if shapes.get(name) != size:
                 raise DataError(
-                    f"{name}: this model has {layer.params[key].shape}, "
-                    f"the checkpoint {shapes.get(name, 'no such array')}"
+                    f"{name}: this model has {size}, the checkpoint {shapes.get(name, 'no such array')}"
                 )
     except (DataError, ArgumentError) as error:
         raise DataError(f"{path}: {error}") from error
@@ -60,35 +43,19 @@ def open_network(path):
 
 
 def _saved(metadata):
-    if not isinstance(metadata, dict):
-        raise DataError(f"expected metadata of a network, found {type(metadata).__name__}")
-    if "settings" in metadata:
-        settings = Settings.from_json(metadata["settings"])
-        network = settings.network
-        shape, classes = (3, network.size, network.size), metadata.get("classes")
-        return Saved(partial(alexnet, network), shape, most_ranks(network), classes, settings)
-    if "layers" in metadata:
-        shape = _sizes(metadata.get("input"))
-        layers = sequential.from_json(metadata["layers"], shape)
-        pictures = metadata.get("pictures")
-        if pictures is not None:
-            pictures = Pictures.from_json(pictures)
-            if shape != (3, pictures.crop, pictures.crop):
-                raise DataError(f"pictures: crop {pictures.crop} does not fit an input {shape}")
-        build, ranks = partial(sequential.build, layers), sequential.most_ranks(layers)
-        return Saved(build, shape, ranks, metadata.get("classes"), pictures=pictures)
-    if "neuron" in metadata:
-        if metadata["neuron"] not in list(ACTIVATIONS):
-            raise DataError(f"neuron: expected one of {', '.join(ACTIVATIONS)}, found {metadata['neuron']!r}")
-        return Saved(partial(figure1_net, metadata["neuron"]), (3, 32, 32), 1, None)
-    raise DataError("a checkpoint, but not of an AlexNet run, nor of another network that this version knows")
-
-
-def _sizes(shape):
-    fits = isinstance(shape, list) and len(shape) == 3 and all(type(n) is int and n > 0 for n in shape)
-    if not fits or math.prod(shape) > sequential.MOST_NUMBERS:
-        raise DataError(f"input: expected three sizes (C, H, W), found {str(shape)[:80]}")
-    return tuple(shape)
+    if "network" not in metadata:
+        raise DataError("expected a checkpoint of a network, found one without")
+    made = Network.from_json(metadata["network"])
+    settings, pictures = metadata.get("settings"), metadata.get("pictures")
+    if settings is not None:
+        if not isinstance(settings, dict):
+            raise DataError(f"settings: expected named fields, found {type(settings).__name__}")
+        settings = Settings.from_json({**settings, "network": metadata["network"]})
+    if pictures is not None:
+        pictures = Pictures.from_json(pictures)
+        if made.input != (3, pictures.crop, pictures.crop):
+            raise DataError(f"pictures: crop {pictures.crop} does not fit an input {made.input}")
+    return Saved(made, metadata.get("classes"), settings, pictures)
 
 
 def mean_picture(path, arrays):
@@ -102,6 +69,60 @@ def mean_picture(path, arrays):
 
 def load_network(comm, path, saved, arrays):
     """Build the network of `open_network` on this rank of comm, with the file's arrays."""
-    net = saved.build(comm, BlankWeights())
+    net = saved.network.build(comm)
     checkpoint.adopt(net, arrays, path)
     return net
+
+
+# ---- what the word NETWORK means on the command line -----------------------------------------------------
+
+
+def find_network(what: str | Path, classes: int | None = None, **options) -> Network:
+    """Return the `Network` that a word means.
+
+    what: a name of `tinyalex.models.NETWORKS`, "alexnet" for the preset "paper"; a checkpoint, or a run
+    folder; FILE.json, as `Network.to_json` makes it; or FILE.py, a Python file of one's own, which is run and
+    must give the name `network` to a `Network`.
+    classes: how many a network that is asked for by name tells apart; a file says so itself.
+    options: of a name, see `tinyalex.models.make`; None where not asked for.  Raises DataError, naming
+    what was looked for, for anything else.
+    """
+    what = "paper" if what == "alexnet" else str(what)
+    if what in NETWORKS:
+        return make(what, classes=classes, **options)
+    path = Path(what)
+    if not path.exists():
+        raise DataError(
+            f"{what}: expected a network: {', '.join(NETWORKS)}, a checkpoint, a run folder, FILE.json or "
+            "FILE.py; found no such name or file"
+        )
+    if given := [name for name, value in options.items() if value is not None]:
+        raise DataError(f"{what}: --{given[0]}: only a network that is asked for by name has this choice")
+    if path.suffix == ".py":
+        return _from_python(path)
+    if path.suffix == ".json":
+        return _from_json(path)
+    return open_network(checkpoint.newest(path)).network
+
+
+def _from_python(path):
+    try:
+        found = runpy.run_path(str(path)).get("network")
+    except Exception as error:  # whatever the file does
+        raise DataError(f"{path}: {type(error).__name__}: {error}") from error
+    if not isinstance(found, Network):
+        raise DataError(
+            f"{path}: expected it to define network = Network([…], (3, 32, 32)), found {type(found).__name__}"
+        )
+    try:
+        found.plan()
+    except ArgumentError as error:
+        raise DataError(f"{path}: {error}") from error
+    return found
+
+
+def _from_json(path):
+    try:
+        return Network.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError) as error:  # DataError too
+        raise DataError(f"{path}: expected a network as JSON: {error}") from error

@@ -1,6 +1,5 @@
 """What a run is made of: its settings, which travel with every checkpoint, and its pictures."""
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,50 +9,49 @@ from tinyalex.data import augment, cifar10, imagenet
 from tinyalex.data.loader import Loader
 from tinyalex.errors import DataError, few
 from tinyalex.fields import checked
-from tinyalex.models.alexnet import Network
+from tinyalex.models.network import Network
 from tinyalex.runs import recipe
-
-LARGEST = 1 << 20  # filters, hidden units, classes, pixels
+from tinyalex.runs.recipe import Recipe
 
 
 class Settings(NamedTuple):
     """Everything that the outcome of a run depends on, apart from the devices."""
 
     data: str  # a folder made by `tinyalex prepare`, or CIFAR-10
-    preset: str
     network: Network
-    recipe: recipe.Recipe
+    recipe: Recipe
     seed: int = 0
     upscale: int | None = None  # side to which pictures are enlarged first
     save_every: int = 500  # steps
     keep: int = 3  # checkpoints
 
+    @classmethod
+    def of(cls, data, network, recipe, side, **others):
+        """Return the settings of a run whose crops are what the network sees.
+
+        side: of the data's pictures.  A recipe counts the positions of its own crop in pictures of 256
+        pixels: with others, every crop that fits may be drawn.
+        """
+        crop = network.input[-1]
+        pictures = recipe.augmentation._replace(crop=crop)
+        if (others.get("upscale") or side, crop) != (256, recipe.augmentation.crop):
+            pictures = pictures._replace(offsets=None)
+        return cls(str(data), network, recipe._replace(augmentation=pictures), **others)
+
     def to_json(self):
         """Return a dict of JSON's own types."""
-        fields = self._replace(network=self.network._asdict(), recipe=self.recipe._asdict())
-        return json.loads(json.dumps(fields._asdict()))
+        return {**self._asdict(), "network": self.network.to_json(), "recipe": recipe.to_json(self.recipe)}
 
     @classmethod
     def from_json(cls, fields):
         """Undo `to_json`; DataError where the fields are not those of this version."""
         if not isinstance(fields, dict) or not {"network", "recipe"} <= fields.keys():
-            raise DataError("settings of another version of tinyalex: expected a network and a recipe")
-        try:
-            network = checked(Network, fields["network"], "network")
-            parts = {"network": network, "recipe": recipe.from_json(fields["recipe"])}
-            made = checked(cls, fields | parts, "settings")
-        except DataError as error:
-            raise DataError(f"settings of another version of tinyalex: {error}") from error
-        sizes = (
-            *network.filters,
-            network.hidden,
-            network.classes,
-            network.size,
-            network.towers,
-            network.pool,
-        )
-        if len(network.filters) != 5 or not all(0 < n <= LARGEST for n in sizes):
-            raise DataError(f"network: expected sizes from 1 to {LARGEST:,}, found {sizes}")
+            raise DataError("settings: expected a network and a recipe, found none")
+        parts = {
+            "network": Network.from_json(fields["network"]),
+            "recipe": recipe.from_json(fields["recipe"]),
+        }
+        made = checked(cls, fields | parts, "settings")
         if min(made.recipe.batch, made.recipe.epochs, made.recipe.patience, made.save_every, made.keep) < 1:
             raise DataError("settings: batch, epochs, patience, save_every, keep: expected at least 1")
         return made

@@ -1,29 +1,29 @@
 """Pictures to shards: work that may be killed at any moment."""
 
+import contextlib
 import hashlib
 import json
 import os
-import re
 import shutil
 import signal
+import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 import PIL
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from threadpoolctl import threadpool_limits
 
 from tinyalex.data import augment
 from tinyalex.data.imagenet import shards
 from tinyalex.data.imagenet.shards import FORMAT, VERSION
-from tinyalex.data.imagenet.sources import Entry, classes_of, find_pictures
-from tinyalex.data.pictures import read_picture
+from tinyalex.data.imagenet.sources import Entry, find_pictures, hold_out
+from tinyalex.data.pictures import read_picture, reason
 from tinyalex.devices import cpu_count
 from tinyalex.errors import ArgumentError, DataError, few
 from tinyalex.files import lock, replacing, sweep, write_array, write_bytes, write_text
@@ -42,75 +42,88 @@ class Prepared(NamedTuple):
 
 
 class Job(NamedTuple):
-    """One shard to write: the file without its suffix, the pictures, their labels, the side."""
+    """One shard to write: the file without its suffix, the pictures, their labels, the side, EXIF or not."""
 
     stem: str
     entries: list[Entry]
     labels: np.ndarray
     size: int
+    exif: bool
 
     def done(self):
         return Path(self.stem + ".npz").exists() and _shard_path(self).exists()
 
 
-def prepare(src, dst, *, size=256, shard_size=None, seed=0, workers=None, progress=True):
+def prepare(
+    src, dst, *, size=256, shard_size=None, seed=0, val=None, exif=None, workers=None,
+    report=None, progress=None,
+):  # fmt: skip
     """Write the pictures of src (see find_pictures) as shards into the folder dst (see this package's text).
 
     shard_size: pictures a shard; by default a hundredth of the split and at least 64, so that even all of
-    ImageNet makes few files. seed: of the permutation that mixes the classes. workers: processes, by
-    default one a core; they do not change a byte of the result. progress: show a bar on stderr.
+    ImageNet makes few files. seed: of the permutation that mixes the classes, and of what is held out. val:
+    the share of each class's train pictures that is held out as val (see hold_out). exif: turn pictures
+    upright by their EXIF orientation; by default all but ILSVRC's. workers: processes, by default one a core;
+    they do not change a byte of the result. report: called with what was found (Found) before anything is
+    written. progress: called with (what is done, pictures done, of how many or None) while it is.
 
     May be killed at any moment: the same call goes on from the shards that are whole, and the result is that
     of a call that was never interrupted. A picture that cannot be decoded is skipped and listed in
-    unreadable.txt. Where the result is there already, it is verified. Returns Prepared. As workers are
-    started afresh ("spawn"), a script needs if __name__ == "__main__".
+    unreadable.txt. Where the result is there already, it is verified. Returns Prepared.
 
-    Raises DataError if dst was begun from other pictures or with other arguments, if it holds something else,
-    if another process is at work there, if the disk is too small, if a file cannot be read or is shorter than
-    when it was listed, if more than half of a shard's pictures cannot be decoded, and as find_pictures and
-    Shards.verify do.
+    Raises DataError if dst was begun from other pictures or with other arguments, if it holds something else
+    or lies in src, if another process is at work there, if the disk is too small, if a file cannot be read or
+    is shorter than when it was listed, if more than half of a shard's pictures cannot be decoded, and as
+    find_pictures, hold_out and Shards.verify do.
     """
     if size < 1 or (shard_size is not None and shard_size < 1):
         raise ArgumentError(f"size={size}, shard_size={shard_size}: expected at least 1")
-    dst = Path(dst)
-    with Console(stderr=True, quiet=not progress).status("listing the pictures"):
-        splits = _shuffled(find_pictures(src), seed)
-    plan = _plan(splits, size, shard_size, seed)
+    src, dst, progress = Path(src), Path(os.path.abspath(dst)), progress or _silent
+    if dst.resolve().is_relative_to(src.resolve()):
+        raise DataError(f"{dst}: expected a folder outside of {src}, in which the pictures are")
+    found = find_pictures(src, lambda count: progress("listing the pictures", count, None))
+    if val is not None:
+        found = hold_out(found, val, seed)
+    exif = not found.ilsvrc if exif is None else exif
+    if report:
+        report(found)
+    splits, classes = _shuffled(found.splits, seed), found.classes
+    plan = _plan(splits, size=size, shard_size=shard_size, seed=seed, val=val, exif=exif)
     _check(dst)
     dst.mkdir(parents=True, exist_ok=True)
     with lock(dst, "preparing pictures"):
         new = _begin(dst, plan)
         if new:
-            jobs = {split: _jobs(dst, split, entries, size, shard_size) for split, entries in splits.items()}
+            jobs = {
+                split: _jobs(dst, split, entries, classes, size, shard_size, exif)
+                for split, entries in splits.items()
+            }
             _run(dst, [job for some in jobs.values() for job in some], workers or cpu_count(), progress)
-            _finish(dst, plan, jobs)
+            _finish(dst, plan, jobs, classes)
         shutil.rmtree(dst / "parts", ignore_errors=True)
         (dst / "plan.json").unlink(missing_ok=True)
         made = {split: shards.open(dst, split) for split in splits}
         counts = {split: len(pictures) for split, pictures in made.items()}
         if not new:
             _verify(made.values(), progress)
-    classes = max(len(pictures.classes) for pictures in made.values())
-    return Prepared(counts, classes, sum(plan["pictures"].values()) - sum(counts.values()), not new)
+    unreadable = sum(plan["pictures"].values()) - sum(counts.values())
+    return Prepared(counts, len(classes), unreadable, not new)
+
+
+def _silent(doing, done, total):
+    pass
 
 
 def _verify(made, progress):
-    with _bar("verifying", progress) as bar:
-        task = bar.add_task("", total=sum(map(len, made)))
-        for pictures in made:
-            pictures.verify(lambda count: bar.advance(task, count))
+    done, total = 0, sum(map(len, made))
 
+    def on_shard(count):
+        nonlocal done
+        done += count
+        progress("verifying", done, total)
 
-def _bar(doing, progress):
-    return Progress(
-        TextColumn(doing),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("pictures"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not progress,
-    )
+    for pictures in made:
+        pictures.verify(on_shard)
 
 
 def _shuffled(found, seed):
@@ -122,7 +135,7 @@ def _shuffled(found, seed):
     return splits
 
 
-def _plan(splits, size, shard_size, seed):
+def _plan(splits, **arguments):
     """All that determines the result. Decoders may differ by a grey level: Pillow's version belongs to it."""
     listing = hashlib.sha256()
     for split, entries in splits.items():
@@ -130,9 +143,7 @@ def _plan(splits, size, shard_size, seed):
             listing.update(f"{split}\0{e.name}\0{e.label}\0{e.size}\n".encode("utf-8", "surrogateescape"))
     return {
         "version": VERSION,
-        "size": size,
-        "shard_size": shard_size,
-        "seed": seed,
+        **arguments,
         "pillow": PIL.__version__,
         "pictures": {split: len(entries) for split, entries in splits.items()},
         "listing": listing.hexdigest()[:16],
@@ -162,6 +173,7 @@ def _begin(dst, plan):
             plan = plan | {"pillow": earlier.get("pillow")}  # nothing is left to decode
         else:
             earlier = json.loads(begun.read_text())
+        earlier = {"val": None, "exif": False} | earlier  # what all earlier versions did
         differ = [
             f"{key} {earlier.get(key)}, now {plan[key]}" for key in plan if earlier.get(key) != plan[key]
         ]
@@ -177,12 +189,12 @@ def _begin(dst, plan):
     return not complete
 
 
-def _jobs(dst, split, entries, size, shard_size):
+def _jobs(dst, split, entries, classes, size, shard_size, exif):
     n = shard_size or max(64, -(-len(entries) // 100))
-    numbers = {name: k for k, name in enumerate(classes_of(entries))}
+    numbers = {name: k for k, name in enumerate(classes)}
     labels = np.array([numbers[e.label] for e in entries], np.int32)
     return [
-        Job(str(dst / "parts" / f"{split}-{k:03d}"), entries[i : i + n], labels[i : i + n], size)
+        Job(str(dst / "parts" / f"{split}-{k:03d}"), entries[i : i + n], labels[i : i + n], size, exif)
         for k, i in enumerate(range(0, len(entries), n))
     ]
 
@@ -201,26 +213,37 @@ def _run(dst, jobs, workers, progress):
     alive, ours = context.Pipe(duplex=False)
     pool = ProcessPoolExecutor(min(workers, len(pending)), context, _start_worker, (alive,))
     try:
-        with _bar("preparing", progress) as bar:
-            task = bar.add_task("", total=total, completed=total - left)
-            running = {}
-            while pending or running:
-                while pending and len(running) < workers:
-                    job = pending.pop(0)
+        running = {}
+        progress("preparing", total - left, total)
+        while pending or running:
+            while pending and len(running) < workers:
+                job = pending.pop(0)
+                with _no_script():
                     running[pool.submit(_write_shard, job)] = job
-                done, _ = wait(running, timeout=0.5, return_when="FIRST_COMPLETED")
-                for future in done:
-                    future.result()
-                    left -= len(running.pop(future).entries)
-                bar.update(task, completed=total - left + _bytes_in_work(dst) // picture)
+            done, _ = wait(running, timeout=0.5, return_when="FIRST_COMPLETED")
+            for future in done:
+                future.result()
+                left -= len(running.pop(future).entries)
+            progress("preparing", total - left + _bytes_in_work(dst) // picture, total)
     except BaseException as error:
         ours.close()  # ends the workers that are still at it
         if isinstance(error, (BrokenProcessPool, OSError, DataError)):
-            raise DataError(f"{dst}: {error}. The same command will go on from here") from error
+            why = str(error).rstrip(".")
+            raise DataError(f"{dst}: {why}. The same command will go on from here") from error
         raise
     finally:
         pool.shutdown(cancel_futures=True)
         ours.close()
+
+
+@contextlib.contextmanager
+def _no_script():
+    """Start workers that do not run this program's script again, which may call prepare() unguarded."""
+    main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _bytes_in_work(dst):
@@ -258,12 +281,11 @@ def _write_shard(job):
         for entry, label in zip(job.entries, job.labels, strict=True):
             data = entry.read()  # an error of the disk ends the run: it may be gone when the run goes on
             try:
-                picture = np.ascontiguousarray(read_picture(data, job.size))
+                picture = np.ascontiguousarray(read_picture(data, job.size, job.exif))
             except MemoryError:
                 raise
             except Exception as error:  # whatever a decoder makes of a damaged file
-                reason = re.sub(r" <[^<>]* at 0x\w+>", "", str(error))  # an address: another one every time
-                unreadable.append(f"{entry.name}\t{type(error).__name__}: {' '.join(reason.split())}")
+                unreadable.append(f"{entry.name}\t{type(error).__name__}: {reason(error)}")
                 continue
             file.write(picture)
             digest.update(picture)
@@ -298,7 +320,7 @@ def _shard_path(job):
     return stem.parents[1] / f"{stem.name}.npy"
 
 
-def _finish(dst, plan, jobs):
+def _finish(dst, plan, jobs, classes):
     """From the shards' sums: labels, mean, covariance, the unreadable pictures, and last the index."""
     splits, unreadable, sums = {}, [], {}
     for split, some in jobs.items():
@@ -313,7 +335,7 @@ def _finish(dst, plan, jobs):
         sums[split] = len(labels), total, cross
         splits[split] = {
             "count": len(labels),
-            "classes": classes_of(entry for job in some for entry in job.entries),
+            "classes": classes,
             "shards": [
                 {"file": _shard_path(job).name, "count": len(part["labels"]), "sha256": part["sha256"].item()}
                 for job, part in zip(some, parts, strict=True)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -93,15 +94,16 @@ def open(folder, split="train"):  # the module's own: imagenet.open
     Raises DataError for a file that is missing, truncated or of another version, for a split that is not
     there, and if train and val do not have the same classes.
     """
-    return _open(Path(folder), lambda splits: [split])[split]
+    return _open(folder, lambda splits: [split])[split]
 
 
 def open_all(folder):
     """As `open`, every split that there is: {"train": Shards, "val": Shards}, or one of them."""
-    return _open(Path(folder), lambda splits: [s for s in ("train", "val") if s in splits] or ["train"])
+    return _open(folder, lambda splits: [s for s in ("train", "val") if s in splits] or ["train"])
 
 
 def _open(folder, choose):
+    folder = Path(os.path.abspath(folder))  # for good, wherever the program goes
     path = folder / "index.json"
     try:
         index = json.loads(path.read_text())

@@ -1,54 +1,271 @@
-// im2col and its transpose, for the output rows first ... first+rows-1 of a convolution.
+// Convolution and its gradient, as matrix products whose columns are never written.
 //
-//   cols[(c,p,q), (i,j,n)] = x[c, i*s+p-top, j*s+q-left, n], 0 outside the picture
-//   dx[c,u,v,n]            = sum of dcols[(c,p,q), (i,j,n)] over all i*s+p-top = u, j*s+q-left = v
+//   y[f,i,j,n] = b[f] + sum over c,p,q of w[f,c,p,q] * x[c, i*s+p-top, j*s+q-left, n],  x = 0 outside
 //
-// x, dx: (C,H,W,N).  cols, dcols: (C*KH*KW, rows*OW*N).  Threads run along (j,n) or (v,n): neighbours
-// read and write neighbouring images.
+// is (weights) (columns) with the terms k = (p,q,c) and the columns m = (i,j,n).  A block makes a tile of y,
+// TF filters x TN columns.  Which number of x stands at [k,m] of the matrix of columns is a matter of
+// indices, so the block copies each piece of it straight from x when it comes to it (implicit GEMM).
+//
+// Images are innermost: a tile's row is runs of neighbouring images of one pixel, contiguous in x.  A thread
+// copies V images of one column m all the way through, so that i, j, n are found once.  Of the terms the
+// channel runs fastest: as long as the tap (p,q) is the same, the next number is so many maps further on.
+//
+// x (C,H,W,N), y (F,OH,OW,N), for each group; groups lie one after the other.
 
-// reads   the rows of x under these windows, once each (again from the cache: KH*KW/s^2 times)
-// writes  cols
-// least   4 * (C*((rows-1)*s+KH)*W*N + C*KH*KW*rows*OW*N) bytes, padding not counted
-// grid    (ceil(OW*N / block), rows, C*KH*KW)
-extern "C" __global__ void im2col(const REAL *x, REAL *cols, int H, int W, int N, int KH, int KW, int OW,
-                                  int s, int top, int left, int first, int rows)
+#ifndef V
+#define V 1 // images that are copied at once: N is a multiple of it
+#endif
+#ifndef TF
+#define TF 64
+#define TN 64
+#define TK 8
+#define STAGES 2
+#define PF 1
+#define PN 1
+#define BLOCKS 1 // that a multiprocessor should hold
+#endif
+
+#include "tiles.cuh"
+
+#define FAR (1 << 20) // no picture is so large: it marks what lies outside
+
+// The weights as the products read them: for each tile of TF filters, the terms one below the other.
+//
+//   out[g, tile, k, r] = w[first + g*by_group + f*by_filter + p*by_row + q*by_column + c*by_channel]
+//                        with f = tile*TF + r and k = (p*KW + q)*C + c; 0 where f >= F or p >= KH
+//
+// reads   w
+// writes  out (groups, tiles, terms, TF), terms: C*KH*KW, up to a multiple of TK
+// least   4 * (groups*F*C*KH*KW + groups*tiles*terms*TF) bytes
+// grid    (ceil(terms*TF / block), tiles, groups)
+extern "C" __global__ void lay_out_weights(const REAL *w, REAL *out, int F, int C, int KH, int KW, int terms,
+                                           int first, int by_group, int by_filter, int by_row,
+                                           int by_column, int by_channel)
 {
-    int t = blockIdx.x * blockDim.x + threadIdx.x;  // (j,n)
-    if (t >= OW * N)
+    int t = blockIdx.x * blockDim.x + threadIdx.x;
+    if (t >= terms * TF)
         return;
-    int i = blockIdx.y, row = blockIdx.z;  // row of cols: (c,p,q)
-    int q = row % KW, p = row / KW % KH, c = row / (KW * KH);
-    int u = (first + i) * s + p - top;
-    int v = t / N * s + q - left;
-    bool inside = u >= 0 && u < H && v >= 0 && v < W;
-    cols[((long long)row * rows + i) * OW * N + t] =
-        inside ? x[(((long long)c * H + u) * W + v) * N + t % N] : (REAL)0;
+    int f = blockIdx.y * TF + t % TF;
+    Digits k = digits(t / TF, KW, C); // p, q, c
+    long long from = first + (long long)blockIdx.z * by_group + (long long)f * by_filter + k.a * by_row +
+                     k.b * by_column + (long long)k.c * by_channel;
+    out[((long long)blockIdx.z * gridDim.y + blockIdx.y) * terms * TF + t] =
+        f < F && k.a < KH ? w[from] : (REAL)0;
 }
 
-// Each pixel sums its windows: no two threads write to one place.  Pixels in rows from `begun` on are set;
-// those above already hold the sums over the windows of earlier rows, and are added to.
-//
-// reads   dcols
-// writes  the rows u0 ... of dx (as many as the grid is high)
-// least   4 * (C*KH*KW*rows*OW*N + C*height*W*N) bytes
-// grid    (ceil(W*N / block), height, C)
-extern "C" __global__ void col2im(const REAL *dcols, REAL *dx, int H, int W, int N, int KH, int KW, int OW,
-                                  int s, int top, int left, int first, int rows, int u0, int begun)
+// A stage with the terms one below the other: a[k][f], b[k][n].  Thread (ty,tx) of 4 x 8 has the patches of 4
+// filters from 4*ty + 16*h and of 4 columns from 4*tx + 32*h.
+static __device__ __forceinline__ void multiply_columns(const REAL (*a)[TF + PAD], const REAL (*b)[TN + PAD],
+                                                        Place at, Sums *sum)
 {
-    int t = blockIdx.x * blockDim.x + threadIdx.x;  // (v,n)
-    if (t >= W * N)
-        return;
-    int u = u0 + blockIdx.y, c = blockIdx.z;
-    int v = t / N, n = t % N;
-    REAL sum = 0;
-    for (int p = (u + top) % s, i = (u + top) / s - first; p < KH; p += s, i--) {
-        if (i < 0 || i >= rows)
+#if TF32
+    int g = at.lane / 4, t = at.lane % 4;
+#pragma unroll
+    for (int k = t; k < TK + t; k += 8) {
+        unsigned int u[PF][4], v[4 * PN][2];
+#pragma unroll
+        for (int r = 0; r < PF; r++)
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+                u[r][e] = to_tf32(a[k + e / 2 * 4][at.f + 16 * r + e % 2 * 8 + g]);
+#pragma unroll
+        for (int c = 0; c < 4 * PN; c++)
+#pragma unroll
+            for (int e = 0; e < 2; e++)
+                v[c][e] = to_tf32(b[k + 4 * e][at.n + 8 * c + g]);
+        multiply_8_terms(u, v, sum);
+    }
+#else
+    int ty = at.lane / 8, tx = at.lane % 8;
+#pragma unroll
+    for (int k = 0; k < TK; k++) {
+        Four u[PF], v[PN];
+#pragma unroll
+        for (int h = 0; h < PF; h++)
+            u[h] = *(const Four *)&a[k][at.f + 4 * ty + 16 * h];
+#pragma unroll
+        for (int h = 0; h < PN; h++)
+            v[h] = *(const Four *)&b[k][at.n + 4 * tx + 32 * h];
+#pragma unroll
+        for (int r = 0; r < 4 * PF; r++)
+#pragma unroll
+            for (int c = 0; c < 4 * PN; c++)
+                sum->of[r][c] += u[r / 4].of[r % 4] * v[c / 4].of[c % 4];
+    }
+#endif
+}
+
+// Where sum->of[r][c] belongs in the block's tile; SIDE_BY_SIDE columns c, c+1, ... are neighbours.
+#if TF32
+#define SIDE_BY_SIDE 2
+#else
+#define SIDE_BY_SIDE 4
+#endif
+
+static __device__ __forceinline__ int filter_held(Place at, int r)
+{
+    return TF32 ? at.f + 8 * r + at.lane / 4 : at.f + at.lane / 8 * 4 + r / 4 * 16 + r % 4;
+}
+
+static __device__ __forceinline__ int column_held(Place at, int c)
+{
+    return TF32 ? at.n + c / 2 * 8 + at.lane % 4 * 2 + c % 2 : at.n + at.lane % 8 * 4 + c / 4 * 32 + c % 4;
+}
+
+template <bool BACKWARD> struct Stage {
+    REAL w[TK][TF + PAD], x[TK][TN + PAD], y[BACKWARD ? TK : 1][BACKWARD ? TN : 4];
+};
+
+// A tile of the convolution.  With BACKWARD x is a gradient that goes through ReLU's backward on its way (if
+// relu is set: by the signs of `gate`, which is shaped like x), and there is no bias.  Pixel (i,j) of the
+// result is pixel (y0 + i*apart, x0 + j*apart) of y, whose maps are YH x YW.
+template <bool BACKWARD>
+static __device__ __forceinline__ void tile(const REAL *x, const REAL *gate, const REAL *w, const REAL *b,
+                                            REAL *y, int C, int H, int W, int N, int F, int KH, int KW,
+                                            int OH, int OW, int s, int top, int left, int relu, int YH,
+                                            int YW, int apart, int y0, int x0)
+{
+    __shared__ __align__(16) Stage<BACKWARD> stages[STAGES];
+    const int AT_ONCE = THREADS / (TN / V);               // terms for which all threads copy a run
+    const int ROWS = AT_ONCE < TK ? AT_ONCE : TK;         // the same, but not more than there are
+    const int SIZE = (int)sizeof(Stage<BACKWARD>), WIDE = 16 / (int)sizeof(REAL);
+    const bool gated = BACKWARD && relu;
+    int g = blockIdx.z, tid = threadIdx.x;
+    int terms = (C * KH * KW + TK - 1) / TK * TK, steps = terms / TK;
+
+    // This thread copies V images of column m = (i,j,n), of the terms k = row, row + ROWS, ...
+    int row = tid / (TN / V), col = tid % (TN / V) * V;
+    int m = blockIdx.x * TN + col;
+    Digits pixel = digits(m, OW, N);
+    int u0 = m < OH * OW * N ? pixel.a * s - top : -FAR, v0 = pixel.b * s - left;
+    Digits k = digits(row, KW, C); // p, q, c
+    const Digits on = digits(ROWS, KW, C);
+    const long long map = (long long)H * W * N, group = g * C * map + pixel.c;
+    long long from;
+    bool there;
+    auto find = [&] { // where term k of the column is
+        int u = u0 + k.a, v = v0 + k.b;
+        there = k.a < KH && (unsigned int)u < (unsigned int)H && (unsigned int)v < (unsigned int)W;
+        from = group + k.c * map + (long long)(u * W + v) * N;
+    };
+    find();
+
+    Shared to_w = shared_place(stages[0].w), to_x = shared_place(&stages[0].x[row % TK][col]);
+    Shared to_y = shared_place(&stages[0].y[BACKWARD ? row % TK : 0][BACKWARD ? col : 0]);
+    w += ((long long)g * gridDim.y + blockIdx.y) * terms * TF + tid * WIDE;
+
+    auto copy_stage = [&](int stage) {
+#pragma unroll
+        for (int e = 0; e < TK * TF; e += THREADS * WIDE) {
+            int place = e + tid * WIDE;
+            if (TK * TF % (THREADS * WIDE) == 0 || place < TK * TF)
+                copy_later<16>(to_w + stage * SIZE + (place + place / TF * PAD) * (int)sizeof(REAL), w + e, true);
+        }
+        w += TK * TF;
+        if (AT_ONCE > TK && row >= TK)
+            return;
+#pragma unroll
+        for (int r = 0; r < TK; r += ROWS) {
+            const int below = r * (int)sizeof(REAL);
+            copy_later<(int)sizeof(Run)>(to_x + stage * SIZE + below * (TN + PAD), x + from, there);
+            if (gated)
+                copy_later<(int)sizeof(Run)>(to_y + stage * SIZE + below * TN, gate + from, there);
+            if (k.c + ROWS < C) { // the same tap of a later channel
+                k.c += ROWS;
+                from += ROWS * map;
+            } else {
+                count(&k, on, KW, C);
+                find();
+            }
+        }
+    };
+
+    Sums sum = {};
+    Place at = place_in_block();
+    int stage = 0, next = STAGES - 1; // that is multiplied, and that is filled
+#pragma unroll
+    for (int step = 0; step < STAGES - 1; step++) {
+        if (step < steps)
+            copy_stage(step);
+        commit();
+    }
+    for (int step = 0; step < steps; step++) {
+        wait_for<STAGES - 2>(); // this thread's copies for this step are there
+        if (gated && (AT_ONCE <= TK || row < TK))
+#pragma unroll
+            for (int r = 0; r < TK; r += ROWS) {
+                Run *run = (Run *)&stages[stage].x[row + r][col];
+                *run = through_relu(*run, *(const Run *)&stages[stage].y[BACKWARD ? row + r : 0][col]);
+            }
+        __syncthreads(); // all threads' are, and nobody reads the stage before any more
+        if (step + STAGES - 1 < steps)
+            copy_stage(next);
+        commit();
+        multiply_columns(stages[stage].w, stages[stage].x, at, &sum);
+        next = stage;
+        stage = stage + 1 < STAGES ? stage + 1 : 0;
+    }
+
+    const int PIECE = V < SIDE_BY_SIDE ? V : SIDE_BY_SIDE; // sums that are written at once
+    struct __align__(sizeof(REAL) * PIECE) Piece {
+        REAL of[PIECE];
+    };
+#pragma unroll
+    for (int c = 0; c < COLUMNS_HELD; c += PIECE) {
+        int column = blockIdx.x * TN + column_held(at, c);
+        if (column >= OH * OW * N)
             continue;
-        for (int q = (v + left) % s, j = (v + left) / s; q < KW; q += s, j--) {
-            if (j >= 0 && j < OW)
-                sum += dcols[((((long long)c * KH + p) * KW + q) * rows + i) * OW * N + j * N + n];
+        Digits to = digits(column, OW, N);
+        REAL *maps = y + ((long long)(y0 + to.a * apart) * YW + x0 + to.b * apart) * N + to.c;
+#pragma unroll
+        for (int r = 0; r < ROWS_HELD; r++) {
+            int f = blockIdx.y * TF + filter_held(at, r);
+            if (f >= F)
+                continue;
+            f += g * F;
+            Piece out;
+#pragma unroll
+            for (int e = 0; e < PIECE; e++) {
+                REAL value = sum.of[r][c + e];
+                if (!BACKWARD) {
+                    value += b[f];
+                    value = relu && value < 0 ? (REAL)0 : value;
+                }
+                out.of[e] = value;
+            }
+            *(Piece *)(maps + (long long)f * YH * YW * N) = out;
         }
     }
-    long long pixel = ((long long)c * H + u) * W * N + t;
-    dx[pixel] = u < begun ? dx[pixel] + sum : sum;
+}
+
+// y = w * x + b, through ReLU if relu is set.  A NaN stays a NaN.
+//
+// reads   x, w (as laid out), b
+// writes  y
+// least   4 * (groups*C*H*W*N + groups*F*C*KH*KW + groups*F + groups*F*OH*OW*N) bytes
+// grid    (ceil(OH*OW*N / TN), ceil(F / TF), groups)
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) conv_forward(
+    const REAL *x, const REAL *w, const REAL *b, REAL *y, int C, int H, int W, int N, int F, int KH, int KW,
+    int OH, int OW, int s, int top, int left, int relu)
+{
+    tile<false>(x, x, w, b, y, C, H, W, N, F, KH, KW, OH, OW, s, top, left, relu, OH, OW, 1, 0, 0);
+}
+
+// The gradient with respect to the input is a convolution of the gradient g = dy through ReLU:
+//
+//   dx[c,u,v,n] = sum of w[f,c,p,q] * g[f,i,j,n] over all i*s+p-top = u, j*s+q-left = v
+//
+// With stride 1, i = u + top - p: the kernel turned, C and F exchanged.  With stride s the pixels u with the
+// same remainder of u + top meet the same taps p, p + s, ..., and neighbours among them meet neighbouring i:
+// a convolution of stride 1 again for each of the s*s remainders, which makes every s-th pixel of dx.
+//
+// reads   dy, y (if relu is set), w (as laid out: turned)
+// writes  OH x OW pixels of every map of dx (C,YH,YW,N): all, with stride 1
+// least   4 * (2*groups*F*H*W*N + groups*F*C*KH*KW + groups*C*OH*OW*N) bytes, dy and y being (F,H,W,N)
+// grid    (ceil(OH*OW*N / TN), ceil(C / TF), groups)
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) conv_backward_x(
+    const REAL *dy, const REAL *y, const REAL *w, REAL *dx, int F, int H, int W, int N, int C, int KH, int KW,
+    int OH, int OW, int top, int left, int relu, int YH, int YW, int apart, int y0, int x0)
+{
+    tile<true>(dy, y, w, w, dx, F, H, W, N, C, KH, KW, OH, OW, 1, top, left, relu, YH, YW, apart, y0, x0);
 }

@@ -1,24 +1,56 @@
-"""Convolution on the GPU: im2col into a block of columns, cuBLAS, then bias and ReLU on the way to the maps.
+"""Convolution on the GPU as matrix products whose columns are never written: how its kernels are launched.
 
-A block is some output rows of one group: its columns are written, read by the products and overwritten, so
-that memory does not grow with the picture.  Rows of columns are in the order c, p, q, as the weights lie.
+The kernels make tiles of the result; which tile, how deep its stages are and how many there are is set for
+each layer's shape.  conv.cu has the formulas, tiles.cuh what a tile is.
 """
 
-from tinyalex.memory import empty, zeros
+import functools
+import itertools
+from typing import NamedTuple
+
+from tinyalex.memory import empty
 from tinyalex.ops.activation import relu
 from tinyalex.ops.checks import xp_of
-from tinyalex.ops.cuda.launch import launch, matmul
+from tinyalex.ops.cuda.launch import images, launch
 
-BLOCK_BYTES = 1 << 27  # of columns: not yet tuned on hardware
+SCRATCH_BYTES = 1 << 26  # of the partial sums of a layer's gradients
+
+
+class Tile(NamedTuple):
+    """What tiles.cuh lets one set, under its names."""
+
+    TF: int  # filters of a block
+    TN: int  # columns, or taps
+    TK: int  # terms of a stage
+    STAGES: int
+    PF: int  # patches of 4 filters of a thread
+    PN: int  # and of 4 columns
+    BLOCKS: int  # that a multiprocessor holds
+    TF32: int = 0  # 1: by the tensor cores
+
+    @property
+    def threads(self):
+        """Threads of a block: 32 for 16·PF × 32·PN sums."""
+        return self.TF // (16 * self.PF) * (self.TN // (32 * self.PN)) * 32
+
+
+def choose_tile(filters, itemsize):
+    """The tile for so many filters (of one group)."""
+    if itemsize == 8:
+        return Tile(64, 64, 8, 2, 1, 1, 1)
+    if filters > 96:
+        return Tile(128, 128, 8, 3, 2, 2, 2)
+    if filters > 64:
+        return Tile(96, 128, 8, 3, 3, 2, 3)
+    if filters > 32:
+        return Tile(64, 128, 8, 3, 2, 2, 4)
+    return Tile(32, 128, 8, 3, 1, 2, 4)
 
 
 def conv2d_forward(y, b, cache):
     """Fill y (F,OH,OW,N) with activation(w ∗ x + b); the arguments have been checked."""
-    w, groups, activation = cache.w, cache.groups, cache.activation
-    xp = xp_of(y, b, w)
-    weights = xp.ascontiguousarray(w).reshape(groups, len(w) // groups, -1)
-    for g, fs, start, columns, *_ in _blocks(cache, y.shape):
-        bias(matmul(weights[g], columns), b[fs], y[fs], start, activation)
+    x, w, _, stride, pads, groups, activation = cache
+    forward(x, w, b, y, stride, pads, groups, activation is relu)
     if activation and activation is not relu:
         activation.forward(y, out=y)
 
@@ -26,74 +58,129 @@ def conv2d_forward(y, b, cache):
 def conv2d_backward(dy, cache, need_dx):
     """Return (dx, dw, db), dx None unless needed; the arguments have been checked."""
     x, w, y, stride, pads, groups, activation = cache
-    xp = xp_of(dy, x, w)
-    F, CG, KH, KW = w.shape
-    _, H, W, N = x.shape
-    OW = dy.shape[2]
     through_relu = activation is relu
-    g_maps = dy if not activation or through_relu else activation.backward(dy, y)
-    g_maps = xp.ascontiguousarray(g_maps)
-    outputs = y if through_relu else g_maps  # whose sign ReLU's backward looks at
-    weights = xp.ascontiguousarray(w).reshape(groups, F // groups, -1)
-    dweights, db = zeros(xp, weights.shape, w.dtype), zeros(xp, (F,), w.dtype)
-    dx = empty(xp, x.shape, x.dtype) if need_dx else None
-    for g, fs, start, columns, rows, new in _blocks(cache, dy.shape):
-        width = columns.shape[1]
-        block = empty(xp, (F // groups, width), dy.dtype)
-        launch(
-            "bias.relu_backward", (width, len(block)), g_maps[fs], outputs[fs], block,
-            width, g_maps[0].size, start, through_relu, nbytes=(3 if through_relu else 2) * block.nbytes,
-        )  # fmt: skip
-        for total, more in ((db[fs], block.sum(axis=1)), (dweights[g], matmul(block, columns.T))):
-            total += more
-        if not need_dx:
-            continue
-        matmul(weights[g].T, block, out=columns)  # they have been read: their memory is free
-        first = min(new.start, max(0, rows.start * stride - pads[0]))  # this block adds from here, then sets
-        launch(
-            "conv.col2im", (W * N, new.stop - first, CG), columns, dx[g * CG : (g + 1) * CG],
-            H, W, N, KH, KW, OW, stride, pads[0], pads[2], rows.start, len(rows), first, new.start,
-            nbytes=columns.nbytes + CG * len(new) * W * N * x.itemsize,
-        )  # fmt: skip
-    return dx, dweights.reshape(w.shape), db
+    g = dy if not activation or through_relu else activation.backward(dy, y)
+    y = y if through_relu else None
+    dw, db = backward_w(g, y, x, w.shape, stride, pads, groups)
+    return backward_x(g, y, w, x.shape, stride, pads, groups) if need_dx else None, dw, db
 
 
-def _blocks(cache, shape):
-    """Yield each block's (group, its filters, first column of y's rows, columns, output rows, new rows of x).
-
-    shape: y's, (F,OH,OW,N).  New are the rows of pixels that no earlier block of the group has reached, up to
-    the last that this one's windows cover.  The columns' buffer is used again for the next block.
-    """
-    x, w, _, stride, pads, groups, _ = cache
+def forward(x, w, b, y, stride, pads, groups, through_relu, tile=None):
+    """Fill y with w ∗ x + b, through ReLU if asked."""
     xp = xp_of(x)
-    x = xp.ascontiguousarray(x)
+    x, w, b = map(xp.ascontiguousarray, (x, w, b))
+    F, C, KH, KW = w.shape
+    F //= groups
     _, H, W, N = x.shape
-    F, CG, KH, KW = w.shape
-    _, OH, OW, _ = shape
-    height, width = CG * KH * KW, OW * N
-    step = min(OH, max(1, BLOCK_BYTES // max(1, height * width * x.itemsize)))
-    buffer = empty(xp, (height * step * width,), x.dtype)
-    for g in range(groups):
-        reached = 0
-        for first in range(0, OH, step):
-            rows = range(first, min(first + step, OH))
-            end = H if rows.stop == OH else min(H, max(0, (rows.stop - 1) * stride + KH - pads[0]))
-            new = range(reached, end)
-            reached = end
-            columns = buffer[: height * len(rows) * width].reshape(height, len(rows) * width)
-            launch(
-                "conv.im2col", (width, len(rows), height), x[g * CG : (g + 1) * CG], columns,
-                H, W, N, KH, KW, OW, stride, pads[0], pads[2], first, len(rows),
-                nbytes=columns.nbytes + CG * len(new) * W * N * x.itemsize,
-            )  # fmt: skip
-            yield g, slice(g * F // groups, (g + 1) * F // groups), first * width, columns, rows, new
-
-
-def bias(block, b, maps, start, activation):
-    """maps[f, start:] = block[f] + b[f], through the neuron if it is ReLU.  block (F,columns), maps (F,…)."""
-    F, columns = block.shape
-    b = xp_of(b).ascontiguousarray(b)
+    _, OH, OW, _ = y.shape
+    tile = tile or choose_tile(F, x.itemsize)
+    taps = KH * KW
+    defines = {"V": images(N, x, y), **tile._asdict()}
+    weights = _laid_out(w, tile, defines, groups, F, C, KH, KW, 0, (F * C * taps, C * taps, KW, 1, taps))
     launch(
-        "bias.bias_relu", (columns, F), block, b, maps, columns, maps[0].size, start, activation is relu,
-        nbytes=2 * block.nbytes + b.nbytes,
+        "conv.conv_forward", _grid(tile, OH * OW * N, F, groups), x, weights, b, y,
+        C, H, W, N, F, KH, KW, OH, OW, stride, pads[0], pads[2], through_relu,
+        nbytes=x.nbytes + w.nbytes + b.nbytes + y.nbytes,
+        flop=2 * y.size * C * taps,
+        block=tile.threads, **defines,
     )  # fmt: skip
+
+
+def backward_x(g, y, w, x_shape, stride, pads, groups, tile=None):
+    """Return dx (C,H,W,N) from g (F,OH,OW,N), which goes through ReLU where y is its output (else None)."""
+    xp = xp_of(g)
+    g, w = map(xp.ascontiguousarray, (g, w))
+    F, C, KH, KW = w.shape
+    F //= groups
+    _, H, W, N = x_shape
+    _, OH, OW, _ = g.shape
+    dx = empty(xp, x_shape, g.dtype)
+    tile = tile or choose_tile(C, g.itemsize)
+    defines = {"V": images(N, g, dx, g if y is None else y), **tile._asdict()}
+    for a, b in itertools.product(range(stride), repeat=2):
+        # the taps a, a+s, … of the kernel's rows and b, b+s, … of its columns meet these pixels:
+        rows, columns = range((a - pads[0]) % stride, H, stride), range((b - pads[2]) % stride, W, stride)
+        if not rows or not columns:
+            continue
+        TH, TW = len(range(a, KH, stride)), len(range(b, KW, stride))
+        if not TH * TW:
+            dx[:, rows[0] :: stride, columns[0] :: stride] = 0  # between the windows
+            continue
+        last = (a + stride * (TH - 1)) * KW + b + stride * (TW - 1)  # the taps are read backwards: turned
+        strides = (F * C * KH * KW, KH * KW, -stride * KW, -stride, C * KH * KW)
+        weights = _laid_out(w, tile, defines, groups, C, F, TH, TW, last, strides)
+        top, left = TH - 1 - (rows[0] + pads[0] - a) // stride, TW - 1 - (columns[0] + pads[2] - b) // stride
+        pixels = len(rows) * len(columns)
+        launch(
+            "conv.conv_backward_x", _grid(tile, pixels * N, C, groups), g, g if y is None else y, weights, dx,
+            F, OH, OW, N, C, TH, TW, len(rows), len(columns), top, left, y is not None,
+            H, W, stride, rows[0], columns[0],
+            nbytes=((1 if y is None else 2) * g.nbytes + w.nbytes) // stride**2
+            + dx.nbytes // (H * W) * pixels,
+            flop=2 * pixels * N * groups * C * F * TH * TW,
+            block=tile.threads, **defines,
+        )  # fmt: skip
+    return dx
+
+
+def backward_w(g, y, x, w_shape, stride, pads, groups, tile=None, chunks=None):
+    """Return (dw, db) from g (F,OH,OW,N), which goes through ReLU where y is its output (else None)."""
+    xp = xp_of(g)
+    g, x = map(xp.ascontiguousarray, (g, x))
+    F, C, KH, KW = w_shape
+    K = C * KH * KW
+    _, H, W, N = x.shape
+    _, OH, OW, _ = g.shape
+    columns = OH * OW * N
+    tile = tile or choose_tile(F // groups, g.itemsize)
+    x_tiles, y_tiles, _ = _grid(tile, K, F // groups, groups)
+    sums = F * (K + 1) * g.itemsize
+    chunks = chunks or _chunks(xp, x_tiles // tile.threads * y_tiles * groups, columns, sums, tile)
+    per = -(-columns // (chunks * tile.TK)) * tile.TK
+    chunks = -(-columns // per)
+    defines = {"V": images(N, g, x, g if y is None else y), **tile._asdict()}
+    part = empty(xp, (chunks, F, K + 1), g.dtype)
+    dw, db = empty(xp, w_shape, g.dtype), empty(xp, (F,), g.dtype)
+    launch(
+        "conv_weights.conv_backward_w", (x_tiles, y_tiles, groups * chunks),
+        g, g if y is None else y, x, part, C, H, W, N, F // groups, KH, KW, OH, OW,
+        stride, pads[0], pads[2], y is not None, groups, per,
+        nbytes=(1 if y is None else 2) * g.nbytes + x.nbytes + dw.nbytes + db.nbytes,
+        flop=2 * columns * F * K,
+        block=tile.threads, **defines,
+    )  # fmt: skip
+    launch(
+        "conv_weights.add_chunks", (K + 1, F), part, dw, db, F, K, chunks,
+        nbytes=2 * (dw.nbytes + db.nbytes), **defines,
+    )  # fmt: skip
+    return dw, db
+
+
+def _grid(tile, columns, filters, groups):
+    """Threads along x, y, z: a block for each tile."""
+    return -(-columns // tile.TN) * tile.threads, -(-filters // tile.TF), groups
+
+
+def _laid_out(w, tile, defines, groups, F, C, KH, KW, first, strides):
+    """The weights as the products read them: conv.cu, lay_out_weights."""
+    terms = -(-C * KH * KW // tile.TK) * tile.TK
+    tiles = -(-F // tile.TF)
+    out = empty(xp_of(w), (groups, tiles, terms, tile.TF), w.dtype)
+    launch(
+        "conv.lay_out_weights", (terms * tile.TF, tiles, groups), w, out,
+        F, C, KH, KW, terms, first, *strides,
+        nbytes=2 * groups * F * C * KH * KW * w.itemsize, **defines,
+    )  # fmt: skip
+    return out
+
+
+def _chunks(xp, tiles, columns, sums, tile):
+    """Into how many chunks to cut the columns, for equal work on all multiprocessors; sums: bytes of each."""
+    blocks = tile.BLOCKS * _multiprocessors(xp, xp.cuda.runtime.getDevice())
+    most = max(1, min(4 * blocks // tiles, columns // (32 * tile.TK), SCRATCH_BYTES // sums))
+    return min(range(1, most + 1), key=lambda n: -(-tiles * n // blocks) / n)
+
+
+@functools.cache
+def _multiprocessors(xp, device):
+    return xp.cuda.runtime.getDeviceProperties(device)["multiProcessorCount"]

@@ -1,0 +1,87 @@
+"""The shape of the house: what may import what, and how large the core is."""
+
+import ast
+import io
+import tokenize
+from pathlib import Path
+
+import pytest
+
+import tinyalex
+
+ROOT = Path(tinyalex.__file__).parent
+FLOORS = [  # each imports from its own floor and those above it in this list
+    {"errors"},
+    {"fields", "files", "memory"},
+    {"devices"},
+    {"ops", "comm"},
+    {"nn"},
+    {"models", "optim", "evaluate", "gradcheck", "train"},  # the core ends here
+    {"data"},
+    {"exchange", "runs"},
+    {"look"},
+    {"measure"},
+    {"lessons"},
+    {"cli"},
+    {"__init__", "__main__"},
+]
+CORE = set().union(*FLOORS[:6])
+MOST_LINES = 2500  # of code in the core: without kernels, docstrings, comments and blank lines
+
+
+def room(path):
+    """The file or folder of the package's top level that a file lies in."""
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def sources():
+    return sorted(path for path in ROOT.rglob("*.py"))
+
+
+def floor_of(name):
+    return next(i for i, floor in enumerate(FLOORS) if name in floor)
+
+
+def imports(path):
+    """(line, room) of each import of the package's own modules, wherever in the file it stands."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "tinyalex":
+            parts = node.module.split(".")[1:]
+            for alias in node.names:
+                yield node.lineno, (*parts, alias.name)[0]
+
+
+def test_every_file_has_its_floor():
+    assert {room(path) for path in sources()} == set().union(*FLOORS)
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_arrows_go_one_way(path):
+    """A module imports from its own floor or a lower one; `__version__` is everybody's."""
+    mine = floor_of(room(path))
+    upward = [
+        f"line {line}: {other}"
+        for line, other in imports(path)
+        if other != "__version__" and floor_of(other) > mine
+    ]
+    assert not upward
+
+
+def test_the_core_is_small():
+    assert sum(code_lines(path) for path in sources() if room(path) in CORE) <= MOST_LINES
+
+
+def code_lines(path):
+    """Lines with code on them: no docstrings, comments or blank lines."""
+    text = path.read_text(encoding="utf-8")
+    lines = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in (
+            tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT,
+            tokenize.ENDMARKER,
+        ):  # fmt: skip
+            lines.update(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, False):
+            lines.difference_update(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    return len(lines)

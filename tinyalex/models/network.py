@@ -1,0 +1,124 @@
+"""A network as data: the size of its input and a list of layers, which JSON can hold.
+
+That is how a network lies in a checkpoint, and the form in which networks go out and come in as ONNX
+(`tinyalex.exchange`).  In JSON:
+
+    {"input": [3, 224, 224],
+     "layers": [{"kind": "Conv2d", "name": "conv1", "filters": 96, "kernel": 11, "stride": 4, …}, …]}
+
+JSON is read, never run.  Sizes beyond what a layer can reasonably have are refused.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from tinyalex.comm import Comm
+from tinyalex.errors import ArgumentError, DataError
+from tinyalex.nn import KINDS, Conv2d, Layer, Linear, Placed, Sequential, named, plan
+
+MOST_NUMBERS = 1 << 28  # in a layer's output for one image, 1 GiB: larger ones are refused
+MOST_PADDING = 1 << 12
+
+
+class Network(NamedTuple):
+    """layers: a list of `tinyalex.nn`'s, one after the other.  input: the shape of one image, (C, H, W).
+
+    Every rank is given the whole input; what comes out is the same on every rank.
+    """
+
+    layers: list[Layer]
+    input: tuple[int, ...]
+
+    def build(
+        self, comm: Comm | None = None, rng: np.random.Generator | None = None, dtype=np.float32
+    ) -> Sequential:
+        """Return the `Sequential` on this rank of comm; rng draws starting weights and dropout masks."""
+        return Sequential(self.layers, self.input, comm, rng, dtype)
+
+    def plan(self, ranks: int = 1) -> list[Placed]:
+        """Return its layers laid out on so many ranks, a list of `tinyalex.nn.Placed`.
+
+        Raises ArgumentError, naming the layer, where the list does not fit together, or sizes are beyond
+        reason.
+        """
+        placed = plan(self.layers, self.input, ranks)
+        for layer, _, y, _, _ in placed:
+            if max(np.ravel(getattr(layer, "pad", 0))) > MOST_PADDING:
+                raise layer.error(f"expected padding ≤ {MOST_PADDING}, found {layer.pad}")
+            if math.prod(y) > MOST_NUMBERS:
+                raise layer.error(f"its output {y} is larger than {MOST_NUMBERS:,} numbers")
+        return placed
+
+    def sizes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of every parameter by name: "conv1.w", …"""
+        return {
+            f"{place.layer.name}.{key}": size
+            for place in self.plan()
+            for key, size in place.layer.sizes(place.x).items()
+        }
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """The shape that comes out; (classes,) of a classifier."""
+        return self.plan()[-1].y
+
+    @property
+    def most_ranks(self) -> int:
+        """How many ranks can share it, one a tower: as many as every group divides into; 1 without towers."""
+        groups = [x.groups for x in self.layers if isinstance(x, Conv2d) and x.groups > 1]
+        rows = [x.filters for x in self.layers if isinstance(x, Conv2d)]
+        rows += [x.features for x in self.layers if isinstance(x, Linear)]
+        most = math.gcd(*groups, *rows) if groups else 1
+        small = [n for n in range(1, math.isqrt(most) + 1) if most % n == 0]
+        for ranks in sorted({*small, *(most // n for n in small)}, reverse=True):
+            try:
+                self.plan(ranks)
+                return ranks
+            except ArgumentError:
+                continue
+        return 1
+
+    def named(self) -> "Network":
+        """Return the network with a name for each layer."""
+        return self._replace(layers=named(self.layers))
+
+    def to_json(self) -> dict:
+        """Return a dict of JSON's own types."""
+        return {"input": list(self.input), "layers": [_entry(layer) for layer in named(self.layers)]}
+
+    @classmethod
+    def from_json(cls, entry: dict) -> "Network":
+        """Undo `to_json`; DataError, naming the layer, for what is no network that can be built."""
+        if not isinstance(entry, dict) or set(entry) != {"input", "layers"}:
+            found = sorted(map(str, entry)) if isinstance(entry, dict) else type(entry).__name__
+            raise DataError(f"network: expected input and layers, found {str(found)[:80]}")
+        shape, entries = entry["input"], entry["layers"]
+        fits = isinstance(shape, list) and len(shape) == 3 and all(type(n) is int and n > 0 for n in shape)
+        if not fits or math.prod(shape) > MOST_NUMBERS:
+            raise DataError(f"input: expected three sizes (C, H, W), found {str(shape)[:80]}")
+        if not isinstance(entries, list) or not entries:
+            raise DataError(f"layers: expected a list of layers, found {type(entries).__name__}")
+        try:
+            network = cls([_layer(one) for one in entries], tuple(shape))
+            network.plan()
+        except ArgumentError as error:
+            raise DataError(str(error)) from error
+        return network
+
+
+def _entry(layer):
+    return {"kind": type(layer).__name__, "name": layer.name, **layer.data()}
+
+
+def _layer(entry):
+    kind = KINDS.get(str(entry.get("kind"))) if isinstance(entry, dict) else None
+    if kind is None:
+        raise DataError(f"layers: expected one of the kinds {', '.join(KINDS)}, found {str(entry)[:80]}")
+    try:
+        return kind(**{key: value for key, value in entry.items() if key != "kind"})
+    except ArgumentError as error:
+        raise DataError(f"layers: {error}") from error
+    except TypeError as error:
+        raise DataError(f"layers: {str(entry.get('name'))[:40]}: {error}") from error

@@ -1,0 +1,237 @@
+"""Every operation as its formula reads, whole arrays at a time: what to step through, and what to check with.
+
+The names, arguments, errors and caches are those of the fast operations beside it (`conv`, `pool`, `lrn`, …),
+where the formulas are derived; the results differ by rounding.  For arrays of NumPy and of CuPy, without
+blocks and without kernels of ours.  `tinyalex.ops.plain_ops` has a network run on these.
+"""
+
+import math
+
+import numpy as np
+
+from tinyalex.ops import dropout
+from tinyalex.ops.checks import check_dy, same_dtype, xp_of
+from tinyalex.ops.conv import ConvCache, check_conv2d, conv2d_shape
+from tinyalex.ops.dropout import DropoutCache, dropout_scale
+from tinyalex.ops.linear import LinearCache, check_linear
+from tinyalex.ops.lrn import NormCache, check_norm
+from tinyalex.ops.pool import AvgPoolCache, MaxPoolCache, pool_geometry
+from tinyalex.ops.softmax import LossCache, check_labels
+from tinyalex.ops.windows import four_pads, output_size
+
+
+def im2col(x, kh, kw, stride=1, pad=0, fill=0):
+    """Lay every window of x (C,H,W,N), padded with `fill`, out as a column.
+
+    Returns (C·KH·KW, OH·OW·N): rows in the order c, p, q, columns in the order i, j, n.
+    """
+    pt, pb, pl, pr = four_pads(pad)
+    C, H, W, N = x.shape
+    oh = output_size(H, kh, stride, pt, pb, "im2col")
+    ow = output_size(W, kw, stride, pl, pr, "im2col")
+    padded = xp_of(x).pad(x, ((0, 0), (pt, pb), (pl, pr), (0, 0)), constant_values=fill)
+    cols = xp_of(x).empty((C, kh, kw, oh, ow, N), x.dtype)
+    for p in range(kh):
+        for q in range(kw):
+            cols[:, p, q] = padded[:, p : p + oh * stride : stride, q : q + ow * stride : stride]
+    return cols.reshape(C * kh * kw, oh * ow * N)
+
+
+def col2im(cols, x_shape, kh, kw, stride=1, pad=0):
+    """Add every column back where im2col copied it from: im2col's transpose.
+
+    cols: (C·KH·KW, OH·OW·N).  Returns (C,H,W,N) = x_shape.
+    """
+    pt, pb, pl, pr = four_pads(pad)
+    C, H, W, N = x_shape
+    oh = output_size(H, kh, stride, pt, pb, "col2im")
+    ow = output_size(W, kw, stride, pl, pr, "col2im")
+    cols = cols.reshape(C, kh, kw, oh, ow, N)
+    padded = xp_of(cols).zeros((C, H + pt + pb, W + pl + pr, N), cols.dtype)
+    for p in range(kh):  # within one (p,q) no two windows touch the same pixel, so += is a sum over windows
+        for q in range(kw):
+            padded[:, p : p + oh * stride : stride, q : q + ow * stride : stride] += cols[:, p, q]
+    return padded[:, pt : pt + H, pl : pl + W]
+
+
+def conv2d_forward(x, w, b, stride=1, pad=0, groups=1, activation=None):
+    """y = activation(W cols + b), with a W and columns of its own for each group."""
+    pads = check_conv2d(x, w, b, stride, pad, groups)
+    W = w.reshape(groups, len(w) // groups, -1)  # (g, F/g, C/g·KH·KW)
+    cols = im2col(x, *w.shape[2:], stride, pads).reshape(groups, W.shape[2], -1)  # (g, C/g·KH·KW, OH·OW·N)
+    y = (W @ cols).reshape(conv2d_shape(x, w, stride, pads)) + b[:, None, None, None]
+    if activation:
+        y, _ = activation.forward(y)
+    return y, ConvCache(x, w, y if activation else None, stride, pads, groups, activation)
+
+
+def conv2d_backward(dy, cache, need_dx=True):
+    """db = Σ g,  dW = g colsᵀ,  dx = col2im(Wᵀ g).  The columns are made again: to keep them takes memory."""
+    x, w, y, stride, pads, groups, activation = cache
+    check_dy("conv2d backward", dy, conv2d_shape(x, w, stride, pads), x.dtype)
+    g = activation.backward(dy, y) if activation else dy
+    W, G = w.reshape(groups, len(w) // groups, -1), g.reshape(groups, len(w) // groups, -1)
+    cols = im2col(x, *w.shape[2:], stride, pads).reshape(groups, W.shape[2], -1)
+    dw, db = (G @ cols.swapaxes(1, 2)).reshape(w.shape), g.sum(axis=(1, 2, 3))
+    if not need_dx:
+        return None, dw, db
+    dcols = (W.swapaxes(1, 2) @ G).reshape(groups * W.shape[2], -1)  # (C·KH·KW, OH·OW·N)
+    return col2im(dcols, x.shape, *w.shape[2:], stride, pads), dw, db
+
+
+def linear_forward(x, w, b, activation=None):
+    """y = activation(W x + b)."""
+    check_linear(x, w, b)
+    y = w @ x + b[:, None]
+    if activation:
+        y, _ = activation.forward(y)
+    return y, LinearCache(x, w, y if activation else None, activation)
+
+
+def linear_backward(dy, cache):
+    """dx = Wᵀ g,  dW = g xᵀ,  db = Σ g."""
+    x, w, y, activation = cache
+    check_dy("linear backward", dy, (len(w), x.shape[1]), x.dtype)
+    g = activation.backward(dy, y) if activation else dy
+    return w.T @ g, g @ x.T, g.sum(axis=1)
+
+
+def _pooling(what, x, z, s, pad, ceil):
+    """Return y's (OH, OW) and the pads with which im2col's windows are the pooling's, overhang included."""
+    (pt, _, pl, _), OH, OW = pool_geometry(what, x, z, s, pad, ceil)
+    _, H, W, _ = x.shape
+    return (OH, OW), (pt, max(0, (OH - 1) * s + z - H - pt), pl, max(0, (OW - 1) * s + z - W - pl))
+
+
+def _pixels(x, size, z, s, pads, fill):
+    """Return the pixels of each window of (OH, OW), in reading order: (C, z·z, OH, OW, N)."""
+    return im2col(x, z, z, s, pads, fill).reshape(len(x), z * z, *size, x.shape[3])
+
+
+def max_pool_forward(x, z, s, pad=0, ceil=True):
+    """y = the largest pixel of each window; padding counts as −∞."""
+    size, pads = _pooling("max_pool", x, z, s, pad, ceil)
+    y = _pixels(x, size, z, s, pads, fill=-math.inf).max(axis=1)
+    return y, MaxPoolCache(x, y, z, s, pads)
+
+
+def max_pool_backward(dy, cache):
+    """dy goes to the largest pixel of its window: among equals to the first, in reading order."""
+    x, y, z, s, pads = cache
+    xp = xp_of(dy, x)
+    check_dy("max_pool backward", dy, y.shape, x.dtype)
+    winner = _pixels(x, y.shape[1:3], z, s, pads, fill=-math.inf).argmax(axis=1)
+    won = xp.arange(z * z)[:, None, None, None] == winner[:, None]  # (C, z·z, OH, OW, N)
+    return col2im(xp.where(won, dy[:, None], dy.dtype.type(0)), x.shape, z, z, s, pads)
+
+
+def _count(xp, cache):
+    """Return how many real pixels each window has: (1, OH, OW, 1)."""
+    (_, H, W, _), (_, *size, _), dtype, z, s, pads = cache
+    return _pixels(xp.ones((1, H, W, 1), dtype), size, z, s, pads, fill=0).sum(axis=1)
+
+
+def avg_pool_forward(x, z, s, pad=0, ceil=True):
+    """y = the sum of each window's real pixels / how many they are."""
+    size, pads = _pooling("avg_pool", x, z, s, pad, ceil)
+    total = _pixels(x, size, z, s, pads, fill=0).sum(axis=1)
+    cache = AvgPoolCache(x.shape, total.shape, x.dtype, z, s, pads)
+    return total / _count(xp_of(x), cache), cache
+
+
+def avg_pool_backward(dy, cache):
+    """dy goes in equal shares to the real pixels of its window."""
+    x_shape, y_shape, dtype, z, s, pads = cache
+    xp = xp_of(dy)
+    check_dy("avg_pool backward", dy, y_shape, dtype)
+    return col2im(xp.stack([dy / _count(xp, cache)] * z**2, axis=1), x_shape, z, z, s, pads)
+
+
+def _window_sum(p, n, before, axis):
+    """out[i] = Σ p[j] for j from i − before to i − before + n − 1 along an axis, cut off at the ends."""
+    pads = [(before, n - 1 - before) if i == axis else (0, 0) for i in range(p.ndim)]
+    padded = xp_of(p).pad(p, pads).swapaxes(0, axis)
+    return sum(padded[d : d + p.shape[axis]] for d in range(n)).swapaxes(0, axis)
+
+
+def _across_maps(p, n, before, groups):
+    return _window_sum(p.reshape(groups, -1, *p.shape[1:]), n, before, 1).reshape(p.shape)
+
+
+def _within_map(p, n, before, groups):
+    return _window_sum(_window_sum(p, n, before, 1), n, before, 2)
+
+
+def _norm_forward(x, n, k, a, beta, groups, window_sum):
+    s = k + a * window_sum(x * x, n, n // 2, groups)
+    return x / s**beta, NormCache(x, s, n, a, beta, groups)
+
+
+def _norm_backward(what, dy, cache, window_sum):
+    x, s, n, a, beta, groups = cache
+    check_dy(f"{what} backward", dy, x.shape, x.dtype)
+    crossed = window_sum(dy * x / s ** (beta + 1), n, n - 1 - n // 2, groups)  # the transposed window
+    return dy / s**beta - 2 * a * beta * x * crossed
+
+
+def lrn_forward(x, n=5, k=2.0, alpha=1e-4, beta=0.75, alpha_over_n=False, groups=1):
+    """y = x / s^β,  s = k + a Σ x²  over n maps."""
+    check_norm("lrn", x, n, groups)
+    return _norm_forward(x, n, k, alpha / n if alpha_over_n else alpha, beta, groups, _across_maps)
+
+
+def lrn_backward(dy, cache):
+    """dx_i = g_i s_i^−β − 2 a β x_i Σ_{j: i ∈ win(j)} g_j x_j s_j^(−β−1)."""
+    return _norm_backward("lrn", dy, cache, _across_maps)
+
+
+def same_map_norm_forward(x, n=5, k=1.0, alpha=1e-3, beta=0.75):
+    """y = x / s^β,  s = k + α/n² Σ x²  over n×n pixels of the same map."""
+    check_norm("same_map_norm", x, n)
+    return _norm_forward(x, n, k, alpha / n**2, beta, 1, _within_map)
+
+
+def same_map_norm_backward(dy, cache):
+    """As lrn_backward, over n×n pixels."""
+    return _norm_backward("same_map_norm", dy, cache, _within_map)
+
+
+def dropout_mask(rng, shape, keep=0.5, xp=np, first=0):
+    """The host's mask, copied to where xp's arrays are."""
+    return xp.asarray(dropout.dropout_mask(rng, shape, keep, np, first))
+
+
+def dropout_forward(x, mask, keep=0.5, train=True, inverted=False):
+    """y = x · mask · scale; without training y = x · scale."""
+    scale = dropout_scale(x, mask, keep, train, inverted)
+    cache = DropoutCache(mask if train else None, scale, x.shape, x.dtype)
+    return dropout_backward(x, cache), cache
+
+
+def dropout_backward(dy, cache):
+    """dx = dy · mask · scale."""
+    mask, scale, shape, dtype = cache
+    check_dy("dropout backward", dy, shape, dtype)
+    return dy * scale if mask is None else dy * mask * scale
+
+
+def softmax_loss_forward(logits, labels, total=None):
+    """Loss = −Σ_n log p[label_n, n] / total,  log p = z − log Σ exp z."""
+    xp = xp_of(logits, labels)
+    same_dtype("softmax_loss", logits=logits)
+    check_labels("softmax_loss", logits, labels)
+    total = logits.shape[1] if total is None else total
+    z = logits - logits.max(axis=0)
+    log_p = z - xp.log(xp.exp(z).sum(axis=0))
+    loss = -xp.where(_onehot(logits, labels), log_p, logits.dtype.type(0)).sum() / logits.dtype.type(total)
+    return loss, LossCache(xp.exp(log_p), labels, total)
+
+
+def softmax_loss_backward(cache):
+    """dlogits = (p − onehot) / total."""
+    p, labels, total = cache
+    return (p - _onehot(p, labels)) / total
+
+
+def _onehot(scores, labels):
+    return xp_of(scores, labels).arange(len(scores))[:, None] == labels

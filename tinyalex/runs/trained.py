@@ -1,0 +1,128 @@
+"""Networks that have learned: read from a checkpoint, with what they need to look at pictures."""
+
+import contextlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from tinyalex.data import Images, augment
+from tinyalex.data.loader import Batch, Loader
+from tinyalex.data.pictures import read_picture
+from tinyalex.data.preprocessing import KNOWN, Pictures
+from tinyalex.errors import DataError
+from tinyalex.runs import checkpoint
+from tinyalex.runs.saved import load_network, mean_picture, open_network
+
+BATCH = 32  # pictures at a time through an imported network
+
+
+class Trained(NamedTuple):
+    """A network read from a checkpoint, with what it needs to look at pictures."""
+
+    net: object
+    settings: object  # of the run, None for an imported network
+    mean: np.ndarray  # (3, S, S) for pictures of side S, or (3,)
+    classes: tuple
+    pictures: Pictures | None = None  # of an imported network
+
+
+def load(comm, path):
+    """Read a network, of a run or imported, on this rank of comm.  Raises DataError if the file has none."""
+    saved = open_network(path)
+    if saved.settings is None and saved.pictures is None:
+        raise DataError(
+            f"{path}: expected a run, or an imported network whose pictures are stated: "
+            f"import it again with --pictures, one of {', '.join(KNOWN)}, or a file"
+        )
+    arrays, _ = checkpoint.load(path)
+    net = load_network(comm, path, saved, arrays)
+    classes, count = saved.classes, saved.network.outputs[0]
+    if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes) or len(classes) != count:
+        raise DataError(f"{path}: classes: expected {count} names, found {str(classes)[:80]}")
+    if saved.pictures:
+        return Trained(net, None, saved.pictures.rgb_mean, tuple(classes), saved.pictures)
+    return Trained(net, saved.settings, mean_picture(path, arrays), tuple(classes))
+
+
+@contextlib.contextmanager
+def view_loader(comm, trained, source, views):
+    """Yield the batches of a source's test views on rank 0, None on the other ranks.
+
+    All views of a batch together are no more pictures than a batch of training, or those of one picture.
+    For an imported network smaller pictures are enlarged.  Raises DataError for pictures of another side.
+    """
+    if comm.rank:
+        yield None
+        return
+    settings, pictures, wanted = trained.settings, trained.pictures, _side(trained)
+    side = source.images.shape[1] if isinstance(source, Images) else source.size
+    if side > wanted or (side < wanted and not pictures):
+        raise DataError(
+            f"pictures of {side} pixels, the network was trained on {wanted}: prepare with --size {wanted}"
+        )
+    if pictures:
+        batch, augmentation = BATCH, augment.PLAIN._replace(crop=pictures.crop)
+        upscale = wanted if side < wanted else None
+    else:
+        batch, augmentation, upscale = settings.recipe.batch, settings.recipe.augmentation, settings.upscale
+    batch = max(1, batch // 10) if views == 10 else batch
+    with Loader(
+        source, batch, augmentation, train=False, mean=trained.mean, views=views, upscale=upscale
+    ) as loader:
+        yield _Adapted(loader, pictures) if pictures else loader
+
+
+def _side(trained):
+    """Of the pictures, before a crop is cut, that a network was trained on."""
+    return trained.pictures.resize if trained.pictures else trained.mean.shape[-1]
+
+
+class _Adapted:
+    """A Loader's batches as an imported network wants to see them."""
+
+    def __init__(self, loader, pictures):
+        self.loader, self.pictures, self.labels = loader, pictures, loader.labels
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        images, labels = next(self.loader)
+        adapt = self.pictures.adapt
+        return Batch([adapt(view) for view in images] if isinstance(images, list) else adapt(images), labels)
+
+
+def array_loader(comm, trained, pictures, views):
+    """As `view_loader`, for pictures uint8 (3, S, S, N) without labels (they read 0)."""
+    labels = np.zeros(pictures.shape[-1], np.int64)
+    return view_loader(comm, trained, Images(pictures, labels, trained.classes), views)
+
+
+def picture_loader(comm, trained, paths, views):
+    """As `view_loader`, for picture files: shorter side to S, middle S × S, S as in the training data.
+
+    Raises DataError for a file that cannot be read.
+    """
+    pictures = []
+    for path in paths:
+        try:
+            pictures.append(read_picture(Path(path).read_bytes(), _side(trained)))
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever a decoder makes of a damaged file
+            raise DataError(f"{path}: expected a picture: {error}") from error
+    return array_loader(comm, trained, np.stack(pictures, axis=-1), views)
+
+
+def some_pictures(source, count, seed=0):
+    """Choose pictures of a source at random: (uint8 (3, S, S, count), labels (count,))."""
+    chosen = np.random.default_rng(seed).permutation(len(source.labels))[:count]
+    return pictures_at(source, chosen), np.asarray(source.labels)[chosen]
+
+
+def pictures_at(source, indices):
+    """Return some pictures of a source (Shards or Images), uint8 (3, S, S, len(indices))."""
+    if isinstance(source, Images):
+        return source.images[..., indices]
+    return np.stack([source[i] for i in indices], axis=-1)
