@@ -20,6 +20,8 @@ To write or change a lesson:
    so that later cells use the learner's function once it is right, and the solution until then.
 3. tinyalex/lessons/holes/lessonNN.py holds the solution of each hole under the same name, signature and
    docstring, with its cases, hints and at least three wrong answers: see `checks`.
+   `python -m tinyalex.lessons.mutants NAME` tries some hundred more wrong ones on its check, and at least
+   three right ones in other styles stand in tests/right_answers.py.
    A broken function to expose (`kill`) is such a cell too; its solution stands in `kill`.
 4. Numbers in the prose are asserted in the next cell.  Sizes are all different.  A picture of every array
    that matters, a `step_through`, something to break on purpose, three questions, what comes next.  A cell

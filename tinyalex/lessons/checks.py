@@ -389,7 +389,8 @@ def _array_difference(found, expected):
     if a.shape != b.shape:
         return _other_shape(a, b)
     if isinstance(expected, np.ndarray) and b.dtype.kind in "fu" and a.dtype != b.dtype:
-        return f"dtype: expected {b.dtype}, found {a.dtype}."
+        stays = "  What comes in as float32 goes out as float32." if b.dtype == np.float32 else ""
+        return f"dtype: expected {b.dtype}, found {a.dtype}.{stays}"
     if isinstance(expected, np.ndarray) and b.dtype.kind == "i" and a.dtype.kind not in "iu":
         return f"dtype: expected whole numbers, {b.dtype}; found {a.dtype}."
     return "" if close(a, b).all() else _WORST

@@ -105,8 +105,8 @@ class Look:
 
     def letter(self, name, axis, ndim):
         """The letter of an axis, "" if the docstring does not tell."""
-        letters = self.axes.get(name, ())
-        return letters[axis] if len(letters) == ndim else ""
+        letters = self.axes.get(name) or self.axes.get("arrays", ())  # "All arrays (C,H,W,N)"
+        return letters[axis] if len(letters) == ndim and not letters[axis].isdigit() else ""
 
     def axis(self, axis, ndim, name=None):
         """How an axis is called: "axis 3 (N)"."""
@@ -447,7 +447,8 @@ def _other(value, rng, at=slice(None)):
     if isinstance(value, np.ndarray) and value.dtype.kind in "fub":
         new = value.copy()
         if value.dtype.kind == "f":
-            new[at] += 1.5 + rng.random(new[at].shape).astype(value.dtype)
+            large = 1 + 2 * np.abs(value).max()  # so that it becomes the maximum of its window
+            new[at] += (large * (1 + rng.random(new[at].shape))).astype(value.dtype)
         elif value.dtype.kind == "u":
             new[at] += rng.integers(20, 200, new[at].shape, dtype=value.dtype)
         else:
@@ -583,24 +584,31 @@ def _special(look):
                 return (
                     f"where {name}(x) is 2·x.sum() it must be {right.flat[0]:.6g} everywhere, and it is not."
                 )
-        if _dtype(value) not in ("float64", "float", "bool") or isinstance(value, bool):
-            continue
-        for number in (0, 1):
-            special = np.full_like(value, number) if isinstance(value, np.ndarray) else float(number)
-            try:
-                mine, right = _calls(look, trial, k, special)
-            except Exception:
-                continue
-            if not np.isfinite(right).all() or same(mine, right):
-                continue
-            where = f"where {name} is {number}{' everywhere' if np.ndim(value) else ''}"
-            if not right.any():
-                return f"{where}, it must be 0, and it is not."
-            for other, a in zip(look.parameters, trial.args, strict=True):
-                if other != name and isinstance(a, np.ndarray) and a.dtype.kind == "f" and same(right, a):
-                    return f"{where}, it must be {other} itself, and it is not."
-            if same(right, right.flat[0] * np.ones_like(right)):
-                return f"{where}, it must be {right.flat[0]:.6g}, and it is not."
+    told = [_where_it_is(look, trial, k, number) for number in (0, 1) for k in range(len(trial.args))]
+    told.sort(key=lambda text: "itself" not in text and "must be 0," not in text)  # the telling ones first
+    return next(filter(None, told), "")
+
+
+def _where_it_is(look, trial, k, number):
+    """Say what must come out where argument k is that number, if it does not, and is simple to say."""
+    name, value = look.parameters[k], trial.args[k]
+    if _dtype(value) not in ("float64", "float"):
+        return ""
+    try:
+        special = np.full_like(value, number) if isinstance(value, np.ndarray) else float(number)
+        mine, right = _calls(look, trial, k, special)
+    except Exception:
+        return ""
+    if not np.isfinite(right).all() or same(mine, right):
+        return ""
+    where = f"where {name} is {number}{' everywhere' if np.ndim(value) else ''}"
+    if not right.any():
+        return f"{where}, it must be 0, and it is not."
+    for other, a in zip(look.parameters, trial.args, strict=True):
+        if other != name and isinstance(a, np.ndarray) and a.dtype.kind == "f" and same(right, a):
+            return f"{where}, it must be {other} itself, and it is not."
+    if same(right, np.full_like(right, right.flat[0])):
+        return f"{where}, it must be {right.flat[0]:.6g}, and it is not."
     return ""
 
 

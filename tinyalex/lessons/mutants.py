@@ -50,8 +50,8 @@ def holes():
     return {name: hole for number in LESSONS for name, hole in checks.holes_of(number).items()}
 
 
-def mutants(hole, rng):
-    """Return the variants of a hole's solution: all with one change, and of a short one some with two."""
+def mutants(hole, rng, pairs=PAIRS):
+    """Return the variants of a hole's solution: all with one change, and of a short one `pairs` with two."""
     cases = hole.cases(np.random.default_rng(0))
     names = list(inspect.signature(hole.solution).parameters)
     arrays = [n for k, n in enumerate(names) if all(isinstance(case[k], np.ndarray) for case in cases)]
@@ -64,7 +64,7 @@ def mutants(hole, rng):
     equivalent = EQUIVALENT.get(hole.name, {})
     changed = [v for v in variants(hole.source) if (v.line, v.what) not in equivalent]
     twice = {}
-    for k in rng.permutation(len(changed))[:PAIRS]:
+    for k in rng.permutation(len(changed))[:pairs]:
         first = changed[k]
         further = list(variants(first.source))
         second = further[rng.integers(len(further))]
@@ -90,7 +90,7 @@ def verdict(hole, variant, look_up=False):
 def row(name, share=1.0):
     """Return the Row of a hole; share: of its mutants, drawn."""
     hole, rng = holes()[name], np.random.default_rng(2012)
-    every = [v for v in mutants(hole, rng) if rng.random() < share]
+    every = [v for v in mutants(hole, rng, round(share * PAIRS)) if rng.random() < share or "; " in v.what]
     found = [(v, verdict(hole, v)) for v in every]
     rejected = [verdict for _, verdict in found if verdict.state == checks.WRONG]
     survivors = [(v.line, v.what) for v, verdict in found if verdict.state == checks.PASSED]
@@ -111,6 +111,7 @@ _MARGIN = "a larger margin at the bottom and right stays 0 and is cut off"
 _SYMMETRIC = "the two may be exchanged"
 _PAST_THE_END = "a slice that ends behind the last channel ends at the last channel"
 _ONE_SHAPE = "dy, x and s have one shape, and only the shape or the length is used"
+_UNDONE = "the second change undoes the first"
 _PER_QUERY = "the same number for all pictures of the database: it does not change their order"
 EQUIVALENT = {
     "numeric_gradient": {
@@ -145,7 +146,8 @@ EQUIVALENT = {
         ("x", "1 is 2"): _FREE,
         ("x", "the two sides of `-` are exchanged"): "the sign of x comes in twice",
     },
-    "grouped": {},
+    "linear_gradients": {("dx", "a transpose is too many; dx: a transpose is too many"): _UNDONE},
+    "cut": {("window", "a slice begins one earlier; window: a slice begins one later"): _UNDONE},
     "on_two_ranks": {
         ("(mine1, mine2)", "`dy` stands for `w2`"): "dy and w2 have the same number of rows",
         ("h", "two arguments of `maximum` are exchanged"): _SYMMETRIC,
@@ -170,7 +172,10 @@ EQUIVALENT = {
             "2 is 1",
         )
     },
-    "row_columns": {("copied", "two arguments of `shares_memory` are exchanged"): _SYMMETRIC},
+    "row_columns": {
+        ("copied", "two arguments of `shares_memory` are exchanged"): _SYMMETRIC,
+        ("cols", "a slice ends one earlier; cols: a slice ends one later"): _UNDONE,
+    },
     "bias_relu": {("memory[place]", "two arguments of `max` are exchanged"): _SYMMETRIC},
 }
 
