@@ -243,7 +243,10 @@ def train(activation, rate, epochs):
     optimizer, batches = SGD(model, rate), InMemory(pictures, batch=20)
     errors = []
     for _ in range(epochs):
-        steps = [train_step(model, optimizer, images, labels) for images, labels in batches.epoch(rng)]
+        steps = [
+            train_step(model, optimizer, images, labels)
+            for images, labels in batches.epoch(rng)
+        ]
         errors.append(np.mean([step.error for step in steps]))
     return np.array(errors)
 

@@ -85,7 +85,9 @@ sgd_step = check(sgd_step)
 from tinyalex.nn import Linear, Sequential
 from tinyalex.optim import SGD
 
-model = Sequential([Linear(3, std=1.0)], (4,), rng=np.random.default_rng(1), dtype=np.float64)
+model = Sequential(
+    [Linear(3, std=1.0)], (4,), rng=np.random.default_rng(1), dtype=np.float64
+)
 layer = model.layers["fc1"]
 optimizer = SGD(model, rate=0.1, momentum=0.9, decay=0.01)
 

@@ -13,8 +13,8 @@ import cupy_standin
 import numpy as np
 
 from tinyalex.devices import Device
-from tinyalex.ops.cuda import launch as cuda_launch
 from tinyalex.ops import chosen
+from tinyalex.ops.cuda import launch as cuda_launch
 
 name, kind = "numpy", "cpu"  # the current backend and its devices' kind
 

@@ -17,6 +17,7 @@ using std::log;
 using std::nan;
 using std::pow;
 using std::sqrt;
+using std::tanh;
 
 #define STAND_IN
 #define __global__
@@ -25,6 +26,9 @@ using std::sqrt;
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
 #define __shared__ static __attribute__((section("block_memory")))  // the linker names its beginning and end
+
+static inline float rsqrt(float x) { return 1 / sqrt(x); }
+static inline double rsqrt(double x) { return 1 / sqrt(x); }
 
 struct Index {
     unsigned int x, y, z;

@@ -48,7 +48,15 @@ def test_what_is_public_is_there_and_told_of(name):
 def test_pages_of_the_library(tmp_path):
     pytest.importorskip("pdoc")
     learn.docs(tmp_path / "pages")
-    pages = {path.stem: path.read_text(encoding="utf-8") for path in (tmp_path / "pages" / "tinyalex").glob("*.html")}
+    pages = {
+        path.stem: path.read_text(encoding="utf-8")
+        for path in (tmp_path / "pages" / "tinyalex").glob("*.html")
+    }
     assert set(tinyalex.PUBLIC) <= pages.keys()
-    for name, words in {"ops": "conv2d_backward", "nn": "Conv2d", "models": "alexnet", "train": "fit"}.items():
+    for name, words in {
+        "ops": "conv2d_backward",
+        "nn": "Conv2d",
+        "models": "alexnet",
+        "train": "fit",
+    }.items():
         assert f'id="{words}"' in pages[name]

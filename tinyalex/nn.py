@@ -375,6 +375,23 @@ class AvgPool(MaxPool):
 
 
 @dataclass(repr=False)
+class GlobalAvgPool(Layer):
+    """The average of each map: one number for a channel  (Lin, Chen and Yan, 2013)."""
+
+    prefix = "pool"
+    pair = ops.global_avg_pool_forward, ops.global_avg_pool_backward
+
+    def out(self, shape):
+        """(C, H, W) → (C, 1, 1)."""
+        C, _, _ = maps(self, shape)
+        return C, 1, 1
+
+    def keeps(self, shape):
+        """Nothing."""
+        return []
+
+
+@dataclass(repr=False)
 class LRN(Layer):
     """Local response normalization across channels  (paper, section 3.3); the fields are `lrn_forward`'s.
 

@@ -9,7 +9,7 @@ bound by arithmetic, and counted in multiply-adds elsewhere.
 import math
 from typing import NamedTuple
 
-from tinyalex.nn import LRN, AvgPool, Conv2d, Dropout, Linear, MaxPool, SameMapNorm
+from tinyalex.nn import LRN, Activate, AvgPool, Conv2d, Dropout, Linear, MaxPool, SameMapNorm
 from tinyalex.ops.cuda.softmax import HEIGHT
 
 
@@ -46,7 +46,12 @@ def _kernels(place, x, y, ranks):
             ("backward", "conv_backward_x", 4 * (gradient + w + x)),
         ] * layer.need_dx
     if isinstance(layer, Linear):
-        return [("forward", "bias_relu", 4 * (2 * y + layer.features // ranks))]
+        F = layer.features // ranks
+        return [("forward", "bias_relu", 4 * (2 * y + F)), ("backward", "sum_rows", 4 * (y + F))] + [
+            ("backward", "activate_backward", 12 * y)
+        ] * (layer.activation is not None)
+    if isinstance(layer, Activate):
+        return [("forward", "activate", 8 * x), ("backward", "activate_backward", 12 * x)]
     if isinstance(layer, AvgPool):
         return [("forward", "avg_pool_forward", 4 * (x + y)), ("backward", "avg_pool_backward", 4 * (x + y))]
     if isinstance(layer, MaxPool):
@@ -55,7 +60,7 @@ def _kernels(place, x, y, ranks):
             ("backward", "max_pool_backward", 4 * x + 6 * y),
         ]
     if isinstance(layer, LRN):
-        return [("forward", "lrn_forward", 12 * x), ("backward", "lrn_backward", 16 * x)]
+        return [("forward", "lrn_forward", 8 * x), ("backward", "lrn_backward", 12 * x)]
     if isinstance(layer, SameMapNorm):
         return [
             ("forward", "same_map_forward", 12 * x),
@@ -64,7 +69,7 @@ def _kernels(place, x, y, ranks):
         ]
     if isinstance(layer, Dropout):
         return [
-            ("forward", "dropout_mask", x),
+            ("forward", "dropout_mask", x + 8),
             ("forward", "dropout_apply", 9 * x),
             ("backward", "dropout_apply", 9 * x),
         ]
@@ -77,6 +82,8 @@ def of_loss(classes, images):
     return [
         Launch("loss", "loss", "softmax_slices", 4 * (numbers + 2 * slices)),
         Launch("loss", "loss", "softmax_loss", 4 * (2 * numbers + 2 * slices + images) + 8 * images),
+        Launch("loss", "loss", "sum_rows", 4 * (images + 1)),
+        Launch("loss", "loss", "topk_error", 4 * numbers + 16 * images),
         Launch("loss", "loss", "softmax_backward", 4 * 2 * numbers + 8 * images),
     ]
 

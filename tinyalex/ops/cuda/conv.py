@@ -184,13 +184,3 @@ def _chunks(xp, tiles, columns, sums, tile):
 @functools.cache
 def _multiprocessors(xp, device):
     return xp.cuda.runtime.getDeviceProperties(device)["multiProcessorCount"]
-
-
-def bias(block, b, maps, start, activation):
-    """maps[f, start:] = block[f] + b[f], through the neuron if it is ReLU.  block (F,columns), maps (F,…)."""
-    F, columns = block.shape
-    b = xp_of(b).ascontiguousarray(b)
-    launch(
-        "bias.bias_relu", (columns, F), block, b, maps, columns, maps[0].size, start, activation is relu,
-        nbytes=2 * block.nbytes + b.nbytes,
-    )  # fmt: skip
