@@ -90,11 +90,7 @@ def test_one_gpu_exchanges_with_itself(standin, monkeypatch):
 
 @pytest.mark.parametrize(
     ("text", "wrong", "operation"),
-<<<<<<< HEAD
     [("k + a * sum", "k - a * sum", "lrn, n 5"), ("*w += velocity", "*w -= velocity", "update")],
-=======
-    [("k + a * sum", "k - a * sum", "lrn, n 5"), ("*w += velocity", "*w += rates[0] * velocity", "update")],
->>>>>>> p1
 )
 def test_a_wrong_kernel_is_named_and_the_exit_code_is_1(text, wrong, operation, standin, monkeypatch):
     right = cuda_launch.source
