@@ -342,6 +342,31 @@ print("ours, with a random dy, and the library's agree on all five")
 # %% [markdown]
 # `tinyalex check-grads` runs it over every operation of the library.
 #
+# ## Kill the mutant
+#
+# Now the other direction.  A backward of $y = x^2$ is given that forgets $dy$.  **Write the input that
+# exposes it**: one that the broken one fails and the right one passes.
+
+# %%
+from tinyalex.lessons.kill import forgets_dy, show
+
+show(forgets_dy)
+
+
+# %%
+def expose_forgotten_dy():
+    """Return (dy, x), both (3,), on which `forgets_dy` is found out."""
+    dy = ...
+    x = ...
+    return dy, x
+
+
+# %%
+expose_forgotten_dy = check(expose_forgotten_dy)
+# hint("expose_forgotten_dy")
+# solution("expose_forgotten_dy")
+
+# %% [markdown]
 # ## Think about it
 #
 # 1. A backward is wrong in a single element out of a million, and there by 100%.  All elements are about

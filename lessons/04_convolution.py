@@ -393,6 +393,48 @@ for stride, shift in ((1, 1), (4, 4), (4, 1)):
 # Only for whole strides.  Between them, conv1 sees a picture that it has not seen, and the network has to
 # learn all four positions in each direction: a reason to show it moved crops (lesson 11).
 #
+# ## Kill the mutant
+#
+# Two broken convolutions: one turns the kernel, the other takes the map's height for its width.  Both pass
+# many tests.  **For each, write the input that exposes it**, and that a right convolution passes.
+
+# %%
+from tinyalex.lessons.kill import assumes_squares, show, turns_the_kernel
+
+show(turns_the_kernel, assumes_squares)
+
+
+# %%
+def expose_turned_kernel():
+    """Return (x, w, b, stride), x (1,3,4,1), w (1,1,2,2), b (1,), that exposes `turns_the_kernel`."""
+    x = ...
+    w = ...
+    b = ...
+    stride = ...
+    return x, w, b, stride
+
+
+# %%
+expose_turned_kernel = check(expose_turned_kernel)
+# hint("expose_turned_kernel")
+# solution("expose_turned_kernel")
+
+
+# %%
+def expose_square_maps():
+    """Return (x, w, b, stride), w (1,1,3,3), stride 2, on which `assumes_squares` is found out."""
+    x = ...
+    w = ...
+    b, stride = ...
+    return x, w, b, stride
+
+
+# %%
+expose_square_maps = check(expose_square_maps)
+# hint("expose_square_maps")
+# solution("expose_square_maps")
+
+# %% [markdown]
 # ## Think about it
 #
 # 1. A window of $1\times1$, stride 1: what does such a convolution compute, and what is `cols`?

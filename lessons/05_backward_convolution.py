@@ -311,13 +311,10 @@ col2im = check(col2im)
 # %% [markdown]
 # ## Does it hold?
 #
-# Two judges.  First the checker of lesson 3: central differences with a *random* upstream gradient.  Then
-# the library, whose `conv2d_backward` you can read now: it is these three products and this sum, cut into
-# blocks that fit the cache.
+# Three judges.  First the checker of lesson 3: central differences with a *random* upstream gradient.
 
 # %%
 from tinyalex import gradcheck
-from tinyalex.ops.conv import conv2d_backward, conv2d_forward
 
 
 def forward(x, w, b):
@@ -337,11 +334,34 @@ report = gradcheck.check(forward, backward, variables, rng=rng, linear=("x", "w"
 print(f"largest relative error: {max(report.errors.values()):.1e}")
 assert max(report.errors.values()) < 1e-10
 
-_, cache = conv2d_forward(x, w, b)
+# %% [markdown]
+# Then the library, which has each of its operations three times: as **loops** over single numbers
+# (`tinyalex.ops.reference`, lesson 4's), **plain**, whole arrays at a time as the formula reads
+# (`tinyalex.ops.plain`), and **fast**.  Its tests hold all three to the same numbers.  Read the plain one:
+# you have just written it.  What it has besides is a stride, padding, groups (the paper's two towers) and
+# an activation after the sum.
+
+# %%
+import inspect
+
+from tinyalex.ops import conv2d_backward, conv2d_forward, plain
+
+print(inspect.getsource(plain.conv2d_backward))
+
 ours = col2im(dcols, x.shape, KH, KW, 1, 0), dw, db
-for mine, theirs in zip(ours, conv2d_backward(dy, cache), strict=True):
-    np.testing.assert_allclose(mine, theirs, rtol=1e-10, atol=1e-10)
-print("dx, dw, db: ours and the library's agree")
+for forward_pass, backward_pass in (
+    (plain.conv2d_forward, plain.conv2d_backward),
+    (conv2d_forward, conv2d_backward),
+):
+    _, cache = forward_pass(x, w, b)
+    for mine, theirs in zip(ours, backward_pass(dy, cache), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-10, atol=1e-10)
+print("dx, dw, db: ours, the plain and the fast ones agree")
+
+# %% [markdown]
+# The fast one computes the same sums in blocks that fit the cache; how, is the subject of lesson 15.  Until
+# then the plain ones will do: within `with plain_ops():` a whole network runs on them, and so does
+# `tinyalex train --plain`, for you to step through with a debugger.
 
 # %% [markdown]
 # ## Seeing the gradient flow back
@@ -385,7 +405,7 @@ for (i, j), colour in zip([(1, 3), (3, 2), (4, 12)], draw.INK, strict=False):
 # with the kernel flipped, "full" (it begins before the picture and ends after it).  So the backward of the
 # thing that we call convolution (and which is a correlation) *is* convolution.  On the CPU the library uses
 # that: where the stride is 1 and there are no more filters than channels, it computes `dx` as a forward pass
-# over `dy`, with a kernel turned by 180°, and scatters nothing (`_backward_stride_1`).  Where the channels
+# over `dy`, with a kernel turned by 180°, and scatters nothing (in `ops.strips`).  Where the channels
 # are many it does the same with fewer multiplications (lesson 15).
 
 # %%
@@ -476,6 +496,64 @@ assert wrong.any()
 # *written* three times, and the last one stays.  `np.add.at(dx, index, v)` adds every time.  On a GPU the
 # same trap is called a race, and the answer an atomic addition; lesson 16 meets it again.
 #
+# ## Kill the mutant
+#
+# Three more of the other direction: `=` for `+=`; a margin that is cut off with `pad:-pad`; and five versions
+# of the three products, of which one is broken.  **Write the inputs that expose the first two, and say which
+# of the five it is, and in which line.**
+
+# %%
+from tinyalex.lessons.kill import THREE, cuts_to_minus_pad, keeps_the_last, show, suspects
+
+show(keeps_the_last, cuts_to_minus_pad)
+
+
+# %%
+def expose_overwriting():
+    """Return (dcols, W, stride), dcols (3, OW), on which `keeps_the_last` is found out."""
+    dcols = ...
+    W, stride = ...
+    return dcols, W, stride
+
+
+# %%
+expose_overwriting = check(expose_overwriting)
+# hint("expose_overwriting")
+# solution("expose_overwriting")
+
+
+# %%
+def expose_minus_pad():
+    """Return (dcols, x_shape, KH, KW, stride, pad), one picture of 3×3, that exposes `cuts_to_minus_pad`."""
+    x_shape = ...
+    KH, KW, stride, pad = ...
+    dcols = ...
+    return dcols, x_shape, KH, KW, stride, pad
+
+
+# %%
+expose_minus_pad = check(expose_minus_pad)
+# hint("expose_minus_pad")
+# solution("expose_minus_pad")
+
+# %%
+print(THREE)
+five = suspects(THREE)  # the functions, to be called
+
+
+# %%
+def which_of_five_products():
+    """Return (which, line): the broken one of `THREE`, 0 to 4, and its line, counted from 1 at its `def`."""
+    which, line = ...
+    return which, line
+
+
+# %%
+which_of_five_products = check(which_of_five_products)
+# hint("which_of_five_products")
+# solution("which_of_five_products")
+
+# %% [markdown]
 # ## Think about it
 #
 # 1. `dw[f, c, p, q]` is a sum over $OH\cdot OW\cdot N$ terms.  conv2 has $27\cdot 27$ positions, fc7 has

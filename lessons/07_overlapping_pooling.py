@@ -348,6 +348,46 @@ assert change[1] > change[2] > change[3]
 # ($z = 1$ only drops three of four pixels.)  The larger the window, the less it matters where exactly a
 # thing is.
 #
+# ## Kill the mutant
+#
+# Two broken poolings: `=` for `+=` going back, and zeros around the map going forward.  **Write the inputs
+# that expose them**, and that right ones pass, whatever their rule for ties.
+
+# %%
+from tinyalex.lessons.kill import pads_with_zeros, pays_one_window, show
+
+show(pays_one_window, pads_with_zeros)
+
+
+# %%
+def expose_shared_winner():
+    """Return (dy, x, z, s), dy (2,), x (5,), on which `pays_one_window` is found out."""
+    x = ...
+    dy = ...
+    z, s = ...
+    return dy, x, z, s
+
+
+# %%
+expose_shared_winner = check(expose_shared_winner)
+# hint("expose_shared_winner")
+# solution("expose_shared_winner")
+
+
+# %%
+def expose_zero_padding():
+    """Return (x, z, s, pad), x (5,), on which `pads_with_zeros` is found out."""
+    x = ...
+    z, s, pad = ...
+    return x, z, s, pad
+
+
+# %%
+expose_zero_padding = check(expose_zero_padding)
+# hint("expose_zero_padding")
+# solution("expose_zero_padding")
+
+# %% [markdown]
 # ## Think about it
 #
 # 1. *Average* pooling: what is its backward, and does the sum of the gradient stay the same?

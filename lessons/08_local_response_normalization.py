@@ -353,6 +353,49 @@ assert different == [2, 3, 4, 5]
 # since. It is here because it is AlexNet, and because its gradient is the best small exercise in the chain
 # rule that the network has.
 #
+# ## Kill the mutant
+#
+# The backward without its sum, and a usual check in float32, which lets a thousandth pass.  **Write the input
+# that exposes it.**  Then five backwards, of which one is broken: **which, and in which line?**
+
+# %%
+from tinyalex.lessons.kill import LRN, forgets_the_sum, show, suspects
+
+show(forgets_the_sum)
+
+
+# %%
+def expose_forgotten_sum():
+    """Return (dy, x, alpha), dy and x (6,1,1,1), that exposes `forgets_the_sum` in float32."""
+    dy = ...
+    x = ...
+    alpha = ...
+    return dy, x, alpha
+
+
+# %%
+expose_forgotten_sum = check(expose_forgotten_sum)
+# hint("expose_forgotten_sum")
+# solution("expose_forgotten_sum")
+
+# %%
+print(LRN)
+five = suspects(LRN)  # the functions, to be called
+
+
+# %%
+def which_of_five_lrn():
+    """Return (which, line): the broken one of `LRN`, 0 to 4, and its line, counted from 1 at its `def`."""
+    which, line = ...
+    return which, line
+
+
+# %%
+which_of_five_lrn = check(which_of_five_lrn)
+# hint("which_of_five_lrn")
+# solution("which_of_five_lrn")
+
+# %% [markdown]
 # ## Think about it
 #
 # 1. Let $k = 0$ and let all maps of a window be equal. What does $y$ do when $x$ doubles? And with

@@ -100,7 +100,7 @@ assert (masks.mean(axis=0) == 0.5).all()
 
 # %%
 def dropout(x, mask, keep, train, inverted):
-    """Both scalings.  x any shape, mask shaped like x (None at test), keep: P(kept) → y."""
+    """Both scalings.  x any shape, float32 stays so; mask like x (None at test); keep: P(kept) → y."""
     if train:
         return ...  # 2012, or inverted
     return ...  # 2012, or inverted
@@ -129,7 +129,7 @@ print("in both scalings: the mean over all masks is the value at test")
 
 # %%
 def dropout_backward(dy, mask, keep, inverted):
-    """dx of dropout in training.  dy and mask (the one of forward): one shape."""
+    """dx of dropout in training.  dy and mask (the one of forward): one shape.  float32 stays float32."""
     dx = ...
     return dx
 
@@ -314,6 +314,32 @@ assert 64**0.5 == 8
 # the whole layer from the generator that it is given; on two devices each takes its rows, so that the same
 # units drop whatever the number of devices.
 #
+# ## Kill the mutant
+#
+# This time write the check itself.  It is given a dropout, `dropout(x, mask, keep, train)`, and says whether
+# it is broken.  **It must spare both scalings and expose the two mixtures**: scaled twice, and never.
+
+# %%
+from tinyalex.lessons.kill import never_scales, scales_twice, show
+
+show(scales_twice, never_scales)
+
+
+# %%
+def mixed_up(dropout):
+    """Is dropout(x, mask, keep, train) broken?  Both scalings of the lesson are right."""
+    x, keep = np.array([2.0, 6.0]), 0.5
+    masks = np.array([[1.0, 0], [0, 1]])
+    broken = ...  # what comes out in training, and what in test?
+    return broken
+
+
+# %%
+mixed_up = check(mixed_up)
+# hint("mixed_up")
+# solution("mixed_up")
+
+# %% [markdown]
 # ## Think about it
 #
 # 1. Why drop the units of fully connected layers and not those of conv1?

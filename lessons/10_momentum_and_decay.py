@@ -66,7 +66,7 @@ assert np.isclose(v, -2, rtol=0.01)
 
 # %%
 def sgd_step(w, v, grad, rate, momentum, decay):
-    """The paper's rule for one array.  → (w, v), both new."""
+    """The paper's rule for one array.  → (w, v), both new.  float32 stays float32."""
     v = ...
     w = ...
     return w, v
@@ -85,7 +85,9 @@ sgd_step = check(sgd_step)
 from tinyalex.nn import Linear, Sequential
 from tinyalex.optim import SGD
 
-model = Sequential([Linear(3, std=1.0)], (4,), rng=np.random.default_rng(1), dtype=np.float64)
+model = Sequential(
+    [Linear(3, std=1.0)], (4,), rng=np.random.default_rng(1), dtype=np.float64
+)
 layer = model.layers["fc1"]
 optimizer = SGD(model, rate=0.1, momentum=0.9, decay=0.01)
 
@@ -388,6 +390,33 @@ draw.plain(axes, "step", "how far w moves", "the rate falls at step 30")
 # Nobody's result hangs on ten steps; but whoever compares two implementations number by number finds them
 # equal until the first drop, and different after it.
 #
+# ## Kill the mutant
+#
+# An update that forgets the weight decay.  **Write the input that exposes it** to a check with a tolerance of
+# a thousandth.
+
+# %%
+from tinyalex.lessons.kill import forgets_decay, show
+
+show(forgets_decay)
+
+
+# %%
+def expose_forgotten_decay():
+    """Return (w, v, grad, rate, momentum, decay), arrays (2,), on which `forgets_decay` is found out."""
+    w = ...
+    v = ...
+    grad = ...
+    rate, momentum, decay = ...
+    return w, v, grad, rate, momentum, decay
+
+
+# %%
+expose_forgotten_decay = check(expose_forgotten_decay)
+# hint("expose_forgotten_decay")
+# solution("expose_forgotten_decay")
+
+# %% [markdown]
 # ## Think about it
 #
 # 1. The loss is a mean over the batch. Somebody sums instead and keeps $\epsilon = 0.01$. What rate is that

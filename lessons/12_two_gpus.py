@@ -595,6 +595,30 @@ print("every gradient is exactly 2 times too large")
 # a GPU had only its own: that is the argument `groups` of [lesson
 # 8](08_local_response_normalization.ipynb)'s function.
 #
+# ## Kill the mutant
+#
+# A reduce-scatter that takes a short cut: each rank multiplies its own words by the number of ranks.  **Write
+# the input that exposes it.**
+
+# %%
+from tinyalex.lessons.kill import multiplies_its_own, show
+
+show(multiplies_its_own)
+
+
+# %%
+def expose_own_words():
+    """Return (dy,), dy (ranks, 4, 1), on which `multiplies_its_own` is found out."""
+    dy = ...
+    return (dy,)
+
+
+# %%
+expose_own_words = check(expose_own_words)
+# hint("expose_own_words")
+# solution("expose_own_words")
+
+# %% [markdown]
 # ## Think about it
 #
 # 1. Both ranks are given all pictures, and conv1's gradient needs no sum over ranks.  Why not, when in data

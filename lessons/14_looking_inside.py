@@ -63,10 +63,7 @@ errors = []
 for epoch in range(4):
     if epoch == 3:
         optimizer.rate /= 5
-    steps = [
-        train_step(net, optimizer, x, labels)
-        for x, labels in batches.epoch(order)
-    ]
+    steps = [train_step(net, optimizer, x, labels) for x, labels in batches.epoch(order)]
     errors.append(round(float(np.mean([s.error for s in steps])), 2))
 
 pixels = (test.images - batches.mean).astype(np.float32)

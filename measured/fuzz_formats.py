@@ -13,15 +13,15 @@ import numpy as np
 from fuzz_changes import change_bytes, change_json, change_text
 from PIL import Image
 
-from tinyalex import evaluate
 from tinyalex.comm import Comm
 from tinyalex.data import cifar10, imagenet
 from tinyalex.data import preprocessing as pictures
 from tinyalex.devices import Device
 from tinyalex.exchange import onnx_export, onnx_import, state_dict
-from tinyalex.models import sequential
+from tinyalex.models import figure1
 from tinyalex.models.alexnet import PRESETS, alexnet, narrow
 from tinyalex.runs import checkpoint, run, saved
+from tinyalex.runs import trained as reading
 from tinyalex.runs.recipe import LOG_145, Recipe
 from tinyalex.runs.settings import Settings
 
@@ -52,16 +52,38 @@ class Format:
         return path
 
 
-def use(net, shape):
+def use(net):
     """Let a network that was accepted look at a picture, unless it is a large one."""
-    work = sum(layer.params["w"].size * shape[1] * shape[2] for layer in net.layers.values() if layer.params)
+    _, *pixels = net.input_shape
+    work = sum(layer.params["w"].size * np.prod(pixels) for layer in net.layers.values() if layer.params)
     if work < MOST_WORK:
-        net.forward(np.zeros((*shape, 1), np.float32))
+        net.forward(np.zeros((*net.input_shape, 1), np.float32))
 
 
-def small_network():
-    network = narrow(PRESETS["code2012"], 0.02)._replace(size=67, classes=4)
-    return network, alexnet(network, ONE, np.random.default_rng(0))
+SMALL = narrow(PRESETS["code2012"], 0.02)._replace(size=67, classes=4)
+
+
+def arrays_of(network):
+    return checkpoint.state(network.build(ONE, np.random.default_rng(0)), None)
+
+
+def version_1():
+    """Settings of a small run, and an imported network and its arrays, as format 1 told of them."""
+    recipe = Recipe()._asdict()
+    recipe |= {"pictures": list(recipe.pop("augmentation")), "schedule": [list(c) for c in LOG_145]}
+    settings = Settings("", alexnet(SMALL), Recipe())._asdict()
+    settings |= {"preset": "code2012", "network": SMALL._asdict(), "recipe": recipe}
+    layers = [
+        {"kind": "Conv", "name": "conv1", "shape": [4, 3, 5, 5], "stride": 4, "pad": [0, 1, 0, 1],
+         "groups": 1, "activation": ["relu"]},
+        {"kind": "LRN", "name": "lrn1", "n": 5, "k": 2.0, "alpha": 0.0001, "beta": 0.75,
+         "alpha_over_n": True, "groups": 2},
+        {"kind": "MaxPool", "name": "pool1", "window": 3, "stride": 2, "pad": [0, 0, 0, 0], "ceil": True},
+        {"kind": "Dropout", "name": "dropout1", "keep": 0.5, "inverted": True},
+        {"kind": "Linear", "name": "fc2", "shape": [4, 64], "activation": ["tanh", 1.7, 0.6]},
+    ]  # fmt: skip
+    shapes = {"conv1.w": (4, 3, 5, 5), "conv1.b": (4,), "fc2.w": (4, 64), "fc2.b": (4,)}
+    return settings, layers, {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
 
 
 class Checkpoints(Format):
@@ -70,24 +92,30 @@ class Checkpoints(Format):
     weight = 5
 
     def make(self):
-        network, net = small_network()
-        recipe = Recipe(schedule=LOG_145)
-        metadata = {"settings": Settings("", "code2012", network, recipe).to_json(), "classes": list("abcd")}
-        arrays = checkpoint.state(net, None) | {"data.mean": np.zeros((3, 72, 72), np.float32)}
-        layers = sequential.layers_of(net)
+        network, figure = alexnet(SMALL), figure1("tanh")
+        settings = Settings("", network, Recipe(schedule=LOG_145)).to_json()
+        run_s = {"network": settings.pop("network"), "settings": settings, "classes": list("abcd")}
+        arrays = arrays_of(network) | {"data.mean": np.zeros((3, 72, 72), np.float32)}
         stated = pictures.KNOWN["caffe"]._replace(crop=67)._asdict()
-        imported = {
-            "layers": sequential.to_json(layers), "input": [3, 67, 67], "classes": list("abcd"),
-            "pictures": stated,
-        }  # fmt: skip
-        self.good = [(arrays, metadata), (arrays, imported), (arrays, {"neuron": "relu"})]
+        others = {"classes": list("abcd"), "pictures": stated}
+        old_settings, layers, old_arrays = version_1()
+        old_others = others | {"pictures": {**stated, "crop": 35}}
+        self.good = [
+            (arrays, run_s),
+            (arrays, {"network": network.to_json(), **others}),
+            (arrays_of(figure), {"network": figure.to_json(), "curve": {"activation": "tanh"}}),
+            (arrays, {"version": 1, "settings": old_settings, "classes": list("abcd")}),
+            (old_arrays, {"version": 1, "layers": layers, "input": [3, 35, 35], **old_others}),
+            (arrays_of(figure), {"version": 1, "neuron": "tanh"}),
+        ]
         self.bytes = []
         for k, (a, m) in enumerate(self.good):
             checkpoint.save(self.folder / f"{k}.safetensors", a, m)
+            self.read(self.folder / f"{k}.safetensors") if k not in (2, 5) else None
             self.bytes.append((self.folder / f"{k}.safetensors").read_bytes())
 
     def case(self, rng):
-        k = rng.choice((0, 0, 1, 1, 1, 2))
+        k = rng.choice((0, 0, 1, 1, 1, 2, 3, 4, 4, 5))
         path = self.folder / "case.safetensors"
         if rng.random() < 0.4:
             data = self.bytes[k]
@@ -106,9 +134,8 @@ class Checkpoints(Format):
     def read(self, path):
         found = saved.open_network(path)
         arrays, _ = checkpoint.load(path)
-        net = saved.load_network(ONE, path, found, arrays)
-        use(net, found.shape)
-        evaluate.load(ONE, path)
+        use(saved.load_network(ONE, path, found, arrays))
+        reading.load(ONE, path)
 
 
 class Onnx(Format):
@@ -120,10 +147,9 @@ class Onnx(Format):
         import onnx
 
         self.onnx = onnx
-        _, net = small_network()
-        arrays = checkpoint.state(net, None)
-        layers = sequential.layers_of(net)
-        onnx_export.write(self.folder / "a.onnx", layers, arrays, (3, 67, 67), {"classes": list("abcd")})
+        network = alexnet(SMALL)
+        metadata = {"classes": list("abcd")}
+        onnx_export.write(self.folder / "a.onnx", network, arrays_of(network), metadata)
         self.data = (self.folder / "a.onnx").read_bytes()
         self.model = onnx.load_model_from_string(self.data)
         for tensor in self.model.graph.initializer:  # light to copy: what a weight is does not matter
@@ -192,10 +218,10 @@ class Onnx(Format):
 
     def read(self, path):
         found = onnx_import.read(path)
-        net = sequential.build(found.layers, ONE, np.random.default_rng(0))
+        net = found.network.build(ONE)
         for name, layer, key in net.parameters():
             layer.params[key] = found.arrays[name]
-        use(net, found.shape)
+        use(net)
 
 
 class StateDicts(Format):
@@ -243,8 +269,7 @@ class StateDicts(Format):
 
     def read(self, path):
         found = state_dict.read(path)
-        net = sequential.build(found.layers, ONE, np.random.default_rng(0))
-        checkpoint.adopt(net, found.arrays, path)
+        checkpoint.adopt(found.network.build(ONE), found.arrays, path)
 
 
 class Pictures(Format):
@@ -279,7 +304,7 @@ class Pictures(Format):
         return self.write("case.jpg", change_bytes(rng.choice(self.good), rng))
 
     def read(self, path):
-        with evaluate.picture_loader(ONE, self.trained, [path], 10) as loader:
+        with reading.picture_loader(ONE, self.trained, [path], 10) as loader:
             next(loader)
 
 
@@ -320,9 +345,8 @@ class Runs(Format):
     weight = 3
 
     def make(self):
-        self.settings = json.dumps(
-            Settings("x", "paper", small_network()[0], Recipe(schedule=LOG_145)).to_json()
-        )
+        settings = Settings("x", alexnet(SMALL), Recipe(schedule=LOG_145)).to_json()
+        self.settings = [json.dumps({"version": 2, **settings}), json.dumps(version_1()[0])]
         place = {"step": 1, "epoch": 0, "rate": 0.1}
         records = [
             {"kind": "train", "loss": 1.5, "error": 0.5},
@@ -334,8 +358,8 @@ class Runs(Format):
     def case(self, rng):
         if rng.random() < 0.5:
             self.write("metrics.jsonl", b"")
-            return self.write("run.json", change_text(self.settings, rng)).parent
-        self.write("run.json", self.settings.encode())
+            return self.write("run.json", change_text(rng.choice(self.settings), rng)).parent
+        self.write("run.json", rng.choice(self.settings).encode())
         lines = [line.encode() for line in self.records]
         k = rng.randrange(len(lines))
         lines[k] = change_text(self.records[k], rng)
@@ -343,12 +367,9 @@ class Runs(Format):
 
     def read(self, path):
         from tinyalex.look.figures import curves_figure, magnitudes_figure
+        from tinyalex.measure.describe import describe
 
-        settings = run.settings_of(path)
-        if settings.network.hidden * max(settings.network.filters) < MOST_WORK:
-            from tinyalex.measure.describe import describe
-
-            describe(settings.network, 1, 8)
+        describe(run.settings_of(path).network, 1, 8)
         records = run.metrics(path)
         curves_figure(records)
         magnitudes_figure([r for r in records if r["kind"] == "sizes"])

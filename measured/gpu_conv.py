@@ -3,7 +3,7 @@
     python measured/gpu_conv.py [--out FILE.json] [--seconds 110] [--batch 128] [--only conv2] [--tiny]
 
 For each layer and direction every tile in question is compiled, compared with the first one's result and
-timed (the median of 5 times 4 launches, after warming up).  The rate is that of the direct convolution's
+timed (the median of 5 times 3 launches, after warming up).  The rate is that of the direct convolution's
 arithmetic; "of cuBLAS" is its share of the rate of CuPy's product of two 4096 x 4096 matrices of random
 numbers, measured in the same run.  Before that, all three directions are compared with NumPy in float64 for a
 few images.  Every line is printed, and the file written, as soon as it is known; after --seconds no more
@@ -15,15 +15,16 @@ import json
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 
 from tinyalex.devices import Device
+from tinyalex.memory import empty
 from tinyalex.ops import conv as host
 from tinyalex.ops.activation import relu
-from tinyalex.memory import empty
 from tinyalex.ops.checks import xp_of
 from tinyalex.ops.cuda import conv, launch
 from tinyalex.ops.cuda.conv import Tile
@@ -54,7 +55,8 @@ OBLONG = [
     Tile(64, 128, 8, 3, 2, 2, 4),
     Tile(64, 128, 16, 2, 2, 2, 4),
     Tile(64, 128, 8, 3, 2, 2, 3),
-    Tile(64, 64, 8, 4, 2, 2, 8),
+    Tile(64, 64, 8, 3, 2, 2, 8),
+    Tile(64, 128, 8, 3, 4, 2, 4),
 ]
 NINETY_SIX = [
     Tile(96, 128, 8, 3, 3, 2, 3),
@@ -124,7 +126,7 @@ WHICH = {  # the tiles in question; the first is the one that the others' result
 }
 
 
-def milliseconds(xp, fn, times=5, launches=4):
+def milliseconds(xp, fn, times=5, launches=3):
     """The median time of one call, by the device's own clock."""
     fn()
     found = []
@@ -152,9 +154,9 @@ def drawn(shape, seed):
     return np.random.default_rng(seed).standard_normal(shape, np.float32)
 
 
-def apart(xp, a, b):
+def apart(a, b):
     """|a - b| / |b| in the Euclidean norm, on the device."""
-    d = (a - b).ravel()
+    d = a - b
     return (float((d * d).sum()) / max(1e-30, float((b * b).sum()))) ** 0.5
 
 
@@ -192,11 +194,15 @@ def runs(name, layer, batch, put):
         conv.forward(x, w, b, out, stride, pads, groups, True, tile=tile)
         return out
 
-    directions = {"forward": forward, "dW": lambda tile: conv.backward_w(dy, y, x, ws, stride, pads, groups, tile=tile)[0]}
+    how = stride, pads, groups
+    directions = {
+        "forward": forward,
+        "dW": lambda tile, chunks=None: conv.backward_w(dy, y, x, ws, *how, tile=tile, chunks=chunks)[0],
+        "dW, no ReLU": lambda tile: conv.backward_w(dy, None, x, ws, *how, tile=tile)[0],
+    }
     if name != "conv1":
-        directions["dx"] = lambda tile: conv.backward_x(dy, y, w, xs, stride, pads, groups, tile=tile)
-        directions["dx, no gate"] = lambda tile: conv.backward_x(dy, None, w, xs, stride, pads, groups, tile=tile)
-    directions["dW, no gate"] = lambda tile: conv.backward_w(dy, None, x, ws, stride, pads, groups, tile=tile)[0]
+        directions["dx"] = lambda tile: conv.backward_x(dy, y, w, xs, *how, tile=tile)
+        directions["dx, no ReLU"] = lambda tile: conv.backward_x(dy, None, w, xs, *how, tile=tile)
     return directions, flop
 
 
@@ -218,7 +224,10 @@ def main():
     def note(**entry):
         entry["at"] = round(time.perf_counter() - begin, 1)
         found.append(entry)
-        print(" ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in entry.items()), flush=True)
+        print(
+            " ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in entry.items()),
+            flush=True,
+        )
         args.out.write_text(json.dumps(found, indent=1))
 
     with device.context():
@@ -232,34 +241,50 @@ def main():
             return 2 * size**3 / ms / 1e9
 
         properties = xp.cuda.runtime.getDeviceProperties(0)
-        note(stage="card", name=properties["name"].decode(), multiprocessors=properties["multiProcessorCount"])
+        note(
+            stage="card", name=properties["name"].decode(), multiprocessors=properties["multiProcessorCount"]
+        )
         ceiling = cublas()
         compile_all(xp, names, note)
         for name in names:
             check(name, layers[name], note)
+
+        def timed(name, direction, tile, flop, run, first, **more):
+            """Note the time of one tile; returns what later ones are compared with."""
+            if time.perf_counter() - begin > args.seconds:
+                note(stage="out of time", layer=name, direction=direction, tile=tuple(tile))
+                return first
+            try:
+                result = run()
+                first = result if first is None else first
+                error, ms = apart(result, first), milliseconds(xp, run)
+            except Exception as problem:  # a tile that cannot be launched must not end the rest
+                note(
+                    stage="failed",
+                    layer=name,
+                    direction=direction,
+                    tile=tuple(tile),
+                    error=repr(problem)[:300],
+                )
+                return first
+            rate = flop / ms / 1e9
+            note(stage="time", layer=name, direction=direction, tile=tuple(tile), ms=ms, tflops=rate,
+                 of_cublas=rate / ceiling, apart=error, **more)  # fmt: skip
+            return first
+
         for name in names:
             directions, flop = runs(name, layers[name], args.batch, device.put)
             for direction, run in directions.items():
                 tiles = WHICH[direction.partition(",")[0]][name]
-                if "," in direction:
-                    tiles = tiles[:1]
                 first = None
-                for tile in tiles:
-                    if time.perf_counter() - begin > args.seconds:
-                        note(stage="out of time", layer=name, direction=direction)
-                        break
-                    try:
-                        result = run(tile)
-                        error = 0.0 if first is None else apart(xp, result, first)
-                        first = result if first is None else first
-                        ms = milliseconds(xp, lambda run=run, tile=tile: run(tile))
-                    except Exception as problem:  # one tile that cannot be launched must not end the rest
-                        note(stage="failed", layer=name, direction=direction, tile=tuple(tile), error=repr(problem)[:300])
-                        continue
-                    rate = flop / ms / 1e9
-                    note(stage="time", layer=name, direction=direction, tile=tuple(tile), ms=ms, tflops=rate,
-                         of_cublas=rate / ceiling, apart=error)  # fmt: skip
-            del directions
+                for tile in tiles[:2] if "," in direction else tiles:
+                    first = timed(name, direction, tile, flop, partial(run, tile), first)
+                if direction == "dW":  # other numbers of chunks
+                    for chunks in (8, 16, 24, 32, 48, 64, 96, 128):
+                        tile = tiles[0]
+                        by = partial(run, tile, chunks)
+                        first = timed(name, "dW", tile, flop, by, first, chunks=chunks)
+            del directions, first
         cublas()
         table(found)
 
@@ -296,7 +321,10 @@ def table(found):
                 best[key] = e
     for (layer, direction, kind), e in best.items():
         tile = " ".join(map(str, e["tile"][:-1]))
-        print(f"| {layer} | {direction} | {kind} | {tile} | {e['ms']:.3f} | {e['tflops']:.1f} | {e['of_cublas']:.0%} |")
+        print(
+            f"| {layer} | {direction} | {kind} | {tile} | {e['ms']:.3f} | {e['tflops']:.1f} "
+            f"| {e['of_cublas']:.0%} |"
+        )
     for kind in ("float32", "TF32"):
         total = sum(e["ms"] for (_, direction, k), e in best.items() if k == kind and "," not in direction)
         print(f"all layers and directions, {kind}: {total:.2f} ms")

@@ -14,6 +14,7 @@ import numpy as np
 
 from tinyalex.devices import Device
 from tinyalex.ops import chosen
+from tinyalex.ops.cuda import launch as cuda_launch
 
 name, kind = "numpy", "cpu"  # the current backend and its devices' kind
 
@@ -119,6 +120,23 @@ def through(by_name):
         return (out, out) if isinstance(found, tuple) else out
 
     return run
+
+
+def in_source(file, old, new, count=1):
+    """A fault in a .cu file: `old` stands there `count` times and becomes `new`."""
+
+    def plant(patch):
+        def source(name):
+            text = right(name)
+            if name == file:
+                assert text.count(old) == count
+                text = text.replace(old, new)
+            return text
+
+        right = cuda_launch.source
+        patch.setattr(cuda_launch, "source", source)
+
+    return plant
 
 
 class Hosted:

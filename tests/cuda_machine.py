@@ -5,10 +5,12 @@ work is a tick of its stream, an event carries its stream's clock to those that 
 clock has what the host has waited for.
 """
 
+import contextlib
 import itertools
 import threading
 import time
 import types
+import weakref
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -77,6 +79,7 @@ class Stream:
 
     def _begin(self, non_blocking):
         self.device, self.id, self.clock, self.non_blocking = current_device(), next(serial), {}, non_blocking
+        self._graph = None  # that is being recorded
         streams[self.device].append(self)
 
     @classmethod
@@ -106,12 +109,28 @@ class Stream:
         for key in [key for key in pools if key[1] == self.id]:
             del pools[key]
 
+    def begin_capture(self, mode=None):
+        assert self._graph is None, "recorded twice"
+        self._graph = Graph()
+
+    def end_capture(self):
+        graph, self._graph = self._graph, None
+        return graph
+
     def synchronize(self):
+        self._not_recorded()
         with lock:
             waits[self.device] += 1
             merge(host_clock, self.clock)
 
+    def _not_recorded(self):
+        if self._graph is not None:
+            raise CUDARuntimeError(
+                "cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing"
+            )
+
     def wait_event(self, event):
+        self._not_recorded()
         with lock:
             merge(self.clock, event.clock)
 
@@ -124,6 +143,18 @@ class Stream:
                 merge(self.clock, stream.clock)
         self.clock[self.id] = self.clock.get(self.id, 0) + 1
         return self.clock[self.id]
+
+
+class Graph:
+    """Work that was recorded, and is done when the graph is launched."""
+
+    def __init__(self):
+        self._nodes = []
+
+    def launch(self, stream=None):
+        for reads, writes, run in self._nodes:
+            touch(*([memory for ref in refs if (memory := ref())] for refs in (reads, writes)))
+            run()
 
 
 def get_current_stream():
@@ -152,33 +183,106 @@ pools = defaultdict(list)  # (device, stream, bytes) → [(bytes, writer, reader
 in_use = Counter()  # device → bytes
 
 
+class RawMemory:
+    """A piece of memory of no pool."""
+
+    def __init__(self, size):
+        self.bytes = np.empty(size, np.uint8)
+
+
+class RawPointer:
+    def __init__(self, mem, offset):
+        self.mem = mem
+
+
+def raw_pointer(size):
+    return RawPointer(RawMemory(size), 0)
+
+
+class MemoryPool:
+    """The pool of all memory, or one of its own that is filled by an allocator."""
+
+    def __init__(self, allocator=None):
+        self._allocator, self._pools = allocator, defaultdict(list)
+
+    def malloc(self, size):
+        raise NotImplementedError("only to be passed to using_allocator")
+
+    def used_bytes(self):
+        return in_use[current_device()]
+
+    def total_bytes(self):
+        return in_use[current_device()]
+
+    def free_all_blocks(self):
+        with lock:
+            for key in [key for key in pools if key[0] == current_device()]:
+                del pools[key]
+
+
+@contextlib.contextmanager
+def using_allocator(allocator):
+    pool = allocator.__self__
+    local.pools, local.allocator = pool._pools, pool._allocator
+    try:
+        yield
+    finally:
+        del local.pools, local.allocator
+
+
+live = {}  # address → weak reference to the Memory
+
+
 class Memory:
     """A piece of a device's memory; it goes back to the pool of the stream that it was made on."""
 
     def __init__(self, nbytes):
         with lock:
             self.stream, self.device, self.nbytes = get_current_stream(), current_device(), nbytes
+            self.pools = getattr(local, "pools", pools)
             if in_use[self.device] + nbytes > machine.memory:
                 raise OutOfMemoryError(nbytes, in_use[self.device])
             in_use[self.device] += nbytes
-            pool = pools[self.device, self.stream.id, nbytes]
+            pool = self.pools[self.device, self.stream.id, nbytes]
             if pool:
                 self.bytes, self.writer, self.readers = pool.pop()
             else:
-                self.bytes, self.writer, self.readers = np.empty(nbytes + 2 * GUARD, np.uint8), None, {}
+                chunk = getattr(local, "allocator", raw_pointer)(nbytes + 2 * GUARD)
+                self.bytes, self.writer, self.readers = chunk.mem.bytes, None, {}
+            live[self.bytes.ctypes.data + GUARD] = weakref.ref(self)
         self.bytes.fill(0xFF)  # NaN, in float32 and float64
 
     def __del__(self):
         if hasattr(self, "bytes"):
+            live.pop(self.bytes.ctypes.data + GUARD, None)
             in_use[self.device] -= self.nbytes
             if self.stream.id not in retired:
-                pools[self.device, self.stream.id, self.nbytes].append(
+                self.pools[self.device, self.stream.id, self.nbytes].append(
                     (self.bytes, self.writer, self.readers)
                 )
+
+    @staticmethod
+    def at(address):
+        """The memory that an address lies in, or None."""
+        for start, ref in list(live.items()):
+            memory = ref()
+            if memory and start <= address < start + memory.nbytes:
+                return memory
+        return None
 
     def check_guards(self, kernel):
         if (self.bytes[:GUARD] != 0xFF).any() or (self.bytes[GUARD + self.nbytes :] != 0xFF).any():
             raise IndexError(f"{kernel} wrote outside an array")
+
+
+def work(reads, writes, run, foreign=()):
+    """Let the current stream do a piece of work: run() reads and writes these memories."""
+    graph = get_current_stream()._graph
+    if graph is None:
+        touch(reads, writes, foreign)
+        run()
+    else:
+        graph._nodes.append((list(map(weakref.ref, reads)), list(map(weakref.ref, writes)), run))
 
 
 def touch(reads, writes, foreign=()):

@@ -7,18 +7,17 @@
 // So that faults show: shared memory is full of NaNs when a block begins; a copy that a thread asked for is
 // made when it is waited for and not before, and what lies at its place is NaN until then; a barrier that not
 // all threads come to ends the launch.  What cannot be shown: coalescing, bank conflicts, speed.
-#include <csetjmp>
 #include <cmath>
+#include <csetjmp>
+#include <cstdlib>
 #include <cstring>
-#include <numeric>
 #include <ucontext.h>
-#include <utility>
-#include <vector>
 using std::exp;
 using std::log;
 using std::nan;
 using std::pow;
 using std::sqrt;
+using std::tanh;
 
 #define STAND_IN
 #define __global__
@@ -27,6 +26,9 @@ using std::sqrt;
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
 #define __shared__ static __attribute__((section("block_memory")))  // the linker names its beginning and end
+
+static inline float rsqrt(float x) { return 1 / sqrt(x); }
+static inline double rsqrt(double x) { return 1 / sqrt(x); }
 
 struct Index {
     unsigned int x, y, z;
@@ -38,17 +40,20 @@ static inline unsigned long long __umul64hi(unsigned long long a, unsigned long 
     return (unsigned __int128)a * b >> 64;
 }
 
+const int MOST = 1024; // threads in a block
+
 enum Order { FORWARDS, BACKWARDS, SHUFFLED };
 
 // The numbers 0 ... n-1 in some order; seed: of the shuffle, which goes on with it.
-static void arrange(std::vector<unsigned int> &numbers, unsigned int n, int order, unsigned int &seed)
+static void arrange(unsigned int *numbers, unsigned int n, int order, unsigned int &seed)
 {
-    numbers.resize(n);
     for (unsigned int k = 0; k < n; k++)
         numbers[k] = order == BACKWARDS ? n - 1 - k : k;
     for (unsigned int k = n; order == SHUFFLED && k > 1; k--) {
         seed = seed * 1664525 + 1013904223;
-        std::swap(numbers[k - 1], numbers[(seed >> 8) % k]);
+        unsigned int *other = numbers + (seed >> 8) % k, last = numbers[k - 1];
+        numbers[k - 1] = *other;
+        *other = last;
     }
 }
 
@@ -58,12 +63,14 @@ static void for_blocks(Index grid, Index block, int order, unsigned int &seed, F
 {
     gridDim = grid;
     blockDim = block;
-    std::vector<unsigned int> blocks;
-    arrange(blocks, grid.x * grid.y * grid.z, order, seed);
-    for (unsigned int b : blocks) {
+    unsigned int count = grid.x * grid.y * grid.z, *blocks = new unsigned int[count];
+    arrange(blocks, count, order, seed);
+    for (unsigned int k = 0; k < count; k++) {
+        unsigned int b = blocks[k];
         blockIdx = {b % grid.x, b / grid.x % grid.y, b / (grid.x * grid.y)};
         fn();
     }
+    delete[] blocks;
 }
 
 #ifndef BARRIERS
@@ -72,12 +79,11 @@ static void for_blocks(Index grid, Index block, int order, unsigned int &seed, F
 template <typename F>
 static int run_grid(Index grid, Index block, int order, F fn)
 {
-    unsigned int seed = 1;
-    std::vector<unsigned int> threads;
+    unsigned int seed = 1, threads[MOST];
     arrange(threads, block.x, order, seed);
     for_blocks(grid, block, order, seed, [&] {
-        for (unsigned int t : threads) {
-            threadIdx = {t, 0, 0};
+        for (unsigned int k = 0; k < block.x; k++) {
+            threadIdx = {threads[k], 0, 0};
             fn();
         }
     });
@@ -94,14 +100,14 @@ struct Copy {
 
 struct Fiber {
     jmp_buf at;
-    std::vector<char> stack;
-    std::vector<Copy> copies;
-    int groups, state; // groups: so many have been committed
+    char *stack;
+    Copy copies[256];
+    int waiting, groups, state; // copies that wait, groups that have been committed
 };
-enum State { READY, AT_BARRIER, DONE };
+enum State { AT_BARRIER, DONE };
 
 extern char __start_block_memory[] __attribute__((weak)), __stop_block_memory[] __attribute__((weak));
-static std::vector<Fiber> fibers;
+static Fiber *fibers[MOST];
 static Fiber *running;
 static jmp_buf scheduler;
 static void (*thread_work)(void *);
@@ -123,13 +129,13 @@ static __attribute__((noinline)) void resume(Fiber &fiber)
     running = &fiber;
     if (_setjmp(scheduler))
         return;
-    if (!fiber.stack.empty())
+    if (fiber.stack)
         _longjmp(fiber.at, 1);
-    fiber.stack.resize(1 << 16);
+    const size_t size = 1 << 16;
     static ucontext_t begin;
     getcontext(&begin);
-    begin.uc_stack.ss_sp = fiber.stack.data();
-    begin.uc_stack.ss_size = fiber.stack.size();
+    begin.uc_stack.ss_sp = fiber.stack = (char *)malloc(size);
+    begin.uc_stack.ss_size = size;
     makecontext(&begin, fiber_main, 0);
     setcontext(&begin);
 }
@@ -143,11 +149,16 @@ static __attribute__((noinline)) void __syncthreads()
     threadIdx = mine;
 }
 
+typedef char *Shared;
+static Shared shared_place(void *place) { return (Shared)place; }
+
 template <int BYTES>
-static void copy_later(void *to, const void *from, bool there)
+static void copy_later(Shared to, const void *from, bool there)
 {
     memset(to, 0xFF, BYTES);
-    running->copies.push_back({(char *)to, there ? (const char *)from : nullptr, BYTES, running->groups});
+    if (running->waiting == sizeof running->copies / sizeof(Copy))
+        abort();
+    running->copies[running->waiting++] = {to, there ? (const char *)from : nullptr, BYTES, running->groups};
 }
 
 static void commit() { running->groups++; }
@@ -155,14 +166,17 @@ static void commit() { running->groups++; }
 template <int GROUPS>
 static void wait_for()
 {
-    std::vector<Copy> &copies = running->copies;
-    size_t k = 0;
-    for (; k < copies.size() && copies[k].group < running->groups - GROUPS; k++)
-        if (copies[k].from)
-            memcpy(copies[k].to, copies[k].from, copies[k].bytes);
+    int kept = 0;
+    for (int k = 0; k < running->waiting; k++) {
+        Copy copy = running->copies[k];
+        if (copy.group >= running->groups - GROUPS)
+            running->copies[kept++] = copy;
+        else if (copy.from)
+            memcpy(copy.to, copy.from, copy.bytes);
         else
-            memset(copies[k].to, 0, copies[k].bytes);
-    copies.erase(copies.begin(), copies.begin() + k);
+            memset(copy.to, 0, copy.bytes);
+    }
+    running->waiting = kept;
 }
 
 #if TF32
@@ -197,31 +211,28 @@ static int run_grid(Index grid, Index block, int order, F fn)
 {
     thread_work = [](void *data) { (*(F *)data)(); };
     thread_data = &fn;
-    if (fibers.size() < block.x)
-        fibers.resize(block.x);
-    unsigned int seed = 1, waiting = 0;
-    std::vector<unsigned int> threads;
+    unsigned int seed = 1, waiting = 0, threads[MOST];
     for_blocks(grid, block, order, seed, [&] {
         if (waiting)
             return;
         memset(__start_block_memory, 0xFF, __stop_block_memory - __start_block_memory);
         for (unsigned int t = 0; t < block.x; t++) {
-            fibers[t].state = READY;
-            fibers[t].groups = 0;
-            fibers[t].copies.clear();
+            if (!fibers[t])
+                fibers[t] = (Fiber *)calloc(1, sizeof(Fiber));
+            fibers[t]->waiting = fibers[t]->groups = 0;
         }
         do {
             waiting = 0;
             arrange(threads, block.x, order, seed);
-            for (unsigned int t : threads) {
-                threadIdx = {t, 0, 0};
-                resume(fibers[t]);
-                waiting += fibers[t].state == AT_BARRIER;
+            for (unsigned int k = 0; k < block.x; k++) {
+                threadIdx = {threads[k], 0, 0};
+                resume(*fibers[threads[k]]);
+                waiting += fibers[threads[k]]->state == AT_BARRIER;
             }
         } while (waiting == block.x);
     });
-    if (waiting)
-        fibers.clear();
+    if (waiting) // some are in the middle of their work for ever
+        memset(fibers, 0, sizeof fibers);
     return waiting != 0;
 }
 

@@ -23,6 +23,7 @@ import shutil
 import subprocess
 import sys
 import types
+import weakref
 from collections import Counter
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -34,7 +35,10 @@ from cuda_machine import (
     Device,
     Event,
     Memory,
+    MemoryPool,
     OutOfMemoryError,
+    RawMemory,
+    RawPointer,
     Stream,
     current_device,
     get_current_stream,
@@ -44,6 +48,8 @@ from cuda_machine import (
     machine,
     touch,
     transfers,
+    using_allocator,
+    work,
 )
 
 CXX = shutil.which("g++")
@@ -52,16 +58,23 @@ launches = Counter()  # kernel → how often it ran
 
 class MemoryPointer:
     def __init__(self, array):
-        self.array, self.ptr = array, array._data.ctypes.data
+        self.array = array
+
+    ptr = property(lambda self: self.array._data.ctypes.data)
+    device_id = property(lambda self: self.array._memory.device)
 
     def copy_from_device_async(self, src, size, stream=None):
         ours, theirs = self.array, src.array
         assert size == ours.nbytes == theirs.nbytes
         assert ours.flags.c_contiguous and theirs.flags.c_contiguous  # noqa: PT018
-        touch([theirs._memory], [ours._memory], foreign=[theirs._memory])
         peers = (theirs._memory.device, ours._memory.device) in machine.peers
         transfers["peer" if peers else "staged"] += size
-        ours._data.reshape(-1)[...] = theirs._data.reshape(-1)
+        target, source = ours._data.reshape(-1), theirs._data.reshape(-1)
+        work([theirs._memory], [ours._memory], lambda: copy(target, source), [theirs._memory])
+
+
+def copy(target, source):
+    target[...] = source
 
 
 # ---- arrays --------------------------------------------------------------------------------------------
@@ -94,18 +107,19 @@ class ndarray:
     def _view(self, data):
         return ndarray(data, self._memory)
 
-    def _view_or_new(self, data):
+    def _view_or_new(self, compute):
+        data = compute()
         same = not data.size or np.may_share_memory(data, self._memory.bytes)
-        return self._view(data) if same else new(data, [self])
+        return self._view(data) if same else new(compute, [self])
 
     def __len__(self):
         return len(self._data)
 
     def reshape(self, *shape):
-        return self._view_or_new(self._data.reshape(*shape))
+        return self._view_or_new(lambda: self._data.reshape(*shape))
 
     def ravel(self):
-        return self._view_or_new(self._data.ravel())
+        return self._view_or_new(lambda: self._data.ravel())
 
     def swapaxes(self, axis1, axis2):
         return self._view(self._data.swapaxes(axis1, axis2))
@@ -114,24 +128,40 @@ class ndarray:
         return self._view(self._data.transpose(*axes))
 
     def copy(self):
-        return new(self._data.copy(), [self])
+        data = self._data
+        return new(lambda: data, [self])
 
     def astype(self, dtype, copy=True):
-        return self if not copy and self.dtype == dtype else new(self._data.astype(dtype), [self])
+        data = self._data
+        return self if not copy and self.dtype == dtype else new(lambda: data.astype(dtype), [self])
 
     def fill(self, value):
+        data = self._data
+        work([], [self._memory], lambda: data.fill(value))
+
+    def set(self, arr, stream=None):
+        assert self.flags.c_contiguous
+        assert arr.flags.c_contiguous
+        if (self.dtype, self.shape) != (arr.dtype, arr.shape):
+            raise TypeError(f"{arr.dtype} {arr.shape} cannot be set to {self.dtype} {self.shape}")
+        (stream or get_current_stream())._not_recorded()
         touch([], [self._memory])
-        self._data.fill(value)
+        self._data[...] = arr
 
     def __getitem__(self, index):
         if list(arrays_in(index)):
-            return new(self._data[plain(index)], [self, index])
+            data, place = self._data, plain(index)
+            return new(lambda: data[place], [self, index])
         index = index if isinstance(index, tuple) else (index,)
         return self._view(self._data[index if Ellipsis in index else (*index, Ellipsis)])
 
     def __setitem__(self, index, value):
-        touch(memories([value, index]), [self._memory])
-        self._data[plain(index)] = plain(value)
+        data, place, source = self._data, plain(index), plain(value)
+
+        def assign():
+            data[place] = source
+
+        work(memories([value, index]), [self._memory], assign)
 
     def __bool__(self):
         return bool(asnumpy(self))
@@ -175,12 +205,16 @@ def fresh(shape, dtype):
     return ndarray(memory.bytes[GUARD : GUARD + nbytes].view(dtype).reshape(shape), memory)
 
 
-def new(data, read=()):
-    """An array with these numbers, computed from those that were read."""
-    data = np.asarray(data)
+def new(compute, read=()):
+    """An array with the numbers that compute() returns, from those that were read."""
+    data = np.asarray(compute())  # where it is recorded: for the shape
     out = fresh(data.shape, data.dtype)
-    touch(memories(read), [out._memory])
-    out._data[...] = data
+    target = out._data
+    if get_current_stream()._graph is None:
+        work(memories(read), [out._memory], lambda: copy(target, data))
+    else:
+        copy(target, data)
+        work(memories(read), [out._memory], lambda: copy(target, compute()))
     return out
 
 
@@ -190,9 +224,9 @@ def computed(fn):
     def call(*args, out=None, **kwargs):
         values = plain([*args, *kwargs.values()])
         if out is None:
-            return new(fn(*values[: len(args)], **kwargs), args)
-        touch(memories(args), [out._memory])
-        fn(*values[: len(args)], out=out._data, **kwargs)
+            return new(lambda: fn(*values[: len(args)], **kwargs), args)
+        target = out._data
+        work(memories(args), [out._memory], lambda: fn(*values[: len(args)], out=target, **kwargs))
         return out
 
     return call
@@ -216,9 +250,10 @@ for _name, _fn in {
     setattr(ndarray, f"__i{_name}__", method(_fn, in_place=True))
 for _name, _fn in {
     "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal, "eq": np.equal,
-    "ne": np.not_equal, "matmul": np.matmul,
+    "ne": np.not_equal,
 }.items():  # fmt: skip
     setattr(ndarray, f"__{_name}__", method(_fn))
+ndarray.__matmul__ = lambda self, other: matmul(self, other)
 ndarray.__neg__ = lambda self: computed(np.negative)(self)
 
 
@@ -240,6 +275,7 @@ def freeze(array):
 
 
 def asnumpy(a, stream=None):
+    get_current_stream()._not_recorded()
     touch([a._memory], [])
     (stream or get_current_stream()).synchronize()
     transfers["to host"] += a.nbytes
@@ -249,7 +285,8 @@ def asnumpy(a, stream=None):
 def asarray(a, dtype=None):
     if isinstance(a, ndarray):
         return a if dtype is None else a.astype(dtype, copy=False)
-    return new(np.asarray(plain(a) if isinstance(a, (list, tuple)) else a, dtype))
+    get_current_stream()._not_recorded()  # what was copied from would be gone when it is replayed
+    return new(lambda: np.asarray(plain(a) if isinstance(a, (list, tuple)) else a, dtype))
 
 
 def array(obj, dtype=None):
@@ -258,7 +295,8 @@ def array(obj, dtype=None):
 
 def ascontiguousarray(a, dtype=None):
     a = a.astype(dtype, copy=False) if dtype else a
-    return a if a.flags.c_contiguous and a.ndim else new(np.ascontiguousarray(a._data), [a])
+    data = a._data
+    return a if a.flags.c_contiguous and a.ndim else new(lambda: np.ascontiguousarray(data), [a])
 
 
 def empty(shape, dtype=np.float64):
@@ -266,19 +304,20 @@ def empty(shape, dtype=np.float64):
 
 
 def zeros(shape, dtype=np.float64):
-    return new(np.zeros(shape, dtype))
+    return new(lambda: np.zeros(shape, dtype))
 
 
 def ones(shape, dtype=np.float64):
-    return new(np.ones(shape, dtype))
+    return new(lambda: np.ones(shape, dtype))
 
 
 def zeros_like(a):
-    return new(np.zeros_like(a._data))
+    shape, dtype = a.shape, a.dtype
+    return new(lambda: np.zeros(shape, dtype))
 
 
 def arange(stop):
-    return new(np.arange(stop))
+    return new(lambda: np.arange(stop))
 
 
 def moveaxis(a, source, destination):
@@ -288,15 +327,14 @@ def moveaxis(a, source, destination):
 def matmul(x1, x2, /, *, out=None):
     if out is not None and not out.flags.c_contiguous:
         raise ValueError("Output array must be C-contiguous")
+    if get_current_stream()._graph is not None:
+        raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
     return computed(np.matmul)(x1, x2, out=out)
 
 
 def pad(array, pad_width, mode="constant", **kwargs):
-    return new(np.pad(array._data, pad_width, mode, **kwargs), [array])
-
-
-def split(ary, indices_or_sections, axis=0):
-    return [ary._view(part) for part in np.split(ary._data, indices_or_sections, axis)]
+    data = array._data
+    return new(lambda: np.pad(data, pad_width, mode, **kwargs), [array])
 
 
 def concatenate(tup, axis=0, out=None):
@@ -320,6 +358,7 @@ def clip(a, a_min, a_max):
 KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\([^)]*\) )?(\w+)\(([^)]*)\)')
 TYPES = {
     "int": np.int32, "unsigned int": np.uint32, "u64": np.uint64, "long long": np.int64, "bool": np.bool_,
+    "double": np.float64,
     "unsigned short": np.uint16,
 }  # fmt: skip
 
@@ -347,14 +386,33 @@ def compiled(code, options):
             f'extern "C" int run_{name}(Index _grid, Index _block, int _order, {parameters})\n'
             f"{{ return run_grid(_grid, _block, _order, [&] {{ {name}({names}); }}); }}\n"
         )
-    barriers = "#define BARRIERS\n" * ("__syncthreads" in code)
+    barriers = "#define BARRIERS\n" * ("__shared__" in code)
     source = f'{barriers}#include "{shim}"\n#line 1 "kernel.cu"\n{code}\n' + "".join(runners)
     digest = hashlib.sha256((source + shim.read_text() + " ".join(options)).encode()).hexdigest()[:16]
     library = Path(machine.cache) / f"{digest}.so"
     with lock:
         if not library.exists():
-            command = [CXX, "-O3", "-std=c++17", "-Wall", "-Wextra", "-Werror", "-Wno-unused-function"]
-            command += ["-Wno-unused-variable", "-Wno-unknown-pragmas", *options, "-shared", "-fPIC", "-x", "c++", "-", "-o", library]
+            command = [
+                CXX,
+                "-O1" if barriers else "-O3",
+                "-std=c++14",
+                "-Wall",
+                "-Wextra",
+                "-Werror",
+                "-Wno-unused-function",
+            ]
+            command += [
+                "-Wno-unused-variable",
+                "-Wno-unknown-pragmas",
+                *options,
+                "-shared",
+                "-fPIC",
+                "-x",
+                "c++",
+                "-",
+                "-o",
+                library,
+            ]
             done = subprocess.run(command, input=source, capture_output=True, text=True)
             if done.returncode:
                 raise RuntimeError(f"g++ cannot compile the kernel:\n{done.stderr}")
@@ -385,7 +443,7 @@ class Kernel:
             raise ValueError(f"{self.name}: CUDA_ERROR_INVALID_VALUE for grid {grid}, block {block}")
         if len(args) != len(self.parameters):
             raise TypeError(f"{self.name}: {len(self.parameters)} parameters, {len(args)} arguments")
-        passed, reads, writes = [], [], []
+        passed, reads, writes, tables = [], [], [], []
         for place, (arg, (dtype, is_array, written)) in enumerate(zip(args, self.parameters, strict=True)):
             if is_array != isinstance(arg, ndarray) or getattr(arg, "dtype", None) != dtype:
                 found = f"{type(arg).__name__} {getattr(arg, 'dtype', '')}"
@@ -399,14 +457,25 @@ class Kernel:
                 raise ValueError(f"{self.name}, argument {place}: the array is read-only")
             (writes if written else reads).append(arg._memory)
             passed.append(ctypes.c_void_p(arg._data.ctypes.data))
-        touch(reads, writes)
-        with lock:
-            launches[self.name] += 1
-        self.count += 1
-        if self.run(grid, block, ctypes.c_int(self.count % 3), *passed):
-            raise RuntimeError(f"{self.name}: a barrier that not all threads of a block come to")
-        for memory in writes:
-            memory.check_guards(self.name)
+            tables += [arg._data] * (dtype == np.uint64)
+
+        def run():
+            named = [m for table in tables for address in table.ravel() if (m := Memory.at(int(address)))]
+            touch([], named)  # a table of addresses: of what the kernel writes, as far as we can know
+            with lock:
+                launches[self.name] += 1
+            self.count += 1
+            if self.run(grid, block, ctypes.c_int(self.count % 3), *passed):
+                raise RuntimeError(f"{self.name}: a barrier that not all threads of a block come to")
+            for memory in (*named, *checked()):
+                memory.check_guards(self.name)
+
+        refs = [weakref.ref(memory) for memory in writes]
+
+        def checked():
+            return [memory for ref in refs if (memory := ref())]
+
+        work(reads, writes, run)
 
 
 # ---- the module ----------------------------------------------------------------------------------------
@@ -421,21 +490,17 @@ def getDeviceProperties(device):
     return {"name": b"Stand-in", "major": 9, "minor": 0, "multiProcessorCount": 132}
 
 
-class MemoryPool:
-    def total_bytes(self):
-        return in_use[current_device()]
-
-
 API = {
     "array": array, "asarray": asarray, "asnumpy": asnumpy, "ascontiguousarray": ascontiguousarray,
     "empty": empty, "zeros": zeros, "zeros_like": zeros_like, "arange": arange, "moveaxis": moveaxis,
-    "matmul": matmul, "pad": pad, "concatenate": concatenate, "ones": ones, "split": split,
-    "stack": stack, "where": where, "clip": clip,
-    "ndarray": ndarray, "RawModule": RawModule,
+    "matmul": matmul, "pad": pad, "concatenate": concatenate, "stack": stack, "where": where, "clip": clip,
+    "ones": ones, "ndarray": ndarray, "RawModule": RawModule,
     **{fn.__name__: computed(fn) for fn in (
-        np.add, np.subtract, np.multiply, np.maximum, np.tanh, np.exp, np.log, np.isfinite,
+        np.add, np.subtract, np.multiply, np.maximum, np.minimum, np.tanh, np.exp, np.log, np.isfinite,
     )},
     "get_default_memory_pool": lambda: MemoryPool(),
+    "cuda.MemoryPool": MemoryPool, "cuda.Memory": RawMemory, "cuda.MemoryPointer": RawPointer,
+    "cuda.using_allocator": using_allocator,
     "cuda.Device": Device, "cuda.Stream": Stream, "cuda.Event": Event,
     "cuda.get_current_stream": get_current_stream, "cuda.get_elapsed_time": get_elapsed_time,
     "cuda.memory.OutOfMemoryError": OutOfMemoryError,

@@ -15,7 +15,7 @@ from tinyalex.devices import parse
 from tinyalex.gradcheck import GradientError, check
 from tinyalex.measure.describe import describe
 from tinyalex.models.alexnet import PRESETS, alexnet, narrow
-from tinyalex.nn import Conv2d, Linear
+from tinyalex.nn import AllGather, Conv2d, Linear, plan
 from tinyalex.ops.softmax import softmax_loss_backward, softmax_loss_forward
 from tinyalex.optim import SGD
 
@@ -34,7 +34,7 @@ def on(ranks, job):
 
 def build(network, seed=0, dtype=np.float32):
     """The whole network on one rank."""
-    return on(1, lambda comm: alexnet(network, comm, np.random.default_rng(seed), dtype))[0]
+    return on(1, lambda comm: alexnet(network).build(comm, np.random.default_rng(seed), dtype))[0]
 
 
 def shapes(model, x):
@@ -114,7 +114,7 @@ TOTALS = [
 
 @pytest.mark.parametrize(("network", "ranks", "parameters", "multiply_adds"), TOTALS)
 def test_totals(network, ranks, parameters, multiply_adds):
-    total = describe(network, ranks).total
+    total = describe(alexnet(network), ranks).total
     assert (total.parameters, total.multiply_adds) == (parameters, multiply_adds)
     if network is not HALF:
         assert total.neurons == 659_272
@@ -175,15 +175,17 @@ def test_order_of_the_layers():
 def test_relu_follows_every_convolution_and_hidden_layer():
     for network in (PAPER, CODE2012):
         model = build(small(network))
-        neurons = {
-            name: layer.geometry[-1] if isinstance(layer, Conv2d) else layer.activation
+        activations = {
+            name: layer.activation
             for name, layer in model.layers.items()
             if isinstance(layer, Conv2d | Linear)
         }
-        assert neurons.pop("fc8") is None
-        if network is CODE2012:  # its neuron stands at pool1
-            assert neurons.pop("conv1") is None
-        assert {neuron.name for neuron in neurons.values()} == {"relu"}
+        assert len(activations) == 8
+        assert activations.pop("fc8") is None
+        if network is CODE2012:  # it stands at pool1
+            assert activations.pop("conv1") is None
+            assert model.layers["relu1"].activation == "relu"
+        assert set(activations.values()) == {"relu"}
 
 
 SPREADS = {  # conv1, conv2, conv3, conv4, conv5, fc6, fc7, fc8
@@ -216,7 +218,7 @@ def gradients(model):
 
 def test_the_seed_gives_the_same_weights_on_one_rank_and_on_two():
     def weights(comm):
-        return parameters(alexnet(small(PAPER), comm, np.random.default_rng(3)))
+        return parameters(alexnet(small(PAPER)).build(comm, np.random.default_rng(3)))
 
     alone, shared = whole(on(1, weights)), whole(on(2, weights))
     assert alone.keys() == shared.keys()
@@ -224,6 +226,29 @@ def test_the_seed_gives_the_same_weights_on_one_rank_and_on_two():
         np.testing.assert_array_equal(alone[name], shared[name])
     other = parameters(build(small(PAPER), seed=4))
     assert not any((alone[name] == other[name]).all() for name in alone if name.endswith("w"))
+
+
+@pytest.mark.parametrize("network", [PAPER, CODE2012], ids=["paper", "code2012"])
+def test_where_the_towers_meet_is_what_the_rule_finds(network):
+    """The list tells the paper's meetings; without them `plan` puts the ranks' meetings in the same places."""
+    declared = alexnet(network)
+    told = declared.plan(2)
+    bare = [layer for layer in declared.layers if not isinstance(layer, AllGather)]
+    found = plan(bare, declared.input, 2)
+    assert len(bare) == len(found) - 5
+
+    def places(placed):
+        return [
+            (type(p.layer), p.layer.data(), "" if isinstance(p.layer, AllGather) else p.layer.name, *p[1:])
+            for p in placed
+        ]
+
+    assert places(found) == places(told)
+    assert [p.layer.name for p in found if isinstance(p.layer, AllGather)] == [
+        "gather_conv3", "gather_fc6", "gather_fc7", "gather_fc8", "gather",
+    ]  # fmt: skip
+    assert plan(bare, declared.input, 1)[-1].y == (1000,)  # on one rank nothing is added
+    assert len(plan(bare, declared.input, 1)) == len(bare)
 
 
 # ---- one rank is two ranks ---------------------------------------------------------------------------
@@ -245,7 +270,7 @@ def a_batch(network, images=5):
 
 def train(network, comm, steps=10):
     """Return the first step's logits and gradients, the weights after the last, and the losses."""
-    model = alexnet(network, comm, np.random.default_rng(3), np.float64)
+    model = alexnet(network).build(comm, np.random.default_rng(3), np.float64)
     optimizer = SGD(model, rate=0.01, momentum=0.9, decay=5e-4)
     pictures, labels = map(backends.put, a_batch(network))
     losses, first = [], None
@@ -296,7 +321,7 @@ def check_gradients(network, ranks, spoil=lambda model: None):
 
     def run(dy, values):
         def job(comm):
-            model = alexnet(network, comm, np.random.default_rng(3), np.float64)
+            model = alexnet(network).build(comm, np.random.default_rng(3), np.float64)
             for name, layer, key in model.parameters():
                 layer.params[key] = backends.put(values[name][comm.part(len(values[name]))])
             logits = model.forward(backends.put(pictures), train=True)
@@ -430,21 +455,23 @@ def test_pytorch_agrees(preset, changes, training):
 @pytest.mark.parametrize(
     ("network", "ranks", "message"),
     [
-        (PAPER, 3, r"2 tower\(s\) run on 1 rank or 2, not on 3"),
-        (HALF, 2, r"1 tower\(s\) run on 1 rank or 1, not on 2"),
-        (CAFFE, 2, "LRN windows across the towers .* need one rank"),
-        (PAPER._replace(size=7), 1, "conv1 of a picture of 7: window of 11 is larger than the map"),
-        (PAPER._replace(size=20), 1, "window of 3 is larger than the map: 2"),
+        (PAPER, 3, "lrn1: windows in 2 groups reach across the channels of 3 ranks"),
+        (PAPER._replace(lrn=False), 3, "conv2: on 3 ranks each must hold all channels"),
+        (HALF, 2, "lrn1: windows in 1 groups reach across the channels of 2 ranks"),
+        (HALF._replace(lrn=False, same_map_norm=False), 2, "conv2: on 2 ranks each must hold all channels"),
+        (CAFFE, 2, "lrn1: windows in 1 groups reach across the channels of 2 ranks"),
+        (PAPER._replace(size=7), 1, "conv1: window of 11 is larger than the map"),
+        (PAPER._replace(size=20), 1, "pool2: window of 3 is larger than the map: 2"),
     ],
 )
 def test_networks_that_cannot_be_built(network, ranks, message):
     with pytest.raises(ValueError, match=message):
-        on(ranks, lambda comm: alexnet(network, comm, np.random.default_rng(0)))
+        on(ranks, lambda comm: alexnet(network).build(comm, np.random.default_rng(0)))
 
 
 def test_lrn_across_towers_may_be_left_out_on_two_ranks():
     network = small(CAFFE._replace(lrn=False))
-    logits = on(2, lambda comm: alexnet(network, comm, np.random.default_rng(0)).forward(
+    logits = on(2, lambda comm: alexnet(network).build(comm, np.random.default_rng(0)).forward(
         a_batch(network)[0].astype(np.float32)
     ))  # fmt: skip
     assert logits[0].shape == (10, 5)
@@ -452,5 +479,7 @@ def test_lrn_across_towers_may_be_left_out_on_two_ranks():
 
 def test_pictures_of_another_size_are_refused():
     model = build(small(PAPER))
-    with pytest.raises(ValueError, match=r"linear: expected x \(D,N\), w \(F,D\)"):
+    with pytest.raises(
+        ValueError, match=r"conv1: expected an input \(3, 64, 64, N\), found \(3, 131, 131, 1\)"
+    ):
         model.forward(np.zeros((3, 131, 131, 1), np.float32))

@@ -6,33 +6,48 @@ import numpy as np
 import pytest
 from test_cli import done, refused
 
-from tinyalex.comm import Comm
 from tinyalex.devices import Device
 from tinyalex.errors import ArgumentError
 from tinyalex.measure import bench
-from tinyalex.measure.describe import BlankWeights, describe
+from tinyalex.measure.describe import describe
+from tinyalex.models import Network, figure1
 from tinyalex.models.alexnet import PRESETS, alexnet, narrow
 from tinyalex.nn import Conv2d
 
-SMALL = narrow(PRESETS["paper"], 0.05)._replace(size=67, classes=10)
+OPTIONS = narrow(PRESETS["paper"], 0.05)._replace(size=67, classes=10)
+SMALL = alexnet(OPTIONS)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_products_are_the_networks_multiply_adds(ranks):
     """Three products a layer, two for conv1: what `describe` counts for one image and all ranks."""
-    comm = Comm(Device("cpu:0"))
-    comm.size = ranks
-    net = alexnet(PRESETS["paper"], comm, BlankWeights())
-    rows = {row.layer: row for row in describe(PRESETS["paper"], ranks, 3).rows}
-    for name, layer in net.layers.items():
-        products = bench._products(layer, rows[name].output, 3)
+    rows = describe(alexnet(), ranks, 3).rows
+    for place, row in zip(alexnet().plan(ranks), rows, strict=True):
+        products = bench.products(place, 3, ranks)
         found = {d: sum(n * m * k * j for n, m, k, j in products[d]) for d in products}
-        whole = 3 * rows[name].multiply_adds // ranks
-        assert found == {"forward": whole, "backward": whole * (1 if name == "conv1" else 2)}
+        whole = 3 * row.multiply_adds // ranks
+        assert found == {"forward": whole, "backward": whole * (1 if row.layer == "conv1" else 2)}
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_layer_alone_is_a_rank_s_share_of_it(ranks):
+    """Its products and what it keeps are those that it has within the network."""
+    network = alexnet()
+    for place in network.plan(ranks):
+        name = place.layer.name
+        if place.layer.leaves == "all":
+            continue  # a gather has nothing to meet when it is alone
+        only = bench.alone(network, name, ranks)
+        (own,) = only.plan()
+        own.layer.need_dx = getattr(place.layer, "need_dx", True)
+        assert bench.products(own, 3) == bench.products(place, 3, ranks), name
+        assert own.y == place.own(place.y, place.split_y, ranks), name
 
 
 def test_a_layer_from_the_command_line():
-    found = json.loads(done("bench", "conv5", "--batch", 2, "--rounds", 2, "--json", "--devices", "cpu:0"))
+    found = json.loads(
+        done(*["bench", "--layer", "conv5", "--batch", "2", "--rounds", "2", "--json", "--devices", "cpu:0"])
+    )
     assert found["what"] == "conv5"
     assert len(found["seconds"]) == len(found["faults"]) == found["rounds"] == 2
     assert all(s > 0 for s in found["seconds"])
@@ -44,30 +59,39 @@ def test_a_layer_from_the_command_line():
     assert backward["ms"] * backward["gflops"] * 1e6 == pytest.approx(2 * flop)
 
 
-@pytest.mark.parametrize(("what", "options"), [("cifar4", ("--neuron", "tanh")), ("pool5", ("--forward",))])
-def test_table(what, options):
-    printed = done("bench", what, "--batch", 4, "--rounds", 1, "--layers", *options)
+@pytest.mark.parametrize("options", [("cifar4-tanh",), ("--layer", "pool5", "--forward")], ids=str)
+def test_table(options):
+    printed = done("bench", *options, "--batch", 4, "--rounds", 1, "--layers")
     assert "images/s" in printed
     assert ("of the limit is reached" in printed) == ("--forward" not in options)
     assert "pool1" in printed or "pool5" in printed
 
 
 def test_rounds_measure_the_whole_network():
-    found = bench.measure("alexnet", SMALL, None, [Device("cpu:0"), Device("cpu:1")], 4, 2)
+    found = bench.measure(SMALL, [Device("cpu:0"), Device("cpu:1")], 4, 2, what="alexnet")
+    assert found["what"] == "alexnet"
     names = {row["layer"] for row in found["layers"]}
     assert {"conv1", "lrn1", "gather3", "fc8", "update"} <= names
     inside = sum(row["ms"] for row in found["layers"]) / 1e3
     assert inside < 1.5 * np.mean(found["seconds"])
 
 
+def test_networks_without_towers_share_the_batch():
+    """Each device trains the whole network on its part; the gradients meet."""
+    found = bench.measure(figure1(), [Device("cpu:0"), Device("cpu:1")], 4, 1)
+    assert found["batch"] == 4
+    assert {"conv1", "fc10", "update"} <= {row["layer"] for row in found["layers"]}
+
+
 def test_bad_names():
-    assert "expected alexnet, cifar4 or one of conv1, lrn1" in refused("bench", "conv9")
+    assert "conv9: expected a network: paper, code2012" in refused("bench", "conv9")
+    assert "bench: expected one of conv1, lrn1" in refused("bench", "--layer", "conv9")
     assert "expected torch or torch-tuned" in refused("bench", "--vs", "tensorflow")
 
 
-def test_a_neuron_that_is_none():
-    with pytest.raises(ArgumentError, match="--neuron: expected one of relu, tanh, logistic; found 'foo'"):
-        bench.measure("cifar4", None, "foo", [Device("cpu:0"), Device("cpu:1")], 2, 1)
+def test_an_activation_that_is_none():
+    with pytest.raises(ArgumentError, match=r"act1: activation: expected None, 'relu', .* found 'foo'"):
+        figure1("foo")
 
 
 def test_warming_up_ends_when_the_device_is_done(monkeypatch):
@@ -76,7 +100,7 @@ def test_warming_up_ends_when_the_device_is_done(monkeypatch):
     monkeypatch.setattr(bench._Work, "__call__", lambda self: calls.append("work"))
     monkeypatch.setattr(Device, "finish", lambda self: calls.append("finish"))
     monkeypatch.setattr(bench, "ROUND", 0)
-    bench.measure("pool5", SMALL, None, [Device("cpu:0")], 2, 1)
+    bench.measure(SMALL, [Device("cpu:0")], 2, 1, layer="pool5")
     assert calls == ["work", "finish"] * 3  # and a round of one step
 
 
@@ -90,20 +114,21 @@ class TestTwin:
     def test_has_the_networks_parameters(self, torch):
         from tinyalex.measure.bench_torch import module
 
-        layers, _ = bench.layers_of("alexnet", PRESETS["paper"], None, Comm(Device("cpu:0")), BlankWeights())
         with torch.device("meta"):
-            modules = [m for layer in layers.values() for m in module(layer, tuned=False)]
+            modules = [m for place in alexnet().plan() for m in module(place.layer, place, tuned=False)]
         assert sum(p.numel() for m in modules for p in m.parameters()) == 60_965_224
 
     def test_makes_shapes_and_values_of_our_layers(self, torch):
         """Same weights, same input: the logits are ours, normalization over all maps, in both forms."""
         from tinyalex.measure.bench_torch import module
 
-        network = SMALL._replace(lrn_within_towers=False, dropout=False)
-        net = alexnet(network, Comm(Device("cpu:0")), np.random.default_rng(0), np.float64)
+        network = alexnet(OPTIONS._replace(lrn_within_towers=False, dropout=False))
+        net = network.build(rng=np.random.default_rng(0), dtype=np.float64)
         x = np.random.default_rng(1).standard_normal((3, 67, 67, 2)) * 60
         for tuned in (False, True):
-            twin = torch.nn.Sequential(*(m for layer in net.layers.values() for m in module(layer, tuned)))
+            twin = torch.nn.Sequential(
+                *(m for place in net.placed.values() for m in module(place.layer, place, tuned))
+            )
             twin.double()
             with torch.no_grad():
                 for parameter, (_, layer, key) in zip(twin.parameters(), net.parameters(), strict=True):
@@ -124,16 +149,18 @@ class TestTwin:
         threads = []
         monkeypatch.setattr(torch, "set_num_threads", threads.append)
         options = ("--batch", 2, "--rounds", 1, "--devices", devices, "--vs", vs)
-        assert "times as fast" in done("bench", "lrn2", *options)
+        assert "times as fast" in done("bench", "--layer", "lrn2", *options)
         assert threads == [devices.count("cpu")]
 
     @pytest.mark.parametrize("pad", [(1, 1, 2, 0), (1, 2, 1, 1), (2, 1, 2, 1), (1, 1, 2, 2), (0, 3, 0, 3)])
     def test_convolution_with_any_padding(self, torch, pad):
         from tinyalex.measure.bench_torch import module
 
-        comm, rng = Comm(Device("cpu:0")), np.random.default_rng(0)
-        layer = Conv2d((4, 3, 3, 3), comm, rng, pad=pad, dtype=np.float64)
-        *before, conv = module(layer, tuned=False)
+        rng = np.random.default_rng(0)
+        net = Network([Conv2d(4, 3, pad=pad)], (3, 7, 8)).build(rng=rng, dtype=np.float64)
+        place = net.placed["conv1"]
+        layer = place.layer
+        *before, conv = module(layer, place, tuned=False)
         x = rng.standard_normal((3, 7, 8, 2))
         with torch.no_grad():
             conv.weight, conv.bias = (torch.nn.Parameter(torch.from_numpy(layer.params[key])) for key in "wb")

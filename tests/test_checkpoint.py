@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from tinyalex.comm import Comm, launch
-from tinyalex.devices import Device, parse
+from tinyalex.comm import launch
+from tinyalex.devices import parse
 from tinyalex.errors import DataError
 from tinyalex.files import write_array, write_text
-from tinyalex.models.cifar import figure1_net
+from tinyalex.models import figure1
 from tinyalex.nn import Linear, Sequential
 from tinyalex.optim import SGD
 from tinyalex.runs.checkpoint import load, restore, save, state
@@ -217,9 +217,8 @@ def test_metadata_that_is_damaged_is_refused(tmp_path):
 
 
 def model(outputs=3, dtype=np.float32, layers=("fc1", "fc2"), comm=None):
-    comm = comm or Comm(Device("cpu:0"))
-    rng = np.random.default_rng(1)
-    net = Sequential({name: Linear((outputs, 4), comm, rng, std=1, dtype=dtype) for name in layers}, comm)
+    layers = [Linear(outputs, std=1, name=name) for name in layers]
+    net = Sequential(layers, (4,), comm, np.random.default_rng(1), dtype)
     return net, SGD(net, 0.1, momentum=0.9, decay=0.01)
 
 
@@ -279,10 +278,10 @@ def test_another_model_is_refused_and_left_as_it_was(settings, words):
 
 def test_a_single_wrong_shape_is_named_with_both():
     arrays = state(*model())
-    arrays["velocity.fc2.w"] = arrays["velocity.fc2.w"].T
+    arrays["velocity.fc1.w"] = arrays["velocity.fc1.w"].T
     with pytest.raises(
         DataError,
-        match=re.escape("x: velocity.fc2.w: this model has ((3, 4), 'float32'), the checkpoint ((4, 3),"),
+        match=re.escape("x: velocity.fc1.w: this model has ((3, 4), 'float32'), the checkpoint ((4, 3),"),
     ):
         restore(*model(), arrays, "x")
 
@@ -340,7 +339,7 @@ def test_a_data_parallel_network_goes_from_two_ranks_to_one_and_three(tmp_path):
     path = tmp_path / "a.safetensors"
 
     def write(comm):
-        net = figure1_net("relu", comm, np.random.default_rng(0))
+        net = figure1().build(comm.alone(), np.random.default_rng(0))
         optimizer = SGD(net, 0.1)
         optimizer.velocity["fc10.w"] += 2
         if comm.rank == 0:
@@ -348,7 +347,7 @@ def test_a_data_parallel_network_goes_from_two_ranks_to_one_and_three(tmp_path):
         return state(net, optimizer)
 
     def read(comm):
-        net = figure1_net("relu", comm, np.random.default_rng(1))
+        net = figure1().build(comm.alone(), np.random.default_rng(1))
         optimizer = SGD(net, 0.1)
         arrays, metadata = load(path)
         restore(net, optimizer, arrays, path)

@@ -21,8 +21,9 @@ from tinyalex.comm import Comm
 from tinyalex.data import Images, augment, imagenet
 from tinyalex.devices import Device
 from tinyalex.errors import DataError
-from tinyalex.models.alexnet import PRESETS, narrow
+from tinyalex.models.alexnet import PRESETS, alexnet, narrow
 from tinyalex.runs import checkpoint, run
+from tinyalex.runs import trained as reading
 from tinyalex.runs.settings import Data, open_data
 
 CLASSES = ("ant", "bee", "cow", "dog")
@@ -133,10 +134,14 @@ def test_train_takes_its_options_to_heart(world, tmp_path):
     done("train", world.data, tmp_path / "run", *options.split(), *more)
     s = run.settings_of(tmp_path / "run")
     expected = narrow(PRESETS["code2012"], 0.02)._replace(size=67, classes=4, bias=0.1, dropout=False)
-    assert s.network == expected
-    assert (s.preset, s.seed, s.upscale, s.save_every, s.keep) == ("code2012", 5, 80, 7, 1)
+    assert s.network == alexnet(expected)
+    assert (s.seed, s.upscale, s.save_every, s.keep) == (5, 80, 7, 1)
     assert (s.recipe.rate, s.recipe.batch, s.recipe.epochs) == (0.002, 8, 1)
-    assert (s.recipe.pictures.noise, s.recipe.pictures.crop, s.recipe.pictures.group) == (0.05, 67, 32)
+    assert (s.recipe.augmentation.noise, s.recipe.augmentation.crop, s.recipe.augmentation.group) == (
+        0.05,
+        67,
+        32,
+    )
     assert s.recipe.decay_biases is False
 
 
@@ -164,7 +169,7 @@ def test_a_run_goes_on_where_its_pictures_are_now(world, tmp_path):
         shutil.copytree(getattr(world, name), tmp_path / name)
     moved = (tmp_path / "data").rename(tmp_path / "moved")
     settings = run.settings_of(tmp_path / "a")._replace(data=str(tmp_path / "data"))
-    (tmp_path / "a" / "run.json").write_text(json.dumps(settings.to_json()))
+    (tmp_path / "a" / "run.json").write_text(json.dumps({"version": 2, **settings.to_json()}))
     assert "run.json names the data, --data others" in refused("resume", tmp_path / "a")
     done("resume", tmp_path / "a", "--data", moved)
     done("resume", tmp_path / "a")
@@ -197,8 +202,8 @@ def test_the_recipe_counts_the_positions_of_its_own_crop_only(tmp_path, monkeypa
     begun = []
     monkeypatch.setattr("tinyalex.cli.train._go", lambda out, settings, *_, **__: begun.append(settings))
     done("train", tmp_path, tmp_path / "run", "--batch", 2, *options.split())
-    assert begun[0].recipe.pictures.offsets == offsets
-    with data.loader("train", begun[0], recipe=begun[0].recipe.pictures, train=True):
+    assert begun[0].recipe.augmentation.offsets == offsets
+    with data.loader("train", begun[0], augmentation=begun[0].recipe.augmentation, train=True):
         pass  # the crop fits
 
 
@@ -222,8 +227,8 @@ def test_evaluate_prints_the_errors(world, views):
     ).splitlines()
     comm, found = Comm(Device("cpu:0")), []
     for out in (world.a, world.b):
-        trained = evaluate.load(comm, run.checkpoints(out)[-1])
-        with evaluate.view_loader(comm, trained, open_data(world.data).val, views) as loader:
+        trained = reading.load(comm, run.checkpoints(out)[-1])
+        with reading.view_loader(comm, trained, open_data(world.data).val, views) as loader:
             p, labels = evaluate.probabilities(trained.net, loader)
         found.append(p)
     found.append(evaluate.ensemble(found, [3, 1]))
@@ -331,14 +336,16 @@ def test_options_outside_their_range_are_errors_of_usage(world, tmp_path):
 
 
 MISTAKES = {  # options of train: what is wrong with them
-    ("--preset", "alexnet"): "--preset: expected one of paper, code2012, half, caffe, found 'alexnet'",
+    ("--preset", "vgg"): "vgg: expected a network: paper, code2012, half, caffe, cifar4, ",
+    ("--network", "vgg"): "vgg: expected a network: paper, code2012, half, caffe, cifar4, ",
+    ("--recipe", "vgg"): "recipe: expected one of paper, code2012, half, caffe, found 'vgg'",
     ("--devices", "gpu:0"): "device 'gpu:0': expected 'cpu:K' or 'cuda:K'",
     ("--devices", ""): "device '': expected 'cpu:K' or 'cuda:K'",
     ("--devices", "cpu:0,cpu:0"): "devices: expected different ones of one kind, found cpu:0, cpu:0",
-    ("--devices", "cpu:0,cpu:1,cpu:2"): "run on 1 rank or 2, not on 3",
-    ("--preset", "half", "--devices", "cpu:0,cpu:1"): "run on 1 rank or 1, not on 2",
-    ("--preset", "caffe", "--size", 67, "--devices", "cpu:0,cpu:1"): "need one rank",
-    ("--size", 20): "20",
+    ("--devices", "cpu:0,cpu:1,cpu:2"): "conv1: 8 filters or features cannot be shared evenly by 3 ranks",
+    ("--preset", "half", "--devices", "cpu:0,cpu:1"): "reach across the channels of 2 ranks",
+    ("--preset", "caffe", "--size", 67, "--devices", "cpu:0,cpu:1"): "reach across the channels of 2 ranks",
+    ("--size", 20): "pool2: window of 3 is larger than the map: 2 with 0+0 of padding, for pictures of 20",
     ("--size", 100): "100",  # the pictures have 72
     ("--batch", 1000): "36 pictures",
     ("--upscale", 10): "10",
@@ -366,8 +373,9 @@ def test_an_odd_number_of_classes_runs_on_one_device(world, tmp_path):
     src = class_folders(tmp_path / "src", CLASSES[:3])
     imagenet.prepare(src, tmp_path / "data", size=72, workers=1, progress=False)
     two = "--devices", "cpu:0,cpu:1"
-    assert "3 classes" in refused("train", tmp_path / "data", tmp_path / "run", *SMALL, "--epochs", 1, *two)
-    done("train", tmp_path / "data", tmp_path / "run", *SMALL, "--epochs", 1)
+    command = ("train", tmp_path / "data", tmp_path / "run", *SMALL, "--epochs", 1)
+    assert "fc8: 3 filters or features cannot be shared evenly by 2 ranks" in refused(*command, *two)
+    done(*command)
 
 
 def test_a_gpu_without_cupy_is_refused_with_what_to_install(world, monkeypatch):
@@ -419,7 +427,7 @@ REFUSED = [  # the command, and a part of the line
         ("figure", "neighbours", "{nowhere}", "{nowhere}", "--out", "{nowhere}/n.png"),
         "n.png: expected the na",
     ),
-    (("evaluate", "{data}", "{a}", "--devices", "cpu:0,cpu:1,cpu:2"), "not on 3"),
+    (("evaluate", "{data}", "{a}", "--devices", "cpu:0,cpu:1,cpu:2"), "shared evenly by 3 ranks"),
     (("evaluate", "{data}", "{index}"), "index.json: not a whole safetensors file"),
     (("predict", "{a}", "{index}"), "index.json: expected a picture"),
     (("predict", "{a}", "{nowhere}"), "nowhere: expected a picture"),
@@ -430,13 +438,18 @@ REFUSED = [  # the command, and a part of the line
     (("figure", "curves", "{nowhere}"), "nowhere"),
     (("figure", "sizes", "{data}"), "data"),
     (("figure", "kernels", "{a}", "--out", "{new}.xyz"), "xyz"),
-    (("describe", "vgg"), "expected alexnet, found 'vgg'"),
-    (("describe", "--preset", "vgg"), "--preset: expected one of paper"),
+    (("describe", "vgg"), "vgg: expected a network: paper, code2012,"),
+    (("describe", "--preset", "vgg"), "vgg: expected a network: paper, code2012,"),
     (("describe", "--memory", "much"), "--memory: expected a number"),
-    (("describe", "--devices", "cpu:0,cpu:1,cpu:2"), "not on 3"),
-    (("describe", "--size", "20"), "20"),
+    (("describe", "--devices", "cpu:0,cpu:1,cpu:2"), "the channels of 3 ranks"),
+    (("describe", "--size", "20"), "pool2: window of 3 is larger than the map: 2 "),
     (("relu-vs-tanh", "--data", "shapes", "--full"), "--full"),
-    (("bench", "cifar4", "--neuron", "foo"), "--neuron: expected one of relu"),
+    (("bench", "cifar4-sine"), "cifar4-sine: expected a network: paper, code2012,"),
+    (
+        ("bench", "cifar4", "--preset", "half"),
+        "--preset: is a choice about alexnet, found the",
+    ),
+    (("bench", "cifar4", "--layer", "conv9"), "bench: expected one of conv1, pool1, "),
     (("bench", "--preset", "code2012", "--vs", "torch"), "--vs torch: "),
 ]
 
@@ -511,7 +524,7 @@ def test_an_ensemble_runs_on_as_many_devices_as_each_network_can(world, tmp_path
 
 def test_names_that_go_on_after_the_datas_are_compared_by_their_first_word(world, tmp_path):
     """What is missing is named, not what only goes on."""
-    trained = evaluate.load(Comm(Device("cpu:0")), run.checkpoints(world.a)[-1])
+    trained = reading.load(Comm(Device("cpu:0")), run.checkpoints(world.a)[-1])
     trained = trained._replace(classes=("ant x", "bee y", "cow z", "dog"))
     common.same_classes("a", trained, open_data(world.data))
     data = open_data(world.data)._replace(classes=("ant", "bee", "cow"))
@@ -525,7 +538,7 @@ def test_a_run_without_a_checkpoint_goes_on_with_as_many_classes_only(world, tmp
     imagenet.prepare(src, tmp_path / "data", size=72, workers=1, progress=False)
     run.begin(tmp_path / "run", run.settings_of(world.a))
     line = refused("resume", tmp_path / "run", "--data", tmp_path / "data")
-    assert "data: expected pictures of 4 classes, for which the network was made, found 2" in line
+    assert "data: has 2 classes; fc8, the network's last layer, makes 4 outputs" in line
 
 
 def test_an_index_that_is_damaged_is_named(world, tmp_path):

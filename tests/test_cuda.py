@@ -18,19 +18,17 @@ from tinyalex.comm import Comm, launch
 from tinyalex.devices import Device, parse
 from tinyalex.errors import DeviceError, DeviceMemoryError
 from tinyalex.measure import traffic
-from tinyalex.measure.describe import blank, outline
 from tinyalex.nn import LRN, AllGather, Conv2d, Dropout, Linear, MaxPool, Sequential
-from tinyalex.ops.activation import logistic, relu
+from tinyalex.ops.activation import logistic, relu, tanh
 from tinyalex.ops.conv import conv2d_backward, conv2d_forward
-from tinyalex.ops.cuda import conv as cuda_conv
 from tinyalex.ops.cuda.launch import timed
 from tinyalex.ops.dropout import dropout_backward, dropout_forward, dropout_mask
 from tinyalex.ops.linear import linear_backward, linear_forward
 from tinyalex.ops.lrn import lrn_backward, lrn_forward, same_map_norm_backward, same_map_norm_forward
 from tinyalex.ops.pool import avg_pool_backward, avg_pool_forward, max_pool_backward, max_pool_forward
-from tinyalex.ops.softmax import softmax_loss_backward, softmax_loss_forward
+from tinyalex.ops.softmax import softmax_loss_backward, softmax_loss_forward, topk_error
 from tinyalex.optim import SGD
-from tinyalex.train import model_parallel_step
+from tinyalex.train import train_step
 
 
 @pytest.mark.parametrize("name", ["standin", "cupy"])
@@ -68,18 +66,13 @@ def drawn(*shape, seed=0):
 
 
 def check_conv():
-    for stride, pad, rows in ((1, (1, 0, 2, 1), 2), (2, 1, 1), (3, (0, 2, 1, 0), 5), (4, 0, 1)):
-        blocks = cuda_conv.BLOCK_BYTES
-        cuda_conv.BLOCK_BYTES = rows * 2 * 3 * 2 * 8 * 8 * 3  # a few output rows
-        try:
-            for need_dx in (True, False):
-                compare(
-                    lambda x, w, b, how=(stride, pad): conv2d_forward(x, w, b, *how, 2, relu),
-                    lambda dy, cache, need_dx=need_dx: conv2d_backward(dy, cache, need_dx),
-                    drawn(4, 11, 9, 3), drawn(6, 2, 3, 2), drawn(6),
-                )  # fmt: skip
-        finally:
-            cuda_conv.BLOCK_BYTES = blocks
+    for stride, pad in ((1, (1, 0, 2, 1)), (2, 1), (3, (0, 2, 1, 0)), (4, 0)):
+        for need_dx in (True, False):
+            compare(
+                lambda x, w, b, how=(stride, pad): conv2d_forward(x, w, b, *how, 2, relu),
+                lambda dy, cache, need_dx=need_dx: conv2d_backward(dy, cache, need_dx),
+                drawn(4, 11, 9, 3), drawn(6, 2, 3, 2), drawn(6),
+            )  # fmt: skip
 
 
 def check_neuron():
@@ -91,21 +84,40 @@ def check_neuron():
             drawn(4, 3), drawn(2, 4), drawn(2))  # fmt: skip
 
 
+def check_activations():
+    for neuron in (relu, logistic, tanh(), tanh(1.7159, 2 / 3)):
+        compare(neuron.forward, neuron.backward, drawn(5, 7))
+        compare(neuron.forward, neuron.backward, drawn(6, 8))
+        for x, out in ((drawn(6, 8), None), (drawn(6, 8), drawn(8, 6).T)):  # onto itself; not contiguous
+            there = backends.put(x)
+            found, _ = neuron.forward(there, out=there if out is None else backends.put(out))
+            np.testing.assert_allclose(backends.get(found), neuron.forward(x)[0], rtol=1e-12)
+
+
+def check_topk():
+    scores, labels = np.round(2 * drawn(300, 7)), np.arange(7) * 40
+    scores[80, 2], scores[:, 3] = np.nan, 1.0
+    for k in (1, 5, 300):
+        found = topk_error(backends.put(scores), backends.put(labels), k)
+        np.testing.assert_allclose(backends.get(found), topk_error(scores, labels, k), rtol=1e-15)
+
+
 def check_pool():
-    maps = -np.random.default_rng(1).integers(1, 4, (2, 9, 8, 3)).astype(float)  # with ties, no 0
-    for z, s, pad in ((3, 2, 0), (3, 2, (1, 0, 2, 1)), (2, 3, 1), (4, 1, 0)):
+    for z, s, pad, images in ((3, 2, 0, 3), (3, 2, (1, 0, 2, 1), 8), (2, 3, 1, 4), (4, 1, 0, 5)):
+        maps = -np.random.default_rng(1).integers(1, 4, (2, 9, 8, images)).astype(float)  # with ties, no 0
         compare(lambda x, how=(z, s, pad): max_pool_forward(x, *how), max_pool_backward, maps)
         compare(lambda x, how=(z, s, pad): avg_pool_forward(x, *how), avg_pool_backward, maps)
 
 
 def check_lrn():
-    for n, beta in ((5, 0.75), (4, 0.5), (9, 1.0)):
+    for n, beta, images in ((5, 0.75, 8), (4, 0.5, 5), (9, 1.0, 4), (1, 0.75, 3)):
         compare(
-            lambda x, n=n, b=beta: lrn_forward(x, n, 2.0, 1.0, b, groups=2), lrn_backward, drawn(8, 3, 2, 5)
-        )
+            lambda x, n=n, b=beta: lrn_forward(x, n, 2.0, 1.0, b, groups=2), lrn_backward,
+            drawn(8, 3, 2, images),
+        )  # fmt: skip
         compare(
             lambda x, n=n, b=beta: same_map_norm_forward(x, n, 1.0, 9.0, b), same_map_norm_backward,
-            drawn(2, 6, 5, 3),
+            drawn(2, 6, 5, images),
         )  # fmt: skip
 
 
@@ -140,7 +152,7 @@ def check_sgd():
     runs = []
     for device in (Device("cpu:0"), backends.device()):
         rng = np.random.default_rng(4)
-        net = Sequential({"fc": Linear((30, 50), Comm(device), rng, std=1.0, dtype=np.float64)}, Comm(device))
+        net = Sequential([Linear(71, std=1.0, name="fc")], (73,), Comm(device), rng, np.float64)
         optimizer = SGD(net, 0.1, momentum=0.9, decay=0.05, bias_rate=0.3)
         for _ in range(3):
             for _, layer, key in net.parameters():
@@ -153,23 +165,19 @@ def check_sgd():
 
 def towers(comm, dtype=np.float64):
     """Two towers that meet, with every kind of layer that a GPU has a kernel for."""
-    rng = np.random.default_rng(6)
-    common = {"comm": comm, "rng": rng, "dtype": dtype, "std": 0.3}
-    return Sequential(
-        {
-            "conv1": Conv2d((8, 3, 3, 3), stride=2, activation=relu, need_dx=False, **common),
-            "lrn1": LRN(alpha=1.0, groups=2 // comm.size),
-            "pool1": MaxPool(3, 2),
-            "conv2": Conv2d((12, 4, 3, 3), pad=1, groups=2, activation=relu, **common),
-            "gather3": AllGather(comm),
-            "fc3": Linear((10, 12 * 4 * 4), activation=relu, **common),
-            "drop3": Dropout(comm, rng),
-            "gather4": AllGather(comm),
-            "fc4": Linear((6, 10), **common),
-            "gather": AllGather(comm, replicated=True),
-        },
-        comm,
-    )
+    layers = [
+        Conv2d(8, 3, stride=2, activation="relu", std=0.3, name="conv1"),
+        LRN(alpha=1.0, groups=2, name="lrn1"),
+        MaxPool(3, 2, name="pool1"),
+        Conv2d(12, 3, pad=1, groups=2, activation="relu", std=0.3, name="conv2"),
+        AllGather(name="gather3"),
+        Linear(10, activation="relu", std=0.3, name="fc3"),
+        Dropout(0.5, name="drop3"),
+        AllGather(name="gather4"),
+        Linear(6, std=0.3, name="fc4"),
+        AllGather(replicated=True, name="gather"),
+    ]
+    return Sequential(layers, (3, 17, 17), comm, np.random.default_rng(6), dtype)
 
 
 def trained(names, steps=3):
@@ -180,7 +188,7 @@ def trained(names, steps=3):
         optimizer = SGD(net, 0.05, 0.9, 5e-4)
         put = comm.device.put
         x, labels = put(drawn(3, 17, 17, 4)), put(np.array([0, 3, 5, 2]))
-        results = [model_parallel_step(net, optimizer, x, labels, step) for step in range(steps)]
+        results = [train_step(net, optimizer, x, labels, step) for step in range(steps)]
         if comm.device.kind == "cuda":
             arrays = [layer.params["w"] for _, layer, key in net.parameters() if key == "w"]
             assert {a.device.id for a in (*arrays, *optimizer.velocity.values())} == {comm.device.index}
@@ -227,8 +235,8 @@ def check_exchange_on_one_card():
 
 
 CHECKS = [
-    check_conv, check_neuron, check_pool, check_lrn, check_softmax, check_dropout, check_sgd, check_exchange,
-    check_exchange_on_one_card, check_towers,
+    check_conv, check_neuron, check_activations, check_topk, check_pool, check_lrn, check_softmax,
+    check_dropout, check_sgd, check_exchange, check_exchange_on_one_card, check_towers,
 ]  # fmt: skip
 
 
@@ -251,7 +259,7 @@ def test_a_step_waits_for_the_device_once(ranks, standin):
         x, labels = comm.device.put(drawn(3, 17, 17, 4).astype("f4")), comm.device.put(np.array([0, 3, 5, 2]))
         for _ in range(3):
             before = cuda_machine.waits[comm.device.index], cuda_machine.transfers["to host"]
-            model_parallel_step(net, optimizer, x, labels)
+            train_step(net, optimizer, x, labels)
             comm.share(None)  # the other rank has counted its own
             after = cuda_machine.waits[comm.device.index], cuda_machine.transfers["to host"]
             steps.append((after[0] - before[0], (after[1] - before[1]) / ranks))
@@ -263,29 +271,21 @@ def test_a_step_waits_for_the_device_once(ranks, standin):
     assert min(nbytes for _, nbytes in steps) <= 16  # the loss and the error
 
 
-@pytest.mark.parametrize("blocks", ["one", "rows"])
-def test_the_bytes_of_the_forecast_are_those_of_the_launches(standin, monkeypatch, blocks):
-    """What `traffic` counts from shapes is what the launches of a step count, in whatever blocks."""
-    if blocks == "rows":
-        monkeypatch.setattr(cuda_conv, "BLOCK_BYTES", 1)
+def test_the_bytes_of_the_forecast_are_those_of_the_launches(standin):
+    """What `traffic` counts from shapes is what the launches of a step count."""
     net = towers(Comm(Device("cuda:0")), np.float32)
     x, labels = backends.put(drawn(3, 17, 17, 4).astype("f4")), backends.put(np.array([0, 3, 5, 2]))
     moved = Counter()
     with timed() as events:
-        model_parallel_step(net, SGD(net, 0.05), x, labels)
-    for kernel, nbytes, *_ in events:
-        moved[kernel.rpartition(".")[2]] += nbytes
+        train_step(net, SGD(net, 0.05), x, labels)
+    for one in events:
+        moved[one.kernel] += one.bytes
     assert moved.pop("matmul") == 0
 
     parameters = sum(p.size for layer in net.layers.values() for p in layer.params.values())
     launches, expected = [*traffic.of_loss(6, 4), traffic.of_update(parameters)], Counter()
-    shape = x.shape
-    for name, layer in net.layers.items():
-        y, _ = outline(layer, blank(shape))
-        launches += traffic.of_layer(name, layer, shape, y.shape)
-        shape = y.shape
-        if blocks == "rows" and isinstance(layer, Conv2d):  # each row's launch reads the biases again
-            expected["bias_relu"] += 4 * len(layer.params["b"]) * (y.shape[1] - 1)
+    for place in net.placed.values():
+        launches += traffic.of_layer(place, x.shape[-1])
     for found in launches:
         expected[found.kernel] += found.bytes
     assert moved == expected

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from backends import in_source
 from cuda_machine import Unordered
 from test_cuda import (
     check_conv,
@@ -9,6 +10,7 @@ from test_cuda import (
     check_exchange,
     check_exchange_on_one_card,
     check_lrn,
+    check_neuron,
     check_pool,
     check_sgd,
     check_softmax,
@@ -20,23 +22,6 @@ from tinyalex.devices import Device
 from tinyalex.ops.cuda import conv as cuda_conv
 from tinyalex.ops.cuda import launch as cuda_launch
 from tinyalex.ops.cuda import softmax as cuda_softmax
-
-
-def in_source(file, old, new, count=1):
-    """A fault in a .cu file: `old` stands there `count` times and becomes `new`."""
-
-    def plant(patch):
-        def source(name):
-            text = right(name)
-            if name == file:
-                assert text.count(old) == count
-                text = text.replace(old, new)
-            return text
-
-        right = cuda_launch.source
-        patch.setattr(cuda_launch, "source", source)
-
-    return plant
 
 
 def no_device_switch(patch):
@@ -63,38 +48,30 @@ def host_array_in_a_kernel(patch):
 
 def one_device_for_all(patch):
     right = cuda_launch._function
-    patch.setattr(cuda_launch, "_function", lambda xp, device, kernel, real: right(xp, 0, kernel, real))
+    patch.setattr(cuda_launch, "_function", lambda xp, device, *how: right(xp, 0, *how))
 
 
 FAULTS = {  # name: (what catches it, how to plant it, what is raised, AssertionError unless told)
-    "im2col: stride left out": (
-        check_conv, in_source("conv", "int v = t / N * s + q - left;", "int v = t / N + q - left;"),
-    ),
-    "im2col: no guard at the right edge": (check_conv, in_source("conv", " && v < W;", ";")),
-    "im2col: no guard for the last threads": (
-        check_conv, in_source("conv", "    if (t >= OW * N)\n        return;\n", ""), IndexError,
-    ),
-    "col2im: one window too few": (check_conv, in_source("conv", "p < KH; p += s", "p < KH - 1; p += s")),
-    "col2im: a block's first rows set, not added to": (
-        check_conv, in_source("conv", "u < begun ? dx", "begun < 0 ? dx"),
-    ),
-    "bias: of the neighbouring map": (check_conv, in_source("bias", "+ b[f]", "+ b[f ? f - 1 : 0]")),
+    "bias: of the neighbouring map": (check_neuron, in_source("bias", "+= b[f];", "+= b[f ? f - 1 : 0];")),
     "max pooling: the last of equals wins": (
-        check_pool, in_source("pool", "value > largest", "value >= largest"),
+        check_pool, in_source("pool", "value > best", "value >= best"),
     ),
     "max pooling: a shared winner gets one gradient": (
-        check_pool, in_source("pool", "sum += dy[place];", "sum = dy[place];"),
+        check_pool, in_source("pool", "sum.of[k] += gradient.of[k];", "sum.of[k] = gradient.of[k];"),
     ),
     "average pooling: cut-off windows divided by z*z": (
         check_pool, in_source("pool", "return (last < size ? last : size) - (first > 0 ? first : 0)",
                               "return (last < size ? last : last) - first"),
     ),
     "lrn: window off by one": (
-        check_lrn, in_source("lrn", "int first = c - n / 2,", "int first = c - n / 2 + 1,"),
+        check_lrn, in_source("lrn", "int first = HALF - n / 2;", "int first = HALF - (n - 1) / 2;"),
     ),
     "lrn: window crosses the towers": (
-        check_lrn, in_source("lrn", "start = c / size * size, stop = start + size;",
-                             "start = 0 * size, stop = gridDim.y;", 2),
+        check_lrn, in_source("lrn", "c + HALF + 1 < size ?",
+                             "c + HALF + 1 < size * (int)(gridDim.y - blockIdx.y) ?"),
+    ),
+    "lrn: a gradient's window not turned round": (
+        check_lrn, in_source("lrn", "first_ratio = HALF - (n - 1 - n / 2)", "first_ratio = first"),
     ),
     "softmax: slices added without regard to their largest logits": (
         check_softmax, in_source("softmax", " * exp(largest[(long long)i * N + n] - m)", ""),
@@ -102,8 +79,18 @@ FAULTS = {  # name: (what catches it, how to plant it, what is raised, Assertion
     "dropout: the stream begins at counter 0": (
         check_dropout, in_source("dropout", "c0 = block + 1", "c0 = block"),
     ),
+    "sgd: the last numbers left out": (
+        check_sgd, in_source("sgd", "t = count / many * many + threadIdx.x;", "t = count;"),
+    ),
+    "sgd: a chunk of the neighbouring parameter": (
+        check_sgd, in_source("sgd", "rates + 3 * chunks[2 * blockIdx.x]", "rates"),
+    ),
+    "average pooling: one of a thread's images": (
+        check_pool, in_source("pool", "k < V; k++)\n                sum.of[k] += pixel.of[k];",
+                              "k < 1; k++)\n                sum.of[k] += pixel.of[k];"),
+    ),
     "sgd: decay not multiplied by the weight": (
-        check_sgd, in_source("sgd", "decay_rate * w[t]", "decay_rate"),
+        check_sgd, in_source("sgd", "rates[2] * *w", "rates[2]"),
     ),
     "a missing device switch": (check_towers, no_device_switch, AssertionError),
     "an implicit host copy": (check_softmax, implicit_host_copy, TypeError),

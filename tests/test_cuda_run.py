@@ -8,11 +8,8 @@ import numpy as np
 import pytest
 from test_cli import CLASSES, SMALL, class_folders, done, refused
 
-from tinyalex.comm import Comm
-from tinyalex.devices import Device
-from tinyalex.measure import bench_cuda, traffic
-from tinyalex.measure.describe import BlankWeights
-from tinyalex.models.alexnet import PRESETS, alexnet
+from tinyalex.measure import bench, bench_cuda, traffic
+from tinyalex.models import make
 from tinyalex.ops.cuda import conv as cuda_conv
 from tinyalex.runs import checkpoint, run
 
@@ -60,7 +57,7 @@ def test_a_resumed_run_on_gpus_has_the_same_bits(data, gpu, tmp_path):
 
 def test_a_batch_that_is_too_large_is_told_what_would_fit(data, tmp_path, standin, monkeypatch):
     monkeypatch.setattr(cuda_machine.machine, "memory", 900_000)
-    monkeypatch.setattr(cuda_conv, "BLOCK_BYTES", 2**16)
+    monkeypatch.setattr(cuda_conv, "SCRATCH_BYTES", 2**17)
     line = refused("train", data, tmp_path / "run", *SMALL, "--epochs", 1, "--devices", "cuda:0")
     assert "cuda:0: Out of memory allocating" in line
     assert "of 0.00 GB are free" in line
@@ -69,31 +66,32 @@ def test_a_batch_that_is_too_large_is_told_what_would_fit(data, tmp_path, standi
 
 def test_bench_shows_what_each_kernel_achieves(standin, monkeypatch):
     """On the stand-in the times mean nothing; the launches and bytes are counted all the same."""
-    right = bench_cuda.rates
-    monkeypatch.setattr(bench_cuda, "rates", lambda device: right(device, 2**16, 64, 2))
-    options = "--batch", 2, "--rounds", 1, "--devices", "cuda:0,cuda:1"
-    found = json.loads(done("bench", "conv2", *options, "--json"))
-    rows = {row["kernel"]: row for row in found["kernels"]}
-    assert rows["matmul"]["flop"] == 3 * 2 * 128 * 48 * 25 * 27 * 27 * 2  # one of two towers
-    launches = traffic.of_layer("conv2", *conv2_of_one_tower())
-    for kernel in ("im2col", "col2im", "bias_relu", "relu_backward"):
-        assert rows[kernel]["bytes"] == sum(one.bytes for one in launches if one.kernel == kernel)
-    printed = done("bench", "pool5", *options)
+    for name, small in (("COPY", 2**16), ("SIDE", 64), ("REPEATS", 2)):
+        monkeypatch.setattr(bench_cuda, name, small)
+    options = "--batch", 2, "--rounds", 1, "--devices", "cuda:0,cuda:1", "--width", 0.1
+    monkeypatch.setattr(bench, "ROUND", 0)
+    found = json.loads(done("bench", "--layer", "conv3", *options, "--json"))["gpu"]
+    assert len(found["step_ms"]) == 2
+    rows = {(row["place"], row["kernel"]): row for row in found["launches"]}
+    [conv3] = (place for place in make("paper", width=0.1).plan(2) if place.layer.name == "conv3")
+    flop = 2 * 2 * conv3.layer.multiply_adds(conv3.x) // 2  # a multiply-add is two; two images, two ranks
+    assert rows["conv3 forward", "conv_forward"]["flop"] == flop
+    assert sum(row["flop"] for row in rows.values()) == 3 * flop
+    for one in traffic.of_layer(conv3, 2, 2):
+        assert rows[f"conv3 {one.direction}", one.kernel]["bytes"] == one.bytes
+    total = sum(row["ms"] for row in rows.values())  # the row "other" among them
+    assert total == pytest.approx(np.median(found["step_ms"]))
+    printed = done("bench", "--layer", "pool5", *options)
     assert "max_pool_backward" in printed
     assert "the card copies" in printed
+    assert "GB in the pool" in printed
+    assert "page faults" not in printed
 
 
 def test_bench_beside_pytorch_needs_pytorchs_own_gpu(standin):
     torch = pytest.importorskip("torch", reason="PyTorch (the oracle extra) is not installed")
-    options = "bench", "pool5", "--batch", 2, "--rounds", 1, "--devices", "cuda:0", "--vs", "torch"
+    options = "bench", "--layer", "pool5", "--batch", 2, "--rounds", 1, "--devices", "cuda:0", "--vs", "torch"
     if torch.cuda.is_available():
         assert "times as fast" in done(*options)
     else:
         assert "as installed, finds no GPU" in refused(*options)
-
-
-def conv2_of_one_tower():
-    """The paper's conv2 as one of two ranks has it, and the shapes that it reads and makes for two images."""
-    comm = Comm(Device("cpu:0"))
-    comm.size = 2
-    return alexnet(PRESETS["paper"], comm, BlankWeights()).layers["conv2"], (48, 27, 27, 2), (128, 27, 27, 2)

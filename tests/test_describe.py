@@ -9,19 +9,33 @@ import pytest
 from rich.console import Console
 
 from tinyalex import memory
-from tinyalex.comm import Comm, launch
+from tinyalex.comm import launch
 from tinyalex.devices import Device
 from tinyalex.errors import DataError
-from tinyalex.measure.describe import describe, outline, parse_memory, print_description
-from tinyalex.models.alexnet import PRESETS, Network, alexnet, narrow
-from tinyalex.models.cifar import figure1_net
-from tinyalex.nn import AvgPool, blank
+from tinyalex.measure.describe import describe, parse_memory, print_description
+from tinyalex.models import Network, figure1
+from tinyalex.models.alexnet import PRESETS, AlexNet, alexnet, narrow
+from tinyalex.nn import (
+    LRN,
+    Activate,
+    AvgPool,
+    Conv2d,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    Linear,
+    MaxPool,
+    SameMapNorm,
+    ZeroPad,
+)
 from tinyalex.ops import lrn, pool, strips, winograd
 from tinyalex.ops.softmax import softmax_loss_backward, softmax_loss_forward
 from tinyalex.optim import SGD
 
 BATCH = 3
-SMALL = {name: narrow(n._replace(size=67, classes=10), 1 / 12) for name, n in PRESETS.items()}
+OPTIONS = {name: narrow(n._replace(size=67, classes=10), 1 / 12) for name, n in PRESETS.items()}
+SMALL = {name: alexnet(options) for name, options in OPTIONS.items()}
+PAPER = alexnet()
 RUNS = [(name, ranks) for name in PRESETS for ranks in (1, 2) if ranks == 1 or name in ("paper", "code2012")]
 
 
@@ -31,13 +45,13 @@ def on(ranks, job):
 
 def a_batch(network, size=BATCH):
     rng = np.random.default_rng(1)
-    pictures = rng.standard_normal((3, network.size, network.size, size), np.float32)
-    return pictures, rng.integers(0, network.classes, size)
+    pictures = rng.standard_normal((*network.input, size), np.float32)
+    return pictures, rng.integers(0, *network.outputs, size)
 
 
 def train(network, comm, batch=BATCH):
     """One step of real training; return the model."""
-    model = alexnet(network, comm, np.random.default_rng(0))
+    model = network.build(comm, np.random.default_rng(0))
     optimizer = SGD(model, rate=0.001)
     pictures, labels = a_batch(network, batch)
     _, cache = softmax_loss_forward(model.forward(pictures, train=True), labels)
@@ -62,7 +76,7 @@ def test_shapes_parameters_and_kept_bytes_are_those_of_a_real_step(preset, ranks
     network = SMALL[preset]
 
     def job(comm):
-        model = alexnet(network, comm, np.random.default_rng(0))
+        model = network.build(comm, np.random.default_rng(0))
         x, _ = a_batch(network)
         rows, seen = [], set()
         for name, layer in model.layers.items():
@@ -79,23 +93,35 @@ def test_shapes_parameters_and_kept_bytes_are_those_of_a_real_step(preset, ranks
         assert predicted == real
 
 
-def test_kept_bytes_of_figure_1s_network_are_those_of_a_real_step():
-    """What a layer is said to keep is what is in its cache; an average pooling needs no pixels."""
-    x = np.random.default_rng(0).standard_normal((3, 32, 32, BATCH), np.float32)
-    for layer in figure1_net("relu", Comm(Device("cpu:0")), np.random.default_rng(0)).layers.values():
-        _, keeps = outline(layer, blank(x.shape))
-        x = layer.forward(x, train=True)
-        assert sorted(a.nbytes for a in keeps) == sorted(kept_by(layer).values())
-        assert not (keeps and isinstance(layer, AvgPool))
+KINDS = [
+    ZeroPad((1, 0, 2, 0)), Conv2d(6, 3, activation="relu"), Conv2d(6, 3), Activate("logistic"), LRN(3),
+    SameMapNorm(3), AvgPool(3, 2, pad=1), MaxPool(3, 1), GlobalAvgPool(), Flatten(), Dropout(inverted=True),
+    Linear(5, "tanh"),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("network", [Network(pool=2), Network(lrn=False, dropout=False), Network(size=227)])
+@pytest.mark.parametrize("network", [figure1(), Network(KINDS, (3, 16, 17))], ids=["figure1", "kinds"])
+def test_what_a_layer_is_said_to_keep_is_in_its_cache(network):
+    """An average pooling, for one, needs no pixels."""
+    x = np.random.default_rng(0).standard_normal((*network.input, BATCH), np.float32)
+    net = network.build(rng=np.random.default_rng(0))
+    for place in net.placed.values():
+        y = place.layer.forward(x, train=True)
+        said = [{"x": x.nbytes, "y": y.nbytes}.get(k) or k * x.size for k in place.layer.keeps(place.x)]
+        assert sorted(said) == sorted(kept_by(place.layer).values())
+        assert not (said and isinstance(place.layer, (AvgPool, GlobalAvgPool)))
+        assert np.shares_memory(x, y) == place.layer.is_view(1)
+        assert (y.shape[:-1], place.layer.out(x.shape[:-1])) == (place.y, place.y)
+        x = y
+
+
+@pytest.mark.parametrize("network", [AlexNet(pool=2), AlexNet(lrn=False, dropout=False), AlexNet(size=227)])
 def test_shapes_of_other_networks_are_those_of_a_real_forward(network):
-    network = narrow(network._replace(hidden=16), 1 / 24)
+    network = alexnet(narrow(network._replace(hidden=16), 1 / 24))
 
     def job(comm):
         x, shapes = a_batch(network, 1)[0], []
-        for layer in alexnet(network, comm, np.random.default_rng(0)).layers.values():
+        for layer in network.build(comm, np.random.default_rng(0)).layers.values():
             x = layer.forward(x)
             shapes.append(x.shape)
         return shapes
@@ -114,7 +140,7 @@ def test_counted_memory_is_what_is_alive_in_training(ranks, monkeypatch):
         monkeypatch.setattr(module, "BLOCK_BYTES", 1 << 14)
     for size in ("PRODUCTS_BYTES", "TRANSFORM_BYTES"):
         monkeypatch.setattr(winograd, size, 1 << 14)
-    network = narrow(Network(hidden=128, classes=10), 1 / 4)
+    network = alexnet(narrow(AlexNet(hidden=128, classes=10), 1 / 4))
     tracemalloc.start()
     try:
         on(ranks, lambda comm: train(network, comm, batch=8))
@@ -127,7 +153,7 @@ def test_counted_memory_is_what_is_alive_in_training(ranks, monkeypatch):
 def test_three_gigabytes():
     """Counted as the docstring says, a card of 3 GiB holds a batch of 128; 256 need the paper's two cards."""
     card = parse_memory("3GiB")
-    total = {(r, batch): describe(Network(), r, batch).total for r in (1, 2) for batch in (128, 256)}
+    total = {(r, batch): describe(PAPER, r, batch).total for r in (1, 2) for batch in (128, 256)}
     assert total[1, 128].parameter_bytes == 12 * 60_965_224
     assert total[2, 128].parameter_bytes == 6 * 60_965_224
     assert total[1, 128].memory == 1_999_474_912 < card
@@ -141,10 +167,10 @@ def test_three_gigabytes_as_the_2012_code_allocated():
     The two towers of config 145 on one card leave 2% of 3 GB for the driver.
     """
     whole = PRESETS["code2012"]
-    two = describe(whole, 2, 128).total.bytes_2012
-    one = describe(whole, 1, 128).total.bytes_2012
-    half = describe(PRESETS["half"], 1, 128).total.bytes_2012
-    joined = describe(whole._replace(towers=1), 1, 128).total.bytes_2012
+    two = describe(alexnet(whole), 2, 128).total.bytes_2012
+    one = describe(alexnet(whole), 1, 128).total.bytes_2012
+    half = describe(alexnet(PRESETS["half"]), 1, 128).total.bytes_2012
+    joined = describe(alexnet(whole._replace(towers=1)), 1, 128).total.bytes_2012
     assert two < half < 2e9
     assert 2.94e9 < one < 3e9
     assert joined > 3 * 2**30  # more than the card's own 3 GB
@@ -157,7 +183,7 @@ def test_three_gigabytes_as_the_2012_code_allocated():
 
 
 def test_kept_memory_grows_with_the_batch_and_parameters_do_not():
-    one, ten = (describe(Network(), 2, batch).total for batch in (1, 10))
+    one, ten = (describe(PAPER, 2, batch).total for batch in (1, 10))
     assert ten.kept_bytes == 10 * one.kept_bytes
     assert ten.received_forward == 10 * one.received_forward
     assert (ten.parameter_bytes, ten.multiply_adds) == (one.parameter_bytes, one.multiply_adds)
@@ -166,7 +192,7 @@ def test_kept_memory_grows_with_the_batch_and_parameters_do_not():
 def test_describing_takes_no_memory():
     tracemalloc.start()
     try:
-        describe(Network(), 1, 128)
+        describe(PAPER, 1, 128)
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
         tracemalloc.stop()
@@ -197,8 +223,8 @@ def test_bytes_that_cross_in_the_full_network_are_the_ledgers():
     """The paper's network in full width, one image, forward and backward on two ranks."""
 
     def job(comm):
-        model = alexnet(Network(), comm, np.random.default_rng(0))
-        pictures, labels = a_batch(Network(), 1)
+        model = PAPER.build(comm, np.random.default_rng(0))
+        pictures, labels = a_batch(PAPER, 1)
         _, cache = softmax_loss_forward(model.forward(pictures, train=True), labels)
         model.backward(softmax_loss_backward(cache))
         return comm.ledger
@@ -214,7 +240,7 @@ def test_bytes_that_cross_in_the_full_network_are_the_ledgers():
         ("gather6 backward", "reduce_scatter"): 4 * 128 * 6 * 6,
         ("gather3 backward", "reduce_scatter"): 4 * 128 * 13 * 13,
     }
-    assert predicted_ledger(Network(), 2, 1) == expected
+    assert predicted_ledger(PAPER, 2, 1) == expected
     for ledger in on(2, job):
         assert ledger == expected
 
@@ -229,8 +255,8 @@ def printed(*args, width=80, **kwargs):
 
 
 def test_printed_table_shows_every_layer_and_the_totals_in_80_columns():
-    text = printed(describe(Network(), 2, 128))
-    for row in describe(Network(), 2, 128).rows:
+    text = printed(describe(PAPER, 2, 128))
+    for row in describe(PAPER, 2, 128).rows:
         assert f"\n{row.layer} " in text
     (total,) = [line for line in text.splitlines() if line.startswith("total")]
     assert " ".join(total.split()) == "total 60,965,224 659,272 724,406,816 365.8 552.8 15.8 15.5"
@@ -248,7 +274,7 @@ def test_printed_table_shows_every_layer_and_the_totals_in_80_columns():
     ],
 )
 def test_printed_verdict(ranks, batch, verdict):
-    text = printed(describe(Network(), ranks, batch), memory=parse_memory("3GiB"))
+    text = printed(describe(PAPER, ranks, batch), memory=parse_memory("3GiB"))
     assert f"In 3221.2 MB (3.00 GiB) {verdict}." in text
 
 
@@ -268,8 +294,8 @@ def test_memory_strings_that_mean_nothing(text):
 
 def test_what_cannot_be_described():
     with pytest.raises(ValueError, match="batch: expected at least 1 image, found 0"):
-        describe(Network(), 1, 0)
-    with pytest.raises(ValueError, match=r"2 tower.* not on 3"):
-        describe(Network(), 3, 1)
-    with pytest.raises(ValueError, match="conv1 of a picture of 7"):
-        describe(Network(size=7), 1, 1)
+        describe(PAPER, 1, 0)
+    with pytest.raises(ValueError, match="lrn1: windows in 2 groups reach across the channels of 3"):
+        describe(PAPER, 3, 1)
+    with pytest.raises(ValueError, match="conv1: window of 11 is larger"):
+        describe(Network(PAPER.layers, (3, 7, 7)), 1, 1)

@@ -16,15 +16,18 @@ from tinyalex.data.pictures import read_picture
 from tinyalex.data.preprocessing import Pictures
 from tinyalex.devices import Device, parse
 from tinyalex.errors import DataError
-from tinyalex.models import sequential as seq
-from tinyalex.models.alexnet import Network, alexnet, narrow
+from tinyalex.models import Network
+from tinyalex.models.alexnet import AlexNet, alexnet, narrow
+from tinyalex.nn import LRN, Conv2d, Linear, MaxPool, ZeroPad
 from tinyalex.runs import checkpoint
+from tinyalex.runs import trained as reading
 from tinyalex.runs.recipe import Recipe
 from tinyalex.runs.settings import Settings
 
 SIDE, CROP, CLASSES = 72, 67, ("a", "b", "c", "d", "e", "f")
-NETWORK = narrow(Network(size=CROP, classes=6, conv345_std=0.3, fc_std=0.3, bias=0.1), 0.02)  # lively
-SETTINGS = Settings("", "paper", NETWORK, Recipe(batch=4, pictures=augment.PAPER._replace(crop=CROP)))
+OPTIONS = narrow(AlexNet(size=CROP, classes=6, conv345_std=0.3, fc_std=0.3, bias=0.1), 0.02)  # lively
+NETWORK = alexnet(OPTIONS)
+SETTINGS = Settings("", NETWORK, Recipe(batch=4, augmentation=augment.PAPER._replace(crop=CROP)))
 RNG = np.random.default_rng(0)
 PICTURES = Images(RNG.integers(0, 256, (3, SIDE, SIDE, 10), dtype=np.uint8), RNG.integers(0, 6, 10), CLASSES)
 MEAN = RNG.uniform(100, 150, (3, SIDE, SIDE)).astype(np.float32)
@@ -74,7 +77,7 @@ def test_the_network_sees_the_ten_views_in_the_paper_s_order():
     """Corners and centre, then their mirror images, side by side; of the mean, each loses the centre."""
     net, trained = Fake(), SimpleNamespace(settings=settings_of(20), mean=MEAN, pictures=None)
     net.forward = lambda x: Fake.forward(net, x).mean((1, 2))
-    with evaluate.view_loader(ONE, trained, PICTURES, 10) as loader:
+    with reading.view_loader(ONE, trained, PICTURES, 10) as loader:
         found, labels = evaluate.probabilities(net, loader)
     assert found.shape == (3, 10)
     assert labels.tolist() == PICTURES.labels.tolist()
@@ -96,19 +99,19 @@ def test_one_view_is_the_third_of_the_ten():
     net, trained = Fake(), SimpleNamespace(settings=SETTINGS, mean=MEAN, pictures=None)
     net.forward = lambda x: Fake.forward(net, x).mean((1, 2))
     for views in (1, 10):
-        with evaluate.view_loader(ONE, trained, PICTURES, views) as loader:
+        with reading.view_loader(ONE, trained, PICTURES, views) as loader:
             evaluate.probabilities(net, loader)
     np.testing.assert_array_equal(net.seen[0][..., 0], net.seen[3][..., 2])
 
 
 @pytest.mark.parametrize("views", [1, 10])
 def test_a_batch_of_views_is_no_larger_than_one_of_training_and_changes_nothing(saved, views):
-    trained, found = evaluate.load(ONE, saved[0]), []
+    trained, found = reading.load(ONE, saved[0]), []
     for batch in (8, 35, 100):
         trained = trained._replace(settings=settings_of(batch))
-        with evaluate.view_loader(ONE, trained, PICTURES, views) as loader:
+        with reading.view_loader(ONE, trained, PICTURES, views) as loader:
             found.append(evaluate.probabilities(trained.net, loader)[0])
-        with evaluate.view_loader(ONE, trained, PICTURES, views) as loader:
+        with reading.view_loader(ONE, trained, PICTURES, views) as loader:
             images = next(loader).images
         assert views * np.shape(images)[-1] <= max(batch, views)
     np.testing.assert_allclose(found[1], found[0], rtol=1e-5)
@@ -189,12 +192,17 @@ def test_weights_that_make_no_average_are_refused(weights):
 # ---- a network from a checkpoint ---------------------------------------------------------------------
 
 
-def save(path, network=NETWORK, seed=3, **metadata):
-    """A checkpoint of a network as its seed makes it, as a run writes it."""
-    net = alexnet(network, ONE, np.random.default_rng(seed))
-    arrays = checkpoint.state(net, None) | {"data.mean": MEAN}
+def metadata_of(network=NETWORK):
+    """What a run writes into its checkpoints, but for its place."""
     settings = SETTINGS._replace(network=network).to_json()
-    checkpoint.save(path, arrays, {"settings": settings, "classes": list(CLASSES)} | metadata)
+    return {"network": settings.pop("network"), "classes": list(CLASSES), "settings": settings}
+
+
+def save(path, **metadata):
+    """A checkpoint of a network as its seed makes it, as a run writes it."""
+    net = NETWORK.build(ONE, np.random.default_rng(3))
+    arrays = checkpoint.state(net, None) | {"data.mean": MEAN}
+    checkpoint.save(path, arrays, metadata_of() | metadata)
     return net
 
 
@@ -206,7 +214,7 @@ def saved(tmp_path_factory):
 
 def test_load_gives_back_the_network_and_what_it_needs(saved):
     path, net = saved
-    trained = evaluate.load(ONE, path)
+    trained = reading.load(ONE, path)
     assert (trained.settings, trained.classes) == (SETTINGS, CLASSES)
     np.testing.assert_array_equal(trained.mean, MEAN)
     for (name, layer, key), (_, other, _) in zip(trained.net.parameters(), net.parameters(), strict=True):
@@ -220,39 +228,52 @@ def test_load_gives_back_the_network_and_what_it_needs(saved):
 def test_a_checkpoint_whose_arrays_are_another_model_s_is_refused(tmp_path, other, array):
     """The settings say one thing, the arrays are of another."""
     path = tmp_path / "other.safetensors"
-    save(path, settings=SETTINGS._replace(network=NETWORK._replace(**other)).to_json())
+    save(path, **metadata_of(alexnet(OPTIONS._replace(**other))))
     with pytest.raises(DataError, match=rf"other\.safetensors: {array}\.[wb]: this model has .*, the checkp"):
-        evaluate.load(ONE, path)
+        reading.load(ONE, path)
 
 
-def test_a_checkpoint_without_settings_is_refused(tmp_path):
-    path = tmp_path / "figure1.safetensors"
+def test_a_checkpoint_without_a_network_is_refused(tmp_path):
+    path = tmp_path / "curve.safetensors"
     checkpoint.save(path, {"conv1.w": np.zeros((2, 2), np.float32)}, {"curve": []})
-    with pytest.raises(DataError, match=r"figure1\.safetensors: a checkpoint, but not of an AlexNet run"):
-        evaluate.load(ONE, path)
+    with pytest.raises(DataError, match=r"curve\.safetensors: expected a checkpoint of a network, found"):
+        reading.load(ONE, path)
 
 
-def test_a_checkpoint_of_another_version_is_refused_by_name(tmp_path):
-    fields = SETTINGS.to_json()
-    fields["network"]["batch_norm"] = True
-    save(tmp_path / "newer.safetensors", settings=fields)
-    with pytest.raises(DataError, match=r"newer\.safetensors: .*another version"):
-        evaluate.load(ONE, tmp_path / "newer.safetensors")
+def test_a_network_whose_pictures_are_not_stated_is_refused(tmp_path):
+    """As Figure 1's is: it says nothing of its mean picture."""
+    save(tmp_path / "figure1.safetensors", settings=None)
+    with pytest.raises(DataError, match=r"figure1\.safetensors: expected a run, or an imported network"):
+        reading.load(ONE, tmp_path / "figure1.safetensors")
+
+
+def test_a_checkpoint_with_what_is_not_known_is_refused_by_name(tmp_path):
+    fields = metadata_of()
+    fields["network"]["layers"][0]["norm"] = True
+    save(tmp_path / "newer.safetensors", **fields)
+    with pytest.raises(DataError, match=r"newer\.safetensors: layers: conv1: .*unexpected .*'norm'"):
+        reading.load(ONE, tmp_path / "newer.safetensors")
+
+
+def test_a_checkpoint_of_a_later_version_is_refused_by_name(tmp_path):
+    save(tmp_path / "newer.safetensors", version=3)
+    with pytest.raises(DataError, match=r"newer\.safetensors: expected format 2 or earlier, found 3: wr"):
+        reading.load(ONE, tmp_path / "newer.safetensors")
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path):
     (tmp_path / "text.safetensors").write_text("hello")
     for name, message in (("text", "not a whole safetensors file"), ("missing", "found no such file")):
         with pytest.raises(DataError, match=rf"{name}\.safetensors: .*{message}"):
-            evaluate.load(ONE, tmp_path / f"{name}.safetensors")
+            reading.load(ONE, tmp_path / f"{name}.safetensors")
 
 
 def on(devices, path, look):
     """What look(trained, loader's maker) gives on rank 0 of these devices."""
 
     def rank(comm):
-        trained = evaluate.load(comm, path)
-        return look(trained, lambda views: evaluate.view_loader(comm, trained, PICTURES, views))
+        trained = reading.load(comm, path)
+        return look(trained, lambda views: reading.view_loader(comm, trained, PICTURES, views))
 
     return launch(rank, parse(devices))
 
@@ -277,7 +298,7 @@ def test_one_and_two_ranks_agree(saved):
             np.testing.assert_array_equal(b, c)
     assert [c is None for c in second] == [False, False, True, False]
     p, ten, features, labels = one
-    assert (p.shape, ten.shape, features.shape) == ((6, 10), (6, 10), (NETWORK.hidden, 10))
+    assert (p.shape, ten.shape, features.shape) == ((6, 10), (6, 10), (OPTIONS.hidden, 10))
     np.testing.assert_allclose(p.sum(axis=0), 1, rtol=1e-6)
     np.testing.assert_allclose(ten.sum(axis=0), 1, rtol=1e-6)
     assert abs(p - ten).max() > 1e-4  # the views are not alike
@@ -288,8 +309,8 @@ def test_one_and_two_ranks_agree(saved):
 def test_features_are_the_outputs_of_the_layer(saved, layer):
     """Without dropout, at test: its units are halved instead (section 4.2)."""
     path, net = saved
-    trained = evaluate.load(ONE, path)
-    with evaluate.view_loader(ONE, trained, PICTURES, 1) as loader:
+    trained = reading.load(ONE, path)
+    with reading.view_loader(ONE, trained, PICTURES, 1) as loader:
         found = evaluate.features(trained.net, loader, layer)
     x = augment.centre_view(PICTURES.images, CROP) - augment.centre_view(MEAN, CROP)[..., None]
     for part in (slice(0, 4), slice(4, 8), slice(8, 10)):  # the loader's batches
@@ -314,18 +335,18 @@ def test_features_are_the_whole_network_s_on_any_number_of_ranks(saved, layer):
 
 
 LAYERS = [  # whole on every rank until conv1, and in lrn1, whose windows cross the towers
-    seq.ZeroPad("pad0", (1, 1, 1, 1)), seq.Conv("conv1", (8, 3, 5, 5), 4, activation=("relu",)),
-    seq.LRN("lrn1", 5, 1.0, 1e-4, 0.75), seq.MaxPool("pool1", 3, 2),
-    seq.Conv("conv2", (8, 4, 3, 3), groups=2, activation=("relu",)), seq.Linear("fc3", (6, 8 * 36)),
+    ZeroPad(1, name="pad0"), Conv2d(8, 5, 4, activation="relu", name="conv1"),
+    LRN(5, 1.0, 1e-4, 0.75, name="lrn1"), MaxPool(3, 2, name="pool1"),
+    Conv2d(8, 3, groups=2, activation="relu", name="conv2"), Linear(6, name="fc3"),
 ]  # fmt: skip
 STATED = Pictures("BGR", (104.0, 117.0, 123.0), (0.02, 0.01, 0.03), SIDE, CROP)
 
 
 def save_imported(path, pictures=STATED):
     """A checkpoint as `tinyalex import` writes it."""
-    net = seq.build(LAYERS, ONE, np.random.default_rng(0))
-    metadata = {"layers": seq.to_json(LAYERS), "input": (3, CROP, CROP), "classes": CLASSES}
-    checkpoint.save(path, checkpoint.state(net, None), metadata | {"pictures": pictures._asdict()})
+    network = Network(LAYERS, (3, CROP, CROP))
+    metadata = {"network": network.to_json(), "classes": CLASSES, "pictures": pictures._asdict()}
+    checkpoint.save(path, checkpoint.state(network.build(ONE, np.random.default_rng(0)), None), metadata)
 
 
 @pytest.mark.parametrize("layer", [layer.name for layer in LAYERS])
@@ -342,10 +363,10 @@ def test_features_of_an_imported_network_come_once_on_any_number_of_ranks(tmp_pa
 
 def test_small_pictures_are_enlarged_as_in_training(saved):
     """Pictures of 36 pixels, and their mean, become 72."""
-    trained = evaluate.load(ONE, saved[0])
+    trained = reading.load(ONE, saved[0])
     trained = trained._replace(settings=SETTINGS._replace(upscale=SIDE), mean=MEAN[:, ::2, ::2])
     small = PICTURES._replace(images=np.ascontiguousarray(PICTURES.images[:, ::2, ::2]))
-    with evaluate.view_loader(ONE, trained, small, 1) as loader:
+    with reading.view_loader(ONE, trained, small, 1) as loader:
         assert next(loader).images.shape == (3, CROP, CROP, 4)
         assert evaluate.probabilities(trained.net, loader)[0].shape == (6, 6)
 
@@ -353,25 +374,25 @@ def test_small_pictures_are_enlarged_as_in_training(saved):
 def test_an_imported_network_sees_pictures_of_the_size_that_it_states(tmp_path):
     """Smaller ones are enlarged, as `predict` does; of larger ones the crop would show too little."""
     save_imported(tmp_path / "net.safetensors", STATED._replace(resize=2 * SIDE))
-    trained = evaluate.load(ONE, tmp_path / "net.safetensors")
+    trained = reading.load(ONE, tmp_path / "net.safetensors")
     enlarged = [np.rint(augment.upscale(p, 2 * SIDE)) for p in PICTURES.images.transpose(3, 0, 1, 2)]
     large, found = PICTURES._replace(images=np.stack(enlarged, axis=-1).astype(np.uint8)), []
     for source in (PICTURES, large):
-        with evaluate.view_loader(ONE, trained, source, 1) as loader:
+        with reading.view_loader(ONE, trained, source, 1) as loader:
             found.append(next(loader).images)
     np.testing.assert_array_equal(*found)
     trained = trained._replace(pictures=STATED)
     message = f"pictures of {2 * SIDE} pixels, the network was trained on {SIDE}: prepare with --size {SIDE}"
-    with pytest.raises(DataError, match=message), evaluate.view_loader(ONE, trained, large, 1):
+    with pytest.raises(DataError, match=message), reading.view_loader(ONE, trained, large, 1):
         pass
 
 
 def test_a_run_sees_pictures_of_its_own_size(saved):
-    trained = evaluate.load(ONE, saved[0])
+    trained = reading.load(ONE, saved[0])
     for images, side in ((PICTURES.images[:, ::2, ::2], SIDE // 2), (PICTURES.images.repeat(2, 1), 2 * SIDE)):
         message = f"pictures of {side} pixels, the network was trained on {SIDE}"
         source = PICTURES._replace(images=images)
-        with pytest.raises(DataError, match=message), evaluate.view_loader(ONE, trained, source, 1):
+        with pytest.raises(DataError, match=message), reading.view_loader(ONE, trained, source, 1):
             pass
 
 
@@ -398,15 +419,15 @@ def files(folder):
 
 def test_pictures_are_read_as_the_training_data_were(saved, tmp_path):
     """Grey, transparent, tiny: each becomes its middle square of the training data's side."""
-    trained, paths = evaluate.load(ONE, saved[0]), files(tmp_path)
-    with evaluate.picture_loader(ONE, trained, paths, 1) as loader:
+    trained, paths = reading.load(ONE, saved[0]), files(tmp_path)
+    with reading.picture_loader(ONE, trained, paths, 1) as loader:
         found = np.concatenate([batch.images for batch in loader], axis=3)
     expected = np.stack([read_picture(p.read_bytes(), SIDE) for p in paths], axis=-1)
     expected = augment.centre_view(expected, CROP) - augment.centre_view(MEAN, CROP)[..., None]
     np.testing.assert_array_equal(found, expected)
     grey = (found + augment.centre_view(MEAN, CROP)[..., None])[..., 1]
     np.testing.assert_allclose(grey[0], grey[2], atol=1e-4)
-    with evaluate.picture_loader(ONE, trained, paths, 10) as loader:
+    with reading.picture_loader(ONE, trained, paths, 10) as loader:
         p, _ = evaluate.probabilities(trained.net, loader)
     assert p.shape == (6, len(paths))
     assert np.isfinite(p).all()
@@ -430,21 +451,21 @@ def test_what_is_no_picture_is_named(saved, tmp_path, name, content):
     Image.new("RGB", (80, 80)).save(good)
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=rf"{re.escape(name)}: expected a picture"):
-        evaluate.picture_loader(ONE, evaluate.load(ONE, saved[0]), [good, tmp_path / name], 1)
+        reading.picture_loader(ONE, reading.load(ONE, saved[0]), [good, tmp_path / name], 1)
 
 
 def test_a_missing_picture_and_a_folder_are_named(saved, tmp_path):
     (tmp_path / "folder").mkdir()
     for name in ("missing.jpg", "folder"):
         with pytest.raises(DataError, match=f"{name}: expected a picture"):
-            evaluate.picture_loader(ONE, evaluate.load(ONE, saved[0]), [tmp_path / name], 1)
+            reading.picture_loader(ONE, reading.load(ONE, saved[0]), [tmp_path / name], 1)
 
 
 def test_some_pictures_are_drawn_by_the_seed():
     """No picture twice; the same from pictures in memory and one by one."""
-    pictures, labels = evaluate.some_pictures(PICTURES, 6, seed=4)
-    again, _ = evaluate.some_pictures(PICTURES, 6, seed=4)
-    other, _ = evaluate.some_pictures(PICTURES, 6, seed=5)
+    pictures, labels = reading.some_pictures(PICTURES, 6, seed=4)
+    again, _ = reading.some_pictures(PICTURES, 6, seed=4)
+    other, _ = reading.some_pictures(PICTURES, 6, seed=5)
     assert pictures.shape == (3, SIDE, SIDE, 6)
     np.testing.assert_array_equal(pictures, again)
     assert (pictures != other).any()
@@ -454,20 +475,20 @@ def test_some_pictures_are_drawn_by_the_seed():
     ]
     assert len({int(c[0]) for c in chosen}) == 6
     np.testing.assert_array_equal(PICTURES.labels[[int(c[0]) for c in chosen]], labels)
-    assert evaluate.some_pictures(PICTURES, 99)[0].shape[-1] == 10
+    assert reading.some_pictures(PICTURES, 99)[0].shape[-1] == 10
 
     class OneByOne(list):
         labels = PICTURES.labels
 
     source = OneByOne(PICTURES.images.transpose(3, 0, 1, 2))
-    np.testing.assert_array_equal(evaluate.some_pictures(source, 6, seed=4)[0], pictures)
-    np.testing.assert_array_equal(evaluate.pictures_at(source, [2, 7]), PICTURES.images[..., [2, 7]])
+    np.testing.assert_array_equal(reading.some_pictures(source, 6, seed=4)[0], pictures)
+    np.testing.assert_array_equal(reading.pictures_at(source, [2, 7]), PICTURES.images[..., [2, 7]])
 
 
 def test_arrays_are_looked_at_without_labels(saved):
-    trained = evaluate.load(ONE, saved[0])
-    with evaluate.array_loader(ONE, trained, PICTURES.images, 1) as loader:
+    trained = reading.load(ONE, saved[0])
+    with reading.array_loader(ONE, trained, PICTURES.images, 1) as loader:
         p, labels = evaluate.probabilities(trained.net, loader)
-    with Loader(PICTURES, 10, SETTINGS.recipe.pictures, train=False, mean=MEAN) as loader:
+    with Loader(PICTURES, 10, SETTINGS.recipe.augmentation, train=False, mean=MEAN) as loader:
         np.testing.assert_allclose(p, evaluate.probabilities(trained.net, loader)[0], rtol=1e-5)
     assert labels.tolist() == [0] * 10

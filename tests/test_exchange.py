@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
-from tinyalex import cli, evaluate
+from tinyalex import cli
 from tinyalex.comm import Comm
 from tinyalex.data import imagenet
 from tinyalex.data import preprocessing as pictures
@@ -20,10 +20,11 @@ from tinyalex.devices import Device
 from tinyalex.errors import DataError
 from tinyalex.exchange import state_dict
 from tinyalex.look import figures
-from tinyalex.models import sequential
-from tinyalex.models.alexnet import PRESETS, narrow
-from tinyalex.models.cifar import figure1_net
-from tinyalex.runs import checkpoint, saved
+from tinyalex.models import Network, figure1
+from tinyalex.models.alexnet import PRESETS, alexnet, narrow
+from tinyalex.nn import Conv2d, Linear
+from tinyalex.runs import checkpoint
+from tinyalex.runs import trained as reading
 from tinyalex.runs.recipe import Recipe
 from tinyalex.runs.settings import Settings
 
@@ -109,7 +110,7 @@ def test_torchvision_s_state_dicts(kind, tmp_path):
     done(
         "import", tmp_path / "theirs.safetensors", tmp_path / "ours.safetensors", "--pictures", "torchvision"
     )
-    trained = evaluate.load(ONE, tmp_path / "ours.safetensors")
+    trained = reading.load(ONE, tmp_path / "ours.safetensors")
     x = np.random.default_rng(0).standard_normal((2, 3, 224, 224)).astype(np.float32)
     with torch.no_grad():
         wanted = module(torch.from_numpy(x)).numpy()
@@ -136,10 +137,10 @@ def caffe_arrays(classes=6):
 def test_a_state_dict_with_caffe_s_names_is_the_caffe_preset():
     arrays = caffe_arrays()
     data = safetensors.numpy.save(arrays)
-    layers = state_dict._network(safetensors.numpy.load(data)).layers
-    names = [layer.name for layer in layers]
+    network = state_dict._network(safetensors.numpy.load(data)).network
+    names = [layer.name for layer in network.layers]
     assert names[:4] == ["conv1", "lrn1", "pool1", "conv2"]
-    assert sequential.most_ranks(layers) == 2
+    assert network.most_ranks == 2
 
 
 @pytest.mark.parametrize(
@@ -151,7 +152,10 @@ def test_a_state_dict_with_caffe_s_names_is_the_caffe_preset():
             r"bn1\.running_mean: expected float32 we",
         ),
         (lambda a: a.update({"fc8.weight": a["fc8.weight"].astype(np.float16)}), r"fc8\.weight: .*float16"),
-        (lambda a: a.update({"conv2.weight": a["conv3.weight"]}), r"conv2: filters"),
+        (
+            lambda a: a.update({"conv2.weight": a["conv3.weight"]}),
+            r"conv2\.w: weights \(8, 8, 3, 3\), this network has \(8, 4, 3, 3\) there",
+        ),
         (
             lambda a: a.update({"fc8.bias": a["fc7.bias"]}),
             r"fc8: expected weights and a bias for each filter",
@@ -201,9 +205,7 @@ def test_predict_with_an_imported_network_prepares_pictures_as_stated(imported):
     )
     x = np.asarray(side, np.float32)[14 : 14 + 227, 14 : 14 + 227, ::-1] - np.float32([104, 117, 123])
     arrays, metadata = checkpoint.load(out)
-    net = sequential.build(
-        sequential.from_json(metadata["layers"], (3, 227, 227)), ONE, np.random.default_rng(0)
-    )
+    net = Network.from_json(metadata["network"]).build()
     checkpoint.adopt(net, arrays, out)
     logits = net.forward(np.ascontiguousarray(x.transpose(2, 0, 1)[..., None]))[:, 0].astype(float)
     p = np.exp(logits - logits.max())
@@ -223,7 +225,7 @@ def test_pictures_from_a_file(imported):
     (imported / "pictures.json").write_text(json.dumps(stated._asdict()))
     out = imported / "net.safetensors"
     done("import", imported / "theirs.safetensors", out, "--pictures", imported / "pictures.json")
-    trained = evaluate.load(ONE, out)
+    trained = reading.load(ONE, out)
     assert trained.pictures == stated
     assert trained.classes == ("0", "1", "2", "3", "4", "5")
     x = np.random.default_rng(0).uniform(0, 255, (3, 2, 2, 1)).astype(np.float32)
@@ -310,9 +312,9 @@ def test_the_errors_of_an_imported_network(caffe_and_data):
 
 def as_imported(path, layers, shape, pictures=None):
     """A checkpoint as `import` writes it; returns its arrays."""
-    net = sequential.build(layers, ONE, np.random.default_rng(0))
-    arrays = checkpoint.state(net, None)
-    metadata = {"layers": sequential.to_json(layers), "input": shape, "classes": ["a", "b"]}
+    network = Network(layers, shape)
+    arrays = checkpoint.state(network.build(rng=np.random.default_rng(0)), None)
+    metadata = {"network": network.to_json(), "classes": ["a", "b"]}
     checkpoint.save(path, arrays, metadata | {"pictures": pictures and pictures._asdict()})
     return arrays
 
@@ -320,9 +322,9 @@ def as_imported(path, layers, shape, pictures=None):
 def test_kernels_are_shown_in_their_colours_and_towers(tmp_path, monkeypatch):
     """Of the first convolution, whatever its name; Caffe's blue comes first."""
     layers = [
-        sequential.Conv("first", (4, 3, 3, 3)),
-        sequential.Conv("second", (4, 2, 3, 3), groups=2),
-        sequential.Linear("last", (2, 64)),
+        Conv2d(4, 3, name="first"),
+        Conv2d(4, 3, groups=2, name="second"),
+        Linear(2, name="last"),
     ]
     drawn, draw = [], figures.kernels_figure
     monkeypatch.setattr(figures, "kernels_figure", lambda *args: drawn.append(args) or draw(*args))
@@ -337,15 +339,15 @@ def test_kernels_are_shown_in_their_colours_and_towers(tmp_path, monkeypatch):
 def test_networks_that_have_no_such_layer_are_named(tmp_path):
     net, out = tmp_path / "net.safetensors", ("--out", tmp_path / "kernels.png")
     message = "net.safetensors: expected a first convolution of three channels, found "
-    as_imported(net, [sequential.Linear("only", (2, 12))], (3, 2, 2))
+    as_imported(net, [Linear(2)], (3, 2, 2))
     assert message + "none" in refused("figure", "kernels", net, *out)
-    as_imported(net, [sequential.Conv("grey", (2, 1, 2, 2))], (1, 2, 2))
-    assert message + "(2, 1, 2, 2)" in refused("figure", "kernels", net, *out)
+    as_imported(net, [Conv2d(2, 2), Linear(2)], (1, 2, 2))
+    assert message + "one of 1" in refused("figure", "kernels", net, *out)
 
 
 def test_features_without_a_hidden_layer_are_refused(caffe_and_data, tmp_path):
     net, stated = tmp_path / "net.safetensors", pictures.KNOWN["caffe"]._replace(crop=8)
-    as_imported(net, [sequential.Linear("only", (2, 192))], (3, 8, 8), stated)
+    as_imported(net, [Linear(2)], (3, 8, 8), stated)
     message = "net.safetensors: expected a fully connected layer after another layer, found none"
     assert message in refused("features", net, caffe_and_data[1], tmp_path / "f.npy")
 
@@ -355,12 +357,14 @@ def test_features_without_a_hidden_layer_are_refused(caffe_and_data, tmp_path):
 
 def run_checkpoint(path):
     """A checkpoint as a run writes it, of a narrow code2012."""
-    network = narrow(PRESETS["code2012"], 0.02)._replace(size=67, classes=4)
-    settings = Settings("", "code2012", network, Recipe())
-    net = saved.alexnet(network, ONE, np.random.default_rng(0))
+    network = alexnet(narrow(PRESETS["code2012"], 0.02)._replace(size=67, classes=4))
+    settings = Settings("", network, Recipe()).to_json()
+    net = network.build(rng=np.random.default_rng(0))
     mean = np.random.default_rng(1).uniform(80, 160, (3, 72, 72)).astype(np.float32)
     arrays = checkpoint.state(net, None) | {"data.mean": mean}
-    checkpoint.save(path, arrays, {"settings": settings.to_json(), "classes": ["a", "b", "c", "d"]})
+    checkpoint.save(
+        path, arrays, {"network": settings.pop("network"), "settings": settings, "classes": list("abcd")}
+    )
     return net, mean
 
 
@@ -370,7 +374,7 @@ def test_a_run_goes_out_and_comes_back_with_its_classes_and_pictures(tmp_path):
     printed = done("export", tmp_path / "run.safetensors", tmp_path / "net.onnx")
     assert "opset 13, input (batch, 3, 67, 67)" in printed
     assert "4 classes, 2 towers" in done("import", tmp_path / "net.onnx", tmp_path / "back.safetensors")
-    trained = evaluate.load(ONE, tmp_path / "back.safetensors")
+    trained = reading.load(ONE, tmp_path / "back.safetensors")
     assert trained.classes == ("a", "b", "c", "d")
     np.testing.assert_allclose(trained.mean, mean.mean((1, 2)), rtol=1e-5)
     assert trained.pictures[3:] == (72, 67)
@@ -380,7 +384,7 @@ def test_a_run_goes_out_and_comes_back_with_its_classes_and_pictures(tmp_path):
     # an imported network goes out as well
     done("export", tmp_path / "back.safetensors", tmp_path / "again.onnx")
     done("import", tmp_path / "again.onnx", tmp_path / "again.safetensors")
-    again = evaluate.load(ONE, tmp_path / "again.safetensors")
+    again = reading.load(ONE, tmp_path / "again.safetensors")
     np.testing.assert_array_equal(again.net.forward(x), net.forward(x))
 
 
@@ -395,7 +399,7 @@ def test_a_run_without_its_mean_picture_is_named(tmp_path):
         message = rf"damaged\.safetensors: data\.mean: expected a mean picture.*, found {found}"
         assert re.search(message, refused("export", tmp_path / "damaged.safetensors", tmp_path / "net.onnx"))
         with pytest.raises(DataError, match=message):
-            evaluate.load(ONE, tmp_path / "damaged.safetensors")
+            reading.load(ONE, tmp_path / "damaged.safetensors")
 
 
 @needs_onnx
@@ -411,8 +415,9 @@ def test_a_file_that_states_what_cannot_be_is_named(tmp_path):
 
 @needs_onnx
 def test_figure_1_s_network_goes_out(tmp_path):
-    net = figure1_net("tanh", ONE, np.random.default_rng(0))
-    checkpoint.save(tmp_path / "tanh.safetensors", checkpoint.state(net, None), {"neuron": "tanh"})
+    network = figure1("tanh")
+    arrays = checkpoint.state(network.build(rng=np.random.default_rng(0)), None)
+    checkpoint.save(tmp_path / "tanh.safetensors", arrays, {"network": network.to_json()})
     done("export", tmp_path / "tanh.safetensors", tmp_path / "tanh.onnx")
     assert "89,578 parameters, 10 classes" in done(
         "import", tmp_path / "tanh.onnx", tmp_path / "b.safetensors"
@@ -422,7 +427,9 @@ def test_figure_1_s_network_goes_out(tmp_path):
 @needs_onnx
 def test_export_says_what_it_cannot_write(tmp_path):
     checkpoint.save(tmp_path / "other.safetensors", {"w": np.zeros(2, np.float32)}, {"curve": []})
-    assert "not of an AlexNet run" in refused("export", tmp_path / "other.safetensors", tmp_path / "net.onnx")
+    assert "expected a checkpoint of a network, found one without" in refused(
+        "export", tmp_path / "other.safetensors", tmp_path / "net.onnx"
+    )
     run_checkpoint(tmp_path / "run.safetensors")
     printed = refused("export", tmp_path / "run.safetensors", tmp_path / "no" / "folder" / "net.onnx")
     assert "net.onnx" in printed

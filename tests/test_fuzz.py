@@ -15,6 +15,7 @@ import sys
 import time
 import warnings
 import zlib
+from dataclasses import MISSING, fields
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,13 +26,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tinyalex import evaluate
 from tinyalex.data import cifar10, imagenet
 from tinyalex.data import preprocessing as pictures
 from tinyalex.data.pictures import read_picture
 from tinyalex.errors import DataError, TinyalexError
-from tinyalex.models import sequential
-from tinyalex.runs import checkpoint, run, saved
+from tinyalex.models import Network
+from tinyalex.nn import KINDS, Conv2d, Linear
+from tinyalex.runs import checkpoint, run, saved, version1
+from tinyalex.runs import trained as reading
 from tinyalex.runs.settings import Settings
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "measured"))
@@ -61,40 +63,88 @@ JSON = st.recursive(
     lambda part: st.lists(part, max_size=4) | st.dictionaries(st.text(max_size=8), part, max_size=4),
     max_leaves=12,
 )
-LAYERS = st.lists(
+NUMBERS, REALS = st.integers(-1, 9), st.floats()
+VALUES = {
+    "kernel": NUMBERS | st.lists(NUMBERS | REALS, max_size=3),
+    "pad": NUMBERS | st.lists(st.integers(-1, 5000) | REALS, min_size=3, max_size=5),
+    "activation": st.sampled_from(
+        [None, "relu", "tanh", "rel", ["tanh", 1, 2], ["tanh", 0, 1], ["relu"], []]
+    ),
+    **dict.fromkeys(("filters", "features", "window", "stride", "groups", "n"), NUMBERS),
+    **dict.fromkeys(("k", "alpha", "beta", "keep", "std", "bias"), REALS),
+    **dict.fromkeys(("ceil", "inverted", "alpha_over_n", "replicated"), st.booleans()),
+}
+
+
+def entry(kind):
+    """A layer of this kind in JSON: what it must be told, and some of the rest, which may be anything."""
+    told = {f.name: f.default is MISSING for f in fields(KINDS[kind]) if f.name != "name"}
+    named = {"kind": st.just(kind), "name": st.sampled_from("abcdefg")}
+    return st.fixed_dictionaries(
+        named | {name: VALUES[name] for name, must in told.items() if must},
+        optional={name: VALUES[name] for name, must in told.items() if not must},
+    )
+
+
+LAYERS = st.lists(st.sampled_from(sorted(KINDS)).flatmap(entry), min_size=1, max_size=4)
+OLD_LAYERS = st.lists(
     st.fixed_dictionaries(
-        {"kind": st.sampled_from([*sequential.KINDS, "Other"]), "name": st.sampled_from("abcd")},
-        optional={
-            "shape": st.lists(st.integers(-1, 6), max_size=4),
-            "pad": st.lists(st.integers(-1, 5000), min_size=3, max_size=5),
-            "activation": st.sampled_from([[], ["relu"], ["tanh", 1, 2], ["tanh", 0, 1], ["relu", 1]]),
-            **{name: st.integers(-1, 9) for name in ("stride", "window", "groups", "n")},
-            **{name: st.floats() for name in ("k", "alpha", "beta", "keep")},
-            **{name: st.booleans() for name in ("ceil", "inverted", "alpha_over_n")},
-        },
+        {"kind": st.sampled_from(["Conv", *KINDS, "Other"]), "name": st.sampled_from("abcd")},
+        optional={"shape": st.lists(st.integers(-1, 6) | REALS, max_size=4), **VALUES},
     ),
     max_size=5,
 )
 
 
-@given(entries=JSON | LAYERS, shape=st.tuples(*[st.integers(1, 12)] * 3))
-@settings(deadline=None)
-def test_layers_from_any_json_can_be_built_or_are_refused(entries, shape):
+def is_built_or_refused(value):
+    """Read a network from JSON; if it is one, it runs, and its plan told what comes out."""
     try:
-        layers = sequential.from_json(entries, shape)
+        network = Network.from_json(value)
     except DataError:
         return
-    net = sequential.build(layers, fuzz_formats.ONE, np.random.default_rng(0))
+    net = network.build(fuzz_formats.ONE, np.random.default_rng(0))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # constants that overflow
-        y = net.forward(np.ones((*shape, 2), np.float32))
-    assert y.shape == (*sequential.shapes(layers, shape)[-1], 2)
+        y = net.forward(np.ones((*network.input, 2), np.float32))
+    assert y.shape == (*network.outputs, 2)
+    assert Network.from_json(json.loads(json.dumps(network.to_json()))) == network.named()
+    assert network.most_ranks >= 1
+
+
+SHAPES = st.lists(st.integers(1, 12), min_size=3, max_size=3)
+
+
+@given(layers=JSON | LAYERS, shape=SHAPES)
+@settings(deadline=None)
+def test_networks_from_any_json_can_be_built_or_are_refused(layers, shape):
+    is_built_or_refused({"input": shape, "layers": layers})
+
+
+@given(JSON | st.fixed_dictionaries({"input": JSON, "layers": LAYERS}))
+@settings(deadline=None)
+def test_any_json_is_a_network_or_refused(value):
+    is_built_or_refused(value)
+
+
+@given(layers=JSON | OLD_LAYERS, shape=SHAPES | JSON)
+@settings(deadline=None)
+def test_networks_of_format_1_can_be_built_or_are_refused(layers, shape):
+    try:
+        found = version1.metadata({"layers": layers, "input": shape})
+    except DataError:
+        return
+    is_built_or_refused(found["network"])
 
 
 @given(JSON)
 @settings(deadline=None)
 def test_settings_and_pictures_from_any_json_are_refused(value):
-    for read in (Settings.from_json, pictures.Pictures.from_json, saved._saved):
+    for read in (
+        Settings.from_json, pictures.Pictures.from_json, version1.metadata, version1.settings,
+        lambda metadata: saved._saved(checkpoint.of_this_version(metadata, version1.metadata)),
+        lambda part: version1.metadata({"settings": part}),
+        lambda part: version1.metadata({"neuron": part}),
+    ):  # fmt: skip
         with pytest.raises(TinyalexError):
             read(value)
 
@@ -212,7 +262,7 @@ def test_a_decompression_bomb_is_refused_at_once(tmp_path):
     start = time.perf_counter()
     with (
         pytest.raises(DataError, match=r"bomb\.png: expected a picture: .*decompression bomb"),
-        evaluate.picture_loader(fuzz_formats.ONE, trained(), [tmp_path / "bomb.png"], 1),
+        reading.picture_loader(fuzz_formats.ONE, trained(), [tmp_path / "bomb.png"], 1),
     ):
         pass
     assert time.perf_counter() - start < 1
@@ -237,13 +287,34 @@ def test_a_shard_outside_its_folder_is_refused(name, shards):
         imagenet.open(shards.data)
 
 
-def test_sizes_that_metadata_claim_are_not_believed(tmp_path):
+@pytest.mark.parametrize("version", [1, 2])
+def test_sizes_that_metadata_claim_are_not_believed(tmp_path, version):
     """A checkpoint of 100 kB that says it has a million hidden units."""
     made = fuzz_formats.Checkpoints(tmp_path / "format")
-    arrays, metadata = made.good[0]
-    metadata["settings"]["network"] |= {"hidden": 1 << 20, "filters": [1 << 20] * 5}
+    arrays, metadata = made.good[0 if version == 2 else 3]
+    metadata = json.loads(json.dumps(metadata))
+    if version == 1:
+        metadata["settings"]["network"] |= {"hidden": 1 << 20, "filters": [1 << 14] + [1 << 20] * 4}
+    else:
+        for layer in metadata["network"]["layers"]:
+            layer |= {name: 1 << 14 for name in ("filters", "features") if name in layer}
     checkpoint.save(tmp_path / "large.safetensors", arrays, metadata)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(DataError, match=r"large\.safetensors: conv1\.[wb]: this model has"):
         saved.open_network(tmp_path / "large.safetensors")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"filters": 1 << 40}, r"conv1: its output \(1099511627776, 16, 16\) is larger than 268,435,456"),
+        ({"pad": 5000}, "conv1: expected padding ≤ 4096, found 5000"),
+        ({"filters": 10**400}, "conv1: filters: expected int, found"),
+    ],
+)
+def test_sizes_beyond_reason_are_refused(change, message):
+    entry = Network([Conv2d(4, 5, 4, 2), Linear(10)], (3, 64, 64)).to_json()
+    entry["layers"][0] |= change
+    with pytest.raises(DataError, match=message):
+        Network.from_json(entry)

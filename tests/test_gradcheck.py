@@ -9,8 +9,6 @@ import pytest
 from rich.console import Console
 
 from tinyalex import gradcheck, ops
-from tinyalex.comm import Comm
-from tinyalex.devices import Device
 from tinyalex.gradcheck import GradientError, check, check_layer
 from tinyalex.measure import gradtable
 from tinyalex.measure.gradtable import print_table
@@ -28,7 +26,6 @@ from tinyalex.ops import (
     relu,
     relu_forward,
     strips,
-    tanh,
     winograd,
 )
 from tinyalex.ops.cases import CASES, Case, spread
@@ -708,16 +705,15 @@ def test_the_example_in_the_docstring_runs():
 
 # ---- layers ------------------------------------------------------------------------------------------------
 
-ALONE = Comm(Device("cpu:0"))
 
-
-def conv_layer(rng, **settings):
-    return Conv2d((4, 2, 3, 2), ALONE, rng, std=0.5, bias=0.1, dtype=np.float64, **settings)
+def conv_layer(rng, activation=None):
+    layer = Conv2d(4, (3, 2), activation=activation, std=0.5, bias=0.1)
+    return layer.build((2, 5, 6), rng=rng, dtype=np.float64)
 
 
 def test_check_layer_restores_the_parameters():
     rng = np.random.default_rng(0)
-    layer = conv_layer(rng, activation=relu)
+    layer = conv_layer(rng, "relu")
     arrays, before = dict(layer.params), {name: w.copy() for name, w in layer.params.items()}
     report = check_layer(layer, rng.standard_normal((2, 5, 6, 3)), rng)
     assert list(report.errors) == ["x", "w", "b"]
@@ -746,9 +742,10 @@ def test_check_layer_rejects_a_wrong_layer_and_still_restores():
 def test_check_layer_of_a_network_whose_first_layer_needs_no_dx():
     rng = np.random.default_rng(0)
     layers = [
-        ("conv1", conv_layer(rng, activation=relu, need_dx=False)),
-        ("pool1", MaxPool(2, 2)),
-        ("fc1", Linear((5, 4 * 2 * 3), ALONE, rng, std=0.3, activation=tanh(), dtype=np.float64)),
+        Conv2d(4, (3, 2), activation="relu", std=0.5, bias=0.1),
+        MaxPool(2, 2),
+        Linear(5, "tanh", std=0.3),
     ]
-    report = check_layer(Sequential(layers, ALONE), rng.standard_normal((2, 5, 6, 3)), rng)
+    net = Sequential(layers, (2, 5, 6), rng=rng, dtype=np.float64)
+    report = check_layer(net, rng.standard_normal((2, 5, 6, 3)), rng)
     assert list(report.errors) == ["conv1.w", "conv1.b", "fc1.w", "fc1.b"]

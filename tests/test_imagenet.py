@@ -159,9 +159,9 @@ def test_the_result_does_not_depend_on_the_workers_and_nothing_is_left_over(sour
 def test_shards_feed_the_loader(prepared):
     """Crop, flip, noise and mean from what open() gives."""
     shards = imagenet.open(prepared)
-    recipe = augment.Augmentation(crop=28)
+    augmentation = augment.Augmentation(crop=28)
     with Loader(
-        shards, 8, recipe, train=True, mean=shards.mean, covariance=shards.covariance, epochs=3
+        shards, 8, augmentation, train=True, mean=shards.mean, covariance=shards.covariance, epochs=3
     ) as loader:
         got = list(loader)
     assert [b.images.shape for b in got] == [(3, 28, 28, 8)] * 6
@@ -399,6 +399,13 @@ def test_splits_are_known_by_their_usual_names(train, val, tmp_path):
         "train": [f"{train}-cat.jpg", f"{train}-dog.jpg"], "val": [f"{val}-cat.jpg", f"{val}-dog.jpg"]
     }  # fmt: skip
     assert not found.passed
+
+
+def test_many_classes_are_counted_not_named(tmp_path):
+    root = source_of(tmp_path, *(f"{name}/1.jpg" for name in "abcdefghijk"))
+    assert list(imagenet.find_pictures(root).lines()) == ["train: 11 pictures of 11 classes, 1 of each"]
+    source_of(root, "a/2.jpg", "a/3.jpg")
+    assert list(imagenet.find_pictures(root).lines()) == ["train: 13 pictures of 11 classes, 1 to 3 of each"]
 
 
 def test_what_is_beside_the_splits_is_told(tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tinyalex.lessons import checks, course, site
+from tinyalex.lessons import checks, course, kill, site
 
 for name in ("nbclient", "ipykernel", "jupytext", "latex2mathml", "mdit_py_plugins"):
     pytest.importorskip(name, reason="the lessons need their extra: pip install 'tinyalex[lessons]'")
@@ -27,12 +27,17 @@ EACH_HOLE = pytest.mark.parametrize(
 )
 
 
+def _asked(stem):
+    """{name: hole or exercise} of a lesson: what its learner completes."""
+    return {**checks.holes_of(int(stem[:2])), **kill.exercises_of(int(stem[:2]))}
+
+
 def _book(stem):
     return nbformat.read(LESSONS / f"{stem}.ipynb", 4)
 
 
 def _with_solutions(stem):
-    book, holes = _book(stem), checks.holes_of(int(stem[:2]))
+    book, holes = _book(stem), _asked(stem)
     for cell in book.cells:
         if cell.cell_type == "code" and (name := site.hole_in(cell.source)) in holes:
             cell.source = holes[name].source
@@ -88,7 +93,7 @@ def test_notebook_is_built_from_its_source(stem):
 @EACH_LESSON
 def test_every_hole_has_its_cell_and_its_check(stem):
     code = [cell.source for cell in _book(stem).cells if cell.cell_type == "code"]
-    for name, hole in checks.holes_of(int(stem[:2])).items():
+    for name, hole in _asked(stem).items():
         (source,) = [text for text in code if site.hole_in(text) == name]
         (shown,) = ast.parse(source).body  # the cell holds nothing else
         (solution,) = ast.parse(hole.source).body
@@ -103,7 +108,7 @@ def test_every_hole_has_its_cell_and_its_check(stem):
 @EACH_LESSON
 def test_as_shipped_every_check_answers_not_yet(stem, shipped):
     text = _texts(shipped[stem])
-    for name in checks.holes_of(int(stem[:2])):
+    for name in _asked(stem):
         assert f"{checks.NOT_YET}: {name}\n" in text
     assert checks.PASSED not in text
     assert checks.WRONG not in text
@@ -112,7 +117,7 @@ def test_as_shipped_every_check_answers_not_yet(stem, shipped):
 @EACH_LESSON
 def test_with_the_solutions_every_check_passes(stem, solved):
     text = _texts(solved[stem])
-    for name in checks.holes_of(int(stem[:2])):
+    for name in _asked(stem):
         assert f"{checks.PASSED}: {name}\n" in text
     assert checks.NOT_YET not in text
     assert checks.WRONG not in text
@@ -171,7 +176,7 @@ def test_page_is_whole(stem, pages):
     assert "img" in page.tags
     assert "math" in page.tags
     text = pages[stem].read_text(encoding="utf-8")
-    assert len(re.findall("<summary>Solution</summary>", text)) == len(checks.holes_of(int(stem[:2])))
+    assert len(re.findall("<summary>Solution</summary>", text)) == len(_asked(stem))
     visible = re.sub(r"<(pre|style|details)\b.*?</\1>|<[^>]*>", "", text, flags=re.DOTALL)
     assert "$" not in visible  # every formula was set
     assert "\\" not in visible

@@ -6,12 +6,24 @@ import warnings
 import numpy as np
 import pytest
 
-from tinyalex.comm import Comm, launch
-from tinyalex.devices import Device, parse
+from tinyalex.comm import launch
+from tinyalex.devices import parse
 from tinyalex.errors import ArgumentError, DataError
-from tinyalex.models import sequential as seq
+from tinyalex.models import Network, figure1
 from tinyalex.models.alexnet import PRESETS, alexnet, narrow
-from tinyalex.models.cifar import figure1_net
+from tinyalex.nn import (
+    LRN,
+    Activate,
+    AvgPool,
+    Conv2d,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    Linear,
+    MaxPool,
+    SameMapNorm,
+    ZeroPad,
+)
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 ort = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -20,8 +32,6 @@ ort = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 from onnx_graphs import bvlc, towers_2012, within_a_map  # noqa: E402
 
 from tinyalex.exchange import onnx_export, onnx_import  # noqa: E402
-
-ONE = Comm(Device("cpu:0"))
 
 
 def arrays_of(net):
@@ -46,7 +56,7 @@ def built(found, devices="cpu:0"):
 
     def forward(x):
         def rank(comm):
-            net = seq.build(found.layers, comm, np.random.default_rng(0))
+            net = found.network.build(comm, np.random.default_rng(0))
             for name, layer, key in net.parameters():
                 layer.params[key] = found.arrays[name][comm.part(len(found.arrays[name]))]
             return ours(net, x)
@@ -69,9 +79,9 @@ def close(found, wanted, tolerance):
 # ---- out -----------------------------------------------------------------------------------------------
 
 
-def learned(net, seed=1):
+def learned(network, seed=1):
     """A network with weights as large as learned ones, so that every layer matters to its output."""
-    rng = np.random.default_rng(seed)
+    net, rng = network.build(rng=np.random.default_rng(0)), np.random.default_rng(seed)
     for _, layer, key in net.parameters():
         w = layer.params[key]
         scale = np.sqrt(2 / (w.size // len(w))) if key == "w" else 0.1
@@ -88,59 +98,56 @@ VARIANTS["LRN across towers, not over n"] = VARIANTS["paper"]._replace(
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_alexnet_in_onnxruntime_is_alexnet_here_and_comes_back_bit_for_bit(name, tmp_path):
-    network = VARIANTS[name]._replace(size=min(VARIANTS[name].size, 99))
-    net = learned(alexnet(network, ONE, np.random.default_rng(0)))
-    x = np.random.default_rng(2).uniform(-120, 120, (3, 3, network.size, network.size)).astype(np.float32)
-    there_and_back(net, x, tmp_path / "net.onnx")
+    network = alexnet(VARIANTS[name]._replace(size=min(VARIANTS[name].size, 99)))
+    x = np.random.default_rng(2).uniform(-120, 120, (3, *network.input)).astype(np.float32)
+    there_and_back(network, x, tmp_path / "net.onnx")
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh", "logistic"])
 def test_the_cifar_network_in_onnxruntime(activation, tmp_path):
-    net = learned(figure1_net(activation, ONE, np.random.default_rng(0)))
     x = np.random.default_rng(2).uniform(-1, 1, (3, 3, 32, 32)).astype(np.float32)
-    there_and_back(net, x, tmp_path / "net.onnx")
+    there_and_back(figure1(activation), x, tmp_path / "net.onnx")
 
 
-def there_and_back(net, x, path):
-    layers = seq.layers_of(net)
-    onnx_export.write(path, layers, arrays_of(net), x.shape[1:], {})
+def there_and_back(network, x, path):
+    """Write a network and read it back; return what was read, a Network."""
+    net = learned(network)
+    onnx_export.write(path, network, arrays_of(net), {})
     wanted = ours(net, x)
     close(theirs(path, x), wanted, 1e-5)
     close(theirs(path, x[:1]), wanted[:1], 1e-5)  # the batch is free
     found = onnx_import.read(path)
     np.testing.assert_array_equal(built(found)(x), wanted)
-    return found
+    return found.network
 
 
 def test_every_layer_goes_out_and_comes_back(tmp_path):
     layers = [
-        seq.ZeroPad("pad", (1, 0, 2, 3)),
-        seq.Conv("conv1", (8, 3, 3, 2), 2, (0, 1, 2, 1), 1, ("tanh", 1.7159, 2 / 3)),
-        seq.SameMapNorm("norm", 3, 2.0, 0.5, 0.75),
-        seq.LRN("lrn", 3, 1.5, 0.5, 0.6, False, 2),
-        seq.AvgPool("avg", 3, 2, (1, 0, 0, 1), True),
-        seq.Activate("neuron", ("tanh", 0.9, 1.3)),
-        seq.Conv("conv2", (6, 4, 2, 2), 1, (0, 0, 1, 1), 2, ("logistic",)),
-        seq.MaxPool("max", 2, 3, (0, 1, 1, 0), True),
-        seq.Dropout("drop", 0.7, False),
-        seq.Flatten("flat"),
-        seq.Dropout("drop2", 0.7, True),
+        ZeroPad((1, 0, 2, 3)),
+        Conv2d(8, (3, 2), 2, (0, 1, 2, 1), activation=("tanh", 1.7159, 2 / 3)),
+        SameMapNorm(3, 2.0, 0.5, 0.75),
+        LRN(3, 1.5, 0.5, 0.6, False, 2),
+        AvgPool(3, 2, (1, 0, 0, 1), True),
+        Activate(("tanh", 0.9, 1.3)),
+        Conv2d(6, 2, 1, (0, 0, 1, 1), 2, "logistic"),
+        MaxPool(2, 3, (0, 1, 1, 0), True),
+        GlobalAvgPool(),
+        Dropout(0.7, False),
+        Flatten(),
+        Dropout(0.7, True),
+        Linear(5),
     ]
-    shape = (3, 17, 19)
-    D = seq.shapes(layers, shape)[-1][0]
-    layers.append(seq.Linear("fc", (5, D), ()))
-    net = learned(seq.build(layers, ONE, np.random.default_rng(0)))
-    x = np.random.default_rng(2).standard_normal((2, *shape)).astype(np.float32)
-    found = there_and_back(net, x, tmp_path / "net.onnx")
+    network = Network(layers, (3, 17, 19))
+    x = np.random.default_rng(2).standard_normal((2, *network.input)).astype(np.float32)
+    found = there_and_back(network, x, tmp_path / "net.onnx")
     assert list(map(type, found.layers)) == list(map(type, layers))
-    assert seq.shapes(found.layers, shape) == seq.shapes(layers, shape)
-    assert seq.from_json(seq.to_json(layers), shape) == layers
+    assert [place.y for place in found.plan()] == [place.y for place in network.plan()]
 
 
 def test_an_lrn_that_onnx_cannot_say_is_refused(tmp_path):
-    layers = [seq.LRN("lrn1", 4, 1.0, 1.0, 0.75), seq.Flatten("flat")]
+    network = Network([LRN(4, 1.0, 1.0, 0.75), Flatten()], (6, 2, 2))
     with pytest.raises(ArgumentError, match="lrn1: a window of 4"):
-        onnx_export.write(tmp_path / "net.onnx", layers, {}, (6, 2, 2), {})
+        onnx_export.write(tmp_path / "net.onnx", network, {}, {})
     assert not list(tmp_path.iterdir())
 
 
@@ -197,6 +204,10 @@ def torch_networks():
                 *conv(8, 16, 3, padding=1), *conv(16, 16, 1), nn.MaxPool2d(2, 2), View(), *head(),
             ),
         ),
+        "a head of global averages": (
+            (3, 17, 14),
+            nn.Sequential(*conv(3, 8, 3, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), *head()),
+        ),
         "LRN, even window": (
             (3, 14, 14),
             nn.Sequential(*conv(3, 9, 3), nn.LocalResponseNorm(4, 2.0, 0.6, 1.5), View(), *head()),
@@ -221,7 +232,8 @@ def torch_networks():
 
 
 NAMES = (
-    "AlexNet, two towers", "AlexNet, one tower", "VGG", "LRN, even window", "ceil pooling", "asymmetric pads"
+    "AlexNet, two towers", "AlexNet, one tower", "VGG", "a head of global averages", "LRN, even window",
+    "ceil pooling", "asymmetric pads"
 )  # fmt: skip
 
 
@@ -260,10 +272,10 @@ def test_what_pytorch_exports(name, fixed, tmp_path):
     with torch.no_grad():
         close(wanted, module(torch.from_numpy(x)).numpy(), 1e-4)
     if name == "AlexNet, two towers":
-        assert seq.most_ranks(found.layers) == 2
+        assert found.network.most_ranks == 2
         close(built(found, "cpu:0,cpu:1")(x), wanted, 1e-4)
     else:
-        assert seq.most_ranks(found.layers) == 1
+        assert found.network.most_ranks == 1
 
 
 def test_what_pytorch_s_newer_exporter_writes(tmp_path):
@@ -307,7 +319,7 @@ def test_graphs_written_by_hand(make, options, ranks, tmp_path):
     found = onnx_import.read(path)
     last = softmax if make is bvlc else lambda y: y
     wanted = theirs(path, x)
-    assert seq.most_ranks(found.layers) == ranks
+    assert found.network.most_ranks == ranks
     close(last(built(found)(x)), wanted, 1e-4)
     if ranks == 2:
         close(last(built(found, "cpu:0,cpu:1")(x)), wanted, 1e-4)
@@ -317,11 +329,11 @@ def test_an_imported_network_s_gradients_are_the_same_on_two_ranks(tmp_path):
     """LRN across the towers is the hard case: the ranks meet, and part again."""
     path = bvlc().write(tmp_path / "net.onnx", opset=8, ir=3)
     found = onnx_import.read(path)
-    x = np.random.default_rng(3).standard_normal((*found.shape, 2))
+    x = np.random.default_rng(3).standard_normal((*found.network.input, 2))
     dy = np.random.default_rng(4).standard_normal((32, 2))
 
     def rank(comm):
-        net = seq.build(found.layers, comm, np.random.default_rng(0), np.float64)
+        net = found.network.build(comm, np.random.default_rng(0), np.float64)
         for name, layer, key in net.parameters():
             whole = found.arrays[name].astype(np.float64)
             layer.params[key] = whole[comm.part(len(whole))]
@@ -394,7 +406,15 @@ REFUSED = {
     "a factor above 1": (lambda g: g.array("half", 1.5), r"node 'n_dropped' \(Mul\).*1\.5"),
     "a softmax in the middle": (append("Softmax"), None),
     "an unused node": (lambda g: g.nodes.insert(0, onnx.helper.make_node("Abs", ["data"], ["x"])), "read by"),
-    "weights that do not fit": (lambda g: g.weight("w1", 8, 4, 5, 5), "conv1: filters"),
+    "no groups": (alter(0, "group", 0), "conv1: 3 channels and 8 filters cannot be cut into 0 equal groups"),
+    "groups that do not fit": (
+        alter(0, "group", 2),
+        "conv1: 3 channels .* cannot be cut into 2 equal",
+    ),
+    "weights that do not fit": (
+        lambda g: g.weight("w1", 8, 4, 5, 5),
+        r"conv1.*\(Conv\): weights .* 3 ch",
+    ),
 }
 
 

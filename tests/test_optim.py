@@ -13,9 +13,8 @@ pytestmark = pytest.mark.usefixtures("backend")
 
 
 def model(dtype=np.float64, seed=0):
-    comm, rng = Comm(backends.device()), np.random.default_rng(seed)
-    layers = {name: Linear((3, 4), comm, rng, std=1, bias=0.5, dtype=dtype) for name in ("fc1", "fc2")}
-    return Sequential(layers, comm)
+    layers = [Linear(3, std=1, bias=0.5), Linear(3, std=1, bias=0.5)]  # fc1, fc2
+    return Sequential(layers, (4,), Comm(backends.device()), np.random.default_rng(seed), dtype)
 
 
 def put_grads(net, rng):

@@ -6,12 +6,23 @@ PyTorch keeps (N, C, H, W); we keep (C, H, W, N). Gradients come from autograd w
 import numpy as np
 import pytest
 
-from tinyalex.ops.activation import ACTIVATIONS, tanh
-from tinyalex.ops.conv import conv2d_backward, conv2d_forward
-from tinyalex.ops.linear import linear_backward, linear_forward
-from tinyalex.ops.lrn import lrn_backward, lrn_forward
-from tinyalex.ops.pool import avg_pool_backward, avg_pool_forward, max_pool_backward, max_pool_forward
-from tinyalex.ops.softmax import softmax, softmax_loss_backward, softmax_loss_forward
+from tinyalex.ops import (
+    ACTIVATIONS,
+    avg_pool_backward,
+    avg_pool_forward,
+    conv2d_backward,
+    conv2d_forward,
+    linear_backward,
+    linear_forward,
+    lrn_backward,
+    lrn_forward,
+    max_pool_backward,
+    max_pool_forward,
+    softmax,
+    softmax_loss_backward,
+    softmax_loss_forward,
+    tanh,
+)
 
 torch = pytest.importorskip("torch", reason="PyTorch is the oracle: pip install 'tinyalex[oracle]'")
 F = torch.nn.functional

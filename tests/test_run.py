@@ -18,7 +18,7 @@ from tinyalex.comm import launch
 from tinyalex.data import Images, augment, imagenet
 from tinyalex.devices import parse
 from tinyalex.errors import DataError, NonFiniteError
-from tinyalex.models.alexnet import Network, narrow
+from tinyalex.models.alexnet import AlexNet, alexnet, narrow
 from tinyalex.runs import checkpoint, run
 from tinyalex.runs.recipe import Change, Recipe
 from tinyalex.runs.settings import Data, Settings
@@ -26,7 +26,7 @@ from tinyalex.runs.settings import Data, Settings
 CLASSES = ("blue", "green", "grey", "red")
 PICTURES = augment.PAPER._replace(crop=67, offsets=None)  # crops, flips and colour noise
 # 8 maps a layer, 80 hidden units, dropout; weights so large that every layer learns in a few steps
-NETWORK = narrow(Network(size=67, classes=4, conv345_std=0.3, fc_std=0.3, bias=0.1), 0.02)
+NETWORK = narrow(AlexNet(size=67, classes=4, conv345_std=0.3, fc_std=0.3, bias=0.1), 0.02)
 STEPS = 4  # an epoch
 
 
@@ -46,9 +46,9 @@ TRAIN, VAL = blobs(8 * STEPS + 3, seed=0), blobs(12, seed=1)
 DATA = Data(TRAIN, VAL, *augment.statistics(TRAIN.images), CLASSES)
 
 
-def settings(network=NETWORK, seed=0, save_every=3, keep=3, **recipe):
-    chosen = {"batch": 8, "epochs": 3, "pictures": PICTURES} | recipe
-    return Settings("", "paper", network, Recipe(**chosen), seed, None, save_every, keep)
+def settings(options=NETWORK, seed=0, save_every=3, keep=3, **recipe):
+    chosen = {"batch": 8, "epochs": 3, "augmentation": PICTURES} | recipe
+    return Settings("", alexnet(options), Recipe(**chosen), seed, None, save_every, keep)
 
 
 def train(out, devices="cpu:0", stop=None, on_event=lambda record: None, data=DATA):
@@ -422,7 +422,7 @@ def test_the_schedule_reaches_the_optimizer_and_the_pictures(whole):
     frozen = velocities(whole(**ONE_STEP, schedule=(Change(0, scale={"conv1": 0.0}),)))
     assert not frozen["conv1.w"].any()
     assert frozen["conv2.w"].any()
-    without = velocities(whole(epochs=1, pictures=PICTURES._replace(noise=0.0)))
+    without = velocities(whole(epochs=1, augmentation=PICTURES._replace(noise=0.0)))
     changed = velocities(whole(epochs=1, schedule=(Change(0, noise=0.0),)))
     assert [n for n in without if not equal_bits(without[n], changed[n])] == []
     assert not equal_bits(velocities(whole(epochs=1))["conv1.w"], changed["conv1.w"])
@@ -498,17 +498,30 @@ def test_settings_come_back_as_they_were(tmp_path):
 
 
 def changed_settings(change):
-    fields = settings().to_json()
+    fields = {"version": 2, **settings().to_json()}
     change(fields)
     return json.dumps(fields)
 
 
+def test_settings_that_nothing_spoilt_are_read(tmp_path):
+    """So that those below are refused for what spoilt them."""
+    (tmp_path / "run.json").write_text(changed_settings(lambda f: None))
+    assert run.settings_of(tmp_path) == settings()
+
+
 SPOILT = {
-    "an unknown field": changed_settings(lambda f: f["network"].update(batch_norm=True)),
+    "an unknown field of a layer": changed_settings(lambda f: f["network"]["layers"][0].update(norm=True)),
+    "an unknown layer": changed_settings(lambda f: f["network"]["layers"][0].update(kind="BatchNorm")),
+    "an unknown field": changed_settings(lambda f: f.update(adam=True)),
     "a field too few": changed_settings(lambda f: f.pop("network")),
     "an unknown field of the recipe": changed_settings(lambda f: f["recipe"].update(adam=True)),
-    "a recipe too short": changed_settings(lambda f: f["recipe"].pop("pictures")),
-    "pictures too long": changed_settings(lambda f: f["recipe"]["pictures"].append(1)),
+    "a recipe too short": changed_settings(lambda f: f["recipe"].pop("augmentation")),
+    "an augmentation too long": changed_settings(lambda f: f["recipe"]["augmentation"].update(cutout=1)),
+    "an augmentation that is a list": changed_settings(lambda f: f["recipe"].update(augmentation=[1])),
+    "a schedule that is a number": changed_settings(lambda f: f["recipe"].update(schedule=1)),
+    "no batch": changed_settings(lambda f: f["recipe"].update(batch=0)),
+    "a later version": changed_settings(lambda f: f.update(version=3)),
+    "a version that is a word": changed_settings(lambda f: f.update(version="new")),
     "a list": "[]",
     "a network that is a word": changed_settings(lambda f: f.update(network="paper")),
     "cut off": changed_settings(lambda f: None)[:-40],
@@ -592,7 +605,7 @@ def test_a_truncated_checkpoint_is_named(tmp_path, cut):
 
 def test_a_checkpoint_of_another_network_is_named(tmp_path):
     out = finished(tmp_path / "run", epochs=1)
-    other = begun(tmp_path / "other", network=NETWORK._replace(hidden=72))
+    other = begun(tmp_path / "other", options=NETWORK._replace(hidden=72))
     os.replace(run.checkpoints(out)[-1], other / "step-00000004.safetensors")
     with pytest.raises(DataError, match=r"step-00000004\.safetensors: fc6\.b: .*72.*80"):
         train(other)

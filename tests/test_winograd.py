@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_ops import DTYPES, EXAMPLES, NEURONS, assert_close, normal, other, seeds
 
-from tinyalex.ops import reference, winograd
-from tinyalex.ops.conv import conv2d_backward, conv2d_forward
+from tinyalex.ops import conv2d_backward, conv2d_forward, reference, winograd
 
 
 @st.composite

@@ -114,7 +114,7 @@ class Device:
 
 
 def kind_and_index(name):
-    """Return ("cpu", k) or ("cuda", k), be there such a device or not; DeviceError for another name."""
+    """Return ("cpu", k) or ("cuda", k), whether or not the machine has it; DeviceError for another name."""
     match = re.fullmatch(r"(cpu|cuda):(\d+)", name)
     if not match:
         raise DeviceError(f"device {name!r}: expected 'cpu:K' or 'cuda:K' with K = 0, 1, 2, …")

@@ -6,7 +6,7 @@ class TinyalexError(Exception):
 
 
 class ArgumentError(TinyalexError, ValueError):
-    """An argument cannot be so: an impossible geometry, a number out of range, an unknown name."""
+    """An invalid argument: an impossible geometry, a number out of range, an unknown name."""
 
 
 class DataError(TinyalexError, ValueError):

@@ -4,13 +4,16 @@ Paper, section 4.1: the prediction for a picture is the average of the network's
 views, the four corners and the centre, and their mirror images.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from tinyalex.errors import ArgumentError
+from tinyalex.nn import Sequential
 from tinyalex.ops import softmax, topk_error
 
 
-def probabilities(net, loader):
+def probabilities(net: Sequential, loader: Iterator | None) -> tuple[np.ndarray, np.ndarray]:
     """Return the class probabilities (K, N) of every picture of a Loader, and the labels (N,).
 
     With ten views a batch's images are a list of ten; they go through the network side by side, and the ten
@@ -28,7 +31,7 @@ def probabilities(net, loader):
     return np.concatenate(found, axis=1), np.concatenate(labels)
 
 
-def errors(probabilities, labels, k=5):
+def errors(probabilities: np.ndarray, labels: np.ndarray, k: int = 5) -> tuple[float, float, float]:
     """Return (mean −log p of the right class, top-1 error, top-k error), each over all pictures.
 
     k is cut to `guesses`.  Ties count as in 2012 (`topk_error`).
@@ -40,18 +43,18 @@ def errors(probabilities, labels, k=5):
     return float(loss), float(top1), float(topk)
 
 
-def guesses(classes, k=5):
-    """Return k, or as many guesses as can still be wrong where there are few classes; at least one."""
+def guesses(classes: int, k: int = 5) -> int:
+    """Return k, at most K − 1 of K classes: among all of them no guess is wrong; at least 1."""
     return max(1, min(k, classes - 1))
 
 
-def ensemble(predictions, weights=None):
+def ensemble(predictions: list[np.ndarray], weights: list[float] | None = None) -> np.ndarray:
     """Weighted average of several networks' probabilities (2012: avg-test.py); equal weights by default."""
     weights = shares([1] * len(predictions) if weights is None else weights, len(predictions))
     return sum(w * p for w, p in zip(weights, predictions, strict=True))
 
 
-def shares(weights, count):
+def shares(weights: list[float], count: int) -> np.ndarray:
     """Return the weights of `count` networks as parts of 1; ArgumentError for what makes no average."""
     weights = np.asarray(weights, float)
     if len(weights) != count or weights.min() < 0 or not 0 < weights.sum() < np.inf:
@@ -59,7 +62,7 @@ def shares(weights, count):
     return weights / weights.sum()
 
 
-def features(net, loader, layer):
+def features(net: Sequential, loader: Iterator | None, layer: str) -> np.ndarray | None:
     """Return the outputs (D, N) of a layer, of all ranks, for every picture of a Loader, on rank 0.
 
     As for `probabilities`, every rank must call this; the others get None.  Raises ArgumentError for an

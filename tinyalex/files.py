@@ -1,4 +1,4 @@
-"""Files written whole or not at all, whenever the process ends, and folders that one process writes into.
+"""Files written whole or not at all, even if the process is killed, and folders that one process writes into.
 
 What a killed process was writing is left beside its place, as NAME.PID.part: whoever next holds the folder
 sweeps it away.

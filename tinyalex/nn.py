@@ -28,37 +28,18 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tinyalex import ops
 from tinyalex.comm import Comm
 from tinyalex.devices import Device
 from tinyalex.errors import ArgumentError
 from tinyalex.fields import fits, plain_data
 from tinyalex.memory import zeros
-from tinyalex.ops import (
-    ACTIVATIONS,
-    avg_pool_backward,
-    avg_pool_forward,
-    chosen,
-    conv2d_backward,
-    conv2d_forward,
-    dropout_backward,
-    dropout_forward,
-    dropout_mask,
-    four_pads,
-    leaky_relu,
-    linear_backward,
-    linear_forward,
-    lrn_backward,
-    lrn_forward,
-    max_pool_backward,
-    max_pool_forward,
-    output_size,
-    pooled_size,
-    same_map_norm_backward,
-    same_map_norm_forward,
-    tanh,
-    two_of,
-)
 from tinyalex.ops.checks import xp_of
+
+__all__ = [
+    "LRN", "Activate", "AllGather", "AvgPool", "Conv2d", "Dropout", "Flatten", "Layer", "Linear", "MaxPool",
+    "Part", "Placed", "SameMapNorm", "Sequential", "Weighted", "ZeroPad", "on_towers", "plan",
+]  # fmt: skip
 
 KINDS = {}  # every kind of layer, by its name
 
@@ -72,13 +53,13 @@ def activation_of(value):
     match value:
         case None:
             return None
-        case str() if value in ACTIVATIONS:
-            return ACTIVATIONS[value]
+        case str() if value in ops.ACTIVATIONS:
+            return ops.ACTIVATIONS[value]
         case ("tanh", int() | float() as a, int() | float() as b) if math.isfinite(a * b) and a * b:
-            return tanh(a, b)
+            return ops.tanh(a, b)
         case ("leaky", int() | float() as slope) if slope > 0 and math.isfinite(slope):
-            return leaky_relu(slope)
-    known = ", ".join(map(repr, ACTIVATIONS))
+            return ops.leaky_relu(slope)
+    known = ", ".join(map(repr, ops.ACTIVATIONS))
     raise ArgumentError(
         f"activation: expected None, {known}, ('tanh', a, b) or ('leaky', slope > 0), found {value!r}"
     )
@@ -98,8 +79,9 @@ class Layer:
     pair = None  # (forward(x, **arguments) → (y, cache), backward(dy, cache) → dx)
     leaves = None  # what a rank holds after it: "part" of the channels, "all", or None: as before it
 
-    def __init_subclass__(cls):
-        KINDS[cls.__name__] = cls
+    def __init_subclass__(cls, is_kind=True):
+        if is_kind:
+            KINDS[cls.__name__] = cls
 
     def __post_init__(self):
         for f in fields(self):
@@ -204,7 +186,7 @@ class Layer:
 
     def run(self, pair, *args, **kwargs):
         """Call the pair's forward function, and keep the backward function that belongs to it."""
-        forward, self._backward = chosen(pair[0]), chosen(pair[1])
+        forward, self._backward = ops.chosen(pair[0]), ops.chosen(pair[1])
         return forward(*args, **kwargs)
 
     def undo(self, dy, *args):
@@ -219,7 +201,7 @@ class Layer:
 
 
 @dataclass(repr=False)
-class Weighted(Layer):
+class Weighted(Layer, is_kind=False):
     """A layer with weights w ~ N(0, std²) and biases b = bias, one row for each filter or feature."""
 
     leaves = "part"
@@ -256,9 +238,9 @@ class Conv2d(Weighted):
     """
 
     filters: int
-    kernel: int | tuple
-    stride: int | tuple = 1
-    pad: int | tuple = 0
+    kernel: int | tuple[int, ...]
+    stride: int | tuple[int, ...] = 1
+    pad: int | tuple[int, ...] = 0
     groups: int = 1
     activation: str | tuple | None = None
     std: float = 0.01
@@ -279,8 +261,8 @@ class Conv2d(Weighted):
         g = self.groups
         if g < 1 or self.filters < 1 or self.filters % g or C % g:
             raise self.error(f"{C} channels and {self.filters} filters cannot be cut into {g} equal groups")
-        H = output_size(H, KH, SH, top, bottom, self.name)
-        return self.filters, H, output_size(W, KW, SW, left, right, self.name)
+        H = ops.output_size(H, KH, SH, top, bottom, self.name)
+        return self.filters, H, ops.output_size(W, KW, SW, left, right, self.name)
 
     def sizes(self, shape):
         """w (F, C/groups, KH, KW), b (F,)."""
@@ -297,7 +279,7 @@ class Conv2d(Weighted):
         """x (C, H, W, N) → y (F/ranks, OH, OW, N)."""
         w, b = self.weights()
         groups, activation = max(1, self.groups // self.comm.size), activation_of(self.activation)
-        pair = conv2d_forward, conv2d_backward
+        pair = ops.conv2d_forward, ops.conv2d_backward
         y, self.cache = self.run(pair, x, w, b, self.stride, self.pad, groups, activation)
         return y
 
@@ -341,7 +323,7 @@ class Linear(Weighted):
         """x (D, N) or (C, H, W, N) → y (F/ranks, N)."""
         self.x_shape = x.shape
         w, b = self.weights()
-        pair = linear_forward, linear_backward
+        pair = ops.linear_forward, ops.linear_backward
         y, self.cache = self.run(pair, x.reshape(-1, x.shape[-1]), w, b, activation_of(self.activation))
         return y
 
@@ -360,20 +342,20 @@ class MaxPool(Layer):
     in 2012.  pad: see `Conv2d`.
     """
 
-    window: int | tuple
-    stride: int | tuple
-    pad: int | tuple = 0
+    window: int | tuple[int, ...]
+    stride: int | tuple[int, ...]
+    pad: int | tuple[int, ...] = 0
     ceil: bool = True
 
     prefix = "pool"
-    pair = max_pool_forward, max_pool_backward
+    pair = ops.max_pool_forward, ops.max_pool_backward
 
     def out(self, shape):
         """(C, H, W) → (C, OH, OW)."""
         (C, H, W), (top, bottom, left, right) = maps(self, shape), pads(self)
         (ZH, ZW), (SH, SW) = pair_of(self, "window"), pair_of(self, "stride")
-        H = pooled_size(H, ZH, SH, top, bottom, self.ceil, self.name)
-        return C, H, pooled_size(W, ZW, SW, left, right, self.ceil, self.name)
+        H = ops.pooled_size(H, ZH, SH, top, bottom, self.ceil, self.name)
+        return C, H, ops.pooled_size(W, ZW, SW, left, right, self.ceil, self.name)
 
     def keeps(self, shape):
         """Its input and its output."""
@@ -389,7 +371,24 @@ class MaxPool(Layer):
 class AvgPool(MaxPool):
     """The average of each window's real pixels; the fields are those of `MaxPool`."""
 
-    pair = avg_pool_forward, avg_pool_backward
+    pair = ops.avg_pool_forward, ops.avg_pool_backward
+
+    def keeps(self, shape):
+        """Nothing."""
+        return []
+
+
+@dataclass(repr=False)
+class GlobalAvgPool(Layer):
+    """The average of each map: one number for a channel  (Lin, Chen and Yan, 2013)."""
+
+    prefix = "pool"
+    pair = ops.global_avg_pool_forward, ops.global_avg_pool_backward
+
+    def out(self, shape):
+        """(C, H, W) → (C, 1, 1)."""
+        C, _, _ = maps(self, shape)
+        return C, 1, 1
 
     def keeps(self, shape):
         """Nothing."""
@@ -411,7 +410,7 @@ class LRN(Layer):
     groups: int = 1
 
     prefix = "lrn"
-    pair = lrn_forward, lrn_backward
+    pair = ops.lrn_forward, ops.lrn_backward
 
     def out(self, shape):
         """(C, H, W) as it is."""
@@ -446,7 +445,7 @@ class SameMapNorm(Layer):
     beta: float = 0.75
 
     prefix = "cnorm"
-    pair = same_map_norm_forward, same_map_norm_backward
+    pair = ops.same_map_norm_forward, ops.same_map_norm_backward
 
     def out(self, shape):
         """(C, H, W) as it is."""
@@ -497,7 +496,7 @@ class Dropout(Layer):
     inverted: bool = False
 
     prefix = "dropout"
-    pair = dropout_forward, dropout_backward
+    pair = ops.dropout_forward, ops.dropout_backward
 
     def out(self, shape):
         """The shape as it is."""
@@ -516,7 +515,7 @@ class Dropout(Layer):
             if self.rng is None:
                 raise self.error("training draws masks: build the network with rng")
             first = self.comm.rank * x.size if self.split else 0
-            mask = dropout_mask(self.rng, x.shape, self.keep, self.comm.device.xp, first)
+            mask = ops.dropout_mask(self.rng, x.shape, self.keep, self.comm.device.xp, first)
         y, self.cache = self.run(self.pair, x, mask, self.keep, train, self.inverted)
         return y
 
@@ -553,7 +552,7 @@ class Flatten(Layer):
 class ZeroPad(Layer):
     """Zeros around the maps: pad as of `Conv2d`.  Convolutions pad by themselves."""
 
-    pad: int | tuple
+    pad: int | tuple[int, ...]
 
     prefix = "pad"
 
@@ -660,7 +659,7 @@ def maps(layer, shape):
 def pads(layer):
     """Return a layer's (top, bottom, left, right)."""
     try:
-        return four_pads(layer.pad)
+        return ops.four_pads(layer.pad)
     except ArgumentError as error:
         raise layer.error(str(error)) from None
 
@@ -668,7 +667,7 @@ def pads(layer):
 def pair_of(layer, name):
     """Return a field that is one number or two, vertical and horizontal, as two."""
     try:
-        return two_of(getattr(layer, name), name)
+        return ops.two_of(getattr(layer, name), name)
     except ArgumentError as error:
         raise layer.error(str(error)) from None
 
@@ -697,22 +696,23 @@ def named(layers):
     """
     if isinstance(layers, (str, dict)) or not hasattr(layers, "__iter__"):
         raise ArgumentError(f"layers: expected a list of layers, found {type(layers).__name__}")
-    copies, counts = [], {}
+    copies, counts, names = [], {}, set()
     for place, layer in enumerate(layers, 1):
         if not isinstance(layer, Layer):
             raise ArgumentError(f"layer {place}: expected one such as MaxPool(3, 2), found {layer!r:.80}")
         layer = copy.copy(layer)
         counts[layer.prefix] = counts.get(layer.prefix, 0) + 1
         layer.name = layer.name or f"{layer.prefix}{counts[layer.prefix]}"
-        if any(layer.name == other.name for other in copies):
+        if layer.name in names:
             raise ArgumentError(f"layer {place}: the name {layer.name!r} stands twice")
         copies.append(layer)
+        names.add(layer.name)
     if not copies:
         raise ArgumentError("layers: expected at least one, found none")
     return copies
 
 
-def plan(layers, shape, ranks=1):
+def plan(layers: list[Layer], shape: tuple[int, ...], ranks: int = 1) -> list[Placed]:
     """Lay a list of layers out on so many ranks: return a list of `Placed`.
 
     shape: (C, H, W) or (D,) of the input, which every rank holds whole.  Where the list has no `AllGather`,
@@ -741,7 +741,7 @@ def plan(layers, shape, ranks=1):
     return placed
 
 
-def on_towers(layers, ranks):
+def on_towers(layers: list[Layer], ranks: int) -> list[Layer]:
     """Return the list with the layers by which towers, convolutions in groups, run a tower a rank.
 
     The ranks meet (AllGather) before each layer that reads all channels, and part again (Part) before a layer
@@ -774,7 +774,14 @@ class Sequential:
     ``layers``: the built layers by name.  ``placed``: the `Placed` of each.
     """
 
-    def __init__(self, layers, input_shape, comm=None, rng=None, dtype=np.float32):
+    def __init__(
+        self,
+        layers: list[Layer],
+        input_shape: tuple[int, ...],
+        comm: Comm | None = None,
+        rng: np.random.Generator | None = None,
+        dtype=np.float32,
+    ):
         self.comm = comm or Comm(Device("cpu:0"))
         self.input_shape, self.rng = tuple(input_shape), rng
         placed = plan(layers, self.input_shape, self.comm.size)

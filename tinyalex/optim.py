@@ -11,7 +11,7 @@ import numpy as np
 
 from tinyalex.errors import ArgumentError
 from tinyalex.memory import empty, zeros
-from tinyalex.ops.cuda import sgd as cuda
+from tinyalex.ops.cuda.sgd import Update
 
 BLOCK = 1 << 16  # numbers: four arrays of them fit a core's second-level cache
 
@@ -19,14 +19,23 @@ BLOCK = 1 << 16  # numbers: four arrays of them fit a core's second-level cache
 class SGD:
     """Stochastic gradient descent with momentum over a model's parameters.
 
-    rate: ε for the weights.  bias_rate: ε for the biases by default the same (2012: first twice as large).
+    rate: ε for the weights.  bias_rate: ε for the biases; defaults to rate (2012 began with twice that).
     decay: on weights and biases, as the text reads; decay_biases=False leaves biases alone, as 2012 did.
     scale: factors on ε by the names of layers and parameters: {"conv1": 0.0} freezes conv1, {"conv1.w": 0.1}
-    slows its weights alone.  A parameter whose rate is 0 stands still, whatever its velocity, which it keeps
-    (2012: Weights::update, src/weights.cu).
+    slows its weights alone.  A parameter whose rate is 0 is not updated; its velocity is kept (2012:
+    Weights::update, src/weights.cu).
     """
 
-    def __init__(self, model, rate, momentum=0.9, decay=0.0, bias_rate=None, decay_biases=True, scale=None):
+    def __init__(
+        self,
+        model,
+        rate: float,
+        momentum: float = 0.9,
+        decay: float = 0.0,
+        bias_rate: float | None = None,
+        decay_biases: bool = True,
+        scale: dict[str, float] | None = None,
+    ):
         self.model, self.rate, self.momentum, self.decay = model, rate, momentum, decay
         self.bias_rate, self.decay_biases = bias_rate, decay_biases
         self.scale = scale or {}
@@ -34,42 +43,58 @@ class SGD:
         for name, layer, key in model.parameters():
             w = layer.params[key]
             self.velocity[name] = zeros(model.comm.device.xp, w.shape, w.dtype)
+        self._on_gpu = None  # the `Update` of a GPU's arrays
         known = self.velocity.keys() | {name.rpartition(".")[0] for name in self.velocity}
         if unknown := self.scale.keys() - known:
             raise ArgumentError(f"scale: the model has no weights in {', '.join(sorted(unknown))}")
 
-    def rate_of(self, name):
+    def rate_of(self, name: str) -> float:
         """Return ε for a parameter, by its name."""
         layer, _, key = name.rpartition(".")
         rate = self.bias_rate if key == "b" and self.bias_rate is not None else self.rate
         return rate * self.scale.get(name, 1.0) * self.scale.get(layer, 1.0)
 
-    def step(self):
-        """Update every parameter in place from the layers' ``grads``."""
-        for name, layer, key in self.model.parameters():
-            rate = self.rate_of(name)
-            if rate == 0:
-                continue
-            decay = self.decay if key != "b" or self.decay_biases else 0.0
-            w, v = layer.params[key].reshape(-1), self.velocity[name].reshape(-1)
-            self._update(w, layer.grads[key].reshape(-1), v, rate, decay)
+    def step(self, loss=None) -> None:
+        """Update every parameter in place from the layers' ``grads``.
 
-    def _update(self, w, g, v, rate, decay):
-        # In blocks: `term` is 256 KB.  For the whole of fc6 it would be 151 MB more, and each of six passes
-        # would fetch its arrays anew.
-        xp = self.model.comm.device.xp
-        if xp is not np:
-            cuda.sgd(w, g, v, self.momentum, rate, decay * rate)
-            return
-        number = w.dtype.type
-        size = min(BLOCK, w.size)
-        buffer = empty(xp, (size,), w.dtype)
-        for start in range(0, w.size, size):
-            block = slice(start, start + size)
-            wb, gb, vb = w[block], g[block], v[block]
-            term = buffer[: wb.size]
-            vb *= number(self.momentum)
-            if decay:
-                vb -= xp.multiply(wb, number(decay * rate), out=term)
-            vb -= xp.multiply(gb, number(rate), out=term)
-            wb += vb
+        loss: a scalar array; where it is not finite nothing is updated.  (So the loss need not be read
+        before: on a GPU the host goes on at once.)
+        """
+        parameters = list(self.model.parameters())
+        arrays = [
+            (layer.params[key], self.velocity[name], layer.grads[key]) for name, layer, key in parameters
+        ]
+        if self.model.comm.device.xp is not np:
+            self._on_gpu = self._on_gpu or Update([w for w, _, _ in arrays])
+            self._on_gpu(arrays, self._rates, loss)
+        elif loss is None or np.isfinite(loss):
+            for three, rates in zip(arrays, self._rates(), strict=True):
+                _update(*(a.reshape(-1) for a in three), *rates)
+
+    def _rates(self):
+        """Return (momentum, ε, decay · ε) of each parameter."""
+        found = []
+        for name, _, key in self.model.parameters():
+            rate = self.rate_of(name)
+            decay = self.decay if key != "b" or self.decay_biases else 0.0
+            found.append((self.momentum, rate, decay * rate))
+        return found
+
+
+def _update(w, v, g, momentum, rate, decay_rate):
+    # In blocks: `term` is 256 KB.  For the whole of fc6 it would be 151 MB more, and each of six passes
+    # would fetch its arrays anew.
+    if not rate:
+        return
+    number = w.dtype.type
+    size = min(BLOCK, w.size)
+    buffer = empty(np, (size,), w.dtype)
+    for start in range(0, w.size, size):
+        block = slice(start, start + size)
+        wb, gb, vb = w[block], g[block], v[block]
+        term = buffer[: wb.size]
+        vb *= number(momentum)
+        if decay_rate:
+            vb -= np.multiply(wb, number(decay_rate), out=term)
+        vb -= np.multiply(gb, number(rate), out=term)
+        wb += vb

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from tinyalex import __version__
-from tinyalex.cli import exchange, learn, look, prepare, train
+from tinyalex.cli import exchange, judge, learn, look, prepare, train
 from tinyalex.errors import TinyalexError
 
 app = typer.Typer(
@@ -38,6 +38,8 @@ app.command("check-grads")(learn.check_grads)
 app.command("doctor")(learn.doctor)
 app.command("relu-vs-tanh")(learn.relu_vs_tanh)
 app.command("lessons")(learn.lessons)
+app.command("judge")(judge.judge)
+app.command("docs")(learn.docs)
 app.command("describe")(learn.describe)
 app.command("bench")(learn.bench)
 

@@ -100,6 +100,20 @@ def lessons(
     raise typer.Exit(course.open_lab(folder))
 
 
+def docs(out: Annotated[Path, typer.Argument(help="A folder for the pages.")]):
+    """Write the library's pages, made from its docstrings: open index.html there."""
+    from importlib.util import find_spec
+
+    import tinyalex
+
+    if not find_spec("pdoc"):
+        raise DataError("docs: expected the package pdoc, found none: pip install 'tinyalex[docs]'")
+    import pdoc
+
+    pdoc.pdoc(*(f"tinyalex.{name}" for name in tinyalex.PUBLIC), output_directory=out)
+    console.print(f"{out / 'index.html'}")
+
+
 def describe(
     network: NetworkArgument = "alexnet",
     preset: Preset = None,

@@ -160,9 +160,9 @@ class _Display:
 
 def _batch_that_fits(settings, devices, memory):
     from tinyalex.measure.describe import largest_batch
-    from tinyalex.ops.cuda.conv import BLOCK_BYTES
+    from tinyalex.ops.cuda.conv import SCRATCH_BYTES
 
-    memory -= 2 * BLOCK_BYTES  # what describe does not count: columns, and a block of their product
+    memory -= SCRATCH_BYTES  # what describe does not count: a layer's partial sums
     batch = settings.recipe.batch
     fits = largest_batch(settings.network, len(devices.split(",")), memory)
     if fits >= batch:

@@ -17,10 +17,11 @@ other's memory, or processes under `mpi`.
 """
 
 from collections import Counter
+from collections.abc import Callable
 from contextlib import contextmanager
 from importlib import import_module
 
-from tinyalex.devices import read
+from tinyalex.devices import Device, read
 from tinyalex.errors import ArgumentError
 from tinyalex.memory import empty
 
@@ -170,7 +171,7 @@ class Comm:
         self.ledger[self.label, collective] += nbytes
 
 
-def launch(fn, devices, parts=None):
+def launch(fn: Callable, devices: str | list[Device], parts: int | None = None) -> list:
     """Run fn(comm) on every device at once; return the list of what this process's ranks returned.
 
     devices: a list of `Device`, or a text as `tinyalex.devices` describes it ("cpu:0,cpu:1", "cpu", "cuda:0",

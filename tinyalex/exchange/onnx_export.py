@@ -29,6 +29,7 @@ from tinyalex.nn import (
     Conv2d,
     Dropout,
     Flatten,
+    GlobalAvgPool,
     Linear,
     MaxPool,
     SameMapNorm,
@@ -170,6 +171,10 @@ class _Graph:
     @add.register
     def _(self, layer: AvgPool):
         self.node("AveragePool", layer.name, **self._pool(layer))
+
+    @add.register
+    def _(self, layer: GlobalAvgPool):
+        self.node("GlobalAveragePool", layer.name)
 
     def _pool(self, layer):
         around = list(pads(layer))

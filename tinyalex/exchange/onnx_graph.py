@@ -30,7 +30,14 @@ SIZE_OPS = {
 CONSTANT_OPS = MOVES | ELEMENTWISE | SIZE_OPS | {"Constant", "ConstantOfShape", "Shape"}
 FLOATS = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}
 DTYPES = {1: "<f4", 6: "<i4", 7: "<i8", 9: "?", 10: "<f2", 11: "<f8", 16: "<u2"}  # of raw bytes
-UNREAD = {"consumed_inputs", "momentum", "saturate", "seed", "broadcast", "is_test"}  # say nothing of a result
+UNREAD = {
+    "consumed_inputs",
+    "momentum",
+    "saturate",
+    "seed",
+    "broadcast",
+    "is_test",
+}  # say nothing of a result
 
 
 class Graph:

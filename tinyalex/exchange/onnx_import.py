@@ -6,7 +6,7 @@ The file is read from its input to its output, one node after the other, as laye
                                                 in Mul, Div, Add or Sub, BatchNormalization) go into their
                                                 weights
     MaxPool, AveragePool, LRN, Dropout, Pad     the layers of these names
-    GlobalAveragePool, ReduceMean               AvgPool over the whole map; GlobalMaxPool likewise
+    GlobalAveragePool, ReduceMean over H, W     GlobalAvgPool; GlobalMaxPool is a MaxPool over the whole map
     Relu, Clip (0 to 6), LeakyRelu, Tanh,       activations; Mul before and after Tanh are b and a of
     Sigmoid                                     a tanh(b x)
     Flatten, Reshape, Squeeze                   Flatten, where they make (batch, features)
@@ -33,7 +33,19 @@ from tinyalex.errors import ArgumentError, DataError
 from tinyalex.exchange import Imported, onnx_export, onnx_module, onnx_norm, onnx_towers
 from tinyalex.exchange.onnx_graph import ANY_BATCH, CONSTANT_OPS, FLOATS, Graph, called, meant
 from tinyalex.models.network import MOST_NUMBERS, Network, finite
-from tinyalex.nn import LRN, Activate, AvgPool, Conv2d, Dropout, Flatten, Linear, MaxPool, Weighted, ZeroPad
+from tinyalex.nn import (
+    LRN,
+    Activate,
+    AvgPool,
+    Conv2d,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    Linear,
+    MaxPool,
+    Weighted,
+    ZeroPad,
+)
 from tinyalex.ops import pooled_size
 
 
@@ -342,7 +354,9 @@ class _Reader(Graph):
         self.allowed(node, **{name: 1 for name in ("spatial",) if self.opset < 9})
         self.allowed(node, **{name: 0 for name in ("training_mode",) if self.opset >= 14})
         epsilon = self.attribute(node, "epsilon", "FLOAT", 1e-5)
-        gamma, beta, mean, variance = (self.constant(node, name).astype(np.float64) for name in node.input[1:])
+        gamma, beta, mean, variance = (
+            self.constant(node, name).astype(np.float64) for name in node.input[1:]
+        )
         C = self.sizes[value][0]
         if any(a.shape != (C,) for a in (gamma, beta, mean, variance)) or not (variance + epsilon > 0).all():
             raise DataError(f"{called(node)}: expected four numbers for each of {C} channels, variances ≥ 0")
@@ -392,14 +406,14 @@ class _Reader(Graph):
             pad = (0, 0, 0, 0)
         if ceil and not any(pad):  # a window larger than the map is the map
             window = tuple(map(min, window, self.size[1:]))
-        self.push(
-            node, kind, one_or_two(window), one_or_two(stride), pad, ceil, name=self.name("pool")
-        )
+        self.push(node, kind, one_or_two(window), one_or_two(stride), pad, ceil, name=self.name("pool"))
 
     def _pad_for_average(self, node, window, stride, pad, ceil):
         """Padding that counts becomes real zeros: as far as the windows of the unpadded map reach."""
         around = list(pad)
-        for axis, (size, z, s) in enumerate(zip(self.maps(node, node.input[0])[1:], window, stride, strict=True)):
+        for axis, (size, z, s) in enumerate(
+            zip(self.maps(node, node.input[0])[1:], window, stride, strict=True)
+        ):
             before, after = pad[2 * axis : 2 * axis + 2]
             try:
                 count = pooled_size(size, z, s, before, after, ceil, "its padding")
@@ -409,22 +423,20 @@ class _Reader(Graph):
             around[2 * axis + 1] = max(0, min(after, last))
         self.push(node, ZeroPad, tuple(around), name=self.name("pad"))
 
-    def _global_average(self, node, value):
-        self._over_the_map(AvgPool, node, value)
+    def _global_average_pool(self, node, value):
+        self.maps(node, value)
+        self.push(node, GlobalAvgPool, name=self.name("pool"))
 
-    def _global_max(self, node, value):
-        self._over_the_map(MaxPool, node, value)
-
-    def _over_the_map(self, kind, node, value):
+    def _global_max_pool(self, node, value):
         _, *window = self.maps(node, value)
-        self.push(node, kind, one_or_two(tuple(window)), 1, name=self.name("pool"))
+        self.push(node, MaxPool, one_or_two(tuple(window)), 1, name=self.name("pool"))
 
     def _reduce_mean(self, node, value):
         """Over H and W alone, as a global pooling."""
         axes = self.axes(node, len(self.sizes[value]) + 1)
         if node.input[0] != value or axes != (2, 3):
             raise DataError(f"{called(node)}: expected the mean over axes 2 and 3, found {axes}")
-        self._over_the_map(AvgPool, node, value)
+        self._global_average_pool(node, value)
         if not self.attribute(node, "keepdims", "INT", 1):
             self.push(node, Flatten, name=self.name("flat"))
 
@@ -575,8 +587,8 @@ _READERS = {
     "LRN": _Reader._lrn,
     "MaxPool": _Reader._max_pool,
     "AveragePool": _Reader._average_pool,
-    "GlobalAveragePool": _Reader._global_average,
-    "GlobalMaxPool": _Reader._global_max,
+    "GlobalAveragePool": _Reader._global_average_pool,
+    "GlobalMaxPool": _Reader._global_max_pool,
     "ReduceMean": _Reader._reduce_mean,
     "Dropout": _Reader._dropout,
     "Flatten": _Reader._flatten,

@@ -47,7 +47,12 @@ def _is_square(reader, node, value):
 def _factor(reader, node, at, op):
     """The one constant number of a Mul, Add or Pow."""
     others = [i for i in node.input if i != at]
-    if node.op_type == op and len(node.input) == 2 and len(others) == 1 and (op != "Pow" or node.input[0] == at):
+    if (
+        node.op_type == op
+        and len(node.input) == 2
+        and len(others) == 1
+        and (op != "Pow" or node.input[0] == at)
+    ):
         array = reader.constant(node, others[0])
         if array.size == 1 and array.ndim <= 4 and array.dtype.kind == "f":
             return meant(array.item())

@@ -24,12 +24,17 @@ import contextlib
 import importlib
 import inspect
 import itertools
+import linecache
+import re
 from typing import NamedTuple
 
 import numpy as np
 
+from tinyalex.lessons.facts import Trial, axes_of, close, copies, made, on_the_way, parts, tell, worst
+from tinyalex.lessons.raised import help_with
+from tinyalex.lessons.variants import counters, guarded, variants
+
 PASSED, NOT_YET, WRONG = "✓ passed", "… not yet", "✗ not right"
-TOLERANCES = {"float32": 1e-4, "float64": 1e-8}  # of the largest number that is expected
 
 
 class Hole(NamedTuple):
@@ -39,6 +44,7 @@ class Hole(NamedTuple):
     cases: callable  # (rng) → list of argument tuples
     hints: tuple
     wrong: tuple
+    view: bool = False  # whether the result has to lie in the memory of the first argument
 
     @property
     def name(self):
@@ -62,22 +68,34 @@ class Hole(NamedTuple):
         return self.compiled(self.source.replace(old, new))
 
     def compiled(self, source):
-        """Return the function that a text of it defines, among the names of the solution's file."""
+        """Return the function that a text of it defines, among the names of the solution's file.
+
+        Tracebacks and `inspect` find its lines.
+        """
         scope = dict(self.solution.__globals__)
-        exec(source, scope)
+        file = f"<{self.name}>"
+        linecache.cache[file] = len(source), None, source.splitlines(keepends=True), file
+        exec(compile(source, file, "exec"), scope)
         return scope[self.name]
+
+    @property
+    def results(self):
+        """Names of what the solution returns: of `return dx, dw` dx and dw."""
+        value = [node for node in ast.walk(ast.parse(self.source)) if isinstance(node, ast.Return)][-1].value
+        values = value.elts if isinstance(value, ast.Tuple) else [value]
+        return [value.id if isinstance(value, ast.Name) else "the result" for value in values]
 
 
 def _line(text):
     return " ".join(text.split())
 
 
-def hole(cases, hints, wrong):
+def hole(cases, hints, wrong, view=False):
     """Mark a function as the solution of a hole; the texts may be broken into lines at will."""
 
     def mark(solution):
         answers = tuple((*given, _line(message)) for *given, message in wrong)
-        solution.hole = Hole(solution, cases, tuple(map(_line, hints)), answers)
+        solution.hole = Hole(solution, cases, tuple(map(_line, hints)), answers, view)
         return solution
 
     return mark
@@ -105,7 +123,9 @@ def lesson(number):
     notebook can go on.  hint("name") prints one hint more at each call, solution("name") the solution;
     tutor("name") steps through the answer that was checked last, to the line where it departs.
     """
-    holes = holes_of(number)
+    from tinyalex.lessons.kill import exercises_of
+
+    holes = {**holes_of(number), **exercises_of(number)}
     seen = dict.fromkeys(holes, 0)
     answers = {}  # what was checked last: the notebook's name stands for the solution after a wrong answer
 
@@ -123,7 +143,7 @@ def lesson(number):
             state, message = judge(found, function)
             answers[found.name] = function
         print(f"{state}: {found.name}\n{message}".rstrip())
-        if state == WRONG:
+        if state == WRONG and isinstance(found, Hole):
             print(f'tutor("{found.name}") steps through it, to the line where it departs.')
         return function if state == PASSED else found.solution
 
@@ -140,44 +160,135 @@ def lesson(number):
         from tinyalex.lessons.tutor import show
 
         found = find(name)
+        if not isinstance(found, Hole):
+            raise ValueError(f"tutor: expected a function that computes something, found {found.name}")
         show(found, answers.get(found.name, found.solution))
 
     return Lesson(check, hint, solution, tutor)
 
 
-@np.errstate(all="ignore")  # a NaN is told of in words
+class Verdict(NamedTuple):
+    """What is thought of an answer."""
+
+    state: str  # PASSED, NOT_YET or WRONG
+    message: str
+    how: str = ""  # what a wrong one is told from, one of HOW
+
+
+HOW = {
+    "mistake": "a typical wrong answer gives these numbers",
+    "rule": "a shape, a type, an argument written into, with what it may come from",
+    "fact": "something seen in the numbers: `facts`",
+    "error": "an error, and help with it: `raised`",
+    "variant": "nothing else, but the book's solution with one thing otherwise gives these numbers",
+    "shape": "two shapes and nothing more",
+    "bare error": "an error and nothing more",
+    "worst": "the number that is furthest off and nothing more",
+}
+
+
 def judge(hole, function):
     """Return (PASSED, NOT_YET or WRONG, what to say about the function as an answer to the hole)."""
+    return examine(hole, function)[:2]
+
+
+@np.errstate(all="ignore")  # a NaN is told of in words
+def examine(hole, function, look_up=True):
+    """Return the Verdict on a function as an answer to the hole.
+
+    look_up: whether an answer that is wrong in no way foreseen is compared with variants of the solution.
+    """
     if todo := _todo(function):
-        return NOT_YET, f"still to do: {todo}"
+        return Verdict(NOT_YET, f"still to do: {todo}")
+    if hasattr(hole, "judge"):  # an exercise of `kill` judges for itself
+        return Verdict(*hole.judge(function))
+    trials, failed = [], None
     for args in hole.cases(np.random.default_rng(2012)):
-        used, kept = _copies(args), _copies(args)
+        used, kept = copies(args), copies(args)
         expected = hole.solution(*kept)
+        _spoil(expected)
         try:
             found = function(*used)
         except Exception as error:
-            return WRONG, _raised(error, args)
+            if failed is None and all(_difference(t.found, t.expected, hole.results) == "" for t in trials):
+                return _error(hole, function, error, args)
+            continue
         if found is None:
-            return NOT_YET, "it returns nothing."
-        problem = _written_to(hole, used, kept) or _difference(found, expected, _names(hole))
-        if problem:
-            return WRONG, _known(hole, args, found) or _ignored(hole, function, args) or problem
-    return PASSED, ""
+            return Verdict(NOT_YET, "it returns nothing.")
+        if problem := _written_to(hole, used, kept):
+            return Verdict(WRONG, problem, "rule")
+        if isinstance(found, list) and isinstance(expected, tuple):
+            found = tuple(found)
+        trials.append(Trial(args, parts(expected), parts(found)))
+        if failed is None and (problem := _difference(found, expected, hole.results)):
+            failed = problem
+        if failed is None and hole.view and not np.shares_memory(parts(found)[0], used[0]):
+            failed = (
+                "the right numbers, but copied: a view is asked for, which lies in its argument's memory."
+            )
+    if failed is None:
+        return Verdict(PASSED, "")
+    if message := _known(hole, trials):
+        return Verdict(WRONG, message, "mistake")
+    variant = _variant(hole, function, trials) if look_up else ""
+    if failed != _WORST:
+        bare = re.search(r"found [(][^()]*[)][.]$", failed)  # two shapes and nothing more
+        further = _shape_help(hole, function, trials) if "shape" in failed else ""
+        how = "variant" if variant else "shape"
+        return _wrong("rule" if further or not bare else how, failed, further, variant)
+    if fact := tell(hole, function, trials):
+        return _wrong("fact", fact, variant)
+    return _wrong("variant", variant) if variant else _wrong("worst", worst(hole, trials))
 
 
-def _copies(args):
-    return [a.copy() if isinstance(a, np.ndarray) else a for a in args]
+def _shape_help(hole, function, trials):
+    """Say what a result of another shape may be."""
+    names, axes = hole.results, axes_of(hole)
+    trial = next(t for t in trials if _difference(t.found, t.expected, names))
+    k = next(k for k in range(len(names)) if np.shape(trial.found[k]) != np.shape(trial.expected[k]))
+    found, expected = np.shape(trial.found[k]), np.shape(trial.expected[k])
+    texts = []
+    if len(axes.get(names[k], ())) == len(expected) > 0:
+        texts.append(f"It should be ({', '.join(axes[names[k]])}).")
+    local = made(hole.solution, trial.args)
+    things = [*zip(inspect.signature(hole.solution).parameters, trial.args, strict=True),
+              *zip(names, trial.expected, strict=True), *local.items()]  # fmt: skip
+    alike = [n for n, v in things if isinstance(v, np.ndarray) and v.shape == found and n != names[k]]
+    if not expected:
+        texts.append("One number is expected: it has not been summed, or averaged, over everything.")
+    elif not found:
+        texts.append("That is a single number: it was summed, or averaged, over everything.  See axis=….")
+    elif alike:
+        texts.append(f"That is the shape of {alike[0]}.")
+    else:
+        arrays = [(n, v.shape) for n, v in things if isinstance(v, np.ndarray) and n != names[k]]
+        for axis, size in enumerate(found):
+            if size not in expected:
+                sources = [
+                    f"axis {j} of {n}" for n, shape in arrays for j in range(len(shape)) if shape[j] == size
+                ]
+                if sources:
+                    texts.append(f"Its axis {axis} is as long as {sources[0]}: {size}.")
+    if text := on_the_way(hole, function, trials):
+        texts.append(text)
+    return "  ".join(texts) if len(texts) > 1 or not texts or "should" not in texts[0] else ""
 
 
-def _names(hole):
-    """Names of what the solution returns: of `return dx, dw` dx and dw."""
-    value = [node for node in ast.walk(ast.parse(hole.source)) if isinstance(node, ast.Return)][-1].value
-    parts = value.elts if isinstance(value, ast.Tuple) else [value]
-    return [part.id if isinstance(part, ast.Name) else "the result" for part in parts]
+def _spoil(expected):
+    """Fill free memory with NaN, so that np.empty does not by chance return what was right before."""
+    del [[np.full(np.shape(part), np.nan) for part in parts(expected)] for _ in range(8)][:]
 
 
-def _parts(value):
-    return value if isinstance(value, tuple) else (value,)
+def _wrong(how, *texts):
+    return Verdict(WRONG, "\n".join(filter(None, texts)), how)
+
+
+_WORST = "the numbers are others"  # no rule is broken: facts are to be found
+
+
+def _error(hole, function, error, args):
+    text, advice = help_with(hole, function, error, args)
+    return Verdict(WRONG, f"{text}\n{advice}".rstrip(), "error" if advice else "bare error")
 
 
 def _todo(function):
@@ -194,16 +305,6 @@ def _todo(function):
     return ""
 
 
-def _raised(error, args):
-    shapes = ", ".join(str(a.shape) if isinstance(a, np.ndarray) else repr(a) for a in args)
-    text = f"called with {shapes} it raised {type(error).__name__}: {error}"
-    inside = error.__traceback__.tb_next  # the learner's function
-    with contextlib.suppress(OSError, IndexError, AttributeError):
-        lines, start = inspect.getsourcelines(inside.tb_frame.f_code)
-        text += f"\n  in: {lines[inside.tb_lineno - start].strip()}"
-    return text
-
-
 def _written_to(hole, used, kept):
     for name, mine, theirs in zip(inspect.signature(hole.solution).parameters, used, kept, strict=True):
         if isinstance(mine, np.ndarray) and not np.array_equal(mine, theirs, equal_nan=True):
@@ -211,72 +312,92 @@ def _written_to(hole, used, kept):
     return ""
 
 
-def _known(hole, args, found):
-    """Return the message of the typical wrong answer that gives these numbers."""
+def _known(hole, trials):
+    """Return the message of the typical wrong answer that gives these numbers, in all cases.
+
+    Where none gives all of them, it may give the one result that is the first to be wrong.
+    """
+    partly = ""
     for mistake, message in hole.mistakes():
         with contextlib.suppress(Exception):
-            if not _difference(found, mistake(*_copies(args)), _names(hole)):
+            theirs = [parts(mistake(*copies(t.args))) for t in trials]
+            if all(not _difference(t.found, p, hole.results) for t, p in zip(trials, theirs, strict=True)):
                 return message
-    return ""
+            if not partly and len(hole.results) > 1 and _same_part(hole, trials, theirs):
+                partly = message
+    return partly
 
 
-def _ignored(hole, function, args):
-    """Is the upstream gradient, the argument dy, without effect?"""
-    names = list(inspect.signature(hole.solution).parameters)
-    if "dy" not in names:
-        return ""
-    i = names.index("dy")
-    first, other = _copies(args), _copies(args)
-    other[i] = np.random.default_rng(0).standard_normal(args[i].shape).astype(args[i].dtype)
-    with contextlib.suppress(Exception):
-        found = function(*first)
-        telling = all(np.isfinite(part).all() and np.any(part) for part in _parts(found))
-        if telling and not _difference(found, function(*other), _names(hole)):
-            return (
-                "the upstream gradient dy has no effect: another dy gives the same numbers.  By the chain "
-                "rule every gradient is linear in dy."
+def _same_part(hole, trials, theirs):
+    """Are the learner's numbers those of a mistake in the first result that is wrong?"""
+    for k in range(len(hole.results)):
+        if any(_array_difference(t.found[k], t.expected[k]) for t in trials):
+            agree = all(not _array_difference(t.found[k], p[k]) for t, p in zip(trials, theirs, strict=True))
+            return agree and any(
+                _array_difference(t.expected[k], p[k]) for t, p in zip(trials, theirs, strict=True)
             )
+    return False
+
+
+def _variant(hole, function, trials):
+    """Say with which small change the book's solution gives these numbers."""
+    mine = _statements(function)
+    for what, line, text, statement in variants(hole.source):
+        if statement in mine:
+            continue  # the learner has this line just so
+        scope = {**hole.solution.__globals__, **counters()}
+        with contextlib.suppress(Exception):
+            exec(guarded(text), scope)
+            other = scope[hole.name]
+            if all(not _difference(t.found, other(*copies(t.args)), hole.results) for t in trials):
+                return f"The book's solution gives your numbers if, in the line that makes `{line}`, {what}."
     return ""
+
+
+def _statements(function):
+    """Return the texts of the single statements of a function."""
+    try:
+        tree = ast.parse("".join(inspect.getsourcelines(function)[0]))
+    except (OSError, TypeError, SyntaxError):
+        return set()
+    return {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.stmt)}
 
 
 def _difference(found, expected, names):
     """Say how found differs from expected; '' if it does not."""
-    found, expected = _parts(found), _parts(expected)
+    found, expected = parts(found), parts(expected)
     if len(found) != len(expected):
         return f"expected {', '.join(names)}: {len(expected)} value(s), found {len(found)}"
     for name, mine, theirs in zip(names, found, expected, strict=True):
         if text := _array_difference(mine, theirs):
-            return f"{name}: {text}" if len(names) > 1 or name != "the result" else text
+            return text if text == _WORST or (len(names) == 1 and name == "the result") else f"{name}: {text}"
     return ""
 
 
 def _array_difference(found, expected):
+    """Say what rule an array breaks, or _WORST if only its numbers are others."""
     if isinstance(expected, np.ndarray) and not isinstance(found, np.ndarray | np.generic):
         return f"expected an array {expected.shape}, found {type(found).__name__}."
-    a, b = np.asarray(found), np.asarray(expected)
+    try:
+        a, b = np.asarray(found), np.asarray(expected)
+    except ValueError:  # lists of different lengths
+        return f"expected {_kind(expected)}, found {found!r}."
     if b.dtype.kind not in "fiub":  # text and the like
         return "" if a.shape == b.shape and (a == b).all() else f"expected {expected!r}, found {found!r}."
     if a.dtype.kind not in "fiub":
-        return f"expected numbers, found {found!r}."
+        return f"expected numbers, found {_kind(found)}."
     if a.shape != b.shape:
         return _other_shape(a, b)
-    if isinstance(expected, np.ndarray) and b.dtype.kind == "f" and a.dtype != b.dtype:
-        return f"dtype: expected {b.dtype}, as the arguments are; found {a.dtype}."
-    if _close(a, b):
-        return ""
-    if not np.isfinite(a).all():
-        return "it is not finite: there is a NaN or an infinity in it."
-    if b.dtype.kind == "b" or a.dtype.kind == "b" or b.ndim == 0:
-        return _worst(a, b)
-    return _pattern(a.astype(np.float64), b.astype(np.float64)) or _worst(a, b)
+    if isinstance(expected, np.ndarray) and b.dtype.kind in "fu" and a.dtype != b.dtype:
+        stays = "  What comes in as float32 goes out as float32." if b.dtype == np.float32 else ""
+        return f"dtype: expected {b.dtype}, found {a.dtype}.{stays}"
+    if isinstance(expected, np.ndarray) and b.dtype.kind == "i" and a.dtype.kind not in "iu":
+        return f"dtype: expected whole numbers, {b.dtype}; found {a.dtype}."
+    return "" if close(a, b).all() else _WORST
 
 
-def _close(a, b):
-    tolerance = TOLERANCES.get(b.dtype.name, 1e-8)
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    scale = np.abs(b[np.isfinite(b)]).max(initial=1e-30)
-    near = (np.abs(a - b) <= tolerance * scale) | (a == b) | (np.isnan(a) & np.isnan(b))
-    return bool(near.all())
+def _kind(value):
+    return f"{type(value).__name__} {value!r}"
 
 
 def _other_shape(a, b):
@@ -284,43 +405,22 @@ def _other_shape(a, b):
     if a.ndim == b.ndim:
         for axes in itertools.permutations(range(a.ndim)):
             turned = a.transpose(axes)
-            if turned.shape == b.shape and _close(turned, b):
+            if turned.shape == b.shape and close(turned, b).all():
                 return f"{text}: the right numbers, transposed."
-    if a.size == b.size and _close(a.reshape(b.shape), b):
+        if sorted(a.shape) == sorted(b.shape):
+            return f"{text}: the sizes in another order, axes are exchanged."
+        apart = [(k, m - n) for k, (m, n) in enumerate(zip(a.shape, b.shape, strict=True)) if m != n]
+        if len(apart) == 1:
+            axis, by = apart[0]
+            return f"{text}: {abs(by)} {'too many' if by > 0 else 'too few'} along axis {axis}."
+    if a.size == b.size and close(a.reshape(b.shape), b).all():
         return f"{text}: the right numbers, to be reshaped."
+    if a.ndim < b.ndim:
+        missing = [k for k in range(b.ndim) if b.shape[:k] + b.shape[k + 1 :] == a.shape]
+        if missing:
+            return f"{text}: axis {missing[-1]} is missing; was it summed away?  (keepdims=True keeps it.)"
+    if a.ndim > b.ndim:
+        extra = [k for k in range(a.ndim) if a.shape[:k] + a.shape[k + 1 :] == b.shape]
+        if extra:
+            return f"{text}: axis {extra[-1]} is too many; should it be summed over, or indexed?"
     return f"{text}."
-
-
-def _pattern(a, b):
-    """What is wrong with all numbers alike."""
-    if not a.any():
-        return "everything is 0."
-    if not b.any():
-        return ""
-    factor = (a * b).sum() / (b * b).sum()
-    if _close(a, factor * b):
-        if abs(factor + 1) < 1e-6:
-            return "the sign is the other way round, everywhere."
-        return f"everything is {factor:.6g} times as large as it should be: a factor is missing or too many."
-    for n in range(1, b.ndim + 1):
-        for axes in itertools.combinations(range(b.ndim), n):
-            if _close(np.flip(a, axes), b):
-                return f"the right numbers, flipped along axis {' and '.join(map(str, axes))}."
-    shift = (a - b).flat[0]
-    if _close(a - shift, b):
-        return f"everything is too large by {shift:.6g}."
-    return ""
-
-
-def _worst(a, b):
-    if b.ndim == 0:
-        return f"expected {b[()]:.6g}, found {a[()]:.6g}."
-    gap = np.abs(a.astype(np.float64) - b.astype(np.float64))
-    tolerance = TOLERANCES.get(b.dtype.name, 1e-8) * np.abs(b).max()
-    worst = np.unravel_index(gap.argmax(), gap.shape)
-    index = ", ".join(map(str, worst))
-    right = int((gap <= tolerance).sum())
-    return (
-        f"{right} of {b.size} numbers are right; the furthest off is at [{index}]: "
-        f"expected {b[worst]:.6g}, found {a[worst]:.6g}."
-    )

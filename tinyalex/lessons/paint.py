@@ -54,7 +54,7 @@ def _style():
         ".tx figure{margin:0;max-width:100%;overflow-x:auto}"
         ".tx .tx-code{display:flex;gap:.4rem;overflow-x:auto;margin-bottom:.3rem}"
         ".tx .tx-code pre{margin:0;padding:0;font:12.5px/1.45 ui-monospace,'DejaVu Sans Mono',monospace;"
-        "background:none;color:inherit;overflow:visible}"
+        "background:none;color:inherit;overflow:visible;white-space:pre;border:0}"
         ".tx figcaption{font-size:13px;color:inherit;margin-bottom:3px}"
         ".tx small,.tx .tx-soft{color:var(--tx-6);font-size:12px}"
         ".tx p{margin:.3rem 0;font-size:14px}"
@@ -108,13 +108,22 @@ class Panel:
 
 
 def array(
-    values, title="", fmt=None, limit=None, numbers=True, rows=(), columns=(), changed=None, other=None
+    values,
+    title="",
+    fmt=None,
+    limit=None,
+    numbers=True,
+    rows=(),
+    columns=(),
+    changed=None,
+    other=None,
+    digits=0,
 ):
     """Paint a vector or matrix: a cell for each number, the shape behind the title.  NaN: an empty cell.
 
     limit: the size of number that gets full colour, by default the largest.  rows, columns: labels.
     changed, other: masks; a changed number is bold in a solid frame, one that is other than it should be
-    underlined in a dashed one.
+    underlined in a dashed one.  digits: as wide as so many are the cells at least.
     """
     values = np.asarray(values)
     cells = np.atleast_2d(values)
@@ -126,7 +135,7 @@ def array(
     if limit is None:
         limit = max((abs(number) for number in flat if abs(number) < np.inf), default=0)
     high, wide = cells.shape
-    w, h = _cell(texts, high, wide, numbers)
+    w, h = _cell(max([digits, *map(len, texts)]), high, wide, numbers)
     w = max([w, *(7 * len(label) + 6 for label in columns)])
     left, top = 3 + 7 * max(map(len, rows), default=0), 3 + 16 * bool(columns)
     about = f"{'×'.join(map(str, values.shape)) or 'one'} numbers"
@@ -158,11 +167,10 @@ def array(
     return panel
 
 
-def _cell(texts, high, wide, numbers):
+def _cell(longest, high, wide, numbers):
     if not numbers:
         side = min(18, max(3, WIDE // max(wide, 1)), max(3, WIDE // max(high, 1)))
         return side, side
-    longest = max(map(len, texts), default=1)
     return max(6.7 * longest + 2.5, min(6.7 * longest + 9, WIDE / max(wide, 1)), 15), 22
 
 

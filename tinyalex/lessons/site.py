@@ -11,7 +11,8 @@ from importlib import resources
 import nbformat
 
 from tinyalex.lessons import course, trace, tutor
-from tinyalex.lessons.checks import holes_of
+from tinyalex.lessons.checks import Hole, holes_of
+from tinyalex.lessons.kill import exercises_of
 
 STYLE = """
 @font-face { font-family: "STIX Two Math"; src: url(data:font/woff2;base64,FONT); }
@@ -96,7 +97,8 @@ def write(books, out):
     contents = markdown.render((course.folder() / "README.md").read_text(encoding="utf-8"))
     written = [_write(out / "index.html", contents, _nav(None, stems[0] if stems else None))]
     for before, stem, after in zip([None, *stems], stems, [*stems[1:], None], strict=False):
-        body = "\n".join(_cells(books[stem], holes_of(int(stem[:2])), markdown))
+        number = int(stem[:2])
+        body = "\n".join(_cells(books[stem], {**holes_of(number), **exercises_of(number)}, markdown))
         written.append(_write(out / f"{stem}.html", body, _nav(before, after)))
     return written
 
@@ -187,13 +189,14 @@ def _help(hole, markdown):
     """Return the hints, the typical wrong answers and the solution, one under the other, all folded."""
     folded = [(f"Hint {k}", markdown.render(text)) for k, text in enumerate(hole.hints, 1)]
     if wrong := [_wrong(hole, *answer, markdown) for answer in hole.wrong if len(answer) == 3]:
-        folded.append(("Wrong answers, and where they depart", "".join(wrong)))
+        folded.append(("Wrong answers", "".join(wrong)))
     folded.append(("Solution", _code(hole.source)))
     return "\n".join(f"<details><summary>{title}</summary>{body}</details>" for title, body in folded)
 
 
 def _wrong(hole, old, new, message, markdown):
     """Return a typical wrong answer: its line, what check says, and what the tutor shows."""
-    source = hole.source.replace(old, new)
-    picture = tutor.explain(hole, trace.compiled(hole, source), walk=False)
-    return f"{markdown.render(message)}{picture}"
+    if not isinstance(hole, Hole):  # an exercise
+        return f"{_code(new)}{markdown.render(message)}"
+    function = trace.compiled(hole, hole.source.replace(old, new))
+    return f"{markdown.render(message)}{tutor.explain(hole, function, walk=False)}"

@@ -11,12 +11,13 @@ from tinyalex.lessons import paint
 STYLE = """
 .steps .strip{display:flex;overflow-x:auto;scroll-snap-type:x mandatory;scrollbar-width:none}
 .steps .strip::-webkit-scrollbar{display:none}
-.steps section{flex:0 0 100%;box-sizing:border-box;scroll-snap-align:start;padding:.3rem 4px}
+.steps section{flex:0 0 100%;min-width:0;box-sizing:border-box;scroll-snap-align:start;padding:.3rem 4px}
 .steps .bar{display:flex;flex-wrap:wrap;align-items:center;gap:.4rem;margin:.4rem 0}
 .steps button{font-size:1rem;min-width:3.2rem;min-height:2.5rem}
 .steps input{flex:1 1 9rem;max-width:22rem;min-height:2.5rem;margin:0}
 @media print{.steps .strip{display:block}.steps .bar{display:none}}
 """
+_OURS = 'data-lm-suppress-shortcuts="true"'  # JupyterLab would take the arrow keys for its own commands
 _STRIP = "let s=this.closest('.steps').querySelector('.strip');"
 _MOVE = "s.scrollLeft=({0})*s.clientWidth;"
 _NOW = "Math.round(s.scrollLeft/s.clientWidth)"
@@ -50,18 +51,17 @@ def strip(frames):
         f'<p class="tx-soft">step {k + 1} of {count}</p></section>'
         for k, frame in enumerate(frames)
     )
-    button = '<button type="button" aria-label="{}" onclick="{}">{}</button>'
+    button = f'<button type="button" {_OURS} aria-label="{{}}" onclick="{{}}">{{}}</button>'
     bar = (
         button.format("previous step", _STRIP + _MOVE.format(_NOW + "-1"), "◀")
         + button.format("next step", _STRIP + _MOVE.format(_NOW + "+1"), "▶")
         + button.format("play the steps", _STRIP + _PLAY, "play")
-        + f'<input type="range" aria-label="step" min="0" max="{count - 1}" value="0" '
+        + f'<input type="range" {_OURS} aria-label="step" min="0" max="{count - 1}" value="0" '
         f'oninput="{html.escape(_STRIP + _MOVE.format("this.value"))}">'
     )
-    # JupyterLab would take the arrow keys for its own commands
     return paint.page(
         f"<style>{STYLE}</style>"
-        f'<div class="steps" role="group" aria-label="{count} steps" data-lm-suppress-shortcuts="true">'
+        f'<div class="steps" role="group" aria-label="{count} steps">'
         f'<div class="bar">{bar}</div>'
-        f'<div class="strip" tabindex="0" onscroll="{_SCROLLED}">{sections}</div></div>'
+        f'<div class="strip" tabindex="0" {_OURS} onscroll="{_SCROLLED}">{sections}</div></div>'
     )

@@ -10,6 +10,7 @@ import functools
 import inspect
 import itertools
 import linecache
+import re
 import sys
 import textwrap
 import threading
@@ -212,7 +213,17 @@ class _Events(NamedTuple):
     steps: list
     keys: list
     values: list
-    in_place: bool
+    in_place: list  # is it the array that it was before, with other numbers?
+
+    def fills(self):
+        """Return the numbers of the events, put together where one array is changed again and again."""
+        found = []
+        for i, same in enumerate(self.in_place):
+            if same and found:
+                found[-1].append(i)
+            else:
+                found.append([i])
+        return found
 
 
 def _events(trace):
@@ -220,9 +231,8 @@ def _events(trace):
     for k, step in enumerate(trace.steps):
         for name in step.changed:
             value = step.state[name]
-            events = found.setdefault(name, _Events([], [], [], True))
-            if name not in step.in_place and events.steps:
-                found[name] = events = events._replace(in_place=False)
+            events = found.setdefault(name, _Events([], [], [], []))
+            events.in_place.append(name in step.in_place)
             if (mark := known.get(id(value))) is None:  # a frozen value is shared by all states that have it
                 mark = known[id(value)] = key(value)
             events.steps.append(k)
@@ -284,7 +294,7 @@ def departure(mine, right):
         RETURNED,
         "",
     ):  # the names are the learner's own: look for an array that nobody else has
-        first = _unknown(ours, theirs, first) or first
+        first = _unknown(mine, ours, theirs, first) or first
     return first
 
 
@@ -328,16 +338,22 @@ def _kind(node):
 
 
 def _side_by_side(mine, right, lines, names):
-    """Compare two runs of the same structure step by step."""
+    """Compare two runs of the same structure step by step; None where they agree or do not fit together."""
+    theirs = _events(right)
     for k, (a, b) in enumerate(zip(mine.steps, right.steps, strict=False)):
+        if mine.error is not None and k == len(mine.steps) - 1:
+            break
         if lines.get(a.line) != b.line:  # the line before decided where to go
             return Departure(max(k - 1, 0), "", None)
         for name in a.state:
             other = names.get(name, name)
             new = other in b.state and (name in a.changed or other in b.changed)
-            if new and key(a.state[name]) != key(b.state[other]):
+            if new and (mark := key(a.state[name])) != key(b.state[other]):
+                others = [events for title, events in theirs.items() if title not in (name, other)]
+                if name != other and np.size(a.state[name]) > 1 and any(mark in o.keys for o in others):
+                    return None  # that name is not the other's counterpart
                 return Departure(k, name, b.state[other])
-    if len(mine.steps) < len(right.steps):
+    if mine.error is not None or len(mine.steps) < len(right.steps):
         return Departure(len(mine.steps) - 1, "", None)
     return None
 
@@ -345,12 +361,16 @@ def _side_by_side(mine, right, lines, names):
 def _parts(name, ours, theirs, loop, mine, stored):
     """Where the values of a name part from those that a right answer gives it."""
     a, b = ours.keys, theirs.keys
-    if a == b or Counter(a) == Counter(b):
+    if a == b or Counter(a) == Counter(b) or (loop and set(a) == set(b)):
         return None
-    if loop and set(a) == set(b):
+    fills = ours.fills(), theirs.fills()
+    if len(fills[0]) == len(fills[1]) < len(a):  # arrays that are filled or summed up: the order is free
+        for mine_at, right_at in zip(*fills, strict=True):
+            if a[mine_at[-1]] != b[right_at[-1]]:
+                here = {b[i] for i in right_at}
+                first = next((i for i in mine_at if a[i] not in here), mine_at[-1])
+                return Departure(ours.steps[first], name, theirs.values[right_at[-1]])
         return None
-    if ours.in_place and theirs.in_place and len(a) > 1 and a[-1] == b[-1]:
-        return None  # filled or summed in another order
     left = Counter(b)
     for i, mark in enumerate(a):
         if not left[mark]:
@@ -365,19 +385,19 @@ def _parts(name, ours, theirs, loop, mine, stored):
     return Departure((later or ours.steps[-1:])[0], name, theirs.values[min(len(a), len(b) - 1)])
 
 
-def _unknown(ours, theirs, first):
-    """Return the first array of a learner's own names, after the last that a right answer has too."""
+def _unknown(mine, ours, theirs, first):
+    """Return the first array of a learner's own that a right answer has not, and nothing right comes from."""
     known = {mark for events in theirs.values() for mark in events.keys}
-    arrays = [
-        (step, name, mark in known)
+    read = [set(re.findall(r"\w+", line)) for line in mine.text]
+    good = {name for name, events in ours.items() if events.keys[-1] in known}
+    for step in reversed(mine.steps):
+        if good & set(step.changed):
+            good |= read[step.line - 1]
+    arrays = sorted(
+        (step, name)
         for name, events in ours.items()
-        if name != RETURNED
+        if name not in good and name not in theirs
         for step, mark, value in zip(events.steps, events.keys, events.values, strict=True)
-        if isinstance(value, np.ndarray) and value.size > 1 and step <= first.step
-    ]
-    arrays.sort()
-    agreed = max((step for step, _, same in arrays if same), default=-1)
-    for step, name, same in arrays:
-        if step > agreed and not same and name not in theirs:
-            return Departure(step, name, None)
-    return None
+        if isinstance(value, np.ndarray) and value.size > 1 and mark not in known and step <= first.step
+    )
+    return Departure(*arrays[0], None) if arrays else None

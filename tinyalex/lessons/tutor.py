@@ -5,6 +5,7 @@ and shows that array before it, after it, and as it should be.
 """
 
 import html
+import inspect
 import re
 
 import numpy as np
@@ -20,6 +21,11 @@ def show(hole, function):
     """Display the function, line by line, in a notebook."""
     from IPython.display import HTML, display
 
+    try:
+        inspect.getsource(function)
+    except (OSError, TypeError):
+        print(f"{hole.name}: its text is not to be had; write it in a cell with `def`")
+        return
     display(HTML(explain(hole, function)))
 
 
@@ -113,7 +119,7 @@ def _gap(name, value, expected):
     wrong = _unlike(a, b)
     where = tuple(int(i) for i in np.argwhere(wrong)[0])
     return (
-        f"{wrong.sum()} of {a.size} numbers of {name} are others; the first at {list(where)}: "
+        f"{wrong.sum()} of {a.size} numbers of {name} differ; the first at {list(where)}: "
         f"{a[where]:.6g}, where {b[where]:.6g} belongs."
     )
 
@@ -226,8 +232,12 @@ class _Painter:
             inside = ", ".join(_slice(s) for s in part)
             title = f"{title}, [{inside}] of {'×'.join(map(str, value.shape))}"
         changed, other = (None if mask is None else mask[part] for mask in (changed, other))
+        if other is not None and other.all() and other.size > 1:
+            other = None  # marks on every number say nothing
         limit = float(np.abs(value[np.isfinite(value)]).max(initial=0))
-        return paint.array(value[part], title, limit=limit, changed=changed, other=other).html()
+        digits = 5 if value.dtype.kind == "f" else 0  # so that a picture keeps its size from step to step
+        shown = paint.array(value[part], title, limit=limit, changed=changed, other=other, digits=digits)
+        return shown.html()
 
     def part(self, name, shape, at):
         """Return the index of a matrix out of an array: two axes whole, or as much of them as can be read."""

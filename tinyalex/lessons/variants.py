@@ -33,6 +33,7 @@ class Variant(NamedTuple):
     what: str  # what is otherwise, to go on after "in the line that makes …"
     line: str  # the line's target, or its text where it has none
     source: str
+    statement: str = ""  # the line as it stands in the function
 
 
 def variants(source, arrays=(), dtypes=()):
@@ -46,6 +47,7 @@ def variants(source, arrays=(), dtypes=()):
     seen = {ast.unparse(tree)}
     neighbours = _neighbours(function)
     for statement, parent, field, index in list(_slots(function)):
+        before = ast.unparse(statement)
         node = getattr(parent, field) if index is None else getattr(parent, field)[index]
         for new, what in _others(node, parent, field, neighbours):
             _put(parent, field, index, new)
@@ -53,14 +55,14 @@ def variants(source, arrays=(), dtypes=()):
             _put(parent, field, index, node)
             if text not in seen:
                 seen.add(text)
-                yield Variant(what, _target(statement), text)
+                yield Variant(what, _target(statement), text, before)
     for what, line, text in _inserted(function, arrays, dtypes):
         if text not in seen:
             seen.add(text)
             yield Variant(what, line, text)
 
 
-def guarded(source):
+def guarded(source, file="<variant>"):
     """Compile a function's text so that a `while` without an end raises TimeoutError."""
     tree = ast.parse(source)
     whiles = [node for node in ast.walk(tree) if isinstance(node, ast.While)]
@@ -70,7 +72,7 @@ def guarded(source):
             .body[0]
             .value
         )
-    return compile(ast.fix_missing_locations(tree), "<variant>", "exec")
+    return compile(ast.fix_missing_locations(tree), file, "exec")
 
 
 def counters():
@@ -150,7 +152,7 @@ def _others(node, parent, field, neighbours):
             yield node.operand, "a `not` is missing"
         case ast.Constant(value=bool()) if not isinstance(parent, ast.keyword):
             yield ast.Constant(not node.value), f"{node.value} is {not node.value}"
-        case ast.Constant(value=int() | float()):
+        case ast.Constant(value=int() | float()) if not isinstance(node.value, bool):
             for other in (node.value + 1, node.value - 1) if abs(node.value) < 1e6 else (node.value * 10,):
                 yield ast.Constant(other), f"{node.value} is {other}"
         case ast.Constant(value=str()) if not isinstance(parent, ast.Expr):

@@ -34,7 +34,7 @@ from tinyalex.measure import bench_cuda
 from tinyalex.models import Network
 from tinyalex.nn import LRN, Conv2d, Linear, SameMapNorm
 from tinyalex.optim import SGD
-from tinyalex.train import train_step
+from tinyalex.train import Step
 
 try:
     import resource  # of POSIX
@@ -101,6 +101,7 @@ class _Work:
         self.dy = comm.device.put(rng.standard_normal((*y, batch), np.float32))
         self.labels = comm.device.put(rng.integers(0, y[0], batch))
         self.optimizer = SGD(self.net, RATE, decay=0.0005)
+        self.step = Step(self.net, self.optimizer, self.data)
 
     def __call__(self):
         if self.forward:
@@ -109,7 +110,7 @@ class _Work:
             self.net.forward(self.x, train=True)
             self.net.backward(self.dy)
         else:
-            train_step(self.net, self.optimizer, self.x, self.labels, data=self.data)
+            self.step(self.x, self.labels)
 
 
 def measure(
@@ -154,8 +155,7 @@ def measure(
                     on_round(number)
         if comm.device.kind == "cuda":  # the host's clock sees only that layers are queued
             found["limit"], found["layers"] = None, []
-            found["kernels"] = bench_cuda.kernels(comm.device, work)
-            found["rates"] = bench_cuda.rates(comm.device)
+            found["gpu"] = bench_cuda.measure(comm.device, work, lambda: work.net.comm.label)
             return found
         found["limit"] = _limit(work) if not forward else None
         found["layers"] = _layer_rows(work, layers, steps * rounds)
@@ -282,18 +282,17 @@ def print_result(found, console, layers=False):
         f"{spread(found['seconds'])}, {found['batch'] / step:,.0f} images/s; "
         f"median of {found['rounds']} rounds of {found['steps_a_round']}"
     )
-    if layers:
+    if "gpu" in found:
+        console.print(bench_cuda.table(found["gpu"], layers))
+        console.print(bench_cuda.summary(found["gpu"]))
+    elif layers:
         console.print(_table(found, step))
-    if "kernels" in found:
-        copy, product = found["rates"]
-        console.print(bench_cuda.table(found["kernels"], copy, product))
-        console.print(f"the card copies {copy / 1e9:,.0f} GB/s and multiplies {product / 1e12:.1f} TFLOP/s")
     if found["limit"]:
         console.print(
             f"its matrix products alone take {spread([found['limit']]).partition(' (')[0]}: "
             f"{found['limit'] / step:.2f} of the limit is reached"
         )
-    if found["peak_bytes"]:
+    if found["peak_bytes"] and "gpu" not in found:
         console.print(
             f"peak memory {found['peak_bytes'] / 1e9:.2f} GB; "
             f"{np.median(found['faults']):,.0f} page faults per {work}"

@@ -34,6 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tinyalex.errors import ArgumentError, DataError
+from tinyalex.models import Network
 from tinyalex.nn import LRN, Activate, AllGather, Conv2d, Dropout, Linear, SameMapNorm, Weighted
 
 UNITS = {"MB": 10**6, "MiB": 2**20, "GB": 10**9, "GiB": 2**30}
@@ -69,7 +70,7 @@ class Description(NamedTuple):
     total: Row
 
 
-def describe(network, ranks=1, batch=128):
+def describe(network: Network, ranks: int = 1, batch: int = 128) -> Description:
     """Return the `Description` of a network on ``ranks`` devices, training on batches of ``batch`` images.
 
     network: a `tinyalex.models.Network`.  Nothing is run, and no memory of any size is taken.
@@ -99,7 +100,7 @@ def describe(network, ranks=1, batch=128):
     return Description(ranks, batch, rows, total)
 
 
-def largest_batch(network, ranks, memory):
+def largest_batch(network: Network, ranks: int, memory: int) -> int:
     """Return how many images a step can have in so many bytes on each device, as `describe` counts; or 0."""
     fits, too_many = 0, 1
     while describe(network, ranks, too_many).total.memory <= memory:

@@ -1,15 +1,15 @@
 """The least bytes that each kernel must move in a training step, in float32: its bound, whatever the code.
 
 The rule is that of the headers in the .cu files: what a kernel reads counts once (what neighbouring threads
-read again comes from the cache), what it writes counts once.  A convolution is counted as one block: rows of
-x that two of them read do not count twice.  Matrix products are not in it: they are bound by arithmetic, and
-counted in multiply-adds.
+read again comes from the cache), what it writes counts once; the gradient of a convolution's weights is
+counted as one sum, not as the partial sums that are added in the end.  Convolutions and matrix products are
+bound by arithmetic, and counted in multiply-adds elsewhere.
 """
 
 import math
 from typing import NamedTuple
 
-from tinyalex.nn import LRN, AvgPool, Conv2d, Dropout, Linear, MaxPool, SameMapNorm
+from tinyalex.nn import LRN, Activate, AvgPool, Conv2d, Dropout, Linear, MaxPool, SameMapNorm
 from tinyalex.ops.cuda.softmax import HEIGHT
 
 
@@ -35,15 +35,23 @@ def _kernels(place, x, y, ranks):
     if isinstance(layer, Conv2d):
         F, CG, KH, KW = layer.sizes(place.x)["w"]
         F //= ranks
-        columns = max(1, layer.groups // ranks) * CG * KH * KW * y // F
+        w, gradient = F * CG * KH * KW, (2 if layer.activation == "relu" else 1) * y
         return [
-            ("forward", "im2col", 4 * (x + columns)),
-            ("forward", "bias_relu", 4 * (2 * y + F)),
-            ("backward", "relu_backward", 4 * (3 if layer.activation == "relu" else 2) * y),
-            ("backward", "im2col", 4 * (x + columns)),
-        ] + [("backward", "col2im", 4 * (x + columns))] * layer.need_dx
+            ("forward", "lay_out_weights", 4 * 2 * w),
+            ("forward", "conv_forward", 4 * (x + w + F + y)),
+            ("backward", "conv_backward_w", 4 * (gradient + x + w + F)),
+            ("backward", "add_chunks", 4 * 2 * (w + F)),
+        ] + [
+            ("backward", "lay_out_weights", 4 * 2 * w),
+            ("backward", "conv_backward_x", 4 * (gradient + w + x)),
+        ] * layer.need_dx
     if isinstance(layer, Linear):
-        return [("forward", "bias_relu", 4 * (2 * y + layer.features // ranks))]
+        F = layer.features // ranks
+        return [("forward", "bias_relu", 4 * (2 * y + F)), ("backward", "sum_rows", 4 * (y + F))] + [
+            ("backward", "activate_backward", 12 * y)
+        ] * (layer.activation is not None)
+    if isinstance(layer, Activate):
+        return [("forward", "activate", 8 * x), ("backward", "activate_backward", 12 * x)]
     if isinstance(layer, AvgPool):
         return [("forward", "avg_pool_forward", 4 * (x + y)), ("backward", "avg_pool_backward", 4 * (x + y))]
     if isinstance(layer, MaxPool):
@@ -52,7 +60,7 @@ def _kernels(place, x, y, ranks):
             ("backward", "max_pool_backward", 4 * x + 6 * y),
         ]
     if isinstance(layer, LRN):
-        return [("forward", "lrn_forward", 12 * x), ("backward", "lrn_backward", 16 * x)]
+        return [("forward", "lrn_forward", 8 * x), ("backward", "lrn_backward", 12 * x)]
     if isinstance(layer, SameMapNorm):
         return [
             ("forward", "same_map_forward", 12 * x),
@@ -61,7 +69,7 @@ def _kernels(place, x, y, ranks):
         ]
     if isinstance(layer, Dropout):
         return [
-            ("forward", "dropout_mask", x),
+            ("forward", "dropout_mask", x + 8),
             ("forward", "dropout_apply", 9 * x),
             ("backward", "dropout_apply", 9 * x),
         ]
@@ -74,6 +82,8 @@ def of_loss(classes, images):
     return [
         Launch("loss", "loss", "softmax_slices", 4 * (numbers + 2 * slices)),
         Launch("loss", "loss", "softmax_loss", 4 * (2 * numbers + 2 * slices + images) + 8 * images),
+        Launch("loss", "loss", "sum_rows", 4 * (images + 1)),
+        Launch("loss", "loss", "topk_error", 4 * numbers + 16 * images),
         Launch("loss", "loss", "softmax_backward", 4 * 2 * numbers + 8 * images),
     ]
 

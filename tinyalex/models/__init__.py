@@ -27,7 +27,7 @@ NETWORKS = {name: partial(_alexnet, name) for name in PRESETS} | {
 }
 
 
-def make(name, **options):
+def make(name: str, **options) -> Network:
     """Return the `Network` of this name; options: what can be chosen about it, None for its own.
 
     For AlexNet's presets these are width (a factor on filters and hidden units) and the fields of `AlexNet`:

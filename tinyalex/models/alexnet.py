@@ -10,6 +10,7 @@ eleven places; each is a field of `AlexNet` or of `tinyalex.runs.recipe.Recipe`.
 
 from typing import NamedTuple
 
+from tinyalex.errors import ArgumentError
 from tinyalex.models.network import Network
 from tinyalex.nn import LRN, Activate, AllGather, Conv2d, Dropout, Linear, MaxPool, SameMapNorm
 
@@ -73,7 +74,7 @@ PRESETS = {
 }  # fmt: skip
 
 
-def alexnet(options=PRESETS["paper"]):
+def alexnet(options: AlexNet = PRESETS["paper"]) -> Network:
     """Return the `Network` that the options describe, as section 3.5 tells it.
 
     Input: pixels 0–255 minus the mean, (3, size, size).  Output: logits (classes,).  Raises ArgumentError,
@@ -116,11 +117,14 @@ def alexnet(options=PRESETS["paper"]):
         AllGather(replicated=True, name="gather"),
     ]
     network = Network([layer for layer in layers if layer], (3, n.size, n.size))
-    network.plan()
+    try:
+        network.plan()
+    except ArgumentError as error:
+        raise ArgumentError(f"{error}, for pictures of {n.size} pixels") from error
     return network
 
 
-def narrow(options, width):
+def narrow(options: AlexNet, width: float) -> AlexNet:
     """Return the options with `width` times the filters and hidden units (each tower's a multiple of 4)."""
 
     def scaled(n):

@@ -12,7 +12,7 @@ from tinyalex.models.network import Network
 from tinyalex.nn import Activate, AvgPool, Conv2d, Linear, MaxPool
 
 
-def figure1(activation="relu", classes=10):
+def figure1(activation: str | tuple = "relu", classes: int = 10) -> Network:
     """Return the `Network` with "relu", "tanh" or "logistic" activations.
 
     Input: pixels 0–255 minus the mean image, (3, 32, 32).  Output: logits (classes,).

@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tinyalex.comm import Comm
 from tinyalex.errors import ArgumentError, DataError
-from tinyalex.nn import KINDS, Conv2d, Linear, Sequential, named, plan
+from tinyalex.nn import KINDS, Conv2d, Layer, Linear, Placed, Sequential, named, plan
 
 MOST_NUMBERS = 1 << 28  # in a layer's output for one image, 1 GiB: larger ones are refused
 MOST_PADDING = 1 << 12
@@ -27,14 +28,16 @@ class Network(NamedTuple):
     Every rank is given the whole input; what comes out is the same on every rank.
     """
 
-    layers: list
-    input: tuple
+    layers: list[Layer]
+    input: tuple[int, ...]
 
-    def build(self, comm=None, rng=None, dtype=np.float32):
+    def build(
+        self, comm: Comm | None = None, rng: np.random.Generator | None = None, dtype=np.float32
+    ) -> Sequential:
         """Return the `Sequential` on this rank of comm; rng draws starting weights and dropout masks."""
         return Sequential(self.layers, self.input, comm, rng, dtype)
 
-    def plan(self, ranks=1):
+    def plan(self, ranks: int = 1) -> list[Placed]:
         """Return its layers laid out on so many ranks, a list of `tinyalex.nn.Placed`.
 
         Raises ArgumentError, naming the layer, where the list does not fit together, or sizes are beyond
@@ -48,7 +51,7 @@ class Network(NamedTuple):
                 raise layer.error(f"its output {y} is larger than {MOST_NUMBERS:,} numbers")
         return placed
 
-    def sizes(self):
+    def sizes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of every parameter by name: "conv1.w", …"""
         return {
             f"{place.layer.name}.{key}": size
@@ -57,36 +60,36 @@ class Network(NamedTuple):
         }
 
     @property
-    def outputs(self):
+    def outputs(self) -> tuple[int, ...]:
         """The shape that comes out; (classes,) of a classifier."""
         return self.plan()[-1].y
 
     @property
-    def most_ranks(self):
+    def most_ranks(self) -> int:
         """How many ranks can share it, one a tower: as many as every group divides into; 1 without towers."""
         groups = [x.groups for x in self.layers if isinstance(x, Conv2d) and x.groups > 1]
         rows = [x.filters for x in self.layers if isinstance(x, Conv2d)]
         rows += [x.features for x in self.layers if isinstance(x, Linear)]
         most = math.gcd(*groups, *rows) if groups else 1
-        for ranks in range(most, 1, -1):
-            if most % ranks == 0:
-                try:
-                    self.plan(ranks)
-                    return ranks
-                except ArgumentError:
-                    continue
+        small = [n for n in range(1, math.isqrt(most) + 1) if most % n == 0]
+        for ranks in sorted({*small, *(most // n for n in small)}, reverse=True):
+            try:
+                self.plan(ranks)
+                return ranks
+            except ArgumentError:
+                continue
         return 1
 
-    def named(self):
+    def named(self) -> "Network":
         """Return the network with a name for each layer."""
         return self._replace(layers=named(self.layers))
 
-    def to_json(self):
+    def to_json(self) -> dict:
         """Return a dict of JSON's own types."""
         return {"input": list(self.input), "layers": [_entry(layer) for layer in named(self.layers)]}
 
     @classmethod
-    def from_json(cls, entry):
+    def from_json(cls, entry: dict) -> "Network":
         """Undo `to_json`; DataError, naming the layer, for what is no network that can be built."""
         if not isinstance(entry, dict) or set(entry) != {"input", "layers"}:
             found = sorted(map(str, entry)) if isinstance(entry, dict) else type(entry).__name__
@@ -125,5 +128,7 @@ def _layer(entry):
         raise DataError(f"layers: expected one of the kinds {', '.join(KINDS)}, found {str(entry)[:80]}")
     try:
         return kind(**{key: value for key, value in entry.items() if key != "kind"})
-    except (ArgumentError, TypeError) as error:
+    except ArgumentError as error:
+        raise DataError(f"layers: {error}") from error
+    except TypeError as error:
         raise DataError(f"layers: {str(entry.get('name'))[:40]}: {error}") from error

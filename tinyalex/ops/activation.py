@@ -17,7 +17,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
+
 from tinyalex.ops.checks import check_dy, xp_of
+from tinyalex.ops.cuda import activation as cuda
 
 
 def relu_forward(x, out=None):
@@ -26,16 +29,16 @@ def relu_forward(x, out=None):
     x: any shape, float32 or float64.  Returns (y, cache), y shaped like x; the cache is y, as y > 0
     exactly where x > 0.
     """
-    xp = xp_of(x)
-    y = xp.maximum(x, 0, out=out)
+    y = np.maximum(x, 0, out=out) if xp_of(x) is np else cuda.activate(cuda.RELU, x, out)
     return y, y
 
 
 def relu_backward(dy, y, out=None):
     """dx = dy where y > 0, else 0 (at the kink, x = 0, the derivative is taken as 0)."""
-    xp = xp_of(dy, y)
     check_dy("relu backward", dy, y.shape, y.dtype)
-    return xp.multiply(dy, y > 0, out=out)
+    if xp_of(dy, y) is not np:
+        return cuda.activate_backward(cuda.RELU, dy, y, out)
+    return np.multiply(dy, y > 0, out=out)
 
 
 def relu6_forward(x, out=None):
@@ -74,10 +77,12 @@ def leaky_relu_backward(dy, y, slope=0.01, out=None):
 
 def tanh_forward(x, a=1.0, b=1.0, out=None):
     """y = a tanh(b x).  Returns (y, cache); the cache is y."""
-    xp = xp_of(x)
+    if xp_of(x) is not np:
+        y = cuda.activate(cuda.TANH, x, out, a, b)
+        return y, y
     if b != 1:
-        x = out = xp.multiply(x, x.dtype.type(b), out=out)
-    y = xp.tanh(x, out=out)
+        x = out = np.multiply(x, x.dtype.type(b), out=out)
+    y = np.tanh(x, out=out)
     if a != 1:
         y *= y.dtype.type(a)
     return y, y
@@ -88,20 +93,23 @@ def tanh_backward(dy, y, a=1.0, b=1.0, out=None):
 
     Derivation: tanh' = 1 - tanh², so dy/dx = a b (1 - (y/a)²) = b (a - y²/a).
     """
-    xp = xp_of(dy, y)
     check_dy("tanh backward", dy, y.shape, y.dtype)
-    slope = xp.multiply(y, y)
+    if xp_of(dy, y) is not np:
+        return cuda.activate_backward(cuda.TANH, dy, y, out, a, b)
+    slope = np.multiply(y, y)
     slope *= y.dtype.type(-b / a)
     slope += y.dtype.type(a * b)
-    return xp.multiply(dy, slope, out=out if out is not None else slope)
+    return np.multiply(dy, slope, out=out if out is not None else slope)
 
 
 def logistic_forward(x, out=None):
     """y = 1 / (1 + exp(-x)) = (1 + tanh(x/2)) / 2, which overflows for no x.  The cache is y."""
-    xp = xp_of(x)
+    if xp_of(x) is not np:
+        y = cuda.activate(cuda.LOGISTIC, x, out)
+        return y, y
     half = x.dtype.type(0.5)
-    y = xp.multiply(x, half, out=out)
-    xp.tanh(y, out=y)
+    y = np.multiply(x, half, out=out)
+    np.tanh(y, out=y)
     y *= half
     y += half
     return y, y
@@ -109,11 +117,12 @@ def logistic_forward(x, out=None):
 
 def logistic_backward(dy, y, out=None):
     """dx = dy y (1 - y)."""
-    xp = xp_of(dy, y)
     check_dy("logistic backward", dy, y.shape, y.dtype)
-    slope = xp.multiply(y, y)
-    xp.subtract(y, slope, out=slope)
-    return xp.multiply(dy, slope, out=out if out is not None else slope)
+    if xp_of(dy, y) is not np:
+        return cuda.activate_backward(cuda.LOGISTIC, dy, y, out)
+    slope = np.multiply(y, y)
+    np.subtract(y, slope, out=slope)
+    return np.multiply(dy, slope, out=out if out is not None else slope)
 
 
 class Activation(NamedTuple):

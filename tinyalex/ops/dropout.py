@@ -23,11 +23,16 @@ def dropout_mask(rng, shape, keep=0.5, xp=np, first=0):
     words (`np.random.Philox`, a counter-based generator), so that each rank makes its own part of one mask,
     on its own device, and nothing is copied.  keep is rounded to a multiple of 2⁻³².
     """
-    key = int(rng.integers(2**64, dtype=np.uint64))
+
+    def draw():
+        return int(rng.integers(2**64, dtype=np.uint64))
+
     most = max(0, round(keep * 2**32) - 1)  # the words up to this one are kept
     if xp is not np:
-        return cuda.dropout_mask(xp, key, first, shape, most)
-    stream = np.random.Philox(key=key).advance(first // 8)  # eight words come from each value of its counter
+        return cuda.dropout_mask(xp, draw, first, shape, most)
+    stream = np.random.Philox(key=draw()).advance(
+        first // 8
+    )  # eight words come from each value of its counter
     skipped, size = first % 8, math.prod(shape)
     words = stream.random_raw((skipped + size + 1) // 2).astype("<u8", copy=False).view("<u4")
     return (words[skipped : skipped + size] <= most).reshape(shape)

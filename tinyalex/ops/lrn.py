@@ -112,8 +112,7 @@ def lrn_forward(x, n=5, k=2.0, alpha=1e-4, beta=0.75, alpha_over_n=False, groups
     check_norm("lrn", x, n, groups)
     a = alpha / n if alpha_over_n else alpha
     if xp is not np:
-        y, s = cuda.lrn_forward(x, n, k, a, beta, groups)
-        return y, NormCache(x, s, n, a, beta, groups)
+        return cuda.lrn_forward(x, n, k, a, beta, groups)
     y, s = empty(xp, x.shape, x.dtype), empty(xp, x.shape, x.dtype)
     xm, ym, sm = (v.reshape(len(x), -1) for v in (x, y, s))
     for block, (work1, work2) in _blocks_of_pixels(x, groups, 2):
@@ -127,11 +126,12 @@ def lrn_forward(x, n=5, k=2.0, alpha=1e-4, beta=0.75, alpha_over_n=False, groups
 
 def lrn_backward(dy, cache):
     """dx_i = g_i s_i^−β − 2 a β x_i Σ_{j: i ∈ win(j)} g_j x_j s_j^(−β−1)."""
-    x, s, n, a, beta, groups = cache
+    x = cache.x
     xp = xp_of(dy, x)
     check_dy("lrn backward", dy, x.shape, x.dtype)
     if xp is not np:
         return cuda.lrn_backward(dy, cache)
+    x, s, n, a, beta, groups = cache
     dx = empty(xp, x.shape, x.dtype)
     dym, xm, sm, dxm = (v.reshape(len(x), -1) for v in (dy, x, s, dx))
     for block, (direct, ratio, work) in _blocks_of_pixels(x, groups, 3):

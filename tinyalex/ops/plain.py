@@ -57,34 +57,28 @@ def col2im(cols, x_shape, kh, kw, stride=1, pad=0):
 
 
 def conv2d_forward(x, w, b, stride=1, pad=0, groups=1, activation=None):
-    """y = activation(W cols + b), each group by itself."""
-    xp = xp_of(x, w, b)
+    """y = activation(W cols + b), with a W and columns of its own for each group."""
     stride, pads = check_conv2d(x, w, b, stride, pad, groups)
-    Ws = w.reshape(groups, len(w) // groups, -1)  # each (F/g, C/g·KH·KW)
-    cols = [im2col(part, *w.shape[2:], stride, pads) for part in xp.split(x, groups)]
-    y = xp.concatenate([W @ c for W, c in zip(Ws, cols, strict=True)]) + b[:, None]  # (F, OH·OW·N)
-    y = y.reshape(conv2d_shape(x, w, stride, pads))
+    W = w.reshape(groups, len(w) // groups, -1)  # (g, F/g, C/g·KH·KW)
+    cols = im2col(x, *w.shape[2:], stride, pads).reshape(groups, W.shape[2], -1)  # (g, C/g·KH·KW, OH·OW·N)
+    y = (W @ cols).reshape(conv2d_shape(x, w, stride, pads)) + b[:, None, None, None]
     if activation:
         y, _ = activation.forward(y)
     return y, ConvCache(x, w, y if activation else None, stride, pads, groups, activation)
 
 
 def conv2d_backward(dy, cache, need_dx=True):
-    """db = Σ g,  dW = g colsᵀ,  dx = col2im(Wᵀ g), each group by itself."""
+    """db = Σ g,  dW = g colsᵀ,  dx = col2im(Wᵀ g).  The columns are made again: to keep them takes memory."""
     x, w, y, stride, pads, groups, activation = cache
-    xp = xp_of(dy, x)
     check_dy("conv2d backward", dy, conv2d_shape(x, w, stride, pads), x.dtype)
     g = activation.backward(dy, y) if activation else dy
-    Ws, gs = w.reshape(groups, len(w) // groups, -1), g.reshape(groups, len(w) // groups, -1)
-    KH, KW = w.shape[2:]
-    cols = [im2col(part, KH, KW, stride, pads) for part in xp.split(x, groups)]  # again: to keep them is dear
-    dw = xp.stack([G @ c.T for G, c in zip(gs, cols, strict=True)]).reshape(w.shape)
-    db = g.sum(axis=(1, 2, 3))
+    W, G = w.reshape(groups, len(w) // groups, -1), g.reshape(groups, len(w) // groups, -1)
+    cols = im2col(x, *w.shape[2:], stride, pads).reshape(groups, W.shape[2], -1)
+    dw, db = (G @ cols.swapaxes(1, 2)).reshape(w.shape), g.sum(axis=(1, 2, 3))
     if not need_dx:
         return None, dw, db
-    part = (len(x) // groups, *x.shape[1:])
-    dx = [col2im(W.T @ G, part, KH, KW, stride, pads) for W, G in zip(Ws, gs, strict=True)]
-    return xp.concatenate(dx), dw, db
+    dcols = (W.swapaxes(1, 2) @ G).reshape(groups * W.shape[2], -1)  # (C·KH·KW, OH·OW·N)
+    return col2im(dcols, x.shape, *w.shape[2:], stride, pads), dw, db
 
 
 def linear_forward(x, w, b, activation=None):

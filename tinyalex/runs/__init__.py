@@ -7,6 +7,9 @@
 do what `tinyalex train` and `tinyalex resume` do.
 """
 
+from collections.abc import Callable
+from pathlib import Path
+
 from tinyalex.comm import launch
 from tinyalex.errors import ArgumentError, DataError
 
@@ -40,7 +43,16 @@ def new_run(
     return Settings.of(data, network, chosen, side, **others), opened
 
 
-def train(out, data, network="paper", recipe=None, *, devices="cpu", on_event=lambda record: None, **others):
+def train(
+    out: str | Path,
+    data: str | Path,
+    network="paper",
+    recipe=None,
+    *,
+    devices: str = "cpu",
+    on_event: Callable[[dict], object] = lambda record: None,
+    **others,
+) -> None:
     """Train a network into the new folder `out`, on some devices; see `new_run` for the rest.
 
     on_event(record) is called with the records of metrics.jsonl and once a step, see `runs.run.train`.
@@ -51,7 +63,14 @@ def train(out, data, network="paper", recipe=None, *, devices="cpu", on_event=la
     launch(job(out, made, opened, new=True, on_event=on_event), devices, made.network.most_ranks)
 
 
-def resume(out, *, epochs=None, data=None, devices="cpu", on_event=lambda record: None):
+def resume(
+    out: str | Path,
+    *,
+    epochs: int | None = None,
+    data: str | Path | None = None,
+    devices: str = "cpu",
+    on_event: Callable[[dict], object] = lambda record: None,
+) -> None:
     """Go on with the run in the folder `out`; epochs: longer than it was to go.  data: where it lies now."""
     from tinyalex.runs.run import job
 

@@ -27,7 +27,7 @@ from tinyalex.runs import version1
 VERSION = 2
 
 
-def save(path, arrays, metadata):
+def save(path: str | Path, arrays: dict[str, np.ndarray], metadata: dict) -> None:
     """Write host arrays (a dict by name) and metadata (anything JSON can hold) to path.
 
     Raises OSError (disk full, no permission), naming the file: path then holds what it held before.
@@ -40,7 +40,7 @@ def save(path, arrays, metadata):
     write_bytes(path, safetensors.numpy.save(arrays, {"tinyalex": text}), "the checkpoint")
 
 
-def load(path):
+def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
     """Read a checkpoint: (arrays by name, metadata).  Raises DataError if it is not a whole one.
 
     The file is read, not mapped: one that shrinks meanwhile is an error, not a signal that ends the process.
@@ -58,12 +58,12 @@ def load(path):
     return arrays, _metadata(path, header.get("__metadata__"))
 
 
-def checkpoints(folder):
+def checkpoints(folder: str | Path) -> list[Path]:
     """Return the checkpoints of a run folder, oldest first."""
     return sorted(Path(folder).glob("step-*.safetensors"))
 
 
-def newest(path):
+def newest(path: str | Path) -> Path:
     """Return the checkpoint that a path means: the file itself, or the newest of a run folder."""
     path = Path(path)
     if not path.is_dir():
@@ -74,12 +74,12 @@ def newest(path):
     return found[-1]
 
 
-def metadata(path):
+def metadata(path: str | Path) -> dict:
     """Read a checkpoint's metadata alone, without its arrays."""
     return outline(path)[0]
 
 
-def outline(path):
+def outline(path: str | Path) -> tuple[dict, dict[str, tuple[int, ...]]]:
     """Read a checkpoint's metadata, and its arrays' shapes by name, without the arrays."""
     path = Path(path)
     if not path.is_file():

@@ -23,7 +23,7 @@ class Saved(NamedTuple):
     pictures: Pictures | None = None  # of an imported network, None where it was not stated
 
 
-def open_network(path):
+def open_network(path: str | Path) -> Saved:
     """Look into a checkpoint: return its `Saved`.
 
     Raises DataError for a file that is none of this program's, or whose network does not fit its arrays'
@@ -77,7 +77,7 @@ def load_network(comm, path, saved, arrays):
 # ---- what the word NETWORK means on the command line -----------------------------------------------------
 
 
-def find_network(what, classes=None, **options):
+def find_network(what: str | Path, classes: int | None = None, **options) -> Network:
     """Return the `Network` that a word means.
 
     what: a name of `tinyalex.models.NETWORKS`, "alexnet" for the preset "paper"; a checkpoint, or a run

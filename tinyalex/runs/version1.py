@@ -15,6 +15,10 @@ from tinyalex.models.cifar import figure1
 from tinyalex.runs.recipe import Change
 
 LARGEST = 1 << 20  # filters, hidden units, classes, pixels
+DEFAULTS = {  # others than those of tinyalex.nn
+    "MaxPool": {"ceil": False}, "AvgPool": {"ceil": False}, "LRN": {"alpha_over_n": True},
+    "Dropout": {"inverted": True},
+}  # fmt: skip
 
 
 def metadata(old):
@@ -72,9 +76,9 @@ def _layer(old):
     """A layer's entry: shape → filters and kernel, or features; a tuple of the activation → its name."""
     if not isinstance(old, dict):
         raise DataError(f"layers: expected named fields, found {str(old)[:80]}")
-    new, shape = dict(old), old.get("shape")
+    new, shape = DEFAULTS.get(str(old.get("kind")), {}) | old, old.get("shape")
     if old.get("kind") in ("Conv", "Linear"):
-        del new["shape"]
+        new.pop("shape", None)
         length = 4 if old["kind"] == "Conv" else 2
         fits = isinstance(shape, list) and len(shape) == length and all(type(n) is int for n in shape)
         if not fits:

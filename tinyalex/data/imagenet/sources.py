@@ -81,7 +81,8 @@ class Found(NamedTuple):
             held = " (held out)" if place is None else ""
             within = f" (in {printable(place)})" if place not in (None, "", split) else ""
             names, counts = np.unique([e.label for e in entries], return_counts=True)
-            each = f", {counts.min():,} to {counts.max():,} of each"
+            most = "" if counts.min() == counts.max() else f" to {counts.max():,}"
+            each = f", {counts.min():,}{most} of each"
             if len(names) <= 10:
                 each = ": " + ", ".join(f"{printable(n)} {c:,}" for n, c in zip(names, counts, strict=True))
             numbers = f"{_number(len(entries), 'picture')} of {_number(len(names), 'class', 'classes')}"

@@ -105,6 +105,11 @@ def softmax(z):
             """your loss adds up −log p of all classes.  Only the label's counts.""",
         ),
         (
+            "(onehot * log_p)",
+            "(onehot * np.log(p))",
+            """where p is 0 its log is −∞, and 0 · ∞ is nan: take log_p, which was made without dividing.""",
+        ),
+        (
             "-(onehot * log_p).sum() / N",
             "-(onehot * log_p).sum()",
             """your loss is the sum over the pictures; it has to be their mean, as dz says too.""",

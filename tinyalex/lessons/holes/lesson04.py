@@ -71,6 +71,12 @@ def _im2col_cases(rng):
             """the bias b[f] is missing.""",
         ),
         (
+            "b[f] + (w[f] * window).sum()",
+            "(w[f] * window + b[f]).sum()",
+            """the bias is added to every product, so it comes in once for each weight.  An output has it
+            once: outside the sum.""",
+        ),
+        (
             "(w[f] * window)",
             "(w[f, :, ::-1, ::-1] * window)",
             """your kernel is turned by 180°: the mathematician's convolution.  Here w[f, c, p, q] meets the

@@ -113,6 +113,12 @@ def _three_products(rng):
             """dcols does not look at dy: it is what comes back when every dy is 1.""",
         ),
         (
+            "(g @ cols.T).reshape(w.shape)",
+            "(np.ones_like(g) @ cols.T).reshape(w.shape)",
+            """dw does not look at dy: it is what comes back when every dy is 1.  A test with a dy of ones
+            sees no difference.""",
+        ),
+        (
             "g.sum(axis=1)",
             "g.mean(axis=1)",
             """db is a mean: but y[f] contains b[f] at every position of every picture, and the
@@ -183,6 +189,12 @@ _LINE = "dx[:, p : p + OH * stride : stride, q : q + OW * stride : stride] += dc
             "dx[:, :H, :W]",
             """the padding lies on all four sides; you cut it off at the bottom and right only, and the
             gradient is shifted by `pad` pixels.""",
+        ),
+        (
+            "dx[:, pad : pad + H, pad : pad + W]",
+            "dx[:, pad:-pad, pad:-pad]",
+            """right with padding, but without any nothing is left: -0 is 0, and dx[:, 0:0] is empty.  Count
+            from the front: pad : pad + H.""",
         ),
         (
             "dx[:, pad : pad + H, pad : pad + W]",

@@ -69,6 +69,11 @@ def _lrn_cases(rng):
         ),
         (
             "x / s**beta",
+            "x * s**beta",
+            """y is multiplied by s^β: loud neighbours would make it louder.  It is divided.""",
+        ),
+        (
+            "x / s**beta",
             "x / s",
             """the power β is missing: y = x / s^β.""",
         ),

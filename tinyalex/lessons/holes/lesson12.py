@@ -93,6 +93,12 @@ def grouped(x, w, groups):
         ),
         (
             "np.stack([joined] * R)",
+            "np.stack([np.concatenate([h[(r + k) % R] for k in range(R)]) for r in range(R)])",
+            """each rank has its own channels first and then goes round the ring: on rank 1 the next layer's
+            weights meet the wrong maps.  The order is rank 0's, rank 1's, … everywhere.""",
+        ),
+        (
+            "np.stack([joined] * R)",
             "np.stack([np.concatenate([h[r]] * R) for r in range(R)])",
             """every rank has its own channels R times, and nothing of the others: nothing has crossed.""",
         ),

@@ -23,6 +23,7 @@ def _strip_cases(rng):
 
 @hole(
     cases=_strip_cases,
+    view=True,
     hints=[
         """Output row i looks at KH input rows.  Which is the first?  strips[h] is all that input row h can
         contribute, and the rows lie one after the other in memory.""",

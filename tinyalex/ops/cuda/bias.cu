@@ -1,5 +1,8 @@
 // Bias and ReLU, between a matrix product's block (F, columns) and its place in the maps (F, pitch).
 // Columns are (i,j,n) in the maps' own order, so that a block's row is a contiguous run of a map's.
+// A thread takes V columns (images.cuh): columns, pitch and start count groups of V.
+
+#include "images.cuh"
 
 // maps[f, start+t] = block[f,t] + b[f], or 0 where that is negative and relu is set.  A NaN stays a NaN.
 // block and maps may be one array (pitch = columns, start = 0).
@@ -15,24 +18,10 @@ extern "C" __global__ void bias_relu(const REAL *block, const REAL *b, REAL *map
     if (t >= columns)
         return;
     int f = blockIdx.y;
-    REAL value = block[(long long)f * columns + t] + b[f];
-    maps[(long long)f * pitch + start + t] = relu && value < 0 ? (REAL)0 : value;
-}
-
-// block[f,t] = dy[f, start+t], or 0 where relu is set and y is not positive there: the gradient before the
-// neuron, laid out for the next product.  Without relu y is not read.
-//
-// reads   columns columns of every map of dy and, with relu, of y
-// writes  block
-// least   4 * 3*F*columns bytes with relu, 4 * 2*F*columns without
-// grid    (ceil(columns / block), F)
-extern "C" __global__ void relu_backward(const REAL *dy, const REAL *y, REAL *block, int columns, int pitch,
-                                         int start, int relu)
-{
-    int t = blockIdx.x * blockDim.x + threadIdx.x;
-    if (t >= columns)
-        return;
-    int f = blockIdx.y;
-    long long place = (long long)f * pitch + start + t;
-    block[(long long)f * columns + t] = relu && !(y[place] > 0) ? (REAL)0 : dy[place];
+    Images value = ((const Images *)block)[(long long)f * columns + t];
+    for (int k = 0; k < V; k++) {
+        value.of[k] += b[f];
+        value.of[k] = relu && value.of[k] < 0 ? (REAL)0 : value.of[k];
+    }
+    ((Images *)maps)[(long long)f * pitch + start + t] = value;
 }

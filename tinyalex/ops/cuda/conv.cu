@@ -2,13 +2,13 @@
 //
 //   y[f,i,j,n] = b[f] + sum over c,p,q of w[f,c,p,q] * x[c, i*s+p-top, j*s+q-left, n],  x = 0 outside
 //
-// is (weights) (columns) with the terms k = (c,p,q) and the columns m = (i,j,n).  A block makes a tile of y,
+// is (weights) (columns) with the terms k = (p,q,c) and the columns m = (i,j,n).  A block makes a tile of y,
 // TF filters x TN columns.  Which number of x stands at [k,m] of the matrix of columns is a matter of
 // indices, so the block copies each piece of it straight from x when it comes to it (implicit GEMM).
 //
 // Images are innermost: a tile's row is runs of neighbouring images of one pixel, contiguous in x.  A thread
-// copies V images of one column m all the way through, so that i, j, n are found once, and the term (c,p,q)
-// is counted on by additions.
+// copies V images of one column m all the way through, so that i, j, n are found once.  Of the terms the
+// channel runs fastest: as long as the tap (p,q) is the same, the next number is so many maps further on.
 //
 // x (C,H,W,N), y (F,OH,OW,N), for each group; groups lie one after the other.
 
@@ -31,98 +31,178 @@
 
 // The weights as the products read them: for each tile of TF filters, the terms one below the other.
 //
-//   out[g, tile, k, r] = w[first + g*by_group + f*by_filter + c*by_channel + p*by_row + q*by_column]
-//                        with f = tile*TF + r and k = (c*KH + p)*KW + q; 0 where f >= F or c >= C
+//   out[g, tile, k, r] = w[first + g*by_group + f*by_filter + p*by_row + q*by_column + c*by_channel]
+//                        with f = tile*TF + r and k = (p*KW + q)*C + c; 0 where f >= F or p >= KH
 //
 // reads   w
 // writes  out (groups, tiles, terms, TF), terms: C*KH*KW, up to a multiple of TK
 // least   4 * (groups*F*C*KH*KW + groups*tiles*terms*TF) bytes
 // grid    (ceil(terms*TF / block), tiles, groups)
 extern "C" __global__ void lay_out_weights(const REAL *w, REAL *out, int F, int C, int KH, int KW, int terms,
-                                           int first, int by_group, int by_filter, int by_channel,
-                                           int by_row, int by_column)
+                                           int first, int by_group, int by_filter, int by_row,
+                                           int by_column, int by_channel)
 {
     int t = blockIdx.x * blockDim.x + threadIdx.x;
     if (t >= terms * TF)
         return;
     int f = blockIdx.y * TF + t % TF;
-    Digits k = digits(t / TF, KH, KW);
-    long long from = first + (long long)blockIdx.z * by_group + (long long)f * by_filter +
-                     (long long)k.a * by_channel + k.b * by_row + k.c * by_column;
+    Digits k = digits(t / TF, KW, C); // p, q, c
+    long long from = first + (long long)blockIdx.z * by_group + (long long)f * by_filter + k.a * by_row +
+                     k.b * by_column + (long long)k.c * by_channel;
     out[((long long)blockIdx.z * gridDim.y + blockIdx.y) * terms * TF + t] =
-        f < F && k.a < C ? w[from] : (REAL)0;
+        f < F && k.a < KH ? w[from] : (REAL)0;
 }
 
-// A tile of the convolution.  With BACKWARD x is a gradient that goes through ReLU's backward on its way
-// (gated: by the signs of `gate`, which is shaped like x), and there is no bias.  Pixel (i,j) of the result
-// is pixel (y0 + i*apart, x0 + j*apart) of y, whose maps are YH x YW.
+// A stage with the terms one below the other: a[k][f], b[k][n].  Thread (ty,tx) of 4 x 8 has the patches of 4
+// filters from 4*ty + 16*h and of 4 columns from 4*tx + 32*h.
+static __device__ __forceinline__ void multiply_columns(const REAL (*a)[TF + PAD], const REAL (*b)[TN + PAD],
+                                                        Place at, Sums *sum)
+{
+#if TF32
+    int g = at.lane / 4, t = at.lane % 4;
+#pragma unroll
+    for (int k = t; k < TK + t; k += 8) {
+        unsigned int u[PF][4], v[4 * PN][2];
+#pragma unroll
+        for (int r = 0; r < PF; r++)
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+                u[r][e] = to_tf32(a[k + e / 2 * 4][at.f + 16 * r + e % 2 * 8 + g]);
+#pragma unroll
+        for (int c = 0; c < 4 * PN; c++)
+#pragma unroll
+            for (int e = 0; e < 2; e++)
+                v[c][e] = to_tf32(b[k + 4 * e][at.n + 8 * c + g]);
+        multiply_8_terms(u, v, sum);
+    }
+#else
+    int ty = at.lane / 8, tx = at.lane % 8;
+#pragma unroll
+    for (int k = 0; k < TK; k++) {
+        Four u[PF], v[PN];
+#pragma unroll
+        for (int h = 0; h < PF; h++)
+            u[h] = *(const Four *)&a[k][at.f + 4 * ty + 16 * h];
+#pragma unroll
+        for (int h = 0; h < PN; h++)
+            v[h] = *(const Four *)&b[k][at.n + 4 * tx + 32 * h];
+#pragma unroll
+        for (int r = 0; r < 4 * PF; r++)
+#pragma unroll
+            for (int c = 0; c < 4 * PN; c++)
+                sum->of[r][c] += u[r / 4].of[r % 4] * v[c / 4].of[c % 4];
+    }
+#endif
+}
+
+// Where sum->of[r][c] belongs in the block's tile; SIDE_BY_SIDE columns c, c+1, ... are neighbours.
+#if TF32
+#define SIDE_BY_SIDE 2
+#else
+#define SIDE_BY_SIDE 4
+#endif
+
+static __device__ __forceinline__ int filter_held(Place at, int r)
+{
+    return TF32 ? at.f + 8 * r + at.lane / 4 : at.f + at.lane / 8 * 4 + r / 4 * 16 + r % 4;
+}
+
+static __device__ __forceinline__ int column_held(Place at, int c)
+{
+    return TF32 ? at.n + c / 2 * 8 + at.lane % 4 * 2 + c % 2 : at.n + at.lane % 8 * 4 + c / 4 * 32 + c % 4;
+}
+
+template <bool BACKWARD> struct Stage {
+    REAL w[TK][TF + PAD], x[TK][TN + PAD], y[BACKWARD ? TK : 1][BACKWARD ? TN : 4];
+};
+
+// A tile of the convolution.  With BACKWARD x is a gradient that goes through ReLU's backward on its way (if
+// relu is set: by the signs of `gate`, which is shaped like x), and there is no bias.  Pixel (i,j) of the
+// result is pixel (y0 + i*apart, x0 + j*apart) of y, whose maps are YH x YW.
 template <bool BACKWARD>
 static __device__ __forceinline__ void tile(const REAL *x, const REAL *gate, const REAL *w, const REAL *b,
                                             REAL *y, int C, int H, int W, int N, int F, int KH, int KW,
                                             int OH, int OW, int s, int top, int left, int relu, int YH,
                                             int YW, int apart, int y0, int x0)
 {
-    __shared__ __align__(16) REAL ws[STAGES][TK][TF + PAD], xs[STAGES][TK][TN + PAD];
-    __shared__ __align__(16) REAL ys[BACKWARD ? STAGES : 1][BACKWARD ? TK : 1][TN];
-    const int ROWS = THREADS / (TN / V) < TK ? THREADS / (TN / V) : TK; // terms that the block copies at once
-    const int WIDE = 16 / sizeof(REAL);  // weights that a thread copies at once
+    __shared__ __align__(16) Stage<BACKWARD> stages[STAGES];
+    const int AT_ONCE = THREADS / (TN / V);               // terms for which all threads copy a run
+    const int ROWS = AT_ONCE < TK ? AT_ONCE : TK;         // the same, but not more than there are
+    const int SIZE = (int)sizeof(Stage<BACKWARD>), WIDE = 16 / (int)sizeof(REAL);
+    const bool gated = BACKWARD && relu;
     int g = blockIdx.z, tid = threadIdx.x;
-    int terms = (C * KH * KW + TK - 1) / TK * TK;
+    int terms = (C * KH * KW + TK - 1) / TK * TK, steps = terms / TK;
 
-    // what this thread copies: V images of column m; terms row, row + ROWS, ...
+    // This thread copies V images of column m = (i,j,n), of the terms k = row, row + ROWS, ...
     int row = tid / (TN / V), col = tid % (TN / V) * V;
     int m = blockIdx.x * TN + col;
-    Digits pixel = digits(m, OW, N); // i, j, n
+    Digits pixel = digits(m, OW, N);
     int u0 = m < OH * OW * N ? pixel.a * s - top : -FAR, v0 = pixel.b * s - left;
-    long long group = (long long)g * C * H * W * N + pixel.c;
-    Digits k = digits(row, KH, KW); // c, p, q
-    const Digits on = digits(ROWS, KH, KW);
-    w += ((long long)g * gridDim.y + blockIdx.y) * terms * TF;
+    Digits k = digits(row, KW, C); // p, q, c
+    const Digits on = digits(ROWS, KW, C);
+    const long long map = (long long)H * W * N, group = g * C * map + pixel.c;
+    long long from;
+    bool there;
+    auto find = [&] { // where term k of the column is
+        int u = u0 + k.a, v = v0 + k.b;
+        there = k.a < KH && (unsigned int)u < (unsigned int)H && (unsigned int)v < (unsigned int)W;
+        from = group + k.c * map + (long long)(u * W + v) * N;
+    };
+    find();
+
+    Shared to_w = shared_place(stages[0].w), to_x = shared_place(&stages[0].x[row % TK][col]);
+    Shared to_y = shared_place(&stages[0].y[BACKWARD ? row % TK : 0][BACKWARD ? col : 0]);
+    w += ((long long)g * gridDim.y + blockIdx.y) * terms * TF + tid * WIDE;
 
     auto copy_stage = [&](int stage) {
 #pragma unroll
-        for (int e = 0; e < TK * TF; e += THREADS * WIDE)
-            if (TK * TF % (THREADS * WIDE) == 0 || e + tid * WIDE < TK * TF) {
-                int place = e + tid * WIDE;
-                copy_later<16>(&ws[stage][place / TF][place % TF], w + place, true);
-            }
+        for (int e = 0; e < TK * TF; e += THREADS * WIDE) {
+            int place = e + tid * WIDE;
+            if (TK * TF % (THREADS * WIDE) == 0 || place < TK * TF)
+                copy_later<16>(to_w + stage * SIZE + (place + place / TF * PAD) * (int)sizeof(REAL), w + e, true);
+        }
         w += TK * TF;
-        if (row >= TK)
+        if (AT_ONCE > TK && row >= TK)
             return;
 #pragma unroll
         for (int r = 0; r < TK; r += ROWS) {
-            int u = u0 + k.b, v = v0 + k.c;
-            bool there = k.a < C && (unsigned int)u < (unsigned int)H && (unsigned int)v < (unsigned int)W;
-            long long from = there ? group + (long long)((k.a * H + u) * W + v) * N : 0;
-            copy_run(&xs[stage][row + r][col], x + from, there);
-            if (BACKWARD && relu)
-                copy_run(&ys[stage][row + r][col], gate + from, there);
-            count(&k, on, KH, KW);
+            const int below = r * (int)sizeof(REAL);
+            copy_later<(int)sizeof(Run)>(to_x + stage * SIZE + below * (TN + PAD), x + from, there);
+            if (gated)
+                copy_later<(int)sizeof(Run)>(to_y + stage * SIZE + below * TN, gate + from, there);
+            if (k.c + ROWS < C) { // the same tap of a later channel
+                k.c += ROWS;
+                from += ROWS * map;
+            } else {
+                count(&k, on, KW, C);
+                find();
+            }
         }
     };
 
     Sums sum = {};
     Place at = place_in_block();
-    int steps = terms / TK, next = 0; // next: the stage that is filled next
+    int stage = 0, next = STAGES - 1; // that is multiplied, and that is filled
 #pragma unroll
     for (int step = 0; step < STAGES - 1; step++) {
         if (step < steps)
             copy_stage(step);
         commit();
     }
-    next = STAGES - 1;
-    for (int step = 0, stage = 0; step < steps; step++) {
+    for (int step = 0; step < steps; step++) {
         wait_for<STAGES - 2>(); // this thread's copies for this step are there
-        if (BACKWARD && relu && row < TK)
+        if (gated && (AT_ONCE <= TK || row < TK))
 #pragma unroll
-            for (int r = 0; r < TK; r += ROWS)
-                through_relu(&xs[stage][row + r][col], &ys[stage][row + r][col]);
+            for (int r = 0; r < TK; r += ROWS) {
+                Run *run = (Run *)&stages[stage].x[row + r][col];
+                *run = through_relu(*run, *(const Run *)&stages[stage].y[BACKWARD ? row + r : 0][col]);
+            }
         __syncthreads(); // all threads' are, and nobody reads the stage before any more
         if (step + STAGES - 1 < steps)
             copy_stage(next);
         commit();
-        multiply_columns(ws[stage], xs[stage], at, &sum);
-        next = next + 1 < STAGES ? next + 1 : 0;
+        multiply_columns(stages[stage].w, stages[stage].x, at, &sum);
+        next = stage;
         stage = stage + 1 < STAGES ? stage + 1 : 0;
     }
 
@@ -132,14 +212,14 @@ static __device__ __forceinline__ void tile(const REAL *x, const REAL *gate, con
     };
 #pragma unroll
     for (int c = 0; c < COLUMNS_HELD; c += PIECE) {
-        int column = blockIdx.x * TN + column_by_columns(at, c);
+        int column = blockIdx.x * TN + column_held(at, c);
         if (column >= OH * OW * N)
             continue;
         Digits to = digits(column, OW, N);
         REAL *maps = y + ((long long)(y0 + to.a * apart) * YW + x0 + to.b * apart) * N + to.c;
 #pragma unroll
         for (int r = 0; r < ROWS_HELD; r++) {
-            int f = blockIdx.y * TF + filter_by_columns(at, r);
+            int f = blockIdx.y * TF + filter_held(at, r);
             if (f >= F)
                 continue;
             f += g * F;

@@ -13,6 +13,8 @@ from tinyalex.ops.activation import relu
 from tinyalex.ops.checks import xp_of
 from tinyalex.ops.cuda.launch import images, launch
 
+SCRATCH_BYTES = 1 << 26  # of the partial sums of a layer's gradients
+
 
 class Tile(NamedTuple):
     """What tiles.cuh lets one set, under its names."""
@@ -74,11 +76,12 @@ def forward(x, w, b, y, stride, pads, groups, through_relu, tile=None):
     tile = tile or choose_tile(F, x.itemsize)
     taps = KH * KW
     defines = {"V": images(N, x, y), **tile._asdict()}
-    weights = _laid_out(w, tile, defines, groups, F, C, KH, KW, 0, (F * C * taps, C * taps, taps, KW, 1))
+    weights = _laid_out(w, tile, defines, groups, F, C, KH, KW, 0, (F * C * taps, C * taps, KW, 1, taps))
     launch(
         "conv.conv_forward", _grid(tile, OH * OW * N, F, groups), x, weights, b, y,
         C, H, W, N, F, KH, KW, OH, OW, stride, pads[0], pads[2], through_relu,
-        nbytes=x.nbytes + w.nbytes + b.nbytes + y.nbytes, flop=2 * y.size * C * taps,
+        nbytes=x.nbytes + w.nbytes + b.nbytes + y.nbytes,
+        flop=2 * y.size * C * taps,
         block=tile.threads, **defines,
     )  # fmt: skip
 
@@ -104,7 +107,7 @@ def backward_x(g, y, w, x_shape, stride, pads, groups, tile=None):
             dx[:, rows[0] :: stride, columns[0] :: stride] = 0  # between the windows
             continue
         last = (a + stride * (TH - 1)) * KW + b + stride * (TW - 1)  # the taps are read backwards: turned
-        strides = (F * C * KH * KW, KH * KW, C * KH * KW, -stride * KW, -stride)
+        strides = (F * C * KH * KW, KH * KW, -stride * KW, -stride, C * KH * KW)
         weights = _laid_out(w, tile, defines, groups, C, F, TH, TW, last, strides)
         top, left = TH - 1 - (rows[0] + pads[0] - a) // stride, TW - 1 - (columns[0] + pads[2] - b) // stride
         pixels = len(rows) * len(columns)
@@ -112,7 +115,8 @@ def backward_x(g, y, w, x_shape, stride, pads, groups, tile=None):
             "conv.conv_backward_x", _grid(tile, pixels * N, C, groups), g, g if y is None else y, weights, dx,
             F, OH, OW, N, C, TH, TW, len(rows), len(columns), top, left, y is not None,
             H, W, stride, rows[0], columns[0],
-            nbytes=(1 if y is None else 2) * g.nbytes + w.nbytes + dx.nbytes // (H * W) * pixels,
+            nbytes=((1 if y is None else 2) * g.nbytes + w.nbytes) // stride**2
+            + dx.nbytes // (H * W) * pixels,
             flop=2 * pixels * N * groups * C * F * TH * TW,
             block=tile.threads, **defines,
         )  # fmt: skip
@@ -130,20 +134,25 @@ def backward_w(g, y, x, w_shape, stride, pads, groups, tile=None, chunks=None):
     columns = OH * OW * N
     tile = tile or choose_tile(F // groups, g.itemsize)
     x_tiles, y_tiles, _ = _grid(tile, K, F // groups, groups)
-    chunks = chunks or _chunks(xp, x_tiles // tile.threads * y_tiles * groups, columns, tile)
+    sums = F * (K + 1) * g.itemsize
+    chunks = chunks or _chunks(xp, x_tiles // tile.threads * y_tiles * groups, columns, sums, tile)
     per = -(-columns // (chunks * tile.TK)) * tile.TK
     chunks = -(-columns // per)
     defines = {"V": images(N, g, x, g if y is None else y), **tile._asdict()}
     part = empty(xp, (chunks, F, K + 1), g.dtype)
     dw, db = empty(xp, w_shape, g.dtype), empty(xp, (F,), g.dtype)
     launch(
-        "conv_weights.conv_backward_w", (x_tiles, y_tiles, groups * chunks), g, g if y is None else y, x, part,
-        C, H, W, N, F // groups, KH, KW, OH, OW, stride, pads[0], pads[2], y is not None, groups, per,
-        nbytes=(1 if y is None else 2) * g.nbytes + x.nbytes + part.nbytes, flop=2 * columns * F * K,
+        "conv_weights.conv_backward_w", (x_tiles, y_tiles, groups * chunks),
+        g, g if y is None else y, x, part, C, H, W, N, F // groups, KH, KW, OH, OW,
+        stride, pads[0], pads[2], y is not None, groups, per,
+        nbytes=(1 if y is None else 2) * g.nbytes + x.nbytes + dw.nbytes + db.nbytes,
+        flop=2 * columns * F * K,
         block=tile.threads, **defines,
     )  # fmt: skip
-    launch("conv_weights.add_chunks", (K + 1, F), part, dw, db, F, K, chunks,
-           nbytes=part.nbytes + dw.nbytes + db.nbytes, **defines)  # fmt: skip
+    launch(
+        "conv_weights.add_chunks", (K + 1, F), part, dw, db, F, K, chunks,
+        nbytes=2 * (dw.nbytes + db.nbytes), **defines,
+    )  # fmt: skip
     return dw, db
 
 
@@ -157,28 +166,21 @@ def _laid_out(w, tile, defines, groups, F, C, KH, KW, first, strides):
     terms = -(-C * KH * KW // tile.TK) * tile.TK
     tiles = -(-F // tile.TF)
     out = empty(xp_of(w), (groups, tiles, terms, tile.TF), w.dtype)
-    launch("conv.lay_out_weights", (terms * tile.TF, tiles, groups), w, out, F, C, KH, KW, terms, first, *strides,
-           nbytes=groups * F * C * KH * KW * w.itemsize + out.nbytes, **defines)  # fmt: skip
+    launch(
+        "conv.lay_out_weights", (terms * tile.TF, tiles, groups), w, out,
+        F, C, KH, KW, terms, first, *strides,
+        nbytes=2 * groups * F * C * KH * KW * w.itemsize, **defines,
+    )  # fmt: skip
     return out
 
 
-def _chunks(xp, tiles, columns, tile):
-    """Into how many chunks to cut the columns, so that the multiprocessors have equal work."""
+def _chunks(xp, tiles, columns, sums, tile):
+    """Into how many chunks to cut the columns, for equal work on all multiprocessors; sums: bytes of each."""
     blocks = tile.BLOCKS * _multiprocessors(xp, xp.cuda.runtime.getDevice())
-    most = max(1, min(4 * blocks // tiles, columns // (32 * tile.TK)))
+    most = max(1, min(4 * blocks // tiles, columns // (32 * tile.TK), SCRATCH_BYTES // sums))
     return min(range(1, most + 1), key=lambda n: -(-tiles * n // blocks) / n)
 
 
 @functools.cache
 def _multiprocessors(xp, device):
     return xp.cuda.runtime.getDeviceProperties(device)["multiProcessorCount"]
-
-
-def bias(block, b, maps, start, activation):
-    """maps[f, start:] = block[f] + b[f], through the neuron if it is ReLU.  block (F,columns), maps (F,…)."""
-    F, columns = block.shape
-    b = xp_of(b).ascontiguousarray(b)
-    launch(
-        "bias.bias_relu", (columns, F), block, b, maps, columns, maps[0].size, start, activation is relu,
-        nbytes=2 * block.nbytes + b.nbytes,
-    )  # fmt: skip

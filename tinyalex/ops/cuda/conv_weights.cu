@@ -28,6 +28,66 @@
 
 #define FAR (1 << 20)
 
+// A stage with the terms side by side: a[f][k], b[n][k].  Thread (ty,tx) has the filters ty + 4*r and the
+// columns tx + 8*c of the warp's tile, and takes four terms at a time.
+#define PITCH (TK + 16 / (int)sizeof(REAL)) // of a row, so that 8 rows' runs lie in different banks
+
+static __device__ __forceinline__ void multiply_rows(const REAL (*a)[PITCH], const REAL (*b)[PITCH], Place at,
+                                                     Sums *sum)
+{
+#if TF32
+    int g = at.lane / 4, t = at.lane % 4;
+#pragma unroll
+    for (int k = t; k < TK + t; k += 8) {
+        unsigned int u[PF][4], v[4 * PN][2];
+#pragma unroll
+        for (int r = 0; r < PF; r++)
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+                u[r][e] = to_tf32(a[at.f + 16 * r + e % 2 * 8 + g][k + e / 2 * 4]);
+#pragma unroll
+        for (int c = 0; c < 4 * PN; c++)
+#pragma unroll
+            for (int e = 0; e < 2; e++)
+                v[c][e] = to_tf32(b[at.n + 8 * c + g][k + 4 * e]);
+        multiply_8_terms(u, v, sum);
+    }
+#else
+    int ty = at.lane / 8, tx = at.lane % 8;
+#pragma unroll
+    for (int k = 0; k < TK; k += 4) {
+        Four u[4 * PF];
+#pragma unroll
+        for (int r = 0; r < 4 * PF; r++)
+            u[r] = *(const Four *)&a[at.f + ty + 4 * r][k];
+#pragma unroll
+        for (int c = 0; c < 4 * PN; c++) {
+            Four v = *(const Four *)&b[at.n + tx + 8 * c][k];
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+#pragma unroll
+                for (int r = 0; r < 4 * PF; r++)
+                    sum->of[r][c] += u[r].of[e] * v.of[e];
+        }
+    }
+#endif
+}
+
+// Where sum->of[r][c] belongs in the block's tile.
+static __device__ __forceinline__ int filter_held_w(Place at, int r)
+{
+    return TF32 ? at.f + 8 * r + at.lane / 4 : at.f + 4 * r + at.lane / 8;
+}
+
+static __device__ __forceinline__ int tap_held(Place at, int c)
+{
+    return TF32 ? at.n + c / 2 * 8 + at.lane % 4 * 2 + c % 2 : at.n + 8 * c + at.lane % 8;
+}
+
+struct StageW {
+    REAL g[TF][PITCH], x[TN][PITCH], y[TF][TK];
+};
+
 // The sums over chunk number blockIdx.z / groups: `per` columns, a multiple of TK.
 //
 // reads   dy, y (if relu is set), x
@@ -38,105 +98,126 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) conv_backward_w(
     const REAL *dy, const REAL *y, const REAL *x, REAL *part, int C, int H, int W, int N, int F, int KH,
     int KW, int OH, int OW, int s, int top, int left, int relu, int groups, int per)
 {
-    __shared__ __align__(16) REAL gs[STAGES][TF][PITCH], xs[STAGES][TN][PITCH], ys[STAGES][TF][TK];
+    __shared__ __align__(16) StageW stages[STAGES];
     const int ROWS = THREADS / (TK / V); // rows that the block copies at once
-    const int FS = (TF + ROWS - 1) / ROWS, NS = (TN + ROWS - 1) / ROWS;
+    const int FS = (TF + ROWS - 1) / ROWS, NS = (TN + ROWS - 1) / ROWS, SIZE = (int)sizeof(StageW);
+    const int BELOW = ROWS * (int)sizeof(REAL);
     int tid = threadIdx.x, g = blockIdx.z % groups, chunk = blockIdx.z / groups;
     int M = OH * OW * N, K = C * KH * KW;
 
-    // what this thread copies: V terms from column m, of rows row, row + ROWS, ...
+    // This thread copies V terms of the filters and taps row, row + ROWS, ..., at the columns m, m + TK, ...
     int row = tid / (TK / V), col = tid % (TK / V) * V;
     int m = chunk * per + col, end = chunk * per + per < M ? chunk * per + per : M;
+    int steps = (end - chunk * per + TK - 1) / TK;
     Digits pixel = digits(m, OW, N); // i, j, n
     const Digits on = digits(TK, OW, N);
     int f0 = blockIdx.y * TF + row;
-    int du[NS], dv[NS], tap[NS];
+    long long from_g = (long long)(g * F + f0) * M + m, from_x[NS];
+    int du[NS], dv[NS], channel[NS];
+    bool there[NS];
 #pragma unroll
     for (int r = 0; r < NS; r++) {
         int k = blockIdx.x * TN + row + r * ROWS;
-        Digits at = digits(k, KH, KW); // c, p, q
-        du[r] = k < K ? at.b - top : -FAR;
-        dv[r] = at.c - left;
-        tap[r] = ((g * C + at.a) * H + at.b - top) * W + at.c - left;
+        Digits tap = digits(k, KH, KW); // c, p, q
+        du[r] = k < K ? tap.b - top : -FAR;
+        dv[r] = tap.c - left;
+        channel[r] = g * C + tap.a;
     }
-
-    auto copy_stage = [&](int stage) {
-#pragma unroll
-        for (int r = 0; r < FS; r++) {
-            bool there = f0 + r * ROWS < F && m < end;
-            long long from = there ? (long long)(g * F + f0 + r * ROWS) * M + m : 0;
-            if (TF % ROWS == 0 || row + r * ROWS < TF) {
-                copy_run(&gs[stage][row + r * ROWS][col], dy + from, there);
-                if (relu)
-                    copy_run(&ys[stage][row + r * ROWS][col], y + from, there);
-            }
-        }
+    auto find = [&] { // where the pixel's numbers are
 #pragma unroll
         for (int r = 0; r < NS; r++) {
             int u = pixel.a * s + du[r], v = pixel.b * s + dv[r];
-            bool there = m < end && (unsigned int)u < (unsigned int)H && (unsigned int)v < (unsigned int)W;
-            long long from = there ? (long long)(tap[r] + (pixel.a * W + pixel.b) * s) * N + pixel.c : 0;
-            if (TN % ROWS == 0 || row + r * ROWS < TN)
-                copy_run(&xs[stage][row + r * ROWS][col], x + from, there);
+            there[r] = (unsigned int)u < (unsigned int)H && (unsigned int)v < (unsigned int)W;
+            from_x[r] = (((long long)channel[r] * H + u) * W + v) * N + pixel.c;
         }
+    };
+    find();
+
+    Shared to_g = shared_place(&stages[0].g[row % TF][col]), to_x = shared_place(&stages[0].x[row % TN][col]);
+    Shared to_y = shared_place(&stages[0].y[row % TF][col]);
+
+    auto copy_stage = [&](int stage) {
+#pragma unroll
+        for (int r = 0; r < FS; r++)
+            if (TF % ROWS == 0 || row + r * ROWS < TF) {
+                bool some = f0 + r * ROWS < F && m < end;
+                long long from = from_g + (long long)(r * ROWS) * M;
+                copy_later<(int)sizeof(Run)>(to_g + stage * SIZE + r * BELOW * PITCH, dy + from, some);
+                if (relu)
+                    copy_later<(int)sizeof(Run)>(to_y + stage * SIZE + r * BELOW * TK, y + from, some);
+            }
+#pragma unroll
+        for (int r = 0; r < NS; r++)
+            if (TN % ROWS == 0 || row + r * ROWS < TN)
+                copy_later<(int)sizeof(Run)>(to_x + stage * SIZE + r * BELOW * PITCH, x + from_x[r],
+                                             there[r] && m < end);
         m += TK;
-        count(&pixel, on, OW, N);
+        from_g += TK;
+        if (pixel.c + TK < N) { // the same pixel of later images
+            pixel.c += TK;
+#pragma unroll
+            for (int r = 0; r < NS; r++)
+                from_x[r] += TK;
+        } else {
+            count(&pixel, on, OW, N);
+            find();
+        }
     };
 
     Sums sum = {};
     REAL db[FS] = {};
     Place at = place_in_block();
-    int steps = (end - chunk * per + TK - 1) / TK, next = STAGES - 1;
+    int stage = 0, next = STAGES - 1; // that is multiplied, and that is filled
 #pragma unroll
     for (int step = 0; step < STAGES - 1; step++) {
         if (step < steps)
             copy_stage(step);
         commit();
     }
-    for (int step = 0, stage = 0; step < steps; step++) {
+    for (int step = 0; step < steps; step++) {
         wait_for<STAGES - 2>(); // this thread's copies for this step are there
+        if (relu || blockIdx.x == 0)
 #pragma unroll
-        for (int r = 0; r < FS; r++)
-            if (TF % ROWS == 0 || row + r * ROWS < TF) {
-                REAL *run = &gs[stage][row + r * ROWS][col];
-                if (relu)
-                    through_relu(run, &ys[stage][row + r * ROWS][col]);
-                if (blockIdx.x == 0)
+            for (int r = 0; r < FS; r++)
+                if (TF % ROWS == 0 || row + r * ROWS < TF) {
+                    Run *place = (Run *)&stages[stage].g[row + r * ROWS][col], run = *place;
+                    if (relu)
+                        *place = run = through_relu(run, *(const Run *)&stages[stage].y[row + r * ROWS][col]);
+#pragma unroll
                     for (int e = 0; e < V; e++)
-                        db[r] += run[e];
-            }
+                        db[r] += run.of[e];
+                }
         __syncthreads(); // all threads' are, and nobody reads the stage before any more
         if (step + STAGES - 1 < steps)
             copy_stage(next);
         commit();
-        multiply_rows(gs[stage], xs[stage], at, &sum);
-        next = next + 1 < STAGES ? next + 1 : 0;
+        multiply_rows(stages[stage].g, stages[stage].x, at, &sum);
+        next = stage;
         stage = stage + 1 < STAGES ? stage + 1 : 0;
     }
 
     part += ((long long)chunk * groups + g) * F * (K + 1);
 #pragma unroll
     for (int r = 0; r < ROWS_HELD; r++) {
-        int f = blockIdx.y * TF + filter_by_rows(at, r);
+        int f = blockIdx.y * TF + filter_held_w(at, r);
 #pragma unroll
         for (int c = 0; c < COLUMNS_HELD; c++) {
-            int k = blockIdx.x * TN + column_by_rows(at, c);
+            int k = blockIdx.x * TN + tap_held(at, c);
             if (f < F && k < K)
                 part[(long long)f * (K + 1) + k] = sum.of[r][c];
         }
     }
     if (blockIdx.x)
-        return;
-    __syncthreads(); // the stages have been read: what each thread has of db goes there
+        return; // of the blocks with the same filters, the first writes db
 #pragma unroll
     for (int r = 0; r < FS; r++)
         if (TF % ROWS == 0 || row + r * ROWS < TF)
-            ys[0][row + r * ROWS][col / V] = db[r];
-    __syncthreads();
+            stages[0].y[row + r * ROWS][col / V] = db[r];
+    __syncthreads(); // what each thread has of db is there
     for (int r = tid, f = blockIdx.y * TF + r; r < TF && f < F; r += THREADS, f += THREADS) {
         REAL total = 0;
         for (int k = 0; k < TK / V; k++)
-            total += ys[0][r][k];
+            total += stages[0].y[r][k];
         part[(long long)f * (K + 1) + K] = total;
     }
 }

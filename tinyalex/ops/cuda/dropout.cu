@@ -1,6 +1,12 @@
 // Dropout: the mask, drawn by a counter-based generator, and the product with it.
 
+#include "images.cuh"
+
 typedef unsigned long long u64;
+
+struct alignas(V) Kept {
+    bool of[V];
+};
 
 // mask[i] = word first+i of the stream <= most, i = 0 ... size-1.
 //
@@ -8,17 +14,18 @@ typedef unsigned long long u64;
 // Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011), read as 32-bit words, low halves first.
 // Four 64-bit words, eight of the stream, come from each value of the counter, which NumPy starts at 1.
 //
-// reads   nothing
+// reads   key, one number: where a recorded step is replayed, the host writes it anew each time
 // writes  mask
 // least   1*size bytes
 // grid    (ceil(blocks / block)), blocks = values of the counter from first/8 on: a thread each
-extern "C" __global__ void dropout_mask(bool *mask, u64 key, u64 first, int blocks, int size, unsigned int most)
+extern "C" __global__ void dropout_mask(bool *mask, const u64 *key, u64 first, int blocks, int size,
+                                        unsigned int most)
 {
     int t = blockIdx.x * blockDim.x + threadIdx.x;
     if (t >= blocks)
         return;
     u64 block = first / 8 + t;
-    u64 c0 = block + 1, c1 = 0, c2 = 0, c3 = 0, k0 = key, k1 = 0;
+    u64 c0 = block + 1, c1 = 0, c2 = 0, c3 = 0, k0 = *key, k1 = 0;
     for (int round = 0; round < 10; round++) {
         const u64 m0 = 0xD2E7470EE14C6C93ULL, m1 = 0xCA5A826395121157ULL;
         u64 high0 = __umul64hi(m0, c0), low0 = m0 * c0, high1 = __umul64hi(m1, c2), low1 = m1 * c2;
@@ -48,5 +55,9 @@ extern "C" __global__ void dropout_apply(const REAL *x, const bool *mask, REAL *
     int t = blockIdx.x * blockDim.x + threadIdx.x;
     if (t >= size)
         return;
-    y[t] = x[t] * (mask[t] ? scale : (REAL)0);
+    Images value = ((const Images *)x)[t];
+    Kept kept = ((const Kept *)mask)[t];
+    for (int k = 0; k < V; k++)
+        value.of[k] *= kept.of[k] ? scale : (REAL)0;
+    ((Images *)y)[t] = value;
 }

@@ -1,4 +1,4 @@
-"""Dropout on the GPU: the mask is made there from its seed, nothing is copied from the host."""
+"""Dropout on the GPU: the mask is made there from its seed; of the host comes a number of 8 bytes."""
 
 import math
 
@@ -6,23 +6,24 @@ import numpy as np
 
 from tinyalex.memory import empty
 from tinyalex.ops.checks import xp_of
-from tinyalex.ops.cuda.launch import launch
+from tinyalex.ops.cuda import graph
+from tinyalex.ops.cuda.launch import images, launch
 
 
-def dropout_mask(xp, key, first, shape, most):
-    """Return the mask of numbers first … of the stream of ``key``: those up to ``most`` are kept."""
-    mask = empty(xp, shape, bool)
+def dropout_mask(xp, draw, first, shape, most):
+    """Return the mask of numbers first … of the stream of the key draw(): those up to ``most`` are kept."""
+    mask, key = empty(xp, shape, bool), empty(xp, (1,), "uint64")
     size = math.prod(shape)
     blocks = (first + size - 1) // 8 - first // 8 + 1  # eight numbers come from each value of the counter
-    key, first, most = np.uint64(key), np.uint64(first), np.uint32(most)
-    launch("dropout.dropout_mask", (blocks,), mask, key, first, blocks, size, most)
+    graph.host(lambda: graph.upload(key, draw()))
+    launch("dropout.dropout_mask", (blocks,), mask, key, np.uint64(first), blocks, size, np.uint32(most))
     return mask
 
 
 def dropout_apply(x, mask, scale):
     """Return x · mask · scale."""
     xp = xp_of(x, mask)
-    y = empty(xp, x.shape, x.dtype)
-    x, mask = xp.ascontiguousarray(x), xp.ascontiguousarray(mask)
-    launch("dropout.dropout_apply", (x.size,), x, mask, y, x.size, float(scale))
+    x, mask, y = xp.ascontiguousarray(x), xp.ascontiguousarray(mask), empty(xp, x.shape, x.dtype)
+    v = images(x.size, x, mask, y)
+    launch("dropout.dropout_apply", (x.size // v,), x, mask, y, x.size // v, float(scale), V=v)
     return y

@@ -3,17 +3,21 @@
 import contextlib
 import functools
 import re
+import sys
 import threading
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from tinyalex.errors import DeviceError
 from tinyalex.ops.checks import xp_of
+from tinyalex.ops.cuda import graph
 
 BLOCK = 256  # threads in a block
 FOLDER = Path(__file__).parent
 SOURCES = sorted(FOLDER.glob("*.cu"))
+REALS = {np.dtype(real): real for real in (np.float32, np.float64)}
 
 
 def launch(kernel, threads, *args, nbytes=None, flop=0, block=BLOCK, **defines):
@@ -27,22 +31,32 @@ def launch(kernel, threads, *args, nbytes=None, flop=0, block=BLOCK, **defines):
     Returns at once: the device is not waited for.  Raises DeviceError for an array that is not on the current
     device, which CuPy would not notice.
     """
-    xp, dtype = xp_of(args[0]), args[0].dtype
-    real = dtype.type if dtype.kind == "f" else np.float32
-    x, y, z = (*threads, 1, 1)[:3]
+    xp = sys.modules.get("cupy") or xp_of(args[0])
+    x, y, z = threads if len(threads) == 3 else (*threads, 1, 1)[:3]
     if not x * y * z:
         return
-    device = xp.cuda.runtime.getDevice()
-    arrays = [a for a in args if isinstance(a, xp.ndarray)]
-    elsewhere = {a.device.id for a in arrays} - {device}
-    if elsewhere:
-        raise DeviceError(f"{kernel}: expected arrays on cuda:{device}, found some on cuda:{min(elsewhere)}")
+    real = REALS.get(args[0].dtype, np.float32)
+    device, ndarray, passed = xp.cuda.runtime.getDevice(), xp.ndarray, []
+    for a in args:
+        kind = type(a)
+        if kind is int or kind is bool:
+            a = np.int32(a)
+        elif kind is float:
+            a = real(a)
+        elif kind is ndarray and a.data.device_id != device:
+            raise DeviceError(
+                f"{kernel}: expected arrays on cuda:{device}, found some on cuda:{a.data.device_id}"
+            )
+        passed.append(a)
     function = _function(xp, device, kernel, real, tuple(defines.items()))
-    types = {int: np.int32, bool: np.int32, float: real}
-    args = tuple(types[type(a)](a) if type(a) in types else a for a in args)
     block = min(block, -(-x // 32) * 32)
-    with _clocked(xp, kernel, sum(a.nbytes for a in arrays) if nbytes is None else nbytes, flop):
-        function((-(-x // block), y, z), (block,), args)
+    if _clock.events is None:
+        function((-(-x // block), y, z), (block,), passed)
+        return
+    if nbytes is None:
+        nbytes = sum(a.nbytes for a in args if isinstance(a, ndarray))
+    with _clocked(xp, kernel.rpartition(".")[2], nbytes, flop):
+        function((-(-x // block), y, z), (block,), passed)
 
 
 def images(N, *arrays):
@@ -57,36 +71,51 @@ def images(N, *arrays):
 def matmul(a, b, out=None):
     """The product of two matrices, by cuBLAS.  out: C-contiguous."""
     xp = xp_of(a, b)
+    if out is None:
+        out = xp.empty((a.shape[0], b.shape[1]), a.dtype)
     with _clocked(xp, "matmul", flop=2 * a.shape[0] * a.shape[1] * b.shape[1]):
-        return xp.matmul(a, b, out=out)
+        graph.outside(lambda: xp.matmul(a, b, out=out))
+    return out
 
 
-_clock = threading.local()
+class Launched(NamedTuple):
+    """A launch as `timed` saw it."""
+
+    place: str  # what it was done on behalf of: "conv2 backward"
+    kernel: str
+    bytes: int  # the least that it must move, counted as `traffic` does; 0 for a product
+    flop: int
+    start: object  # events before and after
+    end: object
+
+
+class _Clock(threading.local):
+    events = place = None
+
+
+_clock = _Clock()
 
 
 @contextlib.contextmanager
-def timed():
-    """Yield a list that gets (kernel, bytes, FLOP, event before, event after) of each launch of this thread.
-
-    The bytes are the least that the launch must move, counted as `traffic` does; 0 for a matrix product.
-    """
-    _clock.events = []
+def timed(place=str):
+    """Yield a list that gets a `Launched` for each launch of this thread; place(): whose it is."""
+    _clock.events, _clock.place = [], place
     try:
         yield _clock.events
     finally:
-        del _clock.events
+        _clock.events = _clock.place = None
 
 
 @contextlib.contextmanager
 def _clocked(xp, kernel, nbytes=0, flop=0):
-    if not hasattr(_clock, "events"):
+    if _clock.events is None:
         yield
         return
     start, end = xp.cuda.Event(), xp.cuda.Event()
     start.record()
     yield
     end.record()
-    _clock.events.append((kernel, nbytes, flop, start, end))
+    _clock.events.append(Launched(_clock.place(), kernel, nbytes, flop, start, end))
 
 
 @functools.cache
@@ -97,7 +126,7 @@ def _function(xp, device, kernel, real, defines):
 
 @functools.cache
 def _module(xp, device, file, real, defines):
-    options = [f"-DREAL={'float' if real == np.float32 else 'double'}"]
+    options = [f"-DREAL={'float' if real is np.float32 else 'double'}"]
     options += [f"-D{name}={value}" for name, value in defines]
     return xp.RawModule(code=source(file), options=tuple(options))
 

@@ -3,8 +3,9 @@
 from tinyalex.memory import empty
 from tinyalex.ops.activation import relu
 from tinyalex.ops.checks import xp_of
-from tinyalex.ops.cuda.conv import bias
+from tinyalex.ops.cuda.bias import bias
 from tinyalex.ops.cuda.launch import matmul
+from tinyalex.ops.cuda.sums import sum_rows
 
 
 def linear_forward(x, w, b, activation):
@@ -19,4 +20,4 @@ def linear_forward(x, w, b, activation):
 
 def linear_backward(g, x, w):
     """Return (dx, dw, db); g is the gradient before the neuron."""
-    return matmul(w.T, g), matmul(g, x.T), g.sum(axis=1)
+    return matmul(w.T, g), matmul(g, x.T), sum_rows(g, empty(xp_of(g), (len(g),), g.dtype))

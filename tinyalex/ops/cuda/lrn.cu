@@ -4,75 +4,130 @@
 //   dx_i = dy_i s_i^-beta - 2 a beta x_i * sum of dy_j x_j s_j^(-beta-1) over the j whose window holds i
 //
 // A window starts n/2 before its element and is cut off at the ends (lrn: of each group of `size` channels).
-// All arrays: (C,H,W,N).  Threads run along the innermost axes; a window's other elements come from the cache.
+// All arrays: (C,H,W,N).  Threads run along the innermost axes, and take V images each (images.cuh).
 
-// s^-beta; for the usual beta = 3/4 by two square roots, many times as fast as a power.
+#include "images.cuh"
+#ifndef HALF
+#define HALF 2  // lrn's windows reach at most so many channels to either side: they lie in registers
+#endif
+#define WINDOW (2 * HALF + 1)
+
+// s^-beta.  For the usual beta = 3/4 that is s^-1/2 s^-1/2 s^1/4, by the reciprocal square root, which is one
+// instruction.
 static __device__ REAL power(REAL s, REAL beta)
 {
     if (beta == (REAL)0.75) {
-        REAL root = sqrt(s);
-        return 1 / (root * sqrt(root));
+        REAL root = rsqrt(s);
+        return root * root * rsqrt(root);
     }
     return pow(s, -beta);
 }
 
+// The window's other channels are the thread's own: it walks through the channels of a group, and reads each
+// number once, one channel ahead.  w = x of the channels c-HALF ... c+HALF, 0 beyond the group's ends.
+//
 // reads   x, once
-// writes  y, s
-// least   4 * 3*C*H*W*N bytes
-// grid    (ceil(H*W*N / block), C)
-extern "C" __global__ void lrn_forward(const REAL *x, REAL *y, REAL *s, int pixels, int size, int n, REAL k,
-                                       REAL a, REAL beta)
+// writes  y
+// least   4 * 2*C*H*W*N bytes
+// grid    (ceil(H*W*N / block), groups)
+extern "C" __global__ void lrn_forward(const REAL *x, REAL *y, int pixels, int size, int n, REAL k, REAL a,
+                                       REAL beta)
 {
     int t = blockIdx.x * blockDim.x + threadIdx.x;  // (h,w,n)
     if (t >= pixels)
         return;
-    int c = blockIdx.y, start = c / size * size, stop = start + size;  // of the channel's group
-    int first = c - n / 2, last = first + n;
-    first = first > start ? first : start;
-    last = last < stop ? last : stop;
-    REAL sum = 0;
-    for (int j = first; j < last; j++) {
-        REAL value = x[(long long)j * pixels + t];
-        sum += value * value;
+    long long begin = (long long)blockIdx.y * size * pixels + t;
+    const Images *in = (const Images *)x + begin;
+    Images *out = (Images *)y + begin;
+    const Images zero = {};
+    Images w[WINDOW] = {};
+    for (int j = 0; j < HALF; j++)
+        w[HALF + 1 + j] = j < size ? in[(long long)j * pixels] : zero;
+    Images next = HALF < size ? in[(long long)HALF * pixels] : zero;
+    int first = HALF - n / 2;  // of the window of channel c, in w
+    for (int c = 0; c < size; c++) {
+        for (int j = 0; j + 1 < WINDOW; j++)
+            w[j] = w[j + 1];
+        w[WINDOW - 1] = next;
+        next = c + HALF + 1 < size ? in[(long long)(c + HALF + 1) * pixels] : zero;
+        Images result;
+        for (int m = 0; m < V; m++) {
+            REAL sum = 0;
+            for (int j = 0; j < WINDOW; j++)
+                if (j >= first && j < first + n)
+                    sum += w[j].of[m] * w[j].of[m];
+            result.of[m] = w[HALF].of[m] * power(k + a * sum, beta);
+        }
+        out[(long long)c * pixels] = result;
     }
-    long long place = (long long)c * pixels + t;
-    REAL bracket = k + a * sum;
-    s[place] = bracket;
-    y[place] = x[place] * power(bracket, beta);
 }
 
-// reads   dy, x, s, once each
+// The same walk.  Channel c gets the sum of the ratios dy x s^(-beta-1) of the channels whose windows hold it.
+// The ratio of channel c+HALF has just come in: its s is computed from w = x of the channels c ... c+2 HALF.
+//
+// reads   dy, x, once each
 // writes  dx
-// least   4 * 4*C*H*W*N bytes
-// grid    (ceil(H*W*N / block), C)
-extern "C" __global__ void lrn_backward(const REAL *dy, const REAL *x, const REAL *s, REAL *dx, int pixels,
-                                        int size, int n, REAL a, REAL beta)
+// least   4 * 3*C*H*W*N bytes
+// grid    (ceil(H*W*N / block), groups)
+extern "C" __global__ void lrn_backward(const REAL *dy, const REAL *x, REAL *dx, int pixels, int size, int n,
+                                        REAL k, REAL a, REAL beta)
 {
     int t = blockIdx.x * blockDim.x + threadIdx.x;
     if (t >= pixels)
         return;
-    int c = blockIdx.y, start = c / size * size, stop = start + size;
-    int first = c - (n - 1 - n / 2), last = first + n;  // the channels whose windows hold c
-    first = first > start ? first : start;
-    last = last < stop ? last : stop;
-    REAL sum = 0;
-    for (int j = first; j < last; j++) {
-        long long place = (long long)j * pixels + t;
-        sum += dy[place] * x[place] * power(s[place], beta) / s[place];
+    long long begin = (long long)blockIdx.y * size * pixels + t;
+    const Images *in = (const Images *)x + begin, *above = (const Images *)dy + begin;
+    Images *out = (Images *)dx + begin;
+    const Images zero = {};
+    Images w[WINDOW] = {}, ratio[WINDOW] = {};  // ratio: of the channels c-HALF ... c+HALF
+    Images direct[HALF + 1] = {};  // dy s^-beta of the channels c ... c+HALF
+    for (int j = 0; j < HALF; j++)
+        w[HALF + 1 + j] = j < size ? in[(long long)j * pixels] : zero;
+    Images next = HALF < size ? in[(long long)HALF * pixels] : zero, next_dy = above[0];
+    int first = HALF - n / 2, first_ratio = HALF - (n - 1 - n / 2);
+    for (int c = -HALF; c < size; c++) {
+        for (int j = 0; j + 1 < WINDOW; j++) {
+            w[j] = w[j + 1];
+            ratio[j] = ratio[j + 1];
+        }
+        for (int j = 0; j < HALF; j++)
+            direct[j] = direct[j + 1];
+        int last = c + HALF;  // the channel that comes in
+        w[WINDOW - 1] = next;
+        next = last + HALF + 1 < size ? in[(long long)(last + HALF + 1) * pixels] : zero;
+        Images gradient = next_dy;  // 0 beyond the group
+        next_dy = last + 1 < size ? above[(long long)(last + 1) * pixels] : zero;
+        Images result;
+        for (int m = 0; m < V; m++) {
+            REAL squares = 0, sum = 0;
+            for (int j = 0; j < WINDOW; j++)
+                if (j >= first && j < first + n)
+                    squares += w[j].of[m] * w[j].of[m];
+            REAL s = k + a * squares, through = gradient.of[m] * power(s, beta);
+            direct[HALF].of[m] = through;
+            ratio[WINDOW - 1].of[m] = through * w[HALF].of[m] / s;
+            for (int j = 0; j < WINDOW; j++)
+                if (j >= first_ratio && j < first_ratio + n)
+                    sum += ratio[j].of[m];
+            result.of[m] = direct[0].of[m] - 2 * a * beta * w[0].of[m] * sum;
+        }
+        if (c >= 0)
+            out[(long long)c * pixels] = result;
     }
-    long long place = (long long)c * pixels + t;
-    dx[place] = dy[place] * power(s[place], beta) - 2 * a * beta * x[place] * sum;
 }
 
 // Sum over the n x n window that starts `before` up and left of (u,v) in a map (H,W,N), of squares if asked.
-static __device__ REAL box(const REAL *map, int square, int u, int t, int H, int W, int N, int n, int before)
+static __device__ Images box(const Images *map, bool square, int u, int t, int H, int W, int N, int n,
+                             int before)
 {
-    int u0 = u - before, v0 = t / N - before;
-    REAL sum = 0;
+    int v = t / N, u0 = u - before, v0 = v - before;
+    map += t - v * N;
+    Images sum = {};
     for (int p = u0 < 0 ? 0 : u0; p < u0 + n && p < H; p++)
         for (int q = v0 < 0 ? 0 : v0; q < v0 + n && q < W; q++) {
-            REAL value = map[((long long)p * W + q) * N + t % N];
-            sum += square ? value * value : value;
+            Images pixel = map[((long long)p * W + q) * N];
+            for (int m = 0; m < V; m++)
+                sum.of[m] += square ? pixel.of[m] * pixel.of[m] : pixel.of[m];
         }
     return sum;
 }
@@ -81,17 +136,22 @@ static __device__ REAL box(const REAL *map, int square, int u, int t, int H, int
 // writes  y, s
 // least   4 * 3*C*H*W*N bytes
 // grid    (ceil(W*N / block), H, C)
-extern "C" __global__ void same_map_forward(const REAL *x, REAL *y, REAL *s, int W, int N, int n, REAL k,
-                                            REAL a, REAL beta)
+extern "C" __global__ void same_map_forward(const REAL *x, REAL *y, REAL *s, int W, int N, int n, REAL k, REAL a,
+                                            REAL beta)
 {
     int t = blockIdx.x * blockDim.x + threadIdx.x;  // (w,n)
     if (t >= W * N)
         return;
     int H = gridDim.y, u = blockIdx.y;
     long long map = (long long)blockIdx.z * H * W * N, place = map + (long long)u * W * N + t;
-    REAL bracket = k + a * box(x + map, 1, u, t, H, W, N, n, n / 2);
-    s[place] = bracket;
-    y[place] = x[place] * power(bracket, beta);
+    Images bracket = box((const Images *)x + map, true, u, t, H, W, N, n, n / 2);
+    Images result = ((const Images *)x)[place];
+    for (int m = 0; m < V; m++) {
+        bracket.of[m] = k + a * bracket.of[m];
+        result.of[m] *= power(bracket.of[m], beta);
+    }
+    ((Images *)s)[place] = bracket;
+    ((Images *)y)[place] = result;
 }
 
 // ratio = dy x s^(-beta-1): what same_map_backward sums, computed once an element and not n*n times.
@@ -100,14 +160,17 @@ extern "C" __global__ void same_map_forward(const REAL *x, REAL *y, REAL *s, int
 // writes  ratio
 // least   4 * 4*C*H*W*N bytes
 // grid    (ceil(H*W*N / block), C)
-extern "C" __global__ void same_map_ratio(const REAL *dy, const REAL *x, const REAL *s, REAL *ratio,
-                                          int pixels, REAL beta)
+extern "C" __global__ void same_map_ratio(const REAL *dy, const REAL *x, const REAL *s, REAL *ratio, int pixels,
+                                          REAL beta)
 {
     int t = blockIdx.x * blockDim.x + threadIdx.x;
     if (t >= pixels)
         return;
     long long place = (long long)blockIdx.y * pixels + t;
-    ratio[place] = dy[place] * x[place] * power(s[place], beta) / s[place];
+    Images above = ((const Images *)dy)[place], in = ((const Images *)x)[place], at = ((const Images *)s)[place];
+    for (int m = 0; m < V; m++)
+        above.of[m] *= in.of[m] * power(at.of[m], beta) / at.of[m];
+    ((Images *)ratio)[place] = above;
 }
 
 // reads   ratio, dy, x, s, once each
@@ -122,6 +185,9 @@ extern "C" __global__ void same_map_backward(const REAL *ratio, const REAL *dy, 
         return;
     int H = gridDim.y, u = blockIdx.y;
     long long map = (long long)blockIdx.z * H * W * N, place = map + (long long)u * W * N + t;
-    REAL sum = box(ratio + map, 0, u, t, H, W, N, n, n - 1 - n / 2);
-    dx[place] = dy[place] * power(s[place], beta) - 2 * a * beta * x[place] * sum;
+    Images sum = box((const Images *)ratio + map, false, u, t, H, W, N, n, n - 1 - n / 2);
+    Images above = ((const Images *)dy)[place], in = ((const Images *)x)[place], at = ((const Images *)s)[place];
+    for (int m = 0; m < V; m++)
+        above.of[m] = above.of[m] * power(at.of[m], beta) - 2 * a * beta * in.of[m] * sum.of[m];
+    ((Images *)dx)[place] = above;
 }

@@ -1,31 +1,52 @@
 """Response normalization on the GPU, across channels and within a map.  All arguments have been checked."""
 
+from typing import NamedTuple
+
 from tinyalex.memory import empty
 from tinyalex.ops.checks import xp_of
-from tinyalex.ops.cuda.launch import launch
+from tinyalex.ops.cuda.launch import images, launch
+
+IMAGES = 2  # a thread takes no more: it keeps a window of channels in registers for each of them
+
+
+class LRNCache(NamedTuple):
+    """What backward needs: the input, and the constants.  The bracket s is computed again."""
+
+    x: object  # (C, H, W, N)
+    n: int
+    k: float
+    a: float
+    beta: float
+    groups: int
+
+
+def _half(n):
+    """How far the kernel's registers reach to either side: 2, 4, 8, …, so that there are few kernels."""
+    return max(2, 1 << (n // 2 - 1).bit_length())
 
 
 def lrn_forward(x, n, k, a, beta, groups):
-    """Return (y, s)."""
+    """Return (y, cache)."""
     xp = xp_of(x)
-    C, pixels = len(x), x[0].size
-    y, s = empty(xp, x.shape, x.dtype), empty(xp, x.shape, x.dtype)
+    x = xp.ascontiguousarray(x)
+    y = empty(xp, x.shape, x.dtype)
+    v = min(IMAGES, images(x.shape[-1], x, y))
     launch(
-        "lrn.lrn_forward", (pixels, C), xp.ascontiguousarray(x), y, s,
-        pixels, C // groups, n, float(k), float(a), float(beta),
+        "lrn.lrn_forward", (x[0].size // v, groups), x, y,
+        x[0].size // v, len(x) // groups, n, float(k), float(a), float(beta), V=v, HALF=_half(n),
     )  # fmt: skip
-    return y, s
+    return y, LRNCache(x, n, k, a, beta, groups)
 
 
 def lrn_backward(dy, cache):
     """Return dx."""
-    x, s, n, a, beta, groups = cache
-    xp = xp_of(dy, x, s)
-    C, pixels = len(x), x[0].size
-    dx = empty(xp, x.shape, x.dtype)
+    x, n, k, a, beta, groups = cache
+    xp = xp_of(dy, x)
+    dy, dx = xp.ascontiguousarray(dy), empty(xp, x.shape, x.dtype)
+    v = min(IMAGES, images(x.shape[-1], x, dy, dx))
     launch(
-        "lrn.lrn_backward", (pixels, C), xp.ascontiguousarray(dy), xp.ascontiguousarray(x), s, dx,
-        pixels, C // groups, n, float(a), float(beta),
+        "lrn.lrn_backward", (x[0].size // v, groups), dy, x, dx,
+        x[0].size // v, len(x) // groups, n, float(k), float(a), float(beta), V=v, HALF=_half(n),
     )  # fmt: skip
     return dx
 
@@ -34,10 +55,12 @@ def same_map_norm_forward(x, n, k, a, beta):
     """Return (y, s)."""
     xp = xp_of(x)
     C, H, W, N = x.shape
+    x = xp.ascontiguousarray(x)
     y, s = empty(xp, x.shape, x.dtype), empty(xp, x.shape, x.dtype)
+    v = images(N, x, y, s)
     launch(
-        "lrn.same_map_forward", (W * N, H, C), xp.ascontiguousarray(x), y, s,
-        W, N, n, float(k), float(a), float(beta),
+        "lrn.same_map_forward", (W * N // v, H, C), x, y, s,
+        W, N // v, n, float(k), float(a), float(beta), V=v,
     )  # fmt: skip
     return y, s
 
@@ -49,7 +72,11 @@ def same_map_norm_backward(dy, cache):
     C, H, W, N = x.shape
     dy, x = xp.ascontiguousarray(dy), xp.ascontiguousarray(x)
     ratio, dx = empty(xp, x.shape, x.dtype), empty(xp, x.shape, x.dtype)
-    pixels = H * W * N
-    launch("lrn.same_map_ratio", (pixels, C), dy, x, s, ratio, pixels, float(beta))
-    launch("lrn.same_map_backward", (W * N, H, C), ratio, dy, x, s, dx, W, N, n, float(a), float(beta))
+    v = images(N, x, dy, s)
+    pixels = H * W * N // v
+    launch("lrn.same_map_ratio", (pixels, C), dy, x, s, ratio, pixels, float(beta), V=v)
+    launch(
+        "lrn.same_map_backward", (W * N // v, H, C), ratio, dy, x, s, dx,
+        W, N // v, n, float(a), float(beta), V=v,
+    )  # fmt: skip
     return dx

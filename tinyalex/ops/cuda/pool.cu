@@ -1,7 +1,13 @@
-// Max and average pooling over ZH x ZW windows, one every SH rows and SW columns, cut off at the picture's edges.
+// Max and average pooling over ZH x ZW windows, one every SH rows and SW columns, cut off at the edges.
 //
 // x, dx: (C,H,W,N).  y, dy, winner: (C,OH,OW,N).  Threads run along (j,n) or (v,n): neighbours read and write
-// neighbouring images.
+// neighbouring images, V of them each (images.cuh).
+
+#include "images.cuh"
+
+struct alignas(sizeof(short) * V) Winners {
+    unsigned short of[V];
+};
 
 // y = the window's largest pixel (NaN if it holds one), winner = p*ZW+q of the first such in reading order.
 //
@@ -15,21 +21,30 @@ extern "C" __global__ void max_pool_forward(const REAL *x, REAL *y, unsigned sho
     int t = blockIdx.x * blockDim.x + threadIdx.x;  // (j,n)
     if (t >= OW * N)
         return;
-    int i = blockIdx.y, c = blockIdx.z, n = t % N;
-    int u0 = i * SH - top, v0 = t / N * SW - left;
-    REAL largest = 0;
-    int where = -1;
+    int i = blockIdx.y, c = blockIdx.z, j = t / N, n = t - j * N;
+    int u0 = i * SH - top, v0 = j * SW - left;
+    const Images *map = (const Images *)x + (long long)c * H * W * N + n;
+    Images largest = {};
+    int where[V];
+    for (int k = 0; k < V; k++)
+        where[k] = -1;
     for (int p = u0 < 0 ? -u0 : 0; p < ZH && u0 + p < H; p++)
         for (int q = v0 < 0 ? -v0 : 0; q < ZW && v0 + q < W; q++) {
-            REAL value = x[(((long long)c * H + u0 + p) * W + v0 + q) * N + n];
-            if (where < 0 || value > largest || (value != value && largest == largest)) {
-                largest = value;
-                where = p * ZW + q;
+            Images pixel = map[((long long)(u0 + p) * W + v0 + q) * N];
+            for (int k = 0; k < V; k++) {
+                REAL value = pixel.of[k], best = largest.of[k];
+                if (where[k] < 0 || value > best || (value != value && best == best)) {
+                    largest.of[k] = value;
+                    where[k] = p * ZW + q;
+                }
             }
         }
+    Winners winners;
+    for (int k = 0; k < V; k++)
+        winners.of[k] = where[k];
     long long place = ((long long)c * gridDim.y + i) * OW * N + t;
-    y[place] = largest;
-    winner[place] = where;
+    ((Images *)y)[place] = largest;
+    ((Winners *)winner)[place] = winners;
 }
 
 // dx[u,v] = sum of dy over the windows whose winner is (u,v): each pixel looks at the windows that cover it,
@@ -46,20 +61,26 @@ extern "C" __global__ void max_pool_backward(const REAL *dy, const unsigned shor
     int t = blockIdx.x * blockDim.x + threadIdx.x;  // (v,n)
     if (t >= W * N)
         return;
-    int u = blockIdx.y + top, v = t / N + left, c = blockIdx.z, n = t % N;  // u, v: in the padded picture
-    REAL sum = 0;
+    int c = blockIdx.z, v = t / N, n = t - v * N;
+    int u = blockIdx.y + top;  // from here on u, v are in the padded picture
+    v += left;
+    int q0 = v % SW, j0 = v / SW;
+    Images sum = {};
     for (int p = u % SH, i = u / SH; p < ZH && i >= 0; p += SH, i--) {
         if (i >= OH)
             continue;
-        for (int q = v % SW, j = v / SW; q < ZW && j >= 0; q += SW, j--) {
+        for (int q = q0, j = j0; q < ZW && j >= 0; q += SW, j--) {
             if (j >= OW)
                 continue;
             long long place = (((long long)c * OH + i) * OW + j) * N + n;
-            if (winner[place] == p * ZW + q)
-                sum += dy[place];
+            Winners won = ((const Winners *)winner)[place];
+            Images gradient = ((const Images *)dy)[place];
+            for (int k = 0; k < V; k++)
+                if (won.of[k] == p * ZW + q)
+                    sum.of[k] += gradient.of[k];
         }
     }
-    dx[((long long)c * gridDim.y + blockIdx.y) * W * N + t] = sum;
+    ((Images *)dx)[((long long)c * gridDim.y + blockIdx.y) * W * N + t] = sum;
 }
 
 // How many of the window's pixels o*s-before ... +z-1 are in 0 ... size-1.
@@ -81,14 +102,20 @@ extern "C" __global__ void avg_pool_forward(const REAL *x, REAL *y, int H, int W
     int t = blockIdx.x * blockDim.x + threadIdx.x;  // (j,n)
     if (t >= OW * N)
         return;
-    int i = blockIdx.y, j = t / N, c = blockIdx.z, n = t % N;
+    int i = blockIdx.y, c = blockIdx.z, j = t / N, n = t - j * N;
     int u0 = i * SH - top, v0 = j * SW - left;
-    REAL sum = 0;
+    const Images *map = (const Images *)x + (long long)c * H * W * N + n;
+    Images sum = {};
     for (int u = u0 < 0 ? 0 : u0; u < u0 + ZH && u < H; u++)
-        for (int v = v0 < 0 ? 0 : v0; v < v0 + ZW && v < W; v++)
-            sum += x[(((long long)c * H + u) * W + v) * N + n];
+        for (int v = v0 < 0 ? 0 : v0; v < v0 + ZW && v < W; v++) {
+            Images pixel = map[((long long)u * W + v) * N];
+            for (int k = 0; k < V; k++)
+                sum.of[k] += pixel.of[k];
+        }
     int count = real_pixels(i, ZH, SH, top, H) * real_pixels(j, ZW, SW, left, W);
-    y[((long long)c * gridDim.y + i) * OW * N + t] = sum / count;
+    for (int k = 0; k < V; k++)
+        sum.of[k] /= count;
+    ((Images *)y)[((long long)c * gridDim.y + i) * OW * N + t] = sum;
 }
 
 // dx[u,v] = sum of dy / (real pixels) over the windows that cover (u,v).
@@ -103,17 +130,22 @@ extern "C" __global__ void avg_pool_backward(const REAL *dy, REAL *dx, int W, in
     int t = blockIdx.x * blockDim.x + threadIdx.x;  // (v,n)
     if (t >= W * N)
         return;
-    int H = gridDim.y, u = blockIdx.y + top, v = t / N + left, c = blockIdx.z, n = t % N;
-    REAL sum = 0;
+    int H = gridDim.y, c = blockIdx.z, v = t / N, n = t - v * N;
+    int u = blockIdx.y + top;
+    v += left;
+    int q0 = v % SW, j0 = v / SW;
+    Images sum = {};
     for (int p = u % SH, i = u / SH; p < ZH && i >= 0; p += SH, i--) {
         if (i >= OH)
             continue;
-        for (int q = v % SW, j = v / SW; q < ZW && j >= 0; q += SW, j--) {
+        for (int q = q0, j = j0; q < ZW && j >= 0; q += SW, j--) {
             if (j >= OW)
                 continue;
-            int count = real_pixels(i, ZH, SH, top, H) * real_pixels(j, ZW, SW, left, W);
-            sum += dy[(((long long)c * OH + i) * OW + j) * N + n] / count;
+            REAL count = real_pixels(i, ZH, SH, top, H) * real_pixels(j, ZW, SW, left, W);
+            Images gradient = ((const Images *)dy)[(((long long)c * OH + i) * OW + j) * N + n];
+            for (int k = 0; k < V; k++)
+                sum.of[k] += gradient.of[k] / count;
         }
     }
-    dx[((long long)c * H + blockIdx.y) * W * N + t] = sum;
+    ((Images *)dx)[((long long)c * H + blockIdx.y) * W * N + t] = sum;
 }

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from tinyalex.errors import ArgumentError
 from tinyalex.memory import empty
 from tinyalex.ops.checks import check_dy, xp_of
-from tinyalex.ops.cuda.launch import launch
+from tinyalex.ops.cuda.launch import images, launch
 
 
 class MaxPoolCache(NamedTuple):
@@ -25,12 +25,14 @@ def max_pool_forward(x, size, z, s, pads):
     if z[0] * z[1] > 1 << 16:
         raise ArgumentError(f"max_pool: expected a window of at most 65,536 pixels on a GPU, found {z}")
     C, H, W, N = x.shape
+    OH, OW = size
     y, winner = (empty(xp, (C, *size, N), dtype) for dtype in (x.dtype, "uint16"))
     x = xp.ascontiguousarray(x)
-    OH, OW = size
+    v = images(N, x, y, winner)
     launch(
-        "pool.max_pool_forward", (OW * N, OH, C), x, y, winner, H, W, N, OW, *z, *s, pads[0], pads[2]
-    )
+        "pool.max_pool_forward", (OW * N // v, OH, C), x, y, winner,
+        H, W, N // v, OW, *z, *s, pads[0], pads[2], V=v,
+    )  # fmt: skip
     return y, MaxPoolCache(winner, x.shape, x.dtype, z, s, pads)
 
 
@@ -39,12 +41,13 @@ def max_pool_backward(dy, cache):
     winner, x_shape, dtype, z, s, pads = cache
     xp = xp_of(dy, winner)
     check_dy("max_pool backward", dy, winner.shape, dtype)
-    dx = empty(xp, x_shape, dtype)
+    dy, dx = xp.ascontiguousarray(dy), empty(xp, x_shape, dtype)
     C, H, W, N = x_shape
     _, OH, OW, _ = winner.shape
+    v = images(N, dy, winner, dx)
     launch(
-        "pool.max_pool_backward", (W * N, H, C), xp.ascontiguousarray(dy), winner, dx,
-        W, N, OH, OW, *z, *s, pads[0], pads[2],
+        "pool.max_pool_backward", (W * N // v, H, C), dy, winner, dx,
+        W, N // v, OH, OW, *z, *s, pads[0], pads[2], V=v,
     )  # fmt: skip
     return dx
 
@@ -54,9 +57,11 @@ def avg_pool_forward(x, size, z, s, pads):
     xp = xp_of(x)
     C, H, W, N = x.shape
     OH, OW = size
-    y = empty(xp, (C, OH, OW, N), x.dtype)
-    x = xp.ascontiguousarray(x)
-    launch("pool.avg_pool_forward", (OW * N, OH, C), x, y, H, W, N, OW, *z, *s, pads[0], pads[2])
+    x, y = xp.ascontiguousarray(x), empty(xp, (C, OH, OW, N), x.dtype)
+    v = images(N, x, y)
+    launch(
+        "pool.avg_pool_forward", (OW * N // v, OH, C), x, y, H, W, N // v, OW, *z, *s, pads[0], pads[2], V=v
+    )  # fmt: skip
     return y
 
 
@@ -65,7 +70,9 @@ def avg_pool_backward(dy, x_shape, z, s, pads):
     xp = xp_of(dy)
     C, H, W, N = x_shape
     _, OH, OW, _ = dy.shape
-    dx = empty(xp, x_shape, dy.dtype)
-    dy = xp.ascontiguousarray(dy)
-    launch("pool.avg_pool_backward", (W * N, H, C), dy, dx, W, N, OH, OW, *z, *s, pads[0], pads[2])
+    dy, dx = xp.ascontiguousarray(dy), empty(xp, x_shape, dy.dtype)
+    v = images(N, dy, dx)
+    launch(
+        "pool.avg_pool_backward", (W * N // v, H, C), dy, dx, W, N // v, OH, OW, *z, *s, pads[0], pads[2], V=v
+    )  # fmt: skip
     return dx

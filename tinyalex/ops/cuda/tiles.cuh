@@ -9,6 +9,9 @@
 //
 // What can be set: TF, TN, TK, STAGES, PF, PN, and V, how many numbers are copied at once.
 
+#ifndef TILES
+#define TILES
+
 struct __align__(sizeof(REAL) * V) Run {
     REAL of[V];
 };
@@ -31,20 +34,29 @@ struct __align__(16) Four {
 // then seen by the thread that asked; a barrier shows them to the block.
 
 #ifndef STAND_IN
-template <int BYTES>
-static __device__ __forceinline__ void copy_later(void *to, const void *from, bool there)
+typedef unsigned int Shared; // a place in shared memory
+
+static __device__ __forceinline__ Shared shared_place(void *place)
 {
+    return (Shared)__cvta_generic_to_shared(place);
+}
+
+// BYTES bytes, or zeros if they are not `there`: then `from`, which may be any address, is not read.
+template <int BYTES>
+static __device__ __forceinline__ void copy_later(Shared to, const void *from, bool there)
+{
+    int count = there ? BYTES : 0;
 #if __CUDA_ARCH__ >= 800
-    unsigned int place = (unsigned int)__cvta_generic_to_shared(to);
     if (BYTES == 16)
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(place), "l"(from),
-                     "r"(there ? 16 : 0) : "memory");
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(count) : "memory");
     else
-        asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(place), "l"(from), "n"(BYTES),
-                     "r"(there ? BYTES : 0) : "memory");
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(from), "n"(BYTES), "r"(count)
+                     : "memory");
 #else
-    for (int k = 0; k < BYTES / 4; k++)
-        ((int *)to)[k] = there ? ((const int *)from)[k] : 0;
+    for (int k = 0; k < BYTES; k += 4) {
+        int word = k < count ? ((const int *)from)[k / 4] : 0;
+        asm volatile("st.shared.b32 [%0], %1;" ::"r"(to + k), "r"(word) : "memory");
+    }
 #endif
 }
 
@@ -64,20 +76,13 @@ static __device__ __forceinline__ void wait_for()
 }
 #endif
 
-// V numbers, or zeros where there is nothing to copy.
-static __device__ __forceinline__ void copy_run(REAL *to, const REAL *from, bool there)
+// ReLU's backward: 0 where the output y was not positive.
+static __device__ __forceinline__ Run through_relu(Run g, Run y)
 {
-    copy_later<(int)sizeof(Run)>(to, from, there);
-}
-
-// ReLU's backward in place: 0 where the output was not positive.
-static __device__ __forceinline__ void through_relu(REAL *g, const REAL *y)
-{
-    Run gradient = *(Run *)g, output = *(const Run *)y;
 #pragma unroll
     for (int k = 0; k < V; k++)
-        gradient.of[k] = output.of[k] > 0 ? gradient.of[k] : (REAL)0;
-    *(Run *)g = gradient;
+        g.of[k] = y.of[k] > 0 ? g.of[k] : (REAL)0;
+    return g;
 }
 
 // ---- a number counted on by a fixed step, in three digits ----------------------------------------------
@@ -173,113 +178,4 @@ static __device__ __forceinline__ void multiply_8_terms(const unsigned int (*u)[
 }
 #endif
 
-// A stage with the terms one below the other: a[k][f], b[k][n].  Thread (ty,tx) of 4 x 8 has the patches of 4
-// filters from 4*ty + 16*h and of 4 columns from 4*tx + 32*h.
-static __device__ __forceinline__ void multiply_columns(const REAL (*a)[TF + PAD], const REAL (*b)[TN + PAD],
-                                                        Place at, Sums *sum)
-{
-#if TF32
-    int g = at.lane / 4, t = at.lane % 4;
-#pragma unroll
-    for (int k = t; k < TK + t; k += 8) {
-        unsigned int u[PF][4], v[4 * PN][2];
-#pragma unroll
-        for (int r = 0; r < PF; r++)
-#pragma unroll
-            for (int e = 0; e < 4; e++)
-                u[r][e] = to_tf32(a[k + e / 2 * 4][at.f + 16 * r + e % 2 * 8 + g]);
-#pragma unroll
-        for (int c = 0; c < 4 * PN; c++)
-#pragma unroll
-            for (int e = 0; e < 2; e++)
-                v[c][e] = to_tf32(b[k + 4 * e][at.n + 8 * c + g]);
-        multiply_8_terms(u, v, sum);
-    }
-#else
-    int ty = at.lane / 8, tx = at.lane % 8;
-#pragma unroll
-    for (int k = 0; k < TK; k++) {
-        Four u[PF], v[PN];
-#pragma unroll
-        for (int h = 0; h < PF; h++)
-            u[h] = *(const Four *)&a[k][at.f + 4 * ty + 16 * h];
-#pragma unroll
-        for (int h = 0; h < PN; h++)
-            v[h] = *(const Four *)&b[k][at.n + 4 * tx + 32 * h];
-#pragma unroll
-        for (int r = 0; r < 4 * PF; r++)
-#pragma unroll
-            for (int c = 0; c < 4 * PN; c++)
-                sum->of[r][c] += u[r / 4].of[r % 4] * v[c / 4].of[c % 4];
-    }
-#endif
-}
-
-// A stage with the terms side by side: a[f][k], b[n][k].  Thread (ty,tx) has the filters ty + 4*r and the
-// columns tx + 8*c of the warp's tile, and takes four terms at a time.
-#define PITCH (TK + 16 / (int)sizeof(REAL)) // of a row, so that 8 rows' runs lie in different banks
-
-static __device__ __forceinline__ void multiply_rows(const REAL (*a)[PITCH], const REAL (*b)[PITCH], Place at,
-                                                     Sums *sum)
-{
-#if TF32
-    int g = at.lane / 4, t = at.lane % 4;
-#pragma unroll
-    for (int k = t; k < TK + t; k += 8) {
-        unsigned int u[PF][4], v[4 * PN][2];
-#pragma unroll
-        for (int r = 0; r < PF; r++)
-#pragma unroll
-            for (int e = 0; e < 4; e++)
-                u[r][e] = to_tf32(a[at.f + 16 * r + e % 2 * 8 + g][k + e / 2 * 4]);
-#pragma unroll
-        for (int c = 0; c < 4 * PN; c++)
-#pragma unroll
-            for (int e = 0; e < 2; e++)
-                v[c][e] = to_tf32(b[at.n + 8 * c + g][k + 4 * e]);
-        multiply_8_terms(u, v, sum);
-    }
-#else
-    int ty = at.lane / 8, tx = at.lane % 8;
-#pragma unroll
-    for (int k = 0; k < TK; k += 4) {
-        Four u[4 * PF];
-#pragma unroll
-        for (int r = 0; r < 4 * PF; r++)
-            u[r] = *(const Four *)&a[at.f + ty + 4 * r][k];
-#pragma unroll
-        for (int c = 0; c < 4 * PN; c++) {
-            Four v = *(const Four *)&b[at.n + tx + 8 * c][k];
-#pragma unroll
-            for (int e = 0; e < 4; e++)
-#pragma unroll
-                for (int r = 0; r < 4 * PF; r++)
-                    sum->of[r][c] += u[r].of[e] * v.of[e];
-        }
-    }
-#endif
-}
-
-// The tile's filter and column of sum->of[r][c].  By columns: SIDE_BY_SIDE columns c, c+1, ... are neighbours.
-#if TF32
-#define SIDE_BY_SIDE 2
-static __device__ __forceinline__ int filter_by_columns(Place at, int r) { return at.f + 8 * r + at.lane / 4; }
-static __device__ __forceinline__ int column_by_columns(Place at, int c)
-{
-    return at.n + 8 * (c / 2) + at.lane % 4 * 2 + c % 2;
-}
-static __device__ __forceinline__ int filter_by_rows(Place at, int r) { return filter_by_columns(at, r); }
-static __device__ __forceinline__ int column_by_rows(Place at, int c) { return column_by_columns(at, c); }
-#else
-#define SIDE_BY_SIDE 4
-static __device__ __forceinline__ int filter_by_columns(Place at, int r)
-{
-    return at.f + at.lane / 8 * 4 + 16 * (r / 4) + r % 4;
-}
-static __device__ __forceinline__ int column_by_columns(Place at, int c)
-{
-    return at.n + at.lane % 8 * 4 + 32 * (c / 4) + c % 4;
-}
-static __device__ __forceinline__ int filter_by_rows(Place at, int r) { return at.f + at.lane / 8 + 4 * r; }
-static __device__ __forceinline__ int column_by_rows(Place at, int c) { return at.n + at.lane % 8 + 8 * c; }
 #endif

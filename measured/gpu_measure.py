@@ -1,0 +1,314 @@
+"""What tinyalex does on one GPU, measured in about three minutes: python measured/gpu_measure.py FOLDER
+
+Each stage is a process of its own with a time limit, the most telling first: one that fails, hangs or spoils
+the context ends alone, and what it found until then stays.  FOLDER gets summary.json, kernels.csv (every
+kernel of every layer), sweep.csv, rivals.json (PyTorch: gpu_rivals.py), tests.txt, log.txt.
+
+    --stages step,small    only these, in this order: env doctor step small sweep rivals; and, if named, tests
+                           (of CuPy) and sanitize
+    --seconds 200          of all stages together
+    --standin              a dry run without a GPU: narrow networks on the tests' stand-in for CuPy
+"""
+
+import argparse
+import csv
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+STAGES = {"env": 20, "doctor": 40, "step": 50, "small": 45, "sweep": 45, "rivals": 150}  # seconds at most
+STAGES |= {"tests": 150, "sanitize": 250}
+USUAL = "env,doctor,step,small,sweep,rivals"
+TESTS = "alexnet", "comm", "cuda", "cuda_conv", "cuda_graph", "cuda_run", "nn", "ops", "optim", "train"
+
+
+def main():
+    """Run the stages that are asked for, or in the child process the one."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--stages", default=USUAL)
+    parser.add_argument("--seconds", type=float, default=200)
+    parser.add_argument("--standin", action="store_true")
+    parser.add_argument("--only", help=argparse.SUPPRESS)  # the child's stage
+    args = parser.parse_args()
+    args.folder.mkdir(exist_ok=True, parents=True)
+    if args.only:
+        if args.standin:
+            stand_in()
+        globals()[args.only](Found(args.folder, args.standin))
+        return
+    deadline, found = time.monotonic() + args.seconds, Found(args.folder, args.standin)
+    with open(args.folder / "log.txt", "a") as log:
+        for name in args.stages.split(","):
+            start, left = time.monotonic(), deadline - time.monotonic()
+            command = [sys.executable, "-u", __file__, str(args.folder), "--only", name]
+            command += ["--standin"] * args.standin
+            print(f"== {name}", file=log, flush=True)
+            try:
+                limit = max(1, min(STAGES[name], left - 2))
+                code = subprocess.run(command, stdout=log, stderr=log, timeout=limit, cwd=ROOT).returncode
+            except subprocess.TimeoutExpired:
+                code = "out of time"
+            seconds = round(time.monotonic() - start, 1)
+            found.put("stages", **{name: {"exit": code, "seconds": seconds}})
+            print(f"{name}: {code}, {seconds} s", flush=True)
+    print((args.folder / "summary.json").read_text()[-8000:])
+
+
+def stand_in():
+    """Put the tests' stand-in in CuPy's place."""
+    import tempfile
+
+    sys.path.insert(0, str(ROOT / "tests"))
+    import cuda_machine
+    import cupy_standin
+
+    cuda_machine.machine.cache = tempfile.mkdtemp()
+    cupy_standin.install()
+
+
+class Found:
+    """The folder's files; `put` and `row` write at once."""
+
+    def __init__(self, folder, small):
+        self.folder, self.small = folder, small
+
+    def put(self, section, **values):
+        """Merge values into a section of summary.json."""
+        path = self.folder / "summary.json"
+        found = json.loads(path.read_text()) if path.exists() else {}
+        found.setdefault(section, {}).update(values)
+        path.write_text(json.dumps(found, indent=1, default=float))
+
+    def row(self, table, **values):
+        """Append a row to a CSV file."""
+        path = self.folder / f"{table}.csv"
+        first = not path.exists()
+        with open(path, "a", newline="") as file:
+            writer = csv.DictWriter(file, values)
+            if first:
+                writer.writeheader()
+            writer.writerow(values)
+
+
+# ---- what is measured ----------------------------------------------------------------------------------
+
+
+def on_gpu(fn):
+    """Return fn(comm) on the first GPU."""
+    from tinyalex.comm import launch
+    from tinyalex.devices import Device
+
+    return launch(fn, [Device("cuda:0")])[0]
+
+
+class Step:
+    """A network and a batch on the GPU; called, it queues a step and reads nothing."""
+
+    def __init__(self, comm, name, batch, small, **options):
+        from tinyalex.models import make
+        from tinyalex.optim import SGD
+
+        if small:
+            batch = min(batch, 4)
+            options |= {} if name.startswith("cifar") else {"width": 1 / 16, "size": 67, "classes": 10}
+        network = make(name, **options)
+        rng = np.random.default_rng(1)
+        self.net, self.batch = network.build(comm, np.random.default_rng(0)), batch
+        self.optimizer = SGD(self.net, 1e-4, decay=5e-4)
+        self.x = comm.device.put(rng.standard_normal((*network.input, batch), np.float32))
+        self.labels = comm.device.put(rng.integers(0, network.outputs[0], batch))
+
+    def work(self, x, labels):
+        """Forward, loss, backward, update; return the loss and the number of errors."""
+        from tinyalex.ops import softmax_loss_backward, softmax_loss_forward, topk_error
+
+        logits = self.net.forward(x, train=True)
+        loss, cache = softmax_loss_forward(logits, labels)
+        self.net.backward(softmax_loss_backward(cache))
+        self.optimizer.step(loss)
+        return loss, topk_error(logits, labels)
+
+    def __call__(self):
+        return self.work(self.x, self.labels)
+
+
+def timed(device, work, repeats=20, warm=3):
+    """Milliseconds of work() by the device's clock ("ms": the median, "min", "max") and by the host's."""
+    cuda, found, host = device.xp.cuda, [], []
+    for _ in range(warm + repeats):
+        start, end = cuda.Event(), cuda.Event()
+        before = time.perf_counter()
+        start.record()
+        work()
+        end.record()
+        host.append(1e3 * (time.perf_counter() - before))
+        device.finish()
+        found.append(cuda.get_elapsed_time(start, end))
+    found, host = found[warm:], host[warm:]
+    middle = statistics.median(found)
+    return {"ms": middle, "min": min(found), "max": max(found), "host_ms": statistics.median(host)}
+
+
+def captured(device, step):
+    """The step as a graph, with the arrays that it works on."""
+    from tinyalex.ops.cuda.graph import Captured
+
+    graph = Captured(step.work, device)
+    return lambda: graph(step.x, step.labels)
+
+
+# ---- stages --------------------------------------------------------------------------------------------
+
+
+def env(found):
+    """The card, and the versions of everything."""
+    query = "name,driver_version,memory.total,clocks.sm,clocks.mem,clocks.max.sm,power.limit,temperature.gpu"
+    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv"]
+    shown = "" if found.small else subprocess.run(command, capture_output=True, text=True).stdout
+    import cupy
+
+    from tinyalex import __version__
+
+    found.put(
+        "env", smi=shown, python=sys.version.split()[0], numpy=np.__version__, cupy=cupy.__version__,
+        tinyalex=__version__, cores=len(os.sched_getaffinity(0)),
+        runtime=cupy.cuda.runtime.runtimeGetVersion(),
+    )  # fmt: skip
+
+
+def doctor(found):
+    """The operations against NumPy, cold."""
+    from tinyalex.measure import doctor
+
+    start = time.perf_counter()
+    found.put("doctor", exit=doctor.print_report(), seconds=round(time.perf_counter() - start, 1))
+
+
+def step(found):
+    """AlexNet, 128 images: the step, its kernels by layer, forward alone, and the step as a graph."""
+    from tinyalex.measure import bench_cuda
+
+    if found.small:
+        bench_cuda.COPY, bench_cuda.SIDE, bench_cuda.REPEATS = 2**18, 128, 2
+
+    def rank(comm):
+        start = time.perf_counter()
+        one = Step(comm, "paper", 128, found.small)
+        one()
+        comm.device.finish()
+        found.put("step", cold_seconds=round(time.perf_counter() - start, 1))
+        ms = timed(comm.device, one)
+        found.put("step", **ms, images_a_second=1e3 * one.batch / ms["ms"])
+        found.put("step", forward=timed(comm.device, lambda: one.net.forward(one.x)))
+        result = bench_cuda.measure(comm.device, one, lambda: comm.label)
+        for row in result.pop("launches"):
+            done = 1e-6 / row["ms"] if row["ms"] > 0 else 0
+            found.row("kernels", **row, GBs=row["bytes"] * done, TFLOPs=row["flop"] * done / 1e3)
+        found.put("step", **result)
+        found.put("step", captured=timed(comm.device, captured(comm.device, one)))
+
+    on_gpu(rank)
+
+
+def small(found):
+    """Figure 1's network and small batches of AlexNet: launched one by one, and as a graph."""
+
+    def rank(comm):
+        for name, batch in (("cifar4", 128), ("cifar4-tanh", 128), ("paper", 32), ("paper", 16)):
+            one = Step(comm, name, batch, found.small)
+            ways = {"launched": one, "captured": captured(comm.device, one)}
+            ms = {way: timed(comm.device, work, 30) for way, work in ways.items()}
+            found.put("small", **{f"{name}, {batch} images": ms})
+
+    on_gpu(rank)
+
+
+def sweep(found):
+    """AlexNet's step by batch; LRN by the images of a thread."""
+    from tinyalex.ops.cuda import lrn
+
+    def rank(comm):
+        pool = comm.device.xp.get_default_memory_pool()
+        for images in (1, 2, 4):
+            lrn.IMAGES = images
+            one = Step(comm, "paper", 128, found.small)
+            one()
+            for name in ("lrn1", "lrn2"):
+                layer = one.net.layers[name]
+                x = layer.cache.x
+                forward = timed(comm.device, lambda layer=layer, x=x: layer.forward(x), 10)["ms"]
+                backward = timed(comm.device, lambda layer=layer, x=x: layer.backward(x), 10)["ms"]
+                found.put("lrn", **{f"{name}, {images} images": {"forward": forward, "backward": backward}})
+            del one
+        lrn.IMAGES = 2
+        for batch in (32, 64, 128, 256, 512, 1024):
+            one = Step(comm, "paper", batch, found.small)
+            ms = timed(comm.device, one, 5, 2)
+            found.row(
+                "sweep", batch=one.batch, **ms, images_a_second=1e3 * one.batch / ms["ms"],
+                used_bytes=pool.used_bytes(), pool_bytes=pool.total_bytes(),
+            )  # fmt: skip
+            del one
+
+    on_gpu(rank)
+
+
+def rivals(found):
+    """PyTorch's best variants on the same card."""
+    if not found.small:
+        subprocess.run([sys.executable, Path(__file__).with_name("gpu_rivals.py"), found.folder], check=True)
+
+
+def tests(found):
+    """The CuPy part of the suite, a process a file: an illegal address spoils only its own."""
+    files = [path for name in (*TESTS, "cupy") if (path := ROOT / f"tests/test_{name}.py").exists()]
+    if found.small:
+        files = files[-1:]
+    command = [sys.executable, "-m", "pytest", "-o", "addopts=-q -rs -m 'not slow' --dist loadfile -n 4"]
+    command += ["-p", "no:cacheprovider", "-p", "no:benchmark", "-k", "cupy", "--durations=10", *files]
+    done = subprocess.run(command, capture_output=True, text=True)
+    with open(found.folder / "tests.txt", "a") as file:
+        file.write(done.stdout[-60_000:] + done.stderr[-5000:])
+    found.put("tests", exit=done.returncode, line=done.stdout.strip().split("\n")[-1])
+
+
+def sanitize(found):
+    """compute-sanitizer around two steps of narrow networks, every array an allocation of its own."""
+    for tool in ("memcheck", "racecheck", "synccheck", "initcheck"):
+        command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", "--print-limit", "20"]
+        command += [sys.executable, __file__, found.folder, "--only", "few_steps"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+            with open(found.folder / "tests.txt", "a") as file:
+                file.write(f"==== {tool}\n{done.stdout[-20_000:]}{done.stderr[-5000:]}\n")
+            found.put("sanitize", **{tool: [done.returncode, done.stdout.strip().split("\n")[-1]]})
+        except subprocess.TimeoutExpired:
+            found.put("sanitize", **{tool: "out of time"})
+
+
+def few_steps(found):
+    """What the sanitizer watches."""
+    import cupy
+
+    if not found.small:
+        cupy.cuda.set_allocator(None)
+
+    def rank(comm):
+        for name in ("paper", "code2012", "cifar4-tanh"):
+            one = Step(comm, name, 3, True)
+            for _ in range(2):
+                one()
+
+    on_gpu(rank)
+
+
+if __name__ == "__main__":
+    main()

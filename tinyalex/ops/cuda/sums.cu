@@ -1,0 +1,64 @@
+// Sums of rows, and which images are wrong: a block of THREADS for each row or image.
+//
+// Every thread sums its share, and shows the sum to the others.  Then half of them add the other half's, half
+// of these again, and so on: always in the same order, so that the same numbers give the same bits.
+#ifndef THREADS
+#define THREADS 128
+#endif
+
+template <typename T> static __device__ T sum_of_all(T *shown, T mine)
+{
+    shown[threadIdx.x] = mine;
+    for (int half = THREADS / 2; half; half /= 2) {
+        __syncthreads();
+        if ((int)threadIdx.x < half)
+            shown[threadIdx.x] += shown[threadIdx.x + half];
+    }
+    return shown[0];  // to thread 0 alone
+}
+
+// sums[f] = sum of x[f, 0 ... columns-1] / divisor.
+//
+// reads   x
+// writes  sums
+// least   4 * (rows*columns + rows) bytes
+// grid    (1, rows)
+extern "C" __global__ void sum_rows(const REAL *x, REAL *sums, int columns, REAL divisor)
+{
+    __shared__ REAL shown[THREADS];
+    REAL sum = 0;
+    for (int n = threadIdx.x; n < columns; n += THREADS)
+        sum += x[(long long)blockIdx.y * columns + n];
+    sum = sum_of_all(shown, sum);
+    if (!threadIdx.x)
+        sums[blockIdx.y] = sum / divisor;
+}
+
+// error[n] = how wrong the k best of image n's scores are, 0 ... 1: tinyalex.ops.topk_error.  1 where the label
+// is no class.
+//
+// reads   scores (K,N), labels
+// writes  error
+// least   4*K*N + (8+8)*N bytes
+// grid    (1, N)
+extern "C" __global__ void topk_error(const REAL *scores, const long long *labels, double *error, int K, int N,
+                                      int k)
+{
+    __shared__ int higher[THREADS], same[THREADS];
+    int n = blockIdx.y;
+    long long label = labels[n];
+    bool known = label >= 0 && label < K;
+    REAL own = scores[(known ? label : 0) * N + n];
+    int above = 0, equal = 0;
+    for (int c = threadIdx.x; c < K; c += THREADS) {
+        REAL score = scores[(long long)c * N + n];
+        above += score > own;
+        equal += score == own;
+    }
+    above = sum_of_all(higher, above);
+    equal = sum_of_all(same, equal);
+    if (threadIdx.x)
+        return;
+    double right = known && equal ? (double)(k - above) / equal : 0;  // a NaN is equal to nothing
+    error[n] = 1 - (right < 0 ? 0 : right > 1 ? 1 : right);
+}
