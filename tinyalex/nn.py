@@ -231,10 +231,11 @@ class Weighted(Layer, is_kind=False):
 class Conv2d(Weighted):
     """Convolution and activation: y = activation(w ∗ x + b)  (paper, section 3.5).
 
-    filters: F.  kernel: its side, or (KH, KW).  stride: one number, or (vertical, horizontal).  pad: zeros around the maps, one number or (top, bottom, left,
-    right).  groups: filters and channels are cut into so many equal parts, and a filter sees only its own
-    part (the paper's towers).  activation: "relu", "tanh", ("tanh", a, b), "logistic" or None.  std: standard
-    deviation of the starting weights, by default the paper's 0.01; bias: of the starting biases.
+    filters: F.  kernel: its side, or (KH, KW).  stride: one number, or (vertical, horizontal).  pad: zeros
+    around the maps, one number or (top, bottom, left, right).  groups: filters and channels are cut into so
+    many equal parts, and a filter sees only its own part (the paper's towers).  activation: see
+    `activation_of`.  std: standard deviation of the starting weights, by default the paper's 0.01; bias: of
+    the starting biases.
     """
 
     filters: int
@@ -338,8 +339,8 @@ class Linear(Weighted):
 class MaxPool(Layer):
     """The largest pixel of each window  (paper, section 3.4).
 
-    window, stride: the paper's z and s; 3 and 2 overlap.  Each one number or (vertical, horizontal).  ceil: the last windows may hang over the edge, as
-    in 2012.  pad: see `Conv2d`.
+    window, stride: the paper's z and s; 3 and 2 overlap.  Each one number or (vertical, horizontal).  ceil:
+    the last windows may hang over the edge, as in 2012.  pad: see `Conv2d`.
     """
 
     window: int | tuple[int, ...]

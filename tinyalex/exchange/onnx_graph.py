@@ -5,7 +5,7 @@ has, and their defaults.  Constants that are computed from constants (and from t
 before) are computed by onnx's reference implementation, at that opset too.
 
 Nothing in the file is run; weights in other files are read only from the model's own folder; no array is made
-larger than the file's own bytes say, except by the nodes that compute constants, up to MOST_MADE bytes in all.
+larger than the file's own bytes say, but for computed constants, up to MOST_MADE bytes in all.
 """
 
 import math
@@ -81,9 +81,8 @@ class Graph:
         """Return the constant of so many axes that a node computes with, as float32."""
         array = self.constant(node, name)
         if array.ndim != dims or array.dtype.kind != "f":
-            raise DataError(
-                f"{called(node)}: {name!r}: expected weights of {dims} axes, found {array.dtype} {array.shape}"
-            )
+            found = f"{array.dtype} {array.shape}"
+            raise DataError(f"{called(node)}: {name!r}: expected weights of {dims} axes, found {found}")
         return array.astype(np.float32, copy=False)
 
     def number(self, node, name):

@@ -87,7 +87,7 @@ def _mean_window(reader, node, now, size, around):
     rank = len(kernel)
     pads = reader.attribute(node, "pads", "INTS", (0,) * 2 * rank)
     reader.allowed(node, strides=(1,) * rank, dilations=(1,) * rank, ceil_mode=0, auto_pad=b"NOTSET")
-    if any(pads) and not reader.attribute(node, "count_include_pad", "INT", 0):
+    if not reader.attribute(node, "count_include_pad", "INT", 0) and any(pads):
         raise DataError(f"{called(node)}: count_include_pad: expected 1 in a normalization, found 0")
     if rank not in (2, 3) or len(now) != rank + 1 or len(pads) != 2 * rank:
         raise DataError(f"{called(node)}: expected the mean of a normalization, found windows {kernel}")
@@ -110,7 +110,8 @@ def _squeezed(reader, node, at, now):
     """The shape after a node that adds or removes an axis of length 1, or decides (If) about one."""
     if node.op_type == "If":
         holds = reader.number(node, node.input[0])
-        graph = reader.attribute(node, "then_branch" if holds else "else_branch", "GRAPH")
+        graph, other = (reader.attribute(node, f"{name}_branch", "GRAPH") for name in ("then", "else"))
+        graph = graph if holds else other
         inner = [n for n in graph.node if n.op_type != "Constant"]
         reader.makers |= {n.output[0]: n for n in graph.node if n.op_type == "Constant" and n.output}
         if len(inner) != 1 or len(graph.output) != 1 or list(inner[0].output) != [graph.output[0].name]:

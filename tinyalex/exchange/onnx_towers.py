@@ -10,7 +10,7 @@ from tinyalex.nn import LRN, Conv2d, Linear
 
 
 def towers(reader, node, value):
-    """Read on from a Split to its Concat; reader: the `_Reader`, which has come to the value that is split."""
+    """Read on from a Split to its Concat; reader: the `_Reader`, which has come to the value before."""
     C, H, W = reader.maps(node, value)
     parts = list(node.output)
     _check_split(reader, node, value, C)

@@ -56,7 +56,8 @@ def relu6_backward(dy, y, out=None):
     """dx = dy where 0 < y < 6, else 0 (at both kinks too)."""
     xp = xp_of(dy, y)
     check_dy("relu6 backward", dy, y.shape, y.dtype)
-    return xp.multiply(dy, (y > 0) & (y < 6), out=out)
+    dx = xp.multiply(dy, y > 0, out=out)
+    return xp.multiply(dx, y < 6, out=dx)
 
 
 def leaky_relu_forward(x, slope=0.01, out=None):

@@ -82,17 +82,19 @@ def conv2d_forward(x, w, b, stride=1, pad=0, groups=1, activation=None):
     """y = activation(w ∗ x + b): see the module's docstring.
 
     x: (C,H,W,N).  w: (F, C/groups, KH, KW).  b: (F,).  stride: one number or (vertical, horizontal).  pad:
-    zeros around the picture, one number or (top, bottom, left, right).  groups: the channels and the filters are each cut into so many equal
-    parts, and a filter sees only its own part (the paper's two towers: section 3.5, conv2, 4, 5).
-    Returns (y, cache), y (F,OH,OW,N).  Raises ValueError for an impossible geometry, and on a GPU for two
-    strides that differ; TypeError for mixed dtypes or array kinds.
+    zeros around the picture, one number or (top, bottom, left, right).  groups: the channels and the filters
+    are each cut into so many equal parts, and a filter sees only its own part (the paper's two towers:
+    section 3.5, conv2, 4, 5).  Returns (y, cache), y (F,OH,OW,N).  Raises ValueError for an impossible
+    geometry, TypeError for mixed dtypes or array kinds.
     """
     xp = xp_of(x, w, b)
     stride, pads = check_conv2d(x, w, b, stride, pad, groups)
     y = empty(xp, conv2d_shape(x, w, stride, pads), x.dtype)
     cache = ConvCache(x, w, y if activation else None, stride, pads, groups, activation)
     if xp is not np:
-        cuda.conv2d_forward(y, b, _for_gpu(cache))
+        if stride[0] != stride[1]:  # for which there are no kernels
+            return _plain().conv2d_forward(x, w, b, stride, pads, groups, activation)
+        cuda.conv2d_forward(y, b, cache._replace(stride=stride[0]))
         return y, cache
     for cs, fs in _groups(cache):
         finish = partial(_add_bias_and_activate, b[fs], activation)
@@ -112,7 +114,9 @@ def conv2d_backward(dy, cache, need_dx=True):
     xp = xp_of(dy, x)
     check_dy("conv2d backward", dy, conv2d_shape(x, w, stride, pads), x.dtype)
     if xp is not np:
-        return cuda.conv2d_backward(dy, _for_gpu(cache), need_dx)
+        if stride[0] != stride[1]:
+            return _plain().conv2d_backward(dy, cache, need_dx)
+        return cuda.conv2d_backward(dy, cache._replace(stride=stride[0]), need_dx)
     if activation:
         g = activation.backward(dy, y, out=empty(xp, dy.shape, dy.dtype))
     else:
@@ -128,12 +132,11 @@ def conv2d_backward(dy, cache, need_dx=True):
     return dx, dw, g.sum(axis=(1, 2, 3))
 
 
-def _for_gpu(cache):
-    """The cache with the one stride that the kernels have."""
-    SH, SW = cache.stride
-    if SH != SW:
-        raise ArgumentError(f"conv2d: stride: expected the same along both axes on a GPU, found {SH}, {SW}")
-    return cache._replace(stride=SH)
+def _plain():
+    """Return the module of plain operations, which imports this one."""
+    from tinyalex.ops import plain
+
+    return plain
 
 
 def _groups(cache):

@@ -99,7 +99,7 @@ def linear_backward(dy, cache):
 
 
 def _pooling(what, x, z, s, pad, ceil):
-    """Return y's (OH, OW), z, s, and the pads with which im2col's windows are the pooling's, with overhang."""
+    """Return y's (OH, OW), z, s, and the pads with which im2col's windows are the pooling's."""
     z, s, (pt, _, pl, _), OH, OW = pool_geometry(what, x, z, s, pad, ceil)
     _, H, W, _ = x.shape
     bottom, right = (OH - 1) * s[0] + z[0] - H - pt, (OW - 1) * s[1] + z[1] - W - pl

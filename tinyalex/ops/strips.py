@@ -32,8 +32,9 @@ BLOCK_BYTES = 1 << 24  # strips of one block of output rows
 def convolve(x, w, stride, pads, y, finish):
     """Write x ∗ w into y.
 
-    x: (C,H,W,N).  w: (F,C,KH,KW).  stride: (vertical, horizontal).  pads: (top, bottom, left, right).  y: (F,OH,OW,N).  finish(filters, part)
-    is called with each part of y (some filters, rows and columns) while it is in cache.
+    x: (C,H,W,N).  w: (F,C,KH,KW).  stride: (vertical, horizontal).  pads: (top, bottom, left, right).  y:
+    (F,OH,OW,N).  finish(filters, part) is called with each part of y (some filters, rows and columns) while
+    it is in cache.
     """
     F, _, KH, KW = w.shape
     _, OH, OW, N = y.shape
