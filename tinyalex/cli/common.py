@@ -156,11 +156,16 @@ def print_errors(name, probabilities, labels, views):
     )
 
 
-def new_file(path):
-    """Refuse a file that could not be written, before the work whose result it is to hold."""
-    if path.is_dir() or not path.parent.is_dir():
+def new_file(path, *read):
+    """Refuse a file that could not be written, before the work whose result it is to hold; return it.
+
+    read: the files (None: none) that the work reads, which it must not replace.
+    """
+    if path.is_dir() or not path.name or not path.parent.is_dir():
         found = "a folder" if path.is_dir() else f"no folder {path.parent}"
         raise DataError(f"{path}: expected the name of a file in a folder that exists, found {found}")
+    if path.exists() and any(other.exists() and path.samefile(other) for other in read if other):
+        raise DataError(f"{path}: expected another file than the one that is read")
     return path
 
 

@@ -106,7 +106,7 @@ def features(
     checkpoint: Checkpoint,
     data: DataSet,
     out: Annotated[
-        Path, typer.Argument(help="A .npy file: float32 (features, pictures).", callback=new_file)
+        Path, typer.Argument(help="A .npy file: float32 (features, pictures).")
     ],
     split: Split = "val",
     layer: Annotated[

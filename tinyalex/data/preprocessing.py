@@ -58,6 +58,9 @@ class Pictures(NamedTuple):
 
 
 KNOWN = {
+    # pixels as they are, and as 0 … 1: for networks that prepare their pictures themselves
+    "pixels": Pictures("RGB", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 256, 224),
+    "unit": Pictures("RGB", (0.0, 0.0, 0.0), (1 / 255,) * 3, 256, 224),
     # bvlc_alexnet, CaffeNet and the ONNX model zoo's alexnet: the mean of ILSVRC-2012, blue first
     "caffe": Pictures("BGR", (104.0, 117.0, 123.0), (1.0, 1.0, 1.0), 256, 227),
     # torchvision: x/255, minus (.485, .456, .406), divided by (.229, .224, .225)
