@@ -10,12 +10,12 @@ import numpy as np
 from tinyalex.comm import launch
 from tinyalex.comm.mpi import MPIComm
 from tinyalex.devices import Device
-from tinyalex.models.alexnet import Network, alexnet, narrow
-from tinyalex.models.cifar import figure1_net
+from tinyalex.models import AlexNet, alexnet, figure1
+from tinyalex.models.alexnet import narrow
 from tinyalex.ops.softmax import softmax_loss_backward, softmax_loss_forward
 from tinyalex.optim import SGD
 from tinyalex.runs import checkpoint
-from tinyalex.train import data_parallel_step, model_parallel_step
+from tinyalex.train import train_step
 
 
 def array(rank, shape, dtype):
@@ -86,14 +86,14 @@ def mismatch(comm):
 def train(comm):
     """Ten data-parallel steps in float64 on random pictures; return losses, weights and the ledger."""
     rng = np.random.default_rng(3)
-    net = figure1_net("relu", comm, rng, dtype=np.float64)
+    net = figure1().build(comm.alone(), rng, np.float64)
     optimizer = SGD(net, 0.001)
     results = []
     for step in range(10):
         pictures, labels = rng.uniform(-128, 128, (3, 32, 32, 6)), rng.integers(0, 10, 6)
         part = comm.part(6)
         x = np.ascontiguousarray(pictures[..., part])
-        results.append(data_parallel_step(net, optimizer, comm, x, labels[part], step))
+        results.append(train_step(net, optimizer, x, labels[part], step, comm))
     return [results, *(layer.params[key] for _, layer, key in net.parameters())], comm.ledger, comm.calls
 
 
@@ -200,12 +200,12 @@ def check(comm):
 
 def towers(comm):
     """AlexNet on two processes against both towers on one rank: logits, gradients, and ten steps later."""
-    network = narrow(Network(size=67, classes=10), 0.1)
+    network = alexnet(narrow(AlexNet(size=67, classes=10), 0.1))
     rng = np.random.default_rng(3)
     images, labels = rng.standard_normal((3, 67, 67, 5)) * 60, rng.integers(0, 10, 5)
 
     def run(comm):
-        net = alexnet(network, comm, np.random.default_rng(0), np.float64)
+        net = network.build(comm, np.random.default_rng(0), np.float64)
         optimizer = SGD(net, 0.01, decay=0.0005)
         logits = net.forward(images)
         _, cache = softmax_loss_forward(logits, labels)
@@ -213,7 +213,7 @@ def towers(comm):
         found = {name: comm.all_gather(layer.grads[key]) for name, layer, key in net.parameters()}
         found["logits"] = logits
         for step in range(10):
-            model_parallel_step(net, optimizer, images, labels, step)
+            train_step(net, optimizer, images, labels, step)
         return found | {f"later {name}": array for name, array in checkpoint.state(net, optimizer).items()}
 
     found, expected = run(comm), run(comm.alone())

@@ -90,7 +90,7 @@ def test_one_gpu_exchanges_with_itself(standin, monkeypatch):
 
 @pytest.mark.parametrize(
     ("text", "wrong", "operation"),
-    [("k + a * sum", "k - a * sum", "lrn, n 5"), ("w[t] += velocity", "w[t] += v[0]", "update")],
+    [("k + a * sum", "k - a * sum", "lrn, n 5"), ("*w += velocity", "*w -= velocity", "update")],
 )
 def test_a_wrong_kernel_is_named_and_the_exit_code_is_1(text, wrong, operation, standin, monkeypatch):
     right = cuda_launch.source

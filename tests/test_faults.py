@@ -26,10 +26,10 @@ from test_mpi import ENVIRONMENT, MPIEXEC, needs_mpi
 from tinyalex.comm import launch
 from tinyalex.devices import parse
 from tinyalex.errors import DataError
-from tinyalex.models.alexnet import Network, alexnet
+from tinyalex.models import AlexNet, alexnet
 from tinyalex.optim import SGD
 from tinyalex.runs import checkpoint, run
-from tinyalex.train import model_parallel_step
+from tinyalex.train import train_step
 
 pytestmark = pytest.mark.faults
 needs_onnx = pytest.mark.skipif(not find_spec("onnx"), reason="onnx is not installed")
@@ -441,13 +441,13 @@ def test_two_runs_begin_at_once(seed, world, tmp_path, fault):
 @pytest.mark.parametrize("moment", ["fc7 forward", "gather7 forward", "conv3 backward"])
 def test_a_rank_that_raises_stops_the_others(moment, error, fault):
     """In the middle of a step, at a layer of its own or where the ranks meet."""
-    network = Network(filters=(8, 8, 8, 8, 8), hidden=16, classes=4, size=67)
+    network = alexnet(AlexNet(filters=(8, 8, 8, 8, 8), hidden=16, classes=4, size=67))
 
     def rank(comm):
-        net = alexnet(network, comm, np.random.default_rng(0))
+        net = network.build(comm, np.random.default_rng(0))
         optimizer = SGD(net, 0.01)
         x, labels = np.ones((3, 67, 67, 4), np.float32), np.arange(4)
-        model_parallel_step(net, optimizer, x, labels)
+        train_step(net, optimizer, x, labels)
         name, way = moment.split()
 
         def die(*args):
@@ -456,7 +456,7 @@ def test_a_rank_that_raises_stops_the_others(moment, error, fault):
         if comm.rank == 1:
             setattr(net.layers[name], way, die)
         while True:
-            model_parallel_step(net, optimizer, x, labels)
+            train_step(net, optimizer, x, labels)
 
     with fault("a rank (thread) dies"):
         threads, start = threading.active_count(), time.monotonic()

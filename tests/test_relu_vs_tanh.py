@@ -13,6 +13,7 @@ from rich.console import Console
 
 from tinyalex import cli
 from tinyalex import devices as device_names
+from tinyalex import train as training
 from tinyalex.data import shapes
 from tinyalex.devices import parse
 from tinyalex.errors import DataError
@@ -22,8 +23,8 @@ from tinyalex.measure.relu_vs_tanh import Curve, Plan, first, ratio, run, search
 from tinyalex.runs import checkpoint
 from tinyalex.train import StepResult
 
-# 64 pictures in batches of 32.  A whole run takes 12 steps: for each neuron 2 to find the rate, then 2 epochs
-# of 2.
+# 64 pictures in batches of 32.  A whole run takes 12 steps: for each activation 2 to find the rate, then 2
+# epochs of 2.
 PLAN = Plan("shapes", 64, (0.001, 0.004), search_epochs=1, search_pictures=32, most_epochs=2)
 ONE, TWO = parse("cpu:0"), parse("cpu:0,cpu:1")
 overflows = pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")
@@ -85,10 +86,10 @@ def test_summary_says_what_was_done_and_found(finished):
     assert summary["devices"] == ["cpu:0", "cpu:1"]
     assert summary["target_training_error"] == 0.25
     assert summary["search"].keys() == {"relu", "tanh"}
-    for neuron, entry in zip(("relu", "tanh"), summary["runs"], strict=True):
-        found = summary["search"][neuron]
+    for activation, entry in zip(("relu", "tanh"), summary["runs"], strict=True):
+        found = summary["search"][activation]
         assert {"0.001", "0.004"} <= found.keys()
-        assert entry["neuron"] == neuron
+        assert entry["activation"] == activation
         assert entry["seed"] == 0
         assert entry["rate"] == float(min(found, key=found.get))
         assert entry["epochs_run"] == 2
@@ -98,21 +99,26 @@ def test_summary_says_what_was_done_and_found(finished):
     assert summary["ratio_of_epochs"] == {"0": None}
 
 
+def curve_in(path):
+    """The curve in a checkpoint's metadata."""
+    return Curve(**checkpoint.load(path)[1]["curve"])
+
+
 def test_curves_agree_with_summary_and_checkpoints(finished):
     out, summary = finished
     rows = rows_of(out)
-    assert list(rows[0]) == ["neuron", "seed", "rate", "epoch", "training_error", "loss", "seconds"]
-    assert [(r["neuron"], r["epoch"]) for r in rows] == [
+    assert list(rows[0]) == ["activation", "seed", "rate", "epoch", "training_error", "loss", "seconds"]
+    assert [(r["activation"], r["epoch"]) for r in rows] == [
         ("relu", "1"), ("relu", "2"), ("tanh", "1"), ("tanh", "2"),
     ]  # fmt: skip
     for entry in summary["runs"]:
-        mine = [r for r in rows if r["neuron"] == entry["neuron"]]
+        mine = [r for r in rows if r["activation"] == entry["activation"]]
         assert float(mine[-1]["training_error"]) == entry["last_training_error"]
         assert {float(r["rate"]) for r in mine} == {entry["rate"]}
-        _, curve = checkpoint.load(out / f"{entry['neuron']}-seed0.safetensors")
-        assert Curve(**curve).errors == [float(r["training_error"]) for r in mine]
-        assert Curve(**curve).losses == [float(r["loss"]) for r in mine]
-        assert Curve(**curve).seconds == [float(r["seconds"]) for r in mine]
+        curve = curve_in(out / f"{entry['activation']}-seed0.safetensors")
+        assert curve.errors == [float(r["training_error"]) for r in mine]
+        assert curve.losses == [float(r["loss"]) for r in mine]
+        assert curve.seconds == [float(r["seconds"]) for r in mine]
         for r in mine:
             assert float(r["training_error"]) * 64 == pytest.approx(round(float(r["training_error"]) * 64))
             assert 1.5 < float(r["loss"]) < 4  # nats: ln 10 is guessing
@@ -157,16 +163,16 @@ def test_the_figure_is_drawn_as_the_papers(tmp_path):
 
 def counted(patch, stop_at=None):
     """Count rank 0's steps; the one numbered stop_at (from 1) is interrupted before it is made."""
-    steps, step = [], relu_vs_tanh.data_parallel_step
+    steps, step = [], training.train_step
 
-    def wrapped(net, optimizer, comm, *arguments):
-        if comm.rank == 0:
+    def wrapped(net, optimizer, images, labels, number, data):
+        if data.rank == 0:
             steps.append(optimizer.rate)
             if len(steps) == stop_at:
                 raise KeyboardInterrupt
-        return step(net, optimizer, comm, *arguments)
+        return step(net, optimizer, images, labels, number, data)
 
-    patch.setattr(relu_vs_tanh, "data_parallel_step", wrapped)
+    patch.setattr(training, "train_step", wrapped)
     return steps
 
 
@@ -178,9 +184,9 @@ def assert_same_run(out, finished):
         [{k: v for k, v in row.items() if k != "seconds"} for row in rows_of(o)] for o in (out, finished)
     ]
     assert without[0] == without[1]
-    for neuron in ("relu", "tanh"):
-        found, _ = checkpoint.load(out / f"{neuron}-seed0.safetensors")
-        expected, _ = checkpoint.load(finished / f"{neuron}-seed0.safetensors")
+    for activation in ("relu", "tanh"):
+        found, _ = checkpoint.load(out / f"{activation}-seed0.safetensors")
+        expected, _ = checkpoint.load(finished / f"{activation}-seed0.safetensors")
         assert found.keys() == expected.keys()
         assert all(found[name].tobytes() == a.tobytes() for name, a in expected.items())
 
@@ -230,7 +236,7 @@ def test_train_stopped_from_on_step_continues_from_its_checkpoint(pictures, tmp_
     with pytest.raises(KeyboardInterrupt):
         train(pictures, ONE, "relu", 0.004, 3, 2, path, on_step=on_step)
     assert heard == [(0, 0.5), (0, 1.0), (1, 0.5)]
-    first_epoch = Curve(**checkpoint.load(path)[1])
+    first_epoch = curve_in(path)
     whole = train(pictures, ONE, "relu", 0.004, 3, 2, tmp_path / "whole.safetensors")
     saved = path.read_bytes()
     for devices in (ONE, TWO):
@@ -269,11 +275,11 @@ def test_train_stops_at_the_target(pictures):
 def test_every_epoch_and_seed_has_an_order_of_its_own(pictures, monkeypatch):
     shown = []
 
-    def step(net, optimizer, comm, x, labels, number):
+    def step(net, optimizer, x, labels, number, data):
         shown.append((number, labels.tolist()))
         return StepResult(2.0, 0.5)
 
-    monkeypatch.setattr(relu_vs_tanh, "data_parallel_step", step)
+    monkeypatch.setattr(training, "train_step", step)
     for seed in (0, 1, 0):
         train(pictures, ONE, "relu", 0.001, seed, epochs=2)
     assert [number for number, _ in shown] == [0, 1, 2, 3] * 3
@@ -313,8 +319,8 @@ def test_a_rate_that_diverges_loses_the_search(pictures):
     ids=["inside", "at_the_lower_end", "at_the_upper_end"],
 )
 def test_the_search_goes_on_while_the_best_rate_is_at_an_end(errors, tried, pictures, monkeypatch):
-    def trial(data, devices, neuron, rate, *args, **kwargs):
-        return Curve(neuron, 0, rate, [errors[rate]], [], [])
+    def trial(data, devices, activation, rate, *args, **kwargs):
+        return Curve(activation, 0, rate, [errors[rate]], [], [])
 
     monkeypatch.setattr(relu_vs_tanh, "train", trial)
     found = {1: errors[1]}  # known from before the interruption
@@ -350,8 +356,8 @@ def test_epochs_to_interpolates(errors, target, expected):
 
 
 def test_ratio_is_tanhs_epochs_to_relus():
-    def curve(neuron, seed, *errors):
-        return Curve(neuron, seed, 0.01, list(errors), [], [])
+    def curve(activation, seed, *errors):
+        return Curve(activation, seed, 0.01, list(errors), [], [])
 
     curves = [
         curve("relu", 0, 0.5, 0.25), curve("tanh", 0, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25),
