@@ -1,4 +1,4 @@
-"""The GPU's convolution: every edge of its tiles against NumPy, and the faults that such kernels are prone to."""
+"""The GPU's convolution: every edge of its tiles against NumPy, and the faults that it is prone to."""
 
 import backends
 import numpy as np
