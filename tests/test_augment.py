@@ -11,16 +11,16 @@ def rng(seed=0):
     return np.random.default_rng(seed)
 
 
-@pytest.mark.parametrize(("recipe", "variants"), [(augment.PAPER, 2048), (augment.CODE2012, 2178)])
-def test_the_variants_of_a_picture_are_as_many_as_the_source_says(recipe, variants):
+@pytest.mark.parametrize(("augmentation", "variants"), [(augment.PAPER, 2048), (augment.CODE2012, 2178)])
+def test_the_variants_of_a_picture_are_as_many_as_the_source_says(augmentation, variants):
     """Paper: "a factor of 2048" = 32 * 32 * 2; the code's randint(0, 33) gives 33 * 33 * 2 = 2178."""
     n = 40_000
-    corners = augment.random_crop_offsets(rng(), n, offsets=recipe.offsets)
+    corners = augment.random_crop_offsets(rng(), n, offsets=augmentation.offsets)
     flips = augment.random_flips(rng(1), n)
     seen = {(y, x, f) for (y, x), f in zip(corners.tolist(), flips.tolist(), strict=True)}
     assert len(seen) == variants
     assert corners.min() == 0
-    assert corners.max() == recipe.offsets - 1
+    assert corners.max() == augmentation.offsets - 1
 
 
 def test_every_corner_and_side_is_equally_likely():

@@ -1,4 +1,4 @@
-"""The GPU's convolution: every edge of its tiles against NumPy, and the faults that such kernels are prone to."""
+"""The GPU's convolution: every edge of its tiles against NumPy, and the faults that it is prone to."""
 
 import backends
 import numpy as np
@@ -84,8 +84,10 @@ def drawn(*shape):
 
 FAULTS = {  # name: (file, what stands there, what stands there instead, what is raised)
     "a barrier left out": ("conv", "        __syncthreads(); // all", "        // all", AssertionError),
-    "a barrier left out in dW": ("conv_weights", "        __syncthreads(); // all", "        // all", AssertionError),
-    "a barrier left out in db": ("conv_weights", "    __syncthreads(); // what", "    // what", AssertionError),
+    "a barrier left out in dW": (
+        "conv_weights", "        __syncthreads(); // all", "        // all", AssertionError),
+    "a barrier left out in db": (
+        "conv_weights", "    __syncthreads(); // what", "    // what", AssertionError),
     "a barrier that some threads do not come to": (
         "conv", "        __syncthreads(); // all", "        if (row) __syncthreads(); // all", RuntimeError),
     "copies not waited for": ("conv", "wait_for<STAGES - 2>", "wait_for<STAGES - 1>", AssertionError),
@@ -95,8 +97,10 @@ FAULTS = {  # name: (file, what stands there, what stands there instead, what is
     "the group's maps": ("conv", "group = g * C * map", "group = 0 * C * map", AssertionError),
     "the group's filters": ("conv", "            f += g * F;\n", "", AssertionError),
     "the taps' edge in dW": ("conv_weights", "if (f < F && k < K)", "if (f < F)", IndexError),
-    "the chunk's edge in dW": ("conv_weights", "chunk * per + per < M ? chunk * per + per : M", "M", AssertionError),
-    "the group's channels in dW": ("conv_weights", "channel[r] = g * C + tap.a", "channel[r] = tap.a", AssertionError),
+    "the chunk's edge in dW": (
+        "conv_weights", "chunk * per + per < M ? chunk * per + per : M", "M", AssertionError),
+    "the group's channels in dW": (
+        "conv_weights", "channel[r] = g * C + tap.a", "channel[r] = tap.a", AssertionError),
     "the last chunk not added": ("conv_weights", "chunk < chunks; chunk++", "chunk < chunks - 1; chunk++",
                                  AssertionError),
 }  # fmt: skip

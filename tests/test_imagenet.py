@@ -159,9 +159,9 @@ def test_the_result_does_not_depend_on_the_workers_and_nothing_is_left_over(sour
 def test_shards_feed_the_loader(prepared):
     """Crop, flip, noise and mean from what open() gives."""
     shards = imagenet.open(prepared)
-    recipe = augment.Augmentation(crop=28)
+    augmentation = augment.Augmentation(crop=28)
     with Loader(
-        shards, 8, recipe, train=True, mean=shards.mean, covariance=shards.covariance, epochs=3
+        shards, 8, augmentation, train=True, mean=shards.mean, covariance=shards.covariance, epochs=3
     ) as loader:
         got = list(loader)
     assert [b.images.shape for b in got] == [(3, 28, 28, 8)] * 6

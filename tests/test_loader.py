@@ -9,7 +9,7 @@ import pytest
 from tinyalex.data import Images, augment
 from tinyalex.data.loader import Loader
 
-RECIPE = augment.Augmentation(crop=9, noise=0.1)
+AUGMENTATION = augment.Augmentation(crop=9, noise=0.1)
 COVARIANCE = np.array([[9.0, 2, 1], [2, 5, 0], [1, 0, 4]])
 
 
@@ -33,9 +33,11 @@ def same(a, b):
     )
 
 
-def train(source=None, batch_size=8, recipe=RECIPE, **kwargs):
+def train(source=None, batch_size=8, augmentation=AUGMENTATION, **kwargs):
     """Training batches."""
-    return batches(source or pictures(), batch_size, recipe, train=True, covariance=COVARIANCE, **kwargs)
+    return batches(
+        source or pictures(), batch_size, augmentation, train=True, covariance=COVARIANCE, **kwargs
+    )
 
 
 def test_batches_depend_on_the_seed_and_not_on_the_threads():
@@ -59,13 +61,13 @@ def test_an_epoch_shows_each_picture_once_in_a_new_order():
 def test_training_drops_the_partial_batch_and_evaluation_keeps_it():
     """50 = 6 * 8 + 2."""
     assert [len(b.labels) for b in train()] == [8] * 6
-    assert [len(b.labels) for b in batches(pictures(), 8, RECIPE, train=False)] == [8] * 6 + [2]
+    assert [len(b.labels) for b in batches(pictures(), 8, AUGMENTATION, train=False)] == [8] * 6 + [2]
 
 
 def test_a_run_goes_on_from_a_saved_position_with_the_same_batches():
     """state() after any batch, also the last of an epoch, is the start of the rest."""
     whole = train(epochs=3)
-    with Loader(pictures(), 8, RECIPE, train=True, covariance=COVARIANCE, epochs=3) as loader:
+    with Loader(pictures(), 8, AUGMENTATION, train=True, covariance=COVARIANCE, epochs=3) as loader:
         for taken in range(1, 18):
             next(loader)
             assert loader.state() == divmod(taken, 6)
@@ -74,10 +76,10 @@ def test_a_run_goes_on_from_a_saved_position_with_the_same_batches():
 
 
 def test_evaluation_is_the_centre_of_each_picture_in_order_minus_the_mean():
-    """No flip, no noise, no shuffling, whatever the recipe says."""
+    """No flip, no noise, no shuffling, whatever the augmentation says."""
     source = pictures()
     mean = np.random.default_rng(1).random((3, 12, 12), dtype=np.float32)
-    got = batches(source, 16, RECIPE, train=False, mean=mean)
+    got = batches(source, 16, AUGMENTATION, train=False, mean=mean)
     images = np.concatenate([b.images for b in got], axis=3)
     np.testing.assert_array_equal(np.concatenate([b.labels for b in got]), np.arange(50))
     np.testing.assert_array_equal(images, (source.images - mean[..., None])[:, 1:10, 1:10])
@@ -86,10 +88,10 @@ def test_evaluation_is_the_centre_of_each_picture_in_order_minus_the_mean():
 
 def test_training_pictures_are_crops_and_flips_and_one_colour_minus_the_mean_over_the_divisor():
     """Each picture is found again among its 4 * 4 * 2 variants, up to one colour, the noise."""
-    source, recipe = pictures(side=12), augment.Augmentation(crop=9, reading="code2012")
+    source, augmentation = pictures(side=12), augment.Augmentation(crop=9, reading="code2012")
     mean = np.random.default_rng(1).random((3, 12, 12), dtype=np.float32) * 255
     colours, used = [], set()
-    for images, labels in train(source, recipe=recipe, mean=mean, epochs=2):
+    for images, labels in train(source, augmentation=augmentation, mean=mean, epochs=2):
         for n, label in enumerate(labels):
             for y, x, flip in np.ndindex(4, 4, 2):
                 variant = augment.cut(source.images[..., label], y, x, 9, flip) - mean[:, 1:10, 1:10]
@@ -105,8 +107,8 @@ def test_training_pictures_are_crops_and_flips_and_one_colour_minus_the_mean_ove
 def test_neighbours_share_a_crop_when_the_recipe_says_so():
     """Pictures that hold their own column numbers show where they were cut."""
     images = np.broadcast_to(np.arange(12, dtype=np.uint8)[None, None, :, None], (3, 12, 12, 64)).copy()
-    recipe = augment.Augmentation(crop=9, group=8, noise=0)
-    got = train(Images(images, np.arange(64), ("a",) * 64), 32, recipe)
+    augmentation = augment.Augmentation(crop=9, group=8, noise=0)
+    got = train(Images(images, np.arange(64), ("a",) * 64), 32, augmentation)
     lefts = np.array([b.images[0, 0, 0] for b in got]).reshape(-1, 8)
     assert (lefts == lefts[:, :1]).all()
     assert len(np.unique(lefts)) > 2
@@ -116,7 +118,7 @@ def test_the_mean_of_an_epoch_is_near_zero():
     """What the loader gives, averaged, is the data minus its mean: 0 to within the noise and the crops."""
     source = pictures(n=200)
     mean, covariance = augment.statistics(source.images)
-    with Loader(source, 20, RECIPE, train=True, mean=mean, covariance=covariance) as loader:
+    with Loader(source, 20, AUGMENTATION, train=True, mean=mean, covariance=covariance) as loader:
         total = np.mean([b.images.mean((1, 2, 3)) for b in loader], axis=0)
     assert abs(total).max() < 1.5  # grey levels; a pixel's deviation is 74
     scalar = batches(source, 20, augment.PLAIN, train=False, mean=mean.mean((1, 2)))
@@ -127,7 +129,7 @@ def test_ten_views_are_those_of_the_whole_pictures():
     """The list's order is that of augment.ten_views, each minus the centre of the mean."""
     source = pictures(n=6)
     mean = np.random.default_rng(1).random((3, 12, 12), dtype=np.float32)
-    ((views, labels),) = batches(source, 8, RECIPE, train=False, mean=mean, views=10)
+    ((views, labels),) = batches(source, 8, AUGMENTATION, train=False, mean=mean, views=10)
     assert len(views) == 10
     assert labels.tolist() == list(range(6))
     centre = mean[:, 1:10, 1:10, None]
@@ -138,21 +140,21 @@ def test_ten_views_are_those_of_the_whole_pictures():
 def test_small_pictures_are_enlarged_with_their_mean():
     """32 to 64 and cropped; the mean is enlarged as the pictures are."""
     source = pictures(n=3, side=32)
-    recipe = augment.PLAIN._replace(crop=56)
-    ((images, _),) = batches(source, 3, recipe, train=False, upscale=64)
+    augmentation = augment.PLAIN._replace(crop=56)
+    ((images, _),) = batches(source, 3, augmentation, train=False, upscale=64)
     large = np.stack([augment.upscale(source.images[..., i], 64) for i in range(3)], axis=-1)
     np.testing.assert_array_equal(images, np.rint(large)[:, 4:60, 4:60])
     same_picture = Images(source.images[..., :1], np.zeros(1, int), ("a",))
     mean = same_picture.images[..., 0]
-    ((images, _),) = batches(same_picture, 1, recipe, train=False, upscale=64, mean=mean)
+    ((images, _),) = batches(same_picture, 1, augmentation, train=False, upscale=64, mean=mean)
     assert abs(images).max() <= 0.5  # rounding of the pixels, not of the mean
-    ((images, _),) = train(source, 3, RECIPE._replace(crop=56), upscale=64)
+    ((images, _),) = train(source, 3, AUGMENTATION._replace(crop=56), upscale=64)
     assert images.shape == (3, 56, 56, 3)
 
 
 def test_batches_are_the_callers_own():
     """A batch is not written again, and writing to it changes nothing else."""
-    with Loader(pictures(), 8, RECIPE, train=True, covariance=COVARIANCE, threads=2) as loader:
+    with Loader(pictures(), 8, AUGMENTATION, train=True, covariance=COVARIANCE, threads=2) as loader:
         kept = [(b, b.images.copy()) for b in loader]
     assert all(np.array_equal(b.images, copy) for b, copy in kept)
     kept[0][0].images[:] = 0
@@ -221,8 +223,8 @@ def test_closing_ends_the_threads_at_once():
         ({"start": (0, 6)}, r"start=\(0, 6\): an epoch has the batches 0 to 5"),
         ({"views": 10}, "views=10: expected 1, or 10 with train=False"),
         ({"covariance": None}, "colour noise of 0.1 needs the covariance"),
-        ({"recipe": augment.PAPER}, "crop=224 is larger than the picture, 12 pixels"),
-        ({"recipe": RECIPE._replace(offsets=5)}, "crop of 9 pixels in 12 has 1 to 4 positions"),
+        ({"augmentation": augment.PAPER}, "crop=224 is larger than the picture, 12 pixels"),
+        ({"augmentation": AUGMENTATION._replace(offsets=5)}, "crop of 9 pixels in 12 has 1 to 4 positions"),
         (
             {"mean": np.zeros((3, 9, 9))},
             r"mean: expected the shape \(3,\) or \(3, 12, 12\), found \(3, 9, 9\)",
@@ -234,6 +236,11 @@ def test_closing_ends_the_threads_at_once():
 )
 def test_what_does_not_fit_is_refused_before_any_thread_starts(change, message):
     """Each message names the argument, what was expected and what was found."""
-    arguments = {"source": pictures(), "batch_size": 8, "recipe": RECIPE, "covariance": COVARIANCE} | change
+    arguments = {
+        "source": pictures(),
+        "batch_size": 8,
+        "augmentation": AUGMENTATION,
+        "covariance": COVARIANCE,
+    } | change
     with pytest.raises(ValueError, match=message):
         Loader(**arguments, train=True)
