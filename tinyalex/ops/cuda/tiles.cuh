@@ -76,15 +76,6 @@ static __device__ __forceinline__ void wait_for()
 }
 #endif
 
-// ReLU's backward: 0 where the output y was not positive.
-static __device__ __forceinline__ Run through_relu(Run g, Run y)
-{
-#pragma unroll
-    for (int k = 0; k < V; k++)
-        g.of[k] = y.of[k] > 0 ? g.of[k] : (REAL)0;
-    return g;
-}
-
 // ---- a number counted on by a fixed step, in three digits ----------------------------------------------
 // value = (a * B + b) * C + c.  The three divisions are made once; then counting takes additions only.
 
