@@ -27,6 +27,7 @@ class Tile(NamedTuple):
     PN: int  # and of 4 columns
     BLOCKS: int  # that a multiprocessor holds
     TF32: int = 0  # 1: by the tensor cores
+    UNROLL: int = 1  # dW: how many fours of terms are unrolled
 
     @property
     def threads(self):
