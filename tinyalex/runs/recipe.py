@@ -85,6 +85,8 @@ PRESETS = {
         augmentation=augment.Augmentation(crop=227, noise=0.0),
     ),
 }  # fmt: skip
+# Simonyan and Zisserman, section 3.1: batches of 256, 74 epochs, the rest as in AlexNet's paper
+PRESETS |= {f"vgg-{name}": Recipe(batch=256, epochs=74) for name in ("a", "a-lrn", "b", "c", "d", "e")}
 
 
 def recipe_of(recipe, network="paper", noise=None, **changes):
