@@ -88,7 +88,7 @@ assert round(slope_of_tanh[1] ** 5, 7) == 0.0000018
 
 # %%
 def tanh_backward(dy, y):
-    """dx of y = tanh(x), from the output y alone.  dy, y: one shape → dx, the same."""
+    """dx of y = tanh(x), from the output y alone.  dy, y: one shape and dtype → dx, the same."""
     dx = ...
     return dx
 
@@ -101,7 +101,7 @@ tanh_backward = check(tanh_backward)
 
 # %%
 def relu_backward(dy, y):
-    """dx of y = max(0, x), from the output y alone.  dy, y: one shape → dx, the same."""
+    """dx of y = max(0, x), from the output y alone.  dy, y: one shape and dtype → dx, the same."""
     dx = ...
     return dx
 

@@ -100,7 +100,7 @@ assert (masks.mean(axis=0) == 0.5).all()
 
 # %%
 def dropout(x, mask, keep, train, inverted):
-    """Both scalings.  x any shape, mask shaped like x (None at test), keep: P(kept) → y."""
+    """Both scalings.  x any shape, float32 stays so; mask like x (None at test); keep: P(kept) → y."""
     if train:
         return ...  # 2012, or inverted
     return ...  # 2012, or inverted
@@ -129,7 +129,7 @@ print("in both scalings: the mean over all masks is the value at test")
 
 # %%
 def dropout_backward(dy, mask, keep, inverted):
-    """dx of dropout in training.  dy and mask (the one of forward): one shape."""
+    """dx of dropout in training.  dy and mask (the one of forward): one shape.  float32 stays float32."""
     dx = ...
     return dx
 

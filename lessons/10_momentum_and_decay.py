@@ -66,7 +66,7 @@ assert np.isclose(v, -2, rtol=0.01)
 
 # %%
 def sgd_step(w, v, grad, rate, momentum, decay):
-    """The paper's rule for one array.  → (w, v), both new."""
+    """The paper's rule for one array.  → (w, v), both new.  float32 stays float32."""
     v = ...
     w = ...
     return w, v

@@ -189,14 +189,14 @@ class RawMemory:
     def __init__(self, size):
         self.bytes = np.empty(size, np.uint8)
 
-    @classmethod
-    def pointer(cls, size):
-        return RawPointer(cls(size), 0)
-
 
 class RawPointer:
     def __init__(self, mem, offset):
         self.mem = mem
+
+
+def raw_pointer(size):
+    return RawPointer(RawMemory(size), 0)
 
 
 class MemoryPool:
@@ -247,7 +247,7 @@ class Memory:
             if pool:
                 self.bytes, self.writer, self.readers = pool.pop()
             else:
-                chunk = getattr(local, "allocator", RawMemory.pointer)(nbytes + 2 * GUARD)
+                chunk = getattr(local, "allocator", raw_pointer)(nbytes + 2 * GUARD)
                 self.bytes, self.writer, self.readers = chunk.mem.bytes, None, {}
             live[self.bytes.ctypes.data + GUARD] = weakref.ref(self)
         self.bytes.fill(0xFF)  # NaN, in float32 and float64

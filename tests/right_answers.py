@@ -39,7 +39,7 @@ def place__ravel(c, h, w, n, shape):
 
 
 def place__sum_of_steps(c, h, w, n, shape):
-    C, H, W, N = shape
+    _C, H, W, N = shape
     return c * H * W * N + h * W * N + w * N + n
 
 
@@ -101,7 +101,7 @@ def softmax__logaddexp(z):
 
 
 def loss_and_gradient__fancy_index(z, labels):
-    K, N = z.shape
+    _K, N = z.shape
     shifted = z - z.max(0)
     log_p = shifted - np.log(np.exp(shifted).sum(0))
     loss = -log_p[labels, np.arange(N)].mean()

@@ -18,6 +18,7 @@ from tinyalex.nn import (
     Conv2d,
     Dropout,
     Flatten,
+    GlobalAvgPool,
     Linear,
     MaxPool,
     SameMapNorm,
@@ -130,6 +131,7 @@ def test_every_layer_goes_out_and_comes_back(tmp_path):
         Activate(("tanh", 0.9, 1.3)),
         Conv2d(6, 2, 1, (0, 0, 1, 1), 2, "logistic"),
         MaxPool(2, 3, (0, 1, 1, 0), True),
+        GlobalAvgPool(),
         Dropout(0.7, False),
         Flatten(),
         Dropout(0.7, True),
@@ -202,6 +204,10 @@ def torch_networks():
                 *conv(8, 16, 3, padding=1), *conv(16, 16, 1), nn.MaxPool2d(2, 2), View(), *head(),
             ),
         ),
+        "a head of global averages": (
+            (3, 17, 14),
+            nn.Sequential(*conv(3, 8, 3, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), *head()),
+        ),
         "LRN, even window": (
             (3, 14, 14),
             nn.Sequential(*conv(3, 9, 3), nn.LocalResponseNorm(4, 2.0, 0.6, 1.5), View(), *head()),
@@ -226,7 +232,8 @@ def torch_networks():
 
 
 NAMES = (
-    "AlexNet, two towers", "AlexNet, one tower", "VGG", "LRN, even window", "ceil pooling", "asymmetric pads"
+    "AlexNet, two towers", "AlexNet, one tower", "VGG", "a head of global averages", "LRN, even window",
+    "ceil pooling", "asymmetric pads"
 )  # fmt: skip
 
 

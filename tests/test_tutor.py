@@ -148,9 +148,9 @@ def test_the_mark_is_right_for_nine_of_ten_mutants():
     wrong, missed = 0, []
     for name in ("col2im", "max_pool_backward", "sgd_step", "bias_relu"):
         for text in (HOLES[name].source, pointing.disguised(HOLES[name].source)):
-            count, bad = pointing.score(HOLES[name], text)
+            count, bad = pointing.score(HOLES[name], text, every=7)
             wrong, missed = wrong + count, missed + bad
-    assert wrong > 70
+    assert wrong > 30
     assert len(missed) <= (1 - pointing.WANTED) * wrong, missed
 
 

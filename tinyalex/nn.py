@@ -32,7 +32,7 @@ from tinyalex import ops
 from tinyalex.comm import Comm
 from tinyalex.devices import Device
 from tinyalex.errors import ArgumentError
-from tinyalex.fields import fits, plain_data
+from tinyalex.fields import fits, in_words, plain_data
 from tinyalex.memory import zeros
 from tinyalex.ops.checks import xp_of
 
@@ -84,8 +84,7 @@ class Layer:
             value = plain_data(getattr(self, f.name))
             setattr(self, f.name, value)
             if not fits(value, f.type):
-                wanted = getattr(f.type, "__name__", None) or str(f.type)
-                raise self.error(f"{f.name}: expected {wanted}, found {str(value)[:80]!r}")
+                raise self.error(f"{f.name}: expected {in_words(f.type)}, found {str(value)[:80]!r}")
             if f.name == "activation":
                 try:
                     activation_of(value)
@@ -368,6 +367,23 @@ class AvgPool(MaxPool):
     """The average of each window's real pixels; the fields are those of `MaxPool`."""
 
     pair = ops.avg_pool_forward, ops.avg_pool_backward
+
+    def keeps(self, shape):
+        """Nothing."""
+        return []
+
+
+@dataclass(repr=False)
+class GlobalAvgPool(Layer):
+    """The average of each map: one number for a channel  (Lin, Chen and Yan, 2013)."""
+
+    prefix = "pool"
+    pair = ops.global_avg_pool_forward, ops.global_avg_pool_backward
+
+    def out(self, shape):
+        """(C, H, W) → (C, 1, 1)."""
+        C, _, _ = maps(self, shape)
+        return C, 1, 1
 
     def keeps(self, shape):
         """Nothing."""

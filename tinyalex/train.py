@@ -15,6 +15,7 @@ from tinyalex.comm import Comm
 from tinyalex.errors import NonFiniteError
 from tinyalex.nn import Sequential
 from tinyalex.ops import softmax_loss_backward, softmax_loss_forward, topk_error
+from tinyalex.ops.cuda.graph import Captured
 from tinyalex.optim import SGD
 
 Array = np.ndarray  # or CuPy's
@@ -25,6 +26,38 @@ class StepResult(NamedTuple):
 
     loss: float
     error: float
+
+
+class Step:
+    """Steps of SGD, one a call: see `train_step`.
+
+    On one GPU the launches of a step are recorded in the second call and replayed from then on
+    (`tinyalex.ops.cuda.graph`): parameters must stay in their arrays.
+    """
+
+    def __init__(self, net: Sequential, optimizer: SGD, data: Comm | None = None):
+        self.net, self.optimizer, self.data = net, optimizer, data
+        self.ranks = data.size if data else 1
+        alone = net.comm.size == self.ranks == 1
+        self._work = Captured(self._queue, net.comm.device) if alone else self._queue
+
+    def __call__(self, images: Array, labels: Array, number: int = 0) -> StepResult:
+        """Do the step of this number."""
+        found = self.net.comm.device.get(self._work(images, labels))  # only here is a GPU waited for
+        loss, errors = map(float, found)
+        _check_finite(loss, self.net, self.data or self.net.comm, self.optimizer, images, number)
+        return StepResult(loss, errors / (labels.size * self.ranks))
+
+    def _queue(self, images, labels):
+        """Forward, loss, backward, update; return the loss and the number of errors as one array."""
+        logits = self.net.forward(images, train=True)
+        loss, cache = softmax_loss_forward(logits, labels, total=labels.size * self.ranks)
+        errors = topk_error(logits, labels).sum()
+        self.net.backward(softmax_loss_backward(cache))
+        if self.ranks > 1:
+            loss, errors = _sum_gradients(self.net, self.data, loss, errors)
+        self.optimizer.step(loss)  # nothing where the loss is not finite
+        return self.net.comm.device.xp.stack([loss, errors])
 
 
 def train_step(
@@ -39,20 +72,10 @@ def train_step(
     (data parallelism).  The gradients of the parts are summed over them, so that every rank, dividing by the
     whole batch, makes the update that one rank would make.
 
-    step: its number, for messages.  Raises NonFiniteError, before the update, on every rank.
+    step: its number, for messages.  Raises NonFiniteError on every rank, and updates nothing, where the loss
+    is not finite.
     """
-    ranks = data.size if data else 1
-    logits = net.forward(images, train=True)
-    loss, cache = softmax_loss_forward(logits, labels, total=labels.size * ranks)
-    errors = topk_error(logits, labels).sum()
-    net.backward(softmax_loss_backward(cache))
-    if ranks > 1:
-        loss, errors = _sum_gradients(net, data, loss, errors)
-    stacked = net.comm.device.xp.stack([loss, errors])
-    loss, errors = (float(v) for v in net.comm.device.get(stacked))  # only here is a GPU waited for
-    _check_finite(loss, net, data or net.comm, optimizer, images, step)
-    optimizer.step()
-    return StepResult(loss, errors / (labels.size * ranks))
+    return Step(net, optimizer, data)(images, labels, step)
 
 
 def _sum_gradients(net, data, loss, errors):
@@ -148,13 +171,13 @@ def fit(
     after the last, before the epoch is counted: what it returns, if true, ends the training.  Any of them
     may raise `Stopped`; the place then says what was done.
     """
-    place = place or Place()
+    place, step = place or Place(), Step(net, optimizer, data)
     while place.epoch < epochs:
         if begin_epoch:
             begin_epoch(place)
         if place.batch < steps:
             for images, labels in batches(place.epoch, place.batch):
-                result = train_step(net, optimizer, images, labels, place.step, data)
+                result = step(images, labels, place.step)
                 place.take(result)
                 if on_step:
                     on_step(place, result)

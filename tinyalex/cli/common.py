@@ -26,9 +26,11 @@ DataSet = Annotated[
 ]
 Split = Annotated[str, typer.Option(help="train or val.")]
 Views = Annotated[int, typer.Option(help="Views of each picture: 1 (centre) or 10 (paper, section 4.1).")]
-_NETWORK = "paper, code2012, half, caffe, cifar4 …; a checkpoint or run; FILE.py or FILE.json"
+_NETWORK = "paper, code2012, half, caffe, small, cifar4 …; a checkpoint or run; FILE.py or FILE.json"
 NetworkArgument = Annotated[str, typer.Argument(metavar="NETWORK", help=f"alexnet: {_NETWORK}.")]
-NetworkOption = Annotated[str, typer.Option("--network", "--preset", help=f"{_NETWORK}.")]
+NetworkOption = Annotated[
+    str | None, typer.Option("--network", "--preset", help=f"{_NETWORK}.", show_default="paper")
+]
 Preset = Annotated[
     str | None, typer.Option(help="Which alexnet: paper, code2012, half or caffe.", show_default="paper")
 ]

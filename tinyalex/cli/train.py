@@ -24,11 +24,12 @@ from tinyalex.errors import DeviceError, DeviceMemoryError
 def train(
     data: DataSet,
     out: Annotated[Path, typer.Argument(help="The run's folder: new or empty.")],
-    network: NetworkOption = "paper",
+    network: NetworkOption = None,
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="How it is trained: paper, code2012 or caffe; by default as the network's authors."
+            help="How it is trained: paper, code2012, caffe, or small (100 to 5,000 pictures, with a network "
+            "for them); by default as the network's authors did."
         ),
     ] = None,
     devices: Devices = None,
@@ -154,7 +155,7 @@ class _Display:
             case "chance":
                 say(
                     f"epoch {record['epoch']}: the loss stands at that of guessing, log {self.classes} = "
-                    f"{record['chance']:.2f}: nothing is learned; try --bias 0.1 --no-dropout --noise 0"
+                    f"{record['chance']:.2f}: nothing is learned; try --recipe small, or --bias 0.1 --noise 0"
                 )
 
 

@@ -28,6 +28,7 @@ from tinyalex.nn import (
     Conv2d,
     Dropout,
     Flatten,
+    GlobalAvgPool,
     Linear,
     MaxPool,
     SameMapNorm,
@@ -141,6 +142,10 @@ class _Graph:
     @add.register
     def _(self, layer: AvgPool):
         self.node("AveragePool", layer.name, **self._pool(layer))
+
+    @add.register
+    def _(self, layer: GlobalAvgPool):
+        self.node("GlobalAveragePool", layer.name)
 
     def _pool(self, layer):
         z, s = layer.window, layer.stride

@@ -1,11 +1,11 @@
 """Sequential convolutional classifiers in from ONNX files, as a `tinyalex.models.Network`.
 
 The file is read from its input to its output, one node after the other: Conv, Gemm, MatMul + Add, MaxPool,
-AveragePool, LRN, Relu, Tanh, Sigmoid, Dropout, Flatten, Reshape, Pad, Identity, Mul by a constant (2012's
-dropout, tanh[a,b]) and a last Softmax, which is left out: `predict` takes it itself.  Three spellings of
-several nodes are read as one layer: Split, LRN …, Concat (towers), and the normalizations across channels
-(as PyTorch writes it) and within a map that are made of Mul, AveragePool, Mul, Add, Pow, Div.  Anything else
-is refused by name, with its node.
+AveragePool, GlobalAveragePool, LRN, Relu, Tanh, Sigmoid, Dropout, Flatten, Reshape, Pad, Identity, Mul by a
+constant (2012's dropout, tanh[a,b]) and a last Softmax, which is left out: `predict` takes it itself.  Three
+spellings of several nodes are read as one layer: Split, LRN …, Concat (towers), and the normalizations across
+channels (as PyTorch writes it) and within a map that are made of Mul, AveragePool, Mul, Add, Pow, Div.
+Anything else is refused by name, with its node.
 
 The file is not trusted, see `tinyalex.exchange.onnx_graph`.  Memory stays below five times the size of the
 model's files, plus 1.5 GiB.
@@ -21,7 +21,19 @@ from tinyalex.errors import ArgumentError, DataError
 from tinyalex.exchange import Imported, onnx_module, onnx_norm
 from tinyalex.exchange.onnx_graph import CONSTANT_OPS, Graph, called, meant
 from tinyalex.models.network import MOST_NUMBERS, Network
-from tinyalex.nn import LRN, Activate, AvgPool, Conv2d, Dropout, Flatten, Linear, MaxPool, Weighted, ZeroPad
+from tinyalex.nn import (
+    LRN,
+    Activate,
+    AvgPool,
+    Conv2d,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    Linear,
+    MaxPool,
+    Weighted,
+    ZeroPad,
+)
 
 
 def read(path):
@@ -286,6 +298,12 @@ class _Reader(Graph):
             if ceil and self.size[1:][axis] != windows:  # onnx counts it, PyTorch does not
                 raise DataError(f"{called(node)}: its last window would start in the padding: not read alike")
 
+    def _global_average_pool(self, node, value):
+        if list(node.input) != [value]:
+            raise DataError(f"{called(node)}: expected one input")
+        self.maps(node, value)
+        self.push(GlobalAvgPool(name=self.name("pool")))
+
     def _lrn(self, node, value):
         if list(node.input) != [value]:
             raise DataError(f"{called(node)}: expected one input")
@@ -398,6 +416,7 @@ _READERS = {
     "LRN": _Reader._lrn,
     "MaxPool": _Reader._max_pool,
     "AveragePool": _Reader._average_pool,
+    "GlobalAveragePool": _Reader._global_average_pool,
     "Dropout": _Reader._dropout,
     "Flatten": _Reader._flatten,
     "Reshape": _Reader._reshape,

@@ -1,8 +1,9 @@
 """What the notebooks in the folder `lessons` share.
 
-    lesson(5)       check, hint and solution for the holes of lesson 5
+    lesson(5)       check, hint, solution and tutor for the holes of lesson 5
     step_through    a computation, one step at a time
-    draw            pictures of arrays
+    paint           pictures of arrays as SVG, for steps and the tutor
+    draw            pictures of arrays with Matplotlib, for all else
 
 To write or change a lesson:
 
@@ -19,8 +20,12 @@ To write or change a lesson:
    so that later cells use the learner's function once it is right, and the solution until then.
 3. tinyalex/lessons/holes/lessonNN.py holds the solution of each hole under the same name, signature and
    docstring, with its cases, hints and at least three wrong answers: see `checks`.
+   `python -m tinyalex.lessons.mutants NAME` tries some hundred more wrong ones on its check, and at least
+   three right ones in other styles stand in tests/right_answers.py.
+   A broken function to expose (`kill`) is such a cell too; its solution stands in `kill`.
 4. Numbers in the prose are asserted in the next cell.  Sizes are all different.  A picture of every array
-   that matters, a `step_through`, something to break on purpose, three questions, what comes next.
+   that matters, a `step_through`, something to break on purpose, three questions, what comes next.  A cell
+   that only draws begins with `# %% drawing`: it is folded, in JupyterLab and in the pages.
 5. `pytest tests/test_lessons.py -k NN_` runs the lesson as shipped and with its solutions, tries the wrong
    answers, and looks at its page in a browser.
 """
@@ -29,13 +34,13 @@ import importlib
 
 from tinyalex.lessons.checks import lesson
 
-__all__ = ["draw", "lesson", "step_through"]
+__all__ = ["draw", "lesson", "paint", "step_through"]
 
 
 def __getattr__(name):
     """Import what draws only when it is used: a check needs NumPy alone."""
-    if name == "draw":
-        return importlib.import_module("tinyalex.lessons.draw")
+    if name in ("draw", "paint"):
+        return importlib.import_module(f"tinyalex.lessons.{name}")
     if name == "step_through":
         return importlib.import_module("tinyalex.lessons.steps").step_through
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

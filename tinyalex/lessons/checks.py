@@ -172,7 +172,19 @@ class Verdict(NamedTuple):
 
     state: str  # PASSED, NOT_YET or WRONG
     message: str
-    how: str = ""  # what a wrong one is told from: "mistake", "rule", "fact", "variant", "error", "bare error", "worst"
+    how: str = ""  # what a wrong one is told from, one of HOW
+
+
+HOW = {
+    "mistake": "a typical wrong answer gives these numbers",
+    "rule": "a shape, a type, an argument written into, with what it may come from",
+    "fact": "something seen in the numbers: `facts`",
+    "error": "an error, and help with it: `raised`",
+    "variant": "nothing else, but the book's solution with one thing otherwise gives these numbers",
+    "shape": "two shapes and nothing more",
+    "bare error": "an error and nothing more",
+    "worst": "the number that is furthest off and nothing more",
+}
 
 
 def judge(hole, function):
@@ -184,7 +196,7 @@ def judge(hole, function):
 def examine(hole, function, look_up=True):
     """Return the Verdict on a function as an answer to the hole.
 
-    look_up: whether an answer that is wrong in a way nobody foresaw is compared with variants of the solution.
+    look_up: whether an answer that is wrong in no way foreseen is compared with variants of the solution.
     """
     if todo := _todo(function):
         return Verdict(NOT_YET, f"still to do: {todo}")
@@ -194,6 +206,7 @@ def examine(hole, function, look_up=True):
     for args in hole.cases(np.random.default_rng(2012)):
         used, kept = copies(args), copies(args)
         expected = hole.solution(*kept)
+        _spoil(expected)
         try:
             found = function(*used)
         except Exception as error:
@@ -259,6 +272,11 @@ def _shape_help(hole, function, trials):
     if text := on_the_way(hole, function, trials):
         texts.append(text)
     return "  ".join(texts) if len(texts) > 1 or not texts or "should" not in texts[0] else ""
+
+
+def _spoil(expected):
+    """Fill free memory with NaN, so that np.empty does not by chance return what was right before."""
+    del [[np.full(np.shape(part), np.nan) for part in parts(expected)] for _ in range(8)][:]
 
 
 def _wrong(how, *texts):
@@ -371,7 +389,8 @@ def _array_difference(found, expected):
     if a.shape != b.shape:
         return _other_shape(a, b)
     if isinstance(expected, np.ndarray) and b.dtype.kind in "fu" and a.dtype != b.dtype:
-        return f"dtype: expected {b.dtype}, found {a.dtype}."
+        stays = "  What comes in as float32 goes out as float32." if b.dtype == np.float32 else ""
+        return f"dtype: expected {b.dtype}, found {a.dtype}.{stays}"
     if isinstance(expected, np.ndarray) and b.dtype.kind == "i" and a.dtype.kind not in "iu":
         return f"dtype: expected whole numbers, {b.dtype}; found {a.dtype}."
     return "" if close(a, b).all() else _WORST
@@ -399,7 +418,7 @@ def _other_shape(a, b):
     if a.ndim < b.ndim:
         missing = [k for k in range(b.ndim) if b.shape[:k] + b.shape[k + 1 :] == a.shape]
         if missing:
-            return f"{text}: axis {missing[-1]} is missing; was it summed or indexed away?  (keepdims=True keeps it.)"
+            return f"{text}: axis {missing[-1]} is missing; was it summed away?  (keepdims=True keeps it.)"
     if a.ndim > b.ndim:
         extra = [k for k in range(a.ndim) if a.shape[:k] + a.shape[k + 1 :] == b.shape]
         if extra:

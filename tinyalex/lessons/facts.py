@@ -81,7 +81,7 @@ def axes_of(hole):
 
 
 class Look:
-    """Everything that the facts are told from: the hole, the learner's function, its trials that went wrong."""
+    """What the facts are told from: the hole, the learner's function, its trials, the result in question."""
 
     def __init__(self, hole, function, trials, part=None):
         self.hole, self.function = hole, function
@@ -105,8 +105,8 @@ class Look:
 
     def letter(self, name, axis, ndim):
         """The letter of an axis, "" if the docstring does not tell."""
-        letters = self.axes.get(name, ())
-        return letters[axis] if len(letters) == ndim else ""
+        letters = self.axes.get(name) or self.axes.get("arrays", ())  # "All arrays (C,H,W,N)"
+        return letters[axis] if len(letters) == ndim and not letters[axis].isdigit() else ""
 
     def axis(self, axis, ndim, name=None):
         """How an axis is called: "axis 3 (N)"."""
@@ -152,7 +152,7 @@ def tell(hole, function, trials):
         texts = _first(look, _whole, _elsewhere, _one_function, _no_effect, _related)
         if not texts:
             texts = [
-                *_first(look, _where, _conditions, _separated),
+                *_first(look, _where, _symmetric, _conditions, _separated),
                 *_first(look, _heard, _responses, _special),
             ]
             if len(texts) < 2:
@@ -276,7 +276,8 @@ def _common(look, values, functions):
 
 def _named_factor(look, factors):
     named = _common(look, factors, [
-        ("{0}", lambda n: n), ("1/{0}", lambda n: 1 / n), ("{0}²", lambda n: n * n), ("1/{0}²", lambda n: 1 / n**2),
+        ("{0}", lambda n: n), ("1/{0}", lambda n: 1 / n), ("{0}²", lambda n: n * n),
+        ("1/{0}²", lambda n: n**-2.0),
         ("√{0}", lambda n: n**0.5), ("1/√{0}", lambda n: n**-0.5), ("2·{0}", lambda n: 2 * n),
         ("{0}/({0} − 1)", lambda n: n / (n - 1)), ("({0} − 1)/{0}", lambda n: (n - 1) / n),
         ("({0} + 1)/{0}", lambda n: (n + 1) / n), ("1 − {0}", lambda n: 1 - n),
@@ -302,8 +303,9 @@ def _named_factor(look, factors):
 
 def _named_shift(look, shifts):
     named = _common(look, shifts, [
-        ("{0} too much", lambda n: n), ("{0} too little", lambda n: -n), ("2·{0} too little", lambda n: -2 * n),
-        ("2·{0} too much", lambda n: 2 * n), ("{0} − 1 too much", lambda n: n - 1),
+        ("{0} too much", lambda n: n), ("{0} too little", lambda n: -n),
+        ("2·{0} too much", lambda n: 2 * n), ("2·{0} too little", lambda n: -2 * n),
+        ("{0} − 1 too much", lambda n: n - 1),
         ("{0} − 1 too little", lambda n: 1 - n),
     ])  # fmt: skip
     thing = "everything is" if np.ndim(look.trials[0].expected[look.part]) else "it is"
@@ -362,7 +364,7 @@ def _moved(look, a, b):
             and same(np.broadcast_to(first, a.shape), a)
             and not same(np.broadcast_to(np.take(b, [0], axis), b.shape), b)
         ):
-            return f"the same numbers all along {look.axis(axis, b.ndim)}: what belongs to its index is not used."
+            return f"the same numbers all along {look.axis(axis, b.ndim)}: its index is without effect."
     if len(np.unique(b)) > 3 and same(np.sort(a.ravel()), np.sort(b.ravel())):
         return "the right numbers in the wrong places: the same ones, dealt out in another order."
     return ""
@@ -406,10 +408,9 @@ def _one_function(look):
             return f"these are {text}."
     if all(same(a % 256, b % 256) for a, b in pairs) and all(same(np.rint(b), b) for _, b in pairs):
         return "the numbers are off by multiples of 256: they were computed in uint8, which wraps round."
-    for text, sign in (("", 1), (", with the other sign", -1)):
-        if all(b.ndim and b.size > 3 and same(np.abs(a), np.abs(b)) for a, b in pairs):
-            wrong = np.concatenate([(~close(a, sign * b)).ravel() for a, b in pairs])
-            return f"the sizes are right, the sign is wrong in {wrong.sum()} of {wrong.size} numbers."
+    if all(b.ndim and b.size > 3 and same(np.abs(a), np.abs(b)) for a, b in pairs):
+        wrong = np.concatenate([(~close(a, b)).ravel() for a, b in pairs])
+        return f"the sizes are right, the sign is wrong in {wrong.sum()} of {wrong.size} numbers."
     return ""
 
 
@@ -446,7 +447,8 @@ def _other(value, rng, at=slice(None)):
     if isinstance(value, np.ndarray) and value.dtype.kind in "fub":
         new = value.copy()
         if value.dtype.kind == "f":
-            new[at] += 1.5 + rng.random(new[at].shape).astype(value.dtype)
+            large = 1 + 2 * np.abs(value).max()  # so that it becomes the maximum of its window
+            new[at] += (large * (1 + rng.random(new[at].shape))).astype(value.dtype)
         elif value.dtype.kind == "u":
             new[at] += rng.integers(20, 200, new[at].shape, dtype=value.dtype)
         else:
@@ -479,7 +481,8 @@ def _no_effect(look):
             "every gradient is linear in dy."
         )
     if dead and (np.any(was[0]) or len(dead) == 1):
-        return f"{' and '.join(dead)} {'has' if len(dead) == 1 else 'have'} no effect on it: with other numbers there the result is the same."
+        has = "has" if len(dead) == 1 else "have"
+        return f"{' and '.join(dead)} {has} no effect on it: with other numbers there the result is the same."
     return ""
 
 
@@ -581,24 +584,31 @@ def _special(look):
                 return (
                     f"where {name}(x) is 2·x.sum() it must be {right.flat[0]:.6g} everywhere, and it is not."
                 )
-        if _dtype(value) not in ("float64", "float", "bool") or isinstance(value, bool):
-            continue
-        for number in (0, 1):
-            special = np.full_like(value, number) if isinstance(value, np.ndarray) else float(number)
-            try:
-                mine, right = _calls(look, trial, k, special)
-            except Exception:
-                continue
-            if not np.isfinite(right).all() or same(mine, right):
-                continue
-            where = f"where {name} is {number}{' everywhere' if np.ndim(value) else ''}"
-            if not right.any():
-                return f"{where}, it must be 0, and it is not."
-            for other, a in zip(look.parameters, trial.args, strict=True):
-                if other != name and isinstance(a, np.ndarray) and a.dtype.kind == "f" and same(right, a):
-                    return f"{where}, it must be {other} itself, and it is not."
-            if same(right, right.flat[0] * np.ones_like(right)):
-                return f"{where}, it must be {right.flat[0]:.6g}, and it is not."
+    told = [_where_it_is(look, trial, k, number) for number in (0, 1) for k in range(len(trial.args))]
+    told.sort(key=lambda text: "itself" not in text and "must be 0," not in text)  # the telling ones first
+    return next(filter(None, told), "")
+
+
+def _where_it_is(look, trial, k, number):
+    """Say what must come out where argument k is that number, if it does not, and is simple to say."""
+    name, value = look.parameters[k], trial.args[k]
+    if _dtype(value) not in ("float64", "float"):
+        return ""
+    try:
+        special = np.full_like(value, number) if isinstance(value, np.ndarray) else float(number)
+        mine, right = _calls(look, trial, k, special)
+    except Exception:
+        return ""
+    if not np.isfinite(right).all() or same(mine, right):
+        return ""
+    where = f"where {name} is {number}{' everywhere' if np.ndim(value) else ''}"
+    if not right.any():
+        return f"{where}, it must be 0, and it is not."
+    for other, a in zip(look.parameters, trial.args, strict=True):
+        if other != name and isinstance(a, np.ndarray) and a.dtype.kind == "f" and same(right, a):
+            return f"{where}, it must be {other} itself, and it is not."
+    if same(right, np.full_like(right, right.flat[0])):
+        return f"{where}, it must be {right.flat[0]:.6g}, and it is not."
     return ""
 
 
@@ -625,7 +635,7 @@ def made(function, args):
 
 
 def made_twice(hole):
-    """Return the names that the solution makes more than once: at its end they are no longer what they were."""
+    """Return the names that the solution makes more than once: in the end they are not what they were."""
     tree = ast.parse(hole.source)
     names = [n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
     names += [n.arg for n in ast.walk(tree) if isinstance(n, ast.arg)]
@@ -636,6 +646,9 @@ def _related(look):
     relations = [_relations(look, t, a, b) for t, (a, b) in zip(look.trials, look.pairs(), strict=True)]
     common = [text for text in relations[0] if all(text in other for other in relations[1:])]
     return common[0] if common else ""
+
+
+_POWERS = {1: "multiplied by {0}", -1: "divided by {0}", 2: "multiplied by {0}²", -2: "divided by {0}²"}
 
 
 def _relations(look, trial, a, b):
@@ -659,8 +672,7 @@ def _relations(look, trial, a, b):
                 much = "" if abs(abs(c) - 1) < 1e-6 else f"{abs(c):.6g} · "
                 found.append(f"{much}{name} is {'too much in it' if c > 0 else 'missing in it'}.")
             with np.errstate(all="ignore"):
-                for power, text in ((1, "multiplied by {0}"), (-1, "divided by {0}"), (2, "multiplied by {0}²"),
-                                    (-2, "divided by {0}²")):  # fmt: skip
+                for power, text in _POWERS.items():
                     other = b * shaped**power
                     if np.isfinite(other).all() and same(a, other):
                         found.append(f"these are the right numbers {text.format(name)}.")
@@ -686,7 +698,7 @@ def _relations(look, trial, a, b):
                         continue
                     if same(np.broadcast_to(ratio.max(rest, keepdims=True), b.shape), ratio):
                         found.append(
-                            f"{what} is wrong that is the same for all with one index of {look.axis(axis, b.ndim)}."
+                            f"{what} is wrong that depends on the index of {look.axis(axis, b.ndim)} alone."
                         )
                         break
                 for axis in range(b.ndim):
@@ -800,12 +812,19 @@ def _where(look):
                 if min(sizes) > 2 * width and not edge.any():
                     return f"{share}; right is only the border along {both}."
             if sizes[0] == sizes[1] and sizes[0] > 2:
-                for text, hidden in (("above the diagonal", np.triu(plane, 1)), ("below the diagonal", np.tril(plane, -1)),
-                                     ("on the diagonal", np.diag(np.diag(plane)))):  # fmt: skip
+                sides = np.triu(plane, 1), np.tril(plane, -1), np.diag(np.diag(plane))
+                for text, hidden in zip(("above", "below", "on"), sides, strict=True):
                     if (hidden == plane).all():
-                        return f"{share}; wrong are only those {text}."
+                        return f"{share}; wrong are only those {text} the diagonal."
                 if not np.diag(plane).any():
                     return f"{share}; right is only the diagonal."
+    return ""
+
+
+def _symmetric(look):
+    square = [(a, b) for a, b in look.pairs() if b.ndim == 2 and b.shape[0] == b.shape[1] > 1]
+    if square and all(same(b, b.T) and not same(a, a.T) for a, b in square):
+        return "it must be symmetric, and is not."
     return ""
 
 
@@ -825,8 +844,10 @@ def _conditions(look):
             if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
                 continue
             for shaped in _fitted(value.astype(np.float64), b):
-                for text, where in (("is positive", shaped > 0), ("is negative", shaped < 0), ("is 0", shaped == 0),
-                                    ("is not 0", shaped != 0)):  # fmt: skip
+                signs = shaped > 0, shaped < 0, shaped == 0, shaped != 0
+                for text, where in zip(
+                    ("is positive", "is negative", "is 0", "is not 0"), signs, strict=True
+                ):
                     if value.dtype.kind == "b":
                         text = {"is positive": "is True", "is 0": "is False"}.get(text, "")
                     inside = not (wrong & ~where).any()
@@ -854,7 +875,7 @@ def _shares(look):
                 if all(b.shape[k] > 1 for k in axes) and np.abs(right).max() > 1e-6 and same(mine, right):
                     along = " and ".join(look.axis(k, b.ndim) for k in axes)
                     if n == b.ndim:
-                        return "the sum of all numbers is right: nothing is lost, but it lies in the wrong places."
+                        return "the sum of all numbers is right: nothing is lost, it lies in wrong places."
                     return f"the sums along {along} are right: what is there is shared out wrongly along it."
         return ""
 

@@ -2,8 +2,8 @@
 
 `verdicts` tries every layer that `adapters.find` finds, forward and backward, on cases of all kinds: strides,
 paddings, maps and kernels that are not square, batches of one, windows that overlap.  Where some cases pass
-and some fail, what the failing ones have in common names the mistake; where all fail, `checks.judge` compares
-with the known mistakes and says what is wrong with the numbers.
+and some fail, what the failing ones have in common names the mistake; where all fail, `checks.examine`
+compares with the known mistakes and says what is wrong with the numbers.
 """
 
 import contextlib
@@ -340,7 +340,7 @@ def _one(layer, solution, part, names, args):
         hints=(),
         wrong=tuple((mistake, text) for mistake, text in MISTAKES[solution]),
     )
-    state, message = checks.judge(hole, theirs)
+    state, message, _ = checks.examine(hole, theirs, look_up=False)
     if place:
         message = re.sub(r"\n  in: .*", "", message) + place
     return state == checks.PASSED, re.sub(r"^d[xwb]: ", "", message)

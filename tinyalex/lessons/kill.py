@@ -388,8 +388,8 @@ def _col2im_by_window(dcols, x_shape, KH, KW, stride, pad):
 def cuts_to_minus_pad(dcols, x_shape, KH, KW, stride, pad):
     """col2im that cuts the margin off with dx[:, pad:-pad, pad:-pad]."""
     _, H, W, _ = x_shape
-    dcols_of_padded = (x_shape[0], H + 2 * pad, W + 2 * pad, x_shape[3])
-    return col2im(dcols, dcols_of_padded, KH, KW, stride, 0)[:, pad:-pad, pad:-pad]
+    padded = (x_shape[0], H + 2 * pad, W + 2 * pad, x_shape[3])
+    return col2im(dcols, padded, KH, KW, stride, 0)[:, pad:-pad, pad:-pad]
 
 
 @kill(

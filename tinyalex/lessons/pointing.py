@@ -2,9 +2,9 @@
 
     python -m tinyalex.lessons.pointing
 
-Each solution is changed in one place: an operator, a number, an index, a sign, a transpose, a reduction.  Of
-the mutants that run to their end and give other numbers, the tutor should mark the line that was changed, or
-the next that uses what it sets.
+Each solution is changed in one place (`variants`), once as it stands and once with names of its own.  Of the
+mutants that run to their end and give other numbers, the tutor should mark the line that was changed, or the
+next that uses what it sets.
 """
 
 import ast
@@ -12,67 +12,20 @@ import signal
 import sys
 from contextlib import contextmanager, suppress
 
-import numpy as np
-
 from tinyalex.lessons import checks, trace, tutor
+from tinyalex.lessons.variants import variants
 
-OPERATORS = {ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.FloorDiv: "*", ast.Pow: "*"}
-SIGNS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.FloorDiv: "//", ast.Pow: "**"}
-COMPARISONS = {ast.Lt: ("<", "<="), ast.LtE: ("<=", "<"), ast.Gt: (">", ">="), ast.GtE: (">=", ">")}
-COMPARISONS |= {ast.Eq: ("==", "!="), ast.NotEq: ("!=", "==")}
-OTHERS = {"sum": "mean", "mean": "sum", "max": "min", "min": "max", "argmax": "argmin", "zeros": "ones"}
-OTHERS |= {"maximum": "minimum", "minimum": "maximum", "floor": "ceil", "ceil": "floor"}
 WANTED = 0.9
 SECONDS = 5  # a mutant that takes longer does not run to its end
 
 
 def mutants(source):
-    """Yield (line, text): the source with one thing changed, in the line `line`."""
-    tree = ast.parse(source)
-    starts = np.cumsum([0, *(len(line.encode()) + 1 for line in source.split("\n"))])
-    code = source.encode()
-
-    def at(line, column):
-        return int(starts[line - 1]) + column
-
-    def span(node):
-        return at(node.lineno, node.col_offset), at(node.end_lineno, node.end_col_offset)
-
-    def changed(begin, end, new):
-        return (code[:begin] + new.encode() + code[end:]).decode()
-
-    def between(left, right, sign, new):
-        begin, end = span(left)[1], span(right)[0]
-        place = code.index(sign.encode(), begin, end)
-        return changed(place, place + len(sign), new)
-
-    loops = [n.target for n in ast.walk(tree) if isinstance(n, ast.For)]
-    indices = sorted({n.id for target in loops for n in ast.walk(target) if isinstance(n, ast.Name)})
-    for node in ast.walk(tree.body[0]):
-        line = getattr(node, "lineno", None)
-        with suppress(ValueError):  # brackets between: leave it
-            if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
-                yield line, between(node.left, node.right, SIGNS[type(node.op)], OPERATORS[type(node.op)])
-            elif isinstance(node, ast.AugAssign):
-                sign = SIGNS[type(node.op)] + "="
-                yield line, between(node.target, node.value, sign, "=")
-                yield line, between(node.target, node.value, sign, "-=" if sign == "+=" else "+=")
-            elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-                begin, _ = span(node)
-                yield line, changed(begin, begin + 1, "")
-            elif isinstance(node, ast.Compare) and type(node.ops[0]) in COMPARISONS:
-                yield line, between(node.left, node.comparators[0], *COMPARISONS[type(node.ops[0])])
-            elif isinstance(node, ast.Constant) and type(node.value) in (int, float):
-                for step in (1, -1):
-                    yield line, changed(*span(node), repr(node.value + step))
-            elif isinstance(node, ast.Attribute):
-                _, end = span(node)
-                if node.attr == "T":
-                    yield line, changed(end - 2, end, "")
-                elif node.attr in OTHERS:
-                    yield line, changed(end - len(node.attr), end, OTHERS[node.attr])
-            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in indices[1:]:
-                yield line, changed(*span(node), indices[indices.index(node.id) - 1])
+    """Yield (line, text): the variants of a source, and the first line in which each is another."""
+    before = ast.unparse(ast.parse(source)).split("\n")
+    for variant in variants("\n".join(before)):
+        after = variant.source.split("\n")
+        pairs = enumerate(zip(before, after, strict=False), 1)
+        yield next(k for k, (old, new) in pairs if old != new), variant.source
 
 
 def allowed(source, line):
@@ -122,14 +75,16 @@ def disguised(source):
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and node.id in own:
             node.id = f"my_{node.id}"
-    lines = ast.unparse(tree).split("\n")
-    return "\n".join(lines)
+    return ast.unparse(tree)
 
 
-def score(hole, source):
-    """Return (number of mutants that are wrong, [(line changed, line marked, its text)] of the misses)."""
+def score(hole, source, every=1):
+    """Return (number of mutants that are wrong, [(line changed, line marked, its text)] of the misses).
+
+    every: of so many mutants one is tried.
+    """
     wrong, missed = 0, []
-    for line, text in mutants(source):
+    for line, text in list(mutants(source))[::every]:
         with suppress(Exception), _limit(SECONDS):
             function = trace.compiled(hole, text)
             mine, right = tutor.small_case(hole, function)

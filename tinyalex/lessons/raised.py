@@ -35,12 +35,12 @@ def help_with(hole, function, error, args):
     text = f"called with {shapes} it raised {type(error).__name__}: {error}"
     frame, number = _innermost(error, codes(function)) if hasattr(function, "__code__") else (None, 0)
     if frame is None:
-        return text, _advice(hole, error, None)
+        return text, _advice(hole, error, None, args)
     line = linecache.getline(frame.f_code.co_filename, number).strip()
     if line:
         text += f"\n  in: {line}"
     statement = _statement(frame, number)
-    arrays, advice = _arrays(hole, error, frame, statement, args), _advice(hole, error, frame)
+    arrays, advice = _arrays(hole, error, frame, statement, args), _advice(hole, error, frame, args)
     if arrays and "broadcast" in str(error):  # the shapes say it better
         advice = ""
     return text, "\n".join(filter(None, (arrays, advice)))
@@ -66,9 +66,9 @@ def _statement(frame, number):
         return None
     at, best = number - max(start, 1) + 1, None
     for node in ast.walk(tree):
-        if isinstance(node, ast.stmt) and node.lineno <= at <= node.end_lineno:
-            if best is None or node.lineno >= best.lineno:
-                best = node
+        inside = isinstance(node, ast.stmt) and node.lineno <= at <= node.end_lineno
+        if inside and (best is None or node.lineno >= best.lineno):
+            best = node
     return best
 
 
@@ -187,14 +187,16 @@ def _unequal(one, other, product):
     """What stands out between two shapes that should fit."""
     if product and one and other:
         inner = one[-1], other[-2] if len(other) > 1 else other[0]
-        return f"For a product the last axis of the left and the first of the right must agree: {inner[0]} and {inner[1]}."
+        return "The last axis of the left must be as long as the first of the right: {} and {}.".format(
+            *inner
+        )
     if 0 in one or 0 in other:
         return (
             "An empty array: a slice ends where it begins, or before.  (Where pad is 0, pad:-pad is 0:0, "
             "which is empty: count from the front, pad : pad + H.)"
         )
     if len(one) != len(other):
-        return f"One has {len(one)} axes, the other {len(other)}."
+        return f"Their numbers of axes differ: {len(one)} and {len(other)}."
     if sorted(one) == sorted(other) and one != other:
         return "The same sizes in another order: axes are exchanged, rows and columns perhaps."
     apart = [k for k, (m, n) in enumerate(zip(one, other, strict=True)) if m != n and 1 not in (m, n)]
@@ -206,14 +208,14 @@ def _unequal(one, other, product):
     return f"They differ along the axes {', '.join(map(str, apart))}." if apart else ""
 
 
-def _advice(hole, error, frame):
+def _advice(hole, error, frame, args):
     """What this kind of error usually comes from."""
     text = str(error)
     match error:
         case UnboundLocalError():
             return "a name is used before it has been given a value in this function."
         case NameError():
-            return _name_error(hole, error, frame)
+            return _name_error(hole, error, frame, args)
         case AttributeError() if (name := getattr(error, "name", None)) is not None:
             near = difflib.get_close_matches(name, dir(error.obj), 1)
             return (
@@ -236,9 +238,9 @@ def _advice(hole, error, frame):
 
 _ADVICE = [
     ("too many indices|out of bounds|out of range",
-     "indices begin at 0 and end at size − 1; the axes are in the order of the docstring, the pictures last."),
+     "indices go from 0 to size − 1, and the axes are in the order that the docstring says."),
     ("boolean index", "a mask must be shaped like the array that it picks from."),
-    ("arrays used as indices|integers, slices|valid ind|slice indices|interpreted as an integer|as an integer",
+    ("used as indices|integers, slices|valid ind|slice indices|as an integer|scalar index",
      "an index, a size or a bound must be a whole number: `/` gives a fraction, `//` does not."),
     ("NoneType", "one of the values is None: an argument that is not there in this case, or a function that "
                  "returns nothing."),
@@ -252,25 +254,28 @@ _ADVICE = [
     ("unsupported operand|not supported|did not contain a loop|boolean|concatenate|as a \"sequence\"",
      "these things have no such operation: look at what each of them is."),
     ("reshape", "a reshape keeps the number of numbers: multiply the sizes on both sides."),
-    ("zero-size|step cannot be zero|need at least one array", "something is empty: a window begins behind the "
-     "edge, or a size or step is 0."),
+    ("zero-size|step cannot be zero|need at least one array",
+     "something is empty: a window begins behind the edge, or a size or step is 0."),
     ("same shape|must match exactly", "all of them must have the same shape."),
     ("axes don't match|axis", "the array has other axes than that: count them from 0, by its shape."),
     ("unpack", "the number of names on the left is not the number of values on the right."),
-    ("truth value", "`if`, `max(a, b)` and `and` want one yes or no: for arrays take np.where, np.maximum or &."),
-    ("broadcast|mismatch|dimension", "from the last axis backwards, sizes must be equal or 1: keepdims=True or "
-                                     "[:, None] puts in an axis of 1."),
-    ("sequence|inhomogeneous|only (length|0-dim)", "an array stands where one number belongs: something has not "
-     "been summed, or indexed, to one number."),
+    ("truth value",
+     "`if`, `max(a, b)` and `and` want one yes or no: for arrays take np.where, np.maximum or &."),
+    ("broadcast|mismatch|dimension",
+     "from the last axis backwards, sizes must be equal or 1: keepdims=True or [:, None] makes one of 1."),
+    ("sequence|inhomogeneous|only (length|0-dim)",
+     "an array stands where one number belongs: something has not been summed, or indexed, to one number."),
     ("equal division|evenly", "it is to be split into equal parts, and does not divide evenly."),
 ]  # fmt: skip
 
 
-def _name_error(hole, error, frame):
+def _name_error(hole, error, frame, args):
     name = getattr(error, "name", None) or re.search(r"'(\w+)'", str(error))[1]
     known = {*(frame.f_locals if frame else ()), *inspect.signature(hole.solution).parameters}
     if name in hole.solution.__globals__ or name == "np":
         return f"`{name}` comes from a cell further up: run the cells above this one first."
+    if name in made(hole.solution, args):
+        return f"`{name}` has no value yet: the line that makes it is missing, or comes later."
     if near := difflib.get_close_matches(name, known, 1):
         return f"there is no `{name}` here: did you mean `{near[0]}`?"
     return f"there is no `{name}` here.  If a cell further up makes it, run the cells above first."

@@ -189,14 +189,14 @@ def _help(hole, markdown):
     """Return the hints, the typical wrong answers and the solution, one under the other, all folded."""
     folded = [(f"Hint {k}", markdown.render(text)) for k, text in enumerate(hole.hints, 1)]
     if wrong := [_wrong(hole, *answer, markdown) for answer in hole.wrong if len(answer) == 3]:
-        folded.append(("Wrong answers, and where they depart", "".join(wrong)))
+        folded.append(("Wrong answers", "".join(wrong)))
     folded.append(("Solution", _code(hole.source)))
     return "\n".join(f"<details><summary>{title}</summary>{body}</details>" for title, body in folded)
 
 
 def _wrong(hole, old, new, message, markdown):
     """Return a typical wrong answer: its line, what check says, and what the tutor shows."""
-    source = hole.source.replace(old, new)
-    function = trace.compiled(hole, source)
-    picture = tutor.explain(hole, function, walk=False) if isinstance(hole, Hole) else ""
-    return f"{markdown.render(message)}{picture}"
+    if not isinstance(hole, Hole):  # an exercise
+        return f"{_code(new)}{markdown.render(message)}"
+    function = trace.compiled(hole, hole.source.replace(old, new))
+    return f"{markdown.render(message)}{tutor.explain(hole, function, walk=False)}"

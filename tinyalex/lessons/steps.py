@@ -11,7 +11,7 @@ from tinyalex.lessons import paint
 STYLE = """
 .steps .strip{display:flex;overflow-x:auto;scroll-snap-type:x mandatory;scrollbar-width:none}
 .steps .strip::-webkit-scrollbar{display:none}
-.steps section{flex:0 0 100%;box-sizing:border-box;scroll-snap-align:start;padding:.3rem 4px}
+.steps section{flex:0 0 100%;min-width:0;box-sizing:border-box;scroll-snap-align:start;padding:.3rem 4px}
 .steps .bar{display:flex;flex-wrap:wrap;align-items:center;gap:.4rem;margin:.4rem 0}
 .steps button{font-size:1rem;min-width:3.2rem;min-height:2.5rem}
 .steps input{flex:1 1 9rem;max-width:22rem;min-height:2.5rem;margin:0}

@@ -339,7 +339,7 @@ def _kind(node):
 
 def _side_by_side(mine, right, lines, names):
     """Compare two runs of the same structure step by step; None where they agree or do not fit together."""
-    elsewhere = {mark for events in _events(right).values() for mark in events.keys}
+    theirs = _events(right)
     for k, (a, b) in enumerate(zip(mine.steps, right.steps, strict=False)):
         if mine.error is not None and k == len(mine.steps) - 1:
             break
@@ -349,7 +349,8 @@ def _side_by_side(mine, right, lines, names):
             other = names.get(name, name)
             new = other in b.state and (name in a.changed or other in b.changed)
             if new and (mark := key(a.state[name])) != key(b.state[other]):
-                if name != other and mark in elsewhere and np.size(a.state[name]) > 1:
+                others = [events for title, events in theirs.items() if title not in (name, other)]
+                if name != other and np.size(a.state[name]) > 1 and any(mark in o.keys for o in others):
                     return None  # that name is not the other's counterpart
                 return Departure(k, name, b.state[other])
     if mine.error is not None or len(mine.steps) < len(right.steps):

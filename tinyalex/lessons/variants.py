@@ -152,7 +152,7 @@ def _others(node, parent, field, neighbours):
             yield node.operand, "a `not` is missing"
         case ast.Constant(value=bool()) if not isinstance(parent, ast.keyword):
             yield ast.Constant(not node.value), f"{node.value} is {not node.value}"
-        case ast.Constant(value=int() | float()):
+        case ast.Constant(value=int() | float()) if not isinstance(node.value, bool):
             for other in (node.value + 1, node.value - 1) if abs(node.value) < 1e6 else (node.value * 10,):
                 yield ast.Constant(other), f"{node.value} is {other}"
         case ast.Constant(value=str()) if not isinstance(parent, ast.Expr):

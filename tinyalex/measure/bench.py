@@ -34,7 +34,7 @@ from tinyalex.measure import bench_cuda
 from tinyalex.models import Network
 from tinyalex.nn import LRN, Conv2d, Linear, SameMapNorm
 from tinyalex.optim import SGD
-from tinyalex.train import train_step
+from tinyalex.train import Step
 
 try:
     import resource  # of POSIX
@@ -101,6 +101,7 @@ class _Work:
         self.dy = comm.device.put(rng.standard_normal((*y, batch), np.float32))
         self.labels = comm.device.put(rng.integers(0, y[0], batch))
         self.optimizer = SGD(self.net, RATE, decay=0.0005)
+        self.step = Step(self.net, self.optimizer, self.data)
 
     def __call__(self):
         if self.forward:
@@ -109,7 +110,7 @@ class _Work:
             self.net.forward(self.x, train=True)
             self.net.backward(self.dy)
         else:
-            train_step(self.net, self.optimizer, self.x, self.labels, data=self.data)
+            self.step(self.x, self.labels)
 
 
 def measure(

@@ -24,6 +24,7 @@ from tinyalex.nn import (
     Conv2d,
     Dropout,
     Flatten,
+    GlobalAvgPool,
     Linear,
     MaxPool,
     ZeroPad,
@@ -154,6 +155,11 @@ def _(layer: AvgPool, place, tuned):
     return [
         nn.AvgPool2d(layer.window, layer.stride, _even(layer), ceil_mode=layer.ceil, count_include_pad=False)
     ]
+
+
+@module.register
+def _(layer: GlobalAvgPool, place, tuned):
+    return [nn.AdaptiveAvgPool2d(1)]
 
 
 def _even(layer):

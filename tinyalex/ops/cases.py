@@ -125,6 +125,7 @@ CASES = [
     _avg_pool("avg pool 3×3, stride 2"),
     _avg_pool("avg pool, partial windows", shape=(3, 6, 8, 2)),
     _avg_pool("avg pool, pad (1,0,1,1)", pad=(1, 0, 1, 1)),
+    _map("global avg pool", "global_avg_pool", linear="x"),
     _lrn("lrn, n 5"),
     _lrn("lrn, n 4", n=4),
     _lrn("lrn, n 15 > C", n=15),

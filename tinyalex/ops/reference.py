@@ -177,6 +177,26 @@ def avg_pool_backward(dy, x, z, s, pad=0, ceil=True):
     return dx
 
 
+def global_avg_pool(x):
+    """y = the mean of all H x W pixels of a map.  x (C,H,W,N); returns y (C,1,1,N).  Lin, Chen, Yan 2013."""
+    x = _float64(x)
+    C, H, W, N = x.shape
+    y = np.zeros((C, 1, 1, N))
+    for c, h, w, n in np.ndindex(x.shape):
+        y[c, 0, 0, n] += x[c, h, w, n] / (H * W)
+    return y
+
+
+def global_avg_pool_backward(dy, x):
+    """dx, shaped like x: each map's dy, in equal shares, to its pixels."""
+    dy = _float64(dy)
+    _, H, W, _ = x.shape
+    dx = np.zeros(x.shape)
+    for c, h, w, n in np.ndindex(x.shape):
+        dx[c, h, w, n] += dy[c, 0, 0, n] / (H * W)
+    return dx
+
+
 # --- response normalization ----------------------------------------------------------------------
 
 

@@ -48,7 +48,7 @@ def _neuron_cases(rng, neuron):
     ],
 )
 def tanh_backward(dy, y):
-    """dx of y = tanh(x), from the output y alone.  dy, y: one shape → dx, the same."""
+    """dx of y = tanh(x), from the output y alone.  dy, y: one shape and dtype → dx, the same."""
     dx = dy * (1 - y**2)
     return dx
 
@@ -92,6 +92,6 @@ def tanh_backward(dy, y):
     ],
 )
 def relu_backward(dy, y):
-    """dx of y = max(0, x), from the output y alone.  dy, y: one shape → dx, the same."""
+    """dx of y = max(0, x), from the output y alone.  dy, y: one shape and dtype → dx, the same."""
     dx = dy * (y > 0)
     return dx

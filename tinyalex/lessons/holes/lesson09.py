@@ -87,7 +87,7 @@ def _dropout_backward_cases(rng):
     ],
 )
 def dropout(x, mask, keep, train, inverted):
-    """Both scalings.  x any shape, mask shaped like x (None at test), keep: P(kept) → y."""
+    """Both scalings.  x any shape, float32 stays so; mask like x (None at test); keep: P(kept) → y."""
     if train:
         return x * mask / keep if inverted else x * mask
     return x if inverted else x * keep
@@ -126,6 +126,6 @@ def dropout(x, mask, keep, train, inverted):
     ],
 )
 def dropout_backward(dy, mask, keep, inverted):
-    """dx of dropout in training.  dy and mask (the one of forward): one shape."""
+    """dx of dropout in training.  dy and mask (the one of forward): one shape.  float32 stays float32."""
     dx = dy * mask / keep if inverted else dy * mask
     return dx

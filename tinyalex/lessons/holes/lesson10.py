@@ -62,7 +62,7 @@ def _sgd_cases(rng):
     ],
 )
 def sgd_step(w, v, grad, rate, momentum, decay):
-    """The paper's rule for one array.  → (w, v), both new."""
+    """The paper's rule for one array.  → (w, v), both new.  float32 stays float32."""
     v = momentum * v - decay * rate * w - rate * grad
     w = w + v
     return w, v

@@ -25,27 +25,3 @@ extern "C" __global__ void bias_relu(const REAL *block, const REAL *b, REAL *map
     }
     ((Images *)maps)[(long long)f * pitch + start + t] = value;
 }
-
-// block[f,t] = dy[f, start+t], or 0 where relu is set and y is not positive there: the gradient before the
-// neuron, laid out for the next product.  Without relu y is not read.
-//
-// reads   columns columns of every map of dy and, with relu, of y
-// writes  block
-// least   4 * 3*F*columns bytes with relu, 4 * 2*F*columns without
-// grid    (ceil(columns / block), F)
-extern "C" __global__ void relu_backward(const REAL *dy, const REAL *y, REAL *block, int columns, int pitch,
-                                         int start, int relu)
-{
-    int t = blockIdx.x * blockDim.x + threadIdx.x;
-    if (t >= columns)
-        return;
-    int f = blockIdx.y;
-    long long place = (long long)f * pitch + start + t;
-    Images value = ((const Images *)dy)[place];
-    if (relu) {
-        Images out = ((const Images *)y)[place];
-        for (int k = 0; k < V; k++)
-            value.of[k] = out.of[k] > 0 ? value.of[k] : (REAL)0;
-    }
-    ((Images *)block)[(long long)f * columns + t] = value;
-}

@@ -1,4 +1,4 @@
-"""Bias and ReLU around the matrix products."""
+"""Bias and ReLU after a matrix product."""
 
 import math
 
@@ -15,15 +15,4 @@ def bias(block, b, maps, start, activation):
     launch(
         "bias.bias_relu", (columns // v, F), block, b, maps,
         columns // v, pitch // v, start // v, activation is relu, nbytes=2 * block.nbytes + b.nbytes, V=v,
-    )  # fmt: skip
-
-
-def relu_backward(dy, y, block, start, activation):
-    """block[f] = dy[f, start:], 0 where y is not positive if the neuron is ReLU.  block (F,columns)."""
-    F, columns = block.shape
-    pitch, through = dy[0].size, activation is relu
-    v = images(math.gcd(columns, pitch, start), block, dy, y)
-    launch(
-        "bias.relu_backward", (columns // v, F), dy, y, block,
-        columns // v, pitch // v, start // v, through, nbytes=(3 if through else 2) * block.nbytes, V=v,
     )  # fmt: skip
