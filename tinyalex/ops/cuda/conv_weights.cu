@@ -22,12 +22,12 @@
 #define PF 1
 #define PN 1
 #define BLOCKS 1
+#endif
+#ifndef UNROLL
 #define UNROLL 1
 #endif
 
 #include "tiles.cuh"
-
-#define FAR (1 << 14) // no picture is so large: it marks what lies outside
 
 // A stage with the terms side by side: a[f][k], b[n][k].  Thread (ty,tx) has the filters ty + 4*r and the
 // columns tx + 8*c of the warp's tile, and takes four terms at a time.
@@ -131,7 +131,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) conv_backward_w(
     for (int r = 0; r < NS; r++) {
         int k = blockIdx.x * TN + row + r * ROWS;
         Digits at = digits(k, KH, KW); // c, p, q
-        int p = k < K ? at.b - top : FAR, q = at.c - left;
+        int p = k < K ? at.b - top : 0x7FFF, q = at.c - left; // a row that no picture has
         tap_at[r] = k < K ? ((at.a * H + p) * W + q) * N : 0;
         tap[r] = p << 16 | (q & 0xFFFF);
     }
