@@ -230,7 +230,7 @@ def test_the_seed_gives_the_same_weights_on_one_rank_and_on_two():
 
 @pytest.mark.parametrize("network", [PAPER, CODE2012], ids=["paper", "code2012"])
 def test_where_the_towers_meet_is_what_the_rule_finds(network):
-    """The list tells the paper's meetings; without them `plan` puts the ranks' meetings in the same places."""
+    """The list tells the paper's meetings; without them `plan` puts the meetings in the same places."""
     declared = alexnet(network)
     told = declared.plan(2)
     bare = [layer for layer in declared.layers if not isinstance(layer, AllGather)]

@@ -317,8 +317,8 @@ def test_variants_are_distinct_functions_of_the_same_name():
 
 
 def test_a_sample_of_the_mutants_is_refused_and_explained():
-    rows = [mutants.row(name, share=0.05) for name in HOLES]
-    assert sum(r.mutants for r in rows) > 120
+    rows = [mutants.row(name, share=0.04) for name in HOLES]
+    assert sum(r.mutants for r in rows) > 90
     for r in rows:
         assert set(r.survivors) <= mutants.EQUIVALENT.get(r.name, {}).keys()
     assert sum(r.explained for r in rows) >= 0.9 * sum(r.rejected for r in rows)

@@ -1,4 +1,4 @@
-"""The examples run and assert what they claim; so does the Python in the README; the pages have every name."""
+"""The examples run and assert what they claim; so does the README's Python; the pages have every name."""
 
 import importlib
 import re
@@ -33,7 +33,8 @@ def test_python_in_the_readme_runs(number, tmp_path, monkeypatch):
 
 def test_the_readme_shows_an_operation_as_it_stands():
     plain = (ROOT / "tinyalex" / "ops" / "plain.py").read_text(encoding="utf-8")
-    assert PYTHON[0].startswith("def max_pool_backward") and PYTHON[0] in plain
+    assert PYTHON[0].startswith("def max_pool_backward")
+    assert PYTHON[0] in plain
 
 
 @pytest.mark.parametrize("name", tinyalex.PUBLIC)

@@ -32,7 +32,7 @@ from tinyalex import ops
 from tinyalex.comm import Comm
 from tinyalex.devices import Device
 from tinyalex.errors import ArgumentError
-from tinyalex.fields import fits, plain_data
+from tinyalex.fields import fits, in_words, plain_data
 from tinyalex.memory import zeros
 from tinyalex.ops.checks import xp_of
 
@@ -88,8 +88,7 @@ class Layer:
             value = plain_data(getattr(self, f.name))
             setattr(self, f.name, value)
             if not fits(value, f.type):
-                wanted = getattr(f.type, "__name__", None) or str(f.type)
-                raise self.error(f"{f.name}: expected {wanted}, found {str(value)[:80]!r}")
+                raise self.error(f"{f.name}: expected {in_words(f.type)}, found {str(value)[:80]!r}")
             if f.name == "activation":
                 try:
                     activation_of(value)

@@ -152,7 +152,7 @@ def tell(hole, function, trials):
         texts = _first(look, _whole, _elsewhere, _one_function, _no_effect, _related)
         if not texts:
             texts = [
-                *_first(look, _where, _conditions, _separated),
+                *_first(look, _where, _symmetric, _conditions, _separated),
                 *_first(look, _heard, _responses, _special),
             ]
             if len(texts) < 2:
@@ -818,6 +818,13 @@ def _where(look):
                         return f"{share}; wrong are only those {text} the diagonal."
                 if not np.diag(plane).any():
                     return f"{share}; right is only the diagonal."
+    return ""
+
+
+def _symmetric(look):
+    square = [(a, b) for a, b in look.pairs() if b.ndim == 2 and b.shape[0] == b.shape[1] > 1]
+    if square and all(same(b, b.T) and not same(a, a.T) for a, b in square):
+        return "it must be symmetric, and is not."
     return ""
 
 

@@ -29,10 +29,10 @@ def measure(device, step, place):
 
     place(): on whose behalf a launch is made, "conv2 backward" (a comm's label).
 
-    step_ms: of each step by the device's clock.  launches: a dict of each layer and direction's kernels with
-    their number, milliseconds, bytes and FLOP a step.  launch_us: what a launch costs the host.  memory: bytes
-    in arrays and in the pool after a step.  rates: bytes/s of a copy, FLOP/s of a product.  tf32: whether
-    products round their factors to 10 bits.
+    step_ms: of each step by the device's clock. launches: a dict of each layer and direction's kernels
+    with their number, milliseconds, bytes and FLOP a step. launch_us: what a launch costs the host.
+    memory: bytes in arrays and in the pool after a step. rates: bytes/s of a copy, FLOP/s of a product.
+    tf32: whether products round their factors to 10 bits.
     """
     pool, cuda = device.xp.get_default_memory_pool(), device.xp.cuda
     step_ms = _milliseconds(device, step, REPEATS)

@@ -10,8 +10,9 @@ from tinyalex.errors import ArgumentError
 from tinyalex.models.alexnet import PRESETS, AlexNet, alexnet, narrow
 from tinyalex.models.cifar import figure1
 from tinyalex.models.network import Network
+from tinyalex.models.vgg import vgg
 
-__all__ = ["NETWORKS", "AlexNet", "Network", "alexnet", "figure1", "make"]
+__all__ = ["NETWORKS", "AlexNet", "Network", "alexnet", "figure1", "make", "vgg"]
 
 
 def _alexnet(preset, width=1.0, **options):
@@ -24,6 +25,8 @@ NETWORKS = {name: partial(_alexnet, name) for name in PRESETS} | {
     "cifar4": partial(figure1, "relu"),
     "cifar4-tanh": partial(figure1, "tanh"),
     "cifar4-logistic": partial(figure1, "logistic"),
+    **{f"vgg-{letter.lower()}": partial(vgg, letter) for letter in "ABCDE"},
+    "vgg-a-lrn": partial(vgg, "A", lrn=True),
 }
 
 

@@ -71,6 +71,12 @@ PRESETS = {
         size=227, lrn_k=1.0, lrn_alpha_over_n=True, lrn_within_towers=False, bias=0.1, fc_std=0.005,
         inverted_dropout=True,
     ),
+    # for some hundred to some thousand pictures: a quarter of the paper's kernels, whose fewer inputs want
+    # larger starting weights, and biases that do not drown them; see measured/README.md
+    "small": AlexNet(
+        filters=(24, 64, 96, 96, 64), hidden=1024, size=112, bias=0.1, conv_std=0.03, conv345_std=0.05,
+        fc_std=0.03,
+    ),
 }  # fmt: skip
 
 

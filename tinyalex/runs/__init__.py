@@ -17,14 +17,15 @@ __all__ = ["new_run", "reopen", "resume", "train"]
 
 
 def new_run(
-    data, network="paper", recipe=None, *, upscale=None, seed=0, save_every=500, keep=3,
+    data, network=None, recipe=None, *, upscale=None, seed=0, save_every=500, keep=3,
     width=None, size=None, bias=None, dropout=None, **changes,
 ):  # fmt: skip
     """Return (`Settings`, opened data) of a run that is to begin.
 
     data: a folder made by `tinyalex prepare`, CIFAR-10's, or "cifar10".  network: a `Network`, or a word that
-    means one, see `tinyalex.runs.saved.find_network`; width, size, bias, dropout: choices about one that is
-    asked for by name.  recipe: a `Recipe` or the name of one; by default that of the network's authors.
+    means one, see `tinyalex.runs.saved.find_network`; by default "paper", for the recipe "small" the network
+    of that name.  width, size, bias, dropout: choices about one that is asked for by name.  recipe: a
+    `Recipe` or the name of one; by default that of the network's authors.
     changes: of the recipe: epochs, batch, rate, patience, noise, …
     """
     from tinyalex.models import Network
@@ -34,11 +35,14 @@ def new_run(
 
     data = locate(data)
     opened = open_data(data)
+    side = opened.mean.shape[-1]
+    network = network or ("small" if recipe == "small" else "paper")
+    if network == "small":
+        size = size or 7 * (upscale or side) // 8
     chosen = recipe_of(recipe, network, **changes)
     if not isinstance(network, Network):
         options = {"width": width, "size": size, "bias": bias, "dropout": dropout}
         network = find_network(network, len(opened.classes), **options)
-    side = opened.mean.shape[-1]
     others = {"seed": seed, "upscale": upscale, "save_every": save_every, "keep": keep}
     return Settings.of(data, network, chosen, side, **others), opened
 
@@ -46,7 +50,7 @@ def new_run(
 def train(
     out: str | Path,
     data: str | Path,
-    network="paper",
+    network=None,
     recipe=None,
     *,
     devices: str = "cpu",

@@ -1,14 +1,13 @@
 """Networks that have learned: read from a checkpoint, with what they need to look at pictures."""
 
 import contextlib
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from tinyalex.data import Images, augment
 from tinyalex.data.loader import Batch, Loader
-from tinyalex.data.pictures import read_picture
+from tinyalex.data.pictures import read_file
 from tinyalex.data.preprocessing import KNOWN, Pictures
 from tinyalex.errors import DataError
 from tinyalex.runs import checkpoint
@@ -104,14 +103,7 @@ def picture_loader(comm, trained, paths, views):
 
     Raises DataError for a file that cannot be read.
     """
-    pictures = []
-    for path in paths:
-        try:
-            pictures.append(read_picture(Path(path).read_bytes(), _side(trained)))
-        except MemoryError:
-            raise
-        except Exception as error:  # whatever a decoder makes of a damaged file
-            raise DataError(f"{path}: expected a picture: {error}") from error
+    pictures = [read_file(path, _side(trained)) for path in paths]
     return array_loader(comm, trained, np.stack(pictures, axis=-1), views)
 
 

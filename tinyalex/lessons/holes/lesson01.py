@@ -11,7 +11,7 @@ def _pixels(rng, *shape):
 
 
 def _to_batch_cases(rng):
-    shapes = [sizes(rng, *[(2, 6)] * 4), sizes(rng, *[(2, 5)] * 4), (1, *sizes(rng, *[(2, 5)] * 3))]
+    shapes = [(*sizes(rng, *[(4, 6)] * 3), 3), sizes(rng, *[(2, 5)] * 4), (1, *sizes(rng, *[(2, 5)] * 3))]
     return [(_pixels(rng, *shape),) for shape in shapes]
 
 

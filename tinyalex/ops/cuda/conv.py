@@ -27,6 +27,7 @@ class Tile(NamedTuple):
     PN: int  # and of 4 columns
     BLOCKS: int  # that a multiprocessor holds
     TF32: int = 0  # 1: by the tensor cores
+    UNROLL: int = 1  # dW: how many fours of terms are unrolled
 
     @property
     def threads(self):
@@ -34,17 +35,32 @@ class Tile(NamedTuple):
         return self.TF // (16 * self.PF) * (self.TN // (32 * self.PN)) * 32
 
 
+TILES = (  # by measured/gpu_conv.py on an H100
+    Tile(128, 128, 8, 3, 2, 2, 2),
+    Tile(64, 128, 8, 3, 2, 2, 4),
+    Tile(96, 128, 16, 2, 3, 2, 3),
+    Tile(48, 128, 8, 3, 3, 2, 6),
+    Tile(32, 128, 8, 3, 1, 2, 4),
+)
+TILES_W = (
+    Tile(64, 64, 16, 2, 2, 2, 6),
+    Tile(96, 128, 16, 2, 3, 2, 3),
+    Tile(32, 128, 16, 2, 1, 2, 4),
+)
+
+
 def choose_tile(filters, itemsize):
-    """The tile for so many filters (of one group)."""
+    """The tile for so many filters (of one group): the largest of those that make the fewest in vain."""
     if itemsize == 8:
         return Tile(64, 64, 8, 2, 1, 1, 1)
-    if filters > 96:
-        return Tile(128, 128, 8, 3, 2, 2, 2)
-    if filters > 64:
-        return Tile(96, 128, 8, 3, 3, 2, 3)
-    if filters > 32:
-        return Tile(64, 128, 8, 3, 2, 2, 4)
-    return Tile(32, 128, 8, 3, 1, 2, 4)
+    return min(TILES, key=lambda tile: -(-filters // tile.TF) * tile.TF)
+
+
+def choose_tile_w(filters, itemsize):
+    """The tile of the weights' gradient for so many filters (of one group)."""
+    if itemsize == 8:
+        return Tile(64, 64, 8, 2, 1, 1, 1)
+    return min(TILES_W, key=lambda tile: -(-filters // tile.TF) * tile.TF)
 
 
 def conv2d_forward(y, b, cache):
@@ -58,11 +74,9 @@ def conv2d_forward(y, b, cache):
 def conv2d_backward(dy, cache, need_dx):
     """Return (dx, dw, db), dx None unless needed; the arguments have been checked."""
     x, w, y, stride, pads, groups, activation = cache
-    through_relu = activation is relu
-    g = dy if not activation or through_relu else activation.backward(dy, y)
-    y = y if through_relu else None
-    dw, db = backward_w(g, y, x, w.shape, stride, pads, groups)
-    return backward_x(g, y, w, x.shape, stride, pads, groups) if need_dx else None, dw, db
+    g = activation.backward(dy, y) if activation else dy
+    dw, db = backward_w(g, x, w.shape, stride, pads, groups)
+    return backward_x(g, w, x.shape, stride, pads, groups) if need_dx else None, dw, db
 
 
 def forward(x, w, b, y, stride, pads, groups, through_relu, tile=None):
@@ -77,17 +91,19 @@ def forward(x, w, b, y, stride, pads, groups, through_relu, tile=None):
     taps = KH * KW
     defines = {"V": images(N, x, y), **tile._asdict()}
     weights = _laid_out(w, tile, defines, groups, F, C, KH, KW, 0, (F * C * taps, C * taps, KW, 1, taps))
+    cut = _Cut.of(xp, tile, OH * OW * N, F, groups, C * taps, y)
     launch(
-        "conv.conv_forward", _grid(tile, OH * OW * N, F, groups), x, weights, b, y,
-        C, H, W, N, F, KH, KW, OH, OW, stride, pads[0], pads[2], through_relu,
+        "conv.conv_forward", cut.threads, x, weights, b, y, cut.part,
+        C, H, W, N, F, KH, KW, OH, OW, stride, pads[0], pads[2], through_relu, cut.whole, cut.chunks,
         nbytes=x.nbytes + w.nbytes + b.nbytes + y.nbytes,
         flop=2 * y.size * C * taps,
         block=tile.threads, **defines,
     )  # fmt: skip
+    cut.add(b, y, OH * OW * N, N, F, OW, OH, OW, 1, 0, 0, True, through_relu, **defines)
 
 
-def backward_x(g, y, w, x_shape, stride, pads, groups, tile=None):
-    """Return dx (C,H,W,N) from g (F,OH,OW,N), which goes through ReLU where y is its output (else None)."""
+def backward_x(g, w, x_shape, stride, pads, groups, tile=None):
+    """Return dx (C,H,W,N) from g (F,OH,OW,N), the gradient before the neuron."""
     xp = xp_of(g)
     g, w = map(xp.ascontiguousarray, (g, w))
     F, C, KH, KW = w.shape
@@ -96,7 +112,7 @@ def backward_x(g, y, w, x_shape, stride, pads, groups, tile=None):
     _, OH, OW, _ = g.shape
     dx = empty(xp, x_shape, g.dtype)
     tile = tile or choose_tile(C, g.itemsize)
-    defines = {"V": images(N, g, dx, g if y is None else y), **tile._asdict()}
+    defines = {"V": images(N, g, dx), **tile._asdict()}
     for a, b in itertools.product(range(stride), repeat=2):
         # the taps a, a+s, … of the kernel's rows and b, b+s, … of its columns meet these pixels:
         rows, columns = range((a - pads[0]) % stride, H, stride), range((b - pads[2]) % stride, W, stride)
@@ -111,20 +127,21 @@ def backward_x(g, y, w, x_shape, stride, pads, groups, tile=None):
         weights = _laid_out(w, tile, defines, groups, C, F, TH, TW, last, strides)
         top, left = TH - 1 - (rows[0] + pads[0] - a) // stride, TW - 1 - (columns[0] + pads[2] - b) // stride
         pixels = len(rows) * len(columns)
+        where = H, W, stride, rows[0], columns[0]
+        cut = _Cut.of(xp, tile, pixels * N, C, groups, F * TH * TW, dx)
         launch(
-            "conv.conv_backward_x", _grid(tile, pixels * N, C, groups), g, g if y is None else y, weights, dx,
-            F, OH, OW, N, C, TH, TW, len(rows), len(columns), top, left, y is not None,
-            H, W, stride, rows[0], columns[0],
-            nbytes=((1 if y is None else 2) * g.nbytes + w.nbytes) // stride**2
-            + dx.nbytes // (H * W) * pixels,
+            "conv.conv_backward_x", cut.threads, g, weights, dx, cut.part,
+            F, OH, OW, N, C, TH, TW, len(rows), len(columns), top, left, *where, cut.whole, cut.chunks,
+            nbytes=(g.nbytes + w.nbytes) // stride**2 + dx.nbytes // (H * W) * pixels,
             flop=2 * pixels * N * groups * C * F * TH * TW,
             block=tile.threads, **defines,
         )  # fmt: skip
+        cut.add(g, dx, pixels * N, N, C, len(columns), *where, False, False, **defines)
     return dx
 
 
-def backward_w(g, y, x, w_shape, stride, pads, groups, tile=None, chunks=None):
-    """Return (dw, db) from g (F,OH,OW,N), which goes through ReLU where y is its output (else None)."""
+def backward_w(g, x, w_shape, stride, pads, groups, tile=None, chunks=None):
+    """Return (dw, db) from g (F,OH,OW,N), the gradient before the neuron."""
     xp = xp_of(g)
     g, x = map(xp.ascontiguousarray, (g, x))
     F, C, KH, KW = w_shape
@@ -132,20 +149,19 @@ def backward_w(g, y, x, w_shape, stride, pads, groups, tile=None, chunks=None):
     _, H, W, N = x.shape
     _, OH, OW, _ = g.shape
     columns = OH * OW * N
-    tile = tile or choose_tile(F // groups, g.itemsize)
-    x_tiles, y_tiles, _ = _grid(tile, K, F // groups, groups)
-    sums = F * (K + 1) * g.itemsize
-    chunks = chunks or _chunks(xp, x_tiles // tile.threads * y_tiles * groups, columns, sums, tile)
+    tile = tile or choose_tile_w(F // groups, g.itemsize)
+    across, down = -(-K // tile.TN), -(-F // groups // tile.TF)
+    most = SCRATCH_BYTES // (F * (K + 1) * g.itemsize)
+    chunks = chunks or _chunks(xp, tile, across * down * groups, columns, most)
     per = -(-columns // (chunks * tile.TK)) * tile.TK
     chunks = -(-columns // per)
-    defines = {"V": images(N, g, x, g if y is None else y), **tile._asdict()}
+    defines = {"V": images(N, g, x), **tile._asdict()}
     part = empty(xp, (chunks, F, K + 1), g.dtype)
     dw, db = empty(xp, w_shape, g.dtype), empty(xp, (F,), g.dtype)
     launch(
-        "conv_weights.conv_backward_w", (x_tiles, y_tiles, groups * chunks),
-        g, g if y is None else y, x, part, C, H, W, N, F // groups, KH, KW, OH, OW,
-        stride, pads[0], pads[2], y is not None, groups, per,
-        nbytes=(1 if y is None else 2) * g.nbytes + x.nbytes + dw.nbytes + db.nbytes,
+        "conv_weights.conv_backward_w", (across * tile.threads, down, groups * chunks),
+        g, x, part, C, H, W, N, F // groups, KH, KW, OH, OW, stride, pads[0], pads[2], groups, per,
+        nbytes=g.nbytes + x.nbytes + dw.nbytes + db.nbytes,
         flop=2 * columns * F * K,
         block=tile.threads, **defines,
     )  # fmt: skip
@@ -154,11 +170,6 @@ def backward_w(g, y, x, w_shape, stride, pads, groups, tile=None, chunks=None):
         nbytes=2 * (dw.nbytes + db.nbytes), **defines,
     )  # fmt: skip
     return dw, db
-
-
-def _grid(tile, columns, filters, groups):
-    """Threads along x, y, z: a block for each tile."""
-    return -(-columns // tile.TN) * tile.threads, -(-filters // tile.TF), groups
 
 
 def _laid_out(w, tile, defines, groups, F, C, KH, KW, first, strides):
@@ -174,11 +185,55 @@ def _laid_out(w, tile, defines, groups, F, C, KH, KW, first, strides):
     return out
 
 
-def _chunks(xp, tiles, columns, sums, tile):
-    """Into how many chunks to cut the columns, for equal work on all multiprocessors; sums: bytes of each."""
-    blocks = tile.BLOCKS * _multiprocessors(xp, xp.cuda.runtime.getDevice())
-    most = max(1, min(4 * blocks // tiles, columns // (32 * tile.TK), SCRATCH_BYTES // sums))
-    return min(range(1, most + 1), key=lambda n: -(-tiles * n // blocks) / n)
+class _Cut(NamedTuple):
+    """Which tiles of a product one block makes, and into how many chunks of terms the last ones are cut."""
+
+    threads: tuple  # of the launch
+    whole: int
+    chunks: int
+    part: object  # the chunks' sums
+
+    @classmethod
+    def of(cls, xp, tile, columns, filters, groups, terms, y):
+        """For a product of so many columns and filters, with so many terms; y is the result."""
+        tiles = -(-columns // tile.TN) * -(-filters // tile.TF) * groups
+        last, area = tiles % _wave(xp, tile), tile.TF * tile.TN
+        most = SCRATCH_BYTES // (area * y.itemsize * max(1, last))
+        chunks = _chunks(xp, tile, last, terms, most)
+        if chunks == 1:
+            return cls((tiles * tile.threads,), tiles, 1, y)
+        part = empty(xp, (last, chunks, area), y.dtype)
+        return cls(((tiles - last + last * chunks) * tile.threads,), tiles - last, chunks, part)
+
+    def add(self, b, y, *args, **defines):
+        """Finish the tiles that were cut: conv.cu, add_chunks_of_terms."""
+        if self.chunks == 1:
+            return
+        last, _, area = self.part.shape
+        launch(
+            "conv.add_chunks_of_terms", (area, last), self.part, b, y, *args, self.whole, self.chunks,
+            nbytes=self.part.nbytes + self.part.nbytes // self.chunks, **defines,
+        )  # fmt: skip
+
+
+def _chunks(xp, tile, tiles, terms, most):
+    """Into how many chunks of its terms to cut each of these tiles, so that all are done soonest.
+
+    A wave takes as long as one chunk.  Writing and reading the sums of a whole wave takes as long as 64 terms,
+    at 3 TB/s and 45 TFLOP/s; and so long, or longer, the second kernel's launch.
+    """
+    wave, steps = _wave(xp, tile), -(-terms // tile.TK)
+    most = max(1, min(most, steps, 4 * wave // max(1, tiles)))
+    time = {
+        n: -(-tiles * n // wave) * -(-steps // n) * tile.TK + (tiles * n / wave + 2) * 64 * (n > 1)
+        for n in range(1, most + 1)
+    }
+    return min(time, key=time.get)
+
+
+def _wave(xp, tile):
+    """How many blocks the device holds at once."""
+    return tile.BLOCKS * _multiprocessors(xp, xp.cuda.runtime.getDevice())
 
 
 @functools.cache

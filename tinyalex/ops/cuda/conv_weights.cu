@@ -1,6 +1,6 @@
 // The gradients of a convolution with respect to its weights and biases.
 //
-//   dw[f,c,p,q] = sum over i,j,n of g[f,i,j,n] * x[c, i*s+p-top, j*s+q-left, n]       g: dy through ReLU
+//   dw[f,c,p,q] = sum over i,j,n of g[f,i,j,n] * x[c, i*s+p-top, j*s+q-left, n]       g: of y without the neuron
 //   db[f]       = sum over i,j,n of g[f,i,j,n]
 //
 // is g (columns)^T: filters f by taps k = (c,p,q), and the terms are the columns m = (i,j,n).  A block makes a
@@ -23,10 +23,11 @@
 #define PN 1
 #define BLOCKS 1
 #endif
+#ifndef UNROLL
+#define UNROLL 1
+#endif
 
 #include "tiles.cuh"
-
-#define FAR (1 << 20)
 
 // A stage with the terms side by side: a[f][k], b[n][k].  Thread (ty,tx) has the filters ty + 4*r and the
 // columns tx + 8*c of the warp's tile, and takes four terms at a time.
@@ -36,38 +37,47 @@ static __device__ __forceinline__ void multiply_rows(const REAL (*a)[PITCH], con
                                                      Sums *sum)
 {
 #if TF32
-    int g = at.lane / 4, t = at.lane % 4;
+    // of the matrices of 8 x 4: a's are rows 0 ... 7 and 8 ... 15 of the first four terms, then of the next; b's
+    // are both fours of terms of one 8 rows, then of the next 8
+    a += at.f + at.lane % 16, b += at.n + at.lane / 16 * 8 + at.lane % 8;
+    int terms_a = at.lane / 16 * 4, terms_b = at.lane / 8 % 2 * 4;
 #pragma unroll
-    for (int k = t; k < TK + t; k += 8) {
+    for (int k = 0; k < TK; k += 8) {
+        float p[4];
         unsigned int u[PF][4], v[4 * PN][2];
 #pragma unroll
-        for (int r = 0; r < PF; r++)
+        for (int r = 0; r < PF; r++) {
+            load_matrices(p, &a[16 * r][k + terms_a]);
 #pragma unroll
             for (int e = 0; e < 4; e++)
-                u[r][e] = to_tf32(a[at.f + 16 * r + e % 2 * 8 + g][k + e / 2 * 4]);
+                u[r][e] = to_tf32(p[e]);
+        }
 #pragma unroll
-        for (int c = 0; c < 4 * PN; c++)
+        for (int c = 0; c < 4 * PN; c += 2) {
+            load_matrices(p, &b[8 * c][k + terms_b]);
 #pragma unroll
-            for (int e = 0; e < 2; e++)
-                v[c][e] = to_tf32(b[at.n + 8 * c + g][k + 4 * e]);
+            for (int e = 0; e < 4; e++)
+                v[c + e / 2][e % 2] = to_tf32(p[e]);
+        }
         multiply_8_terms(u, v, sum);
     }
 #else
     int ty = at.lane / 8, tx = at.lane % 8;
-#pragma unroll
+    const int AT_ONCE = UNROLL;
+#pragma unroll AT_ONCE
     for (int k = 0; k < TK; k += 4) {
-        Four u[4 * PF];
+        Four v[4 * PN];
 #pragma unroll
-        for (int r = 0; r < 4 * PF; r++)
-            u[r] = *(const Four *)&a[at.f + ty + 4 * r][k];
+        for (int c = 0; c < 4 * PN; c++)
+            v[c] = *(const Four *)&b[at.n + tx + 8 * c][k];
 #pragma unroll
-        for (int c = 0; c < 4 * PN; c++) {
-            Four v = *(const Four *)&b[at.n + tx + 8 * c][k];
+        for (int r = 0; r < 4 * PF; r++) {
+            Four u = *(const Four *)&a[at.f + ty + 4 * r][k];
 #pragma unroll
             for (int e = 0; e < 4; e++)
 #pragma unroll
-                for (int r = 0; r < 4 * PF; r++)
-                    sum->of[r][c] += u[r].of[e] * v.of[e];
+                for (int c = 0; c < 4 * PN; c++)
+                    sum->of[r][c] += u.of[e] * v[c].of[e];
         }
     }
 #endif
@@ -81,28 +91,28 @@ static __device__ __forceinline__ int filter_held_w(Place at, int r)
 
 static __device__ __forceinline__ int tap_held(Place at, int c)
 {
-    return TF32 ? at.n + c / 2 * 8 + at.lane % 4 * 2 + c % 2 : at.n + 8 * c + at.lane % 8;
+    return at.n + (TF32 ? c / 2 * 8 + at.lane % 4 * 2 + c % 2 : 8 * c + at.lane % 8);
 }
 
 struct StageW {
-    REAL g[TF][PITCH], x[TN][PITCH], y[TF][TK];
+    REAL g[TF][PITCH], x[TN][PITCH];
 };
 
 // The sums over chunk number blockIdx.z / groups: `per` columns, a multiple of TK.
 //
-// reads   dy, y (if relu is set), x
+// reads   g, x
 // writes  part (chunks, groups*F, C*KH*KW + 1): dw, and db in the last place
-// least   4 * (2*groups*F*OH*OW*N + groups*C*H*W*N + chunks*groups*F*(C*KH*KW + 1)) bytes
+// least   4 * (groups*F*OH*OW*N + groups*C*H*W*N + chunks*groups*F*(C*KH*KW + 1)) bytes
 // grid    (ceil(C*KH*KW / TN), ceil(F / TF), groups*chunks)
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) conv_backward_w(
-    const REAL *dy, const REAL *y, const REAL *x, REAL *part, int C, int H, int W, int N, int F, int KH,
-    int KW, int OH, int OW, int s, int top, int left, int relu, int groups, int per)
+    const REAL *g, const REAL *x, REAL *part, int C, int H, int W, int N, int F, int KH, int KW, int OH, int OW,
+    int s, int top, int left, int groups, int per)
 {
     __shared__ __align__(16) StageW stages[STAGES];
     const int ROWS = THREADS / (TK / V); // rows that the block copies at once
     const int FS = (TF + ROWS - 1) / ROWS, NS = (TN + ROWS - 1) / ROWS, SIZE = (int)sizeof(StageW);
-    const int BELOW = ROWS * (int)sizeof(REAL);
-    int tid = threadIdx.x, g = blockIdx.z % groups, chunk = blockIdx.z / groups;
+    const int BELOW = ROWS * PITCH * (int)sizeof(REAL);
+    int tid = threadIdx.x, group = blockIdx.z % groups, chunk = blockIdx.z / groups;
     int M = OH * OW * N, K = C * KH * KW;
 
     // This thread copies V terms of the filters and taps row, row + ROWS, ..., at the columns m, m + TK, ...
@@ -112,52 +122,49 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) conv_backward_w(
     Digits pixel = digits(m, OW, N); // i, j, n
     const Digits on = digits(TK, OW, N);
     int f0 = blockIdx.y * TF + row;
-    long long from_g = (long long)(g * F + f0) * M + m, from_x[NS];
-    int du[NS], dv[NS], channel[NS];
-    bool there[NS];
+    g += (long long)(group * F + f0) * M + m;
+    x += (long long)group * C * H * W * N;
+    const REAL *pixel_at;  // a tap's number of this pixel stands so many behind it:
+    int tap_at[NS], tap[NS]; // and the tap's row and column, in one number
+    unsigned int inside;     // bit r: it is not padding
 #pragma unroll
     for (int r = 0; r < NS; r++) {
         int k = blockIdx.x * TN + row + r * ROWS;
-        Digits tap = digits(k, KH, KW); // c, p, q
-        du[r] = k < K ? tap.b - top : -FAR;
-        dv[r] = tap.c - left;
-        channel[r] = g * C + tap.a;
+        Digits at = digits(k, KH, KW); // c, p, q
+        int p = k < K ? at.b - top : 0x7FFF, q = at.c - left; // a row that no picture has
+        tap_at[r] = k < K ? ((at.a * H + p) * W + q) * N : 0;
+        tap[r] = p << 16 | (q & 0xFFFF);
     }
     auto find = [&] { // where the pixel's numbers are
+        pixel_at = x + (long long)(pixel.a * W + pixel.b) * s * N + pixel.c;
+        inside = 0;
 #pragma unroll
         for (int r = 0; r < NS; r++) {
-            int u = pixel.a * s + du[r], v = pixel.b * s + dv[r];
-            there[r] = (unsigned int)u < (unsigned int)H && (unsigned int)v < (unsigned int)W;
-            from_x[r] = (((long long)channel[r] * H + u) * W + v) * N + pixel.c;
+            int u = pixel.a * s + (tap[r] >> 16), v = pixel.b * s + (short)tap[r];
+            if ((unsigned int)u < (unsigned int)H && (unsigned int)v < (unsigned int)W)
+                inside |= 1u << r;
         }
     };
     find();
 
     Shared to_g = shared_place(&stages[0].g[row % TF][col]), to_x = shared_place(&stages[0].x[row % TN][col]);
-    Shared to_y = shared_place(&stages[0].y[row % TF][col]);
 
     auto copy_stage = [&](int stage) {
 #pragma unroll
         for (int r = 0; r < FS; r++)
-            if (TF % ROWS == 0 || row + r * ROWS < TF) {
-                bool some = f0 + r * ROWS < F && m < end;
-                long long from = from_g + (long long)(r * ROWS) * M;
-                copy_later<(int)sizeof(Run)>(to_g + stage * SIZE + r * BELOW * PITCH, dy + from, some);
-                if (relu)
-                    copy_later<(int)sizeof(Run)>(to_y + stage * SIZE + r * BELOW * TK, y + from, some);
-            }
+            if (TF % ROWS == 0 || row + r * ROWS < TF)
+                copy_later<(int)sizeof(Run)>(to_g + stage * SIZE + r * BELOW, g + (long long)(r * ROWS) * M,
+                                             f0 + r * ROWS < F && m < end);
 #pragma unroll
         for (int r = 0; r < NS; r++)
             if (TN % ROWS == 0 || row + r * ROWS < TN)
-                copy_later<(int)sizeof(Run)>(to_x + stage * SIZE + r * BELOW * PITCH, x + from_x[r],
-                                             there[r] && m < end);
+                copy_later<(int)sizeof(Run)>(to_x + stage * SIZE + r * BELOW, pixel_at + tap_at[r],
+                                             (inside >> r & 1) && m < end);
         m += TK;
-        from_g += TK;
+        g += TK;
         if (pixel.c + TK < N) { // the same pixel of later images
             pixel.c += TK;
-#pragma unroll
-            for (int r = 0; r < NS; r++)
-                from_x[r] += TK;
+            pixel_at += TK;
         } else {
             count(&pixel, on, OW, N);
             find();
@@ -176,13 +183,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) conv_backward_w(
     }
     for (int step = 0; step < steps; step++) {
         wait_for<STAGES - 2>(); // this thread's copies for this step are there
-        if (relu || blockIdx.x == 0)
+        if (blockIdx.x == 0)    // of the blocks with the same filters, one sums db
 #pragma unroll
             for (int r = 0; r < FS; r++)
                 if (TF % ROWS == 0 || row + r * ROWS < TF) {
-                    Run *place = (Run *)&stages[stage].g[row + r * ROWS][col], run = *place;
-                    if (relu)
-                        *place = run = through_relu(run, *(const Run *)&stages[stage].y[row + r * ROWS][col]);
+                    Run run = *(const Run *)&stages[stage].g[row + r * ROWS][col];
 #pragma unroll
                     for (int e = 0; e < V; e++)
                         db[r] += run.of[e];
@@ -196,7 +201,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) conv_backward_w(
         stage = stage + 1 < STAGES ? stage + 1 : 0;
     }
 
-    part += ((long long)chunk * groups + g) * F * (K + 1);
+    part += ((long long)chunk * groups + group) * F * (K + 1);
 #pragma unroll
     for (int r = 0; r < ROWS_HELD; r++) {
         int f = blockIdx.y * TF + filter_held_w(at, r);
@@ -208,16 +213,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) conv_backward_w(
         }
     }
     if (blockIdx.x)
-        return; // of the blocks with the same filters, the first writes db
+        return;
+    __syncthreads(); // nobody reads the stages any more
 #pragma unroll
     for (int r = 0; r < FS; r++)
         if (TF % ROWS == 0 || row + r * ROWS < TF)
-            stages[0].y[row + r * ROWS][col / V] = db[r];
+            stages[0].g[row + r * ROWS][col / V] = db[r];
     __syncthreads(); // what each thread has of db is there
     for (int r = tid, f = blockIdx.y * TF + r; r < TF && f < F; r += THREADS, f += THREADS) {
         REAL total = 0;
         for (int k = 0; k < TK / V; k++)
-            total += stages[0].y[r][k];
+            total += stages[0].g[r][k];
         part[(long long)f * (K + 1) + K] = total;
     }
 }

@@ -1,0 +1,101 @@
+"""VGG: the sizes of the paper's Table 1 and 2, layer by layer, and PyTorch's numbers."""
+
+import math
+
+import numpy as np
+import pytest
+
+from tinyalex.comm import Comm
+from tinyalex.devices import Device
+from tinyalex.gradcheck import check
+from tinyalex.measure.describe import describe
+from tinyalex.models import make
+from tinyalex.nn import Conv2d
+
+TOTALS = {  # parameters, multiply-adds of one picture of 224 pixels
+    "a": (132_863_336, 7_609_090_048),
+    "a-lrn": (132_863_336, 7_609_090_048),
+    "b": (133_047_848, 11_308_466_176),
+    "c": (133_638_952, 11_770_888_192),
+    "d": (138_357_544, 15_470_264_320),
+    "e": (143_667_240, 19_632_062_464),
+}
+LAYERS = {  # (channels, filters, kernel, side): parameters, multiply-adds
+    (3, 64, 3, 224): (1_792, 86_704_128),
+    (64, 64, 3, 224): (36_928, 1_849_688_064),
+    (64, 128, 3, 112): (73_856, 924_844_032),
+    (128, 128, 3, 112): (147_584, 1_849_688_064),
+    (128, 256, 3, 56): (295_168, 924_844_032),
+    (256, 256, 3, 56): (590_080, 1_849_688_064),
+    (256, 256, 1, 56): (65_792, 205_520_896),
+    (256, 512, 3, 28): (1_180_160, 924_844_032),
+    (512, 512, 3, 28): (2_359_808, 1_849_688_064),
+    (512, 512, 1, 28): (262_656, 205_520_896),
+    (512, 512, 3, 14): (2_359_808, 462_422_016),
+    (512, 512, 1, 14): (262_656, 51_380_224),
+}
+
+
+@pytest.mark.parametrize("name", TOTALS)
+def test_the_sizes_are_the_papers(name):
+    network = make(f"vgg-{name}")
+    total = describe(network, 1, 1).total
+    assert (total.parameters, total.multiply_adds) == TOTALS[name]
+    for place in network.plan():
+        if isinstance(place.layer, Conv2d):
+            key = (place.x[0], place.y[0], place.layer.window[0], place.y[1])
+            parameters = sum(map(math.prod, place.layer.sizes(place.x).values()))
+            assert (parameters, place.layer.multiply_adds(place.x)) == LAYERS[key]
+    assert network.sizes()[network.plan()[-1].layer.name + ".w"] == (1000, 4096)
+
+
+@pytest.mark.parametrize("name", ["a", "d"])
+def test_pytorch_agrees(name):
+    torch = pytest.importorskip("torch")
+    from torch.nn import functional as F
+
+    network = make(f"vgg-{name}", width=1 / 32, size=64, classes=5, std=0.2)
+    net = network.build(rng=np.random.default_rng(0), dtype=np.float64)
+    x = np.random.default_rng(1).standard_normal((3, 64, 64, 2))
+    y = net.forward(x)  # without dropout
+    dy = np.random.default_rng(2).standard_normal(y.shape)
+    net.backward(dy)
+    theirs = {
+        name: torch.tensor(layer.params[key], requires_grad=True) for name, layer, key in net.parameters()
+    }
+    t = torch.tensor(x.transpose(3, 0, 1, 2).copy())
+    for place in network.plan():
+        kind, name = type(place.layer).__name__, place.layer.name
+        if kind == "Conv2d":
+            t = F.relu(F.conv2d(t, theirs[f"{name}.w"], theirs[f"{name}.b"], padding=1))
+        elif kind == "MaxPool":
+            t = F.max_pool2d(t, 2, 2)
+        elif kind == "Linear":
+            t = F.linear(t.flatten(1), theirs[f"{name}.w"], theirs[f"{name}.b"])
+            t = F.relu(t) if place.layer.activation else t
+        else:
+            t = 0.5 * t  # at test 2012's dropout multiplies
+    t.backward(torch.tensor(dy.T.copy()))
+    np.testing.assert_allclose(y, t.detach().numpy().T, rtol=1e-8, atol=1e-8 * np.abs(y).max())
+    for name, layer, key in net.parameters():
+        wanted = theirs[name].grad.numpy()
+        np.testing.assert_allclose(layer.grads[key], wanted, rtol=1e-8, atol=1e-8 * np.abs(wanted).max())
+
+
+def test_the_whole_networks_gradient():
+    network = make("vgg-a", width=1 / 32, size=32, classes=4, std=0.3)
+    net = network.build(Comm(Device("cpu:0")), np.random.default_rng(0), np.float64)
+    x = np.random.default_rng(1).standard_normal((3, 32, 32, 2))
+
+    def forward(**parameters):
+        for name, layer, key in net.parameters():
+            layer.params[key] = parameters[name]
+        return net.forward(x), None
+
+    def backward(dy, _):
+        net.backward(dy)
+        return {name: layer.grads[key].copy() for name, layer, key in net.parameters()}
+
+    variables = {name: layer.params[key] for name, layer, key in net.parameters()}
+    report = check(forward, backward, variables, rng=np.random.default_rng(2))
+    assert max(report.errors.values()) < 1e-6
