@@ -15,6 +15,28 @@ class Imported(NamedTuple):
     notes: tuple = ()  # what the reader decided, sentences
 
 
+SAVED = "safetensors.torch.save_file(model.state_dict(), path) in PyTorch makes a file that is"
+FIRST_BYTES = {
+    b"PK\x03\x04": f"a zip, as torch.save writes it: pickles are not read; {SAVED}",
+    b"\x80": f"a pickle, as torch.save wrote it: pickles are not read; {SAVED}",
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself: `git lfs pull` fetches it",
+    b"\x89HDF": "an HDF5 file, as Keras writes it: expected ONNX (tf2onnx makes it)",
+    b"\x1f\x8b": "packed by gzip: expected the file in it",
+}
+
+
+def other_kind(path, data):
+    """Say what a file is that is none of those read here, from its first bytes or its name; None if unknown."""
+    for first, what in FIRST_BYTES.items():
+        if data.startswith(first):
+            return what
+    if data[:200].lstrip().lower().startswith((b"<!doctype html", b"<html", b"<head")):
+        return "an HTML page, not the file itself: was the address the one of the download?"
+    if path.suffix in (".caffemodel", ".prototxt", ".binaryproto"):
+        return "a file of Caffe: expected ONNX; the ONNX model zoo has Caffe's networks"
+    return None
+
+
 def onnx_module():
     """Return the package onnx with what is used of it here; ArgumentError if it is not installed."""
     try:

@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 
 from tinyalex.errors import ArgumentError, DataError
-from tinyalex.exchange import Imported, onnx_export, onnx_module, onnx_norm, onnx_towers
+from tinyalex.exchange import Imported, onnx_export, onnx_module, onnx_norm, onnx_towers, other_kind
 from tinyalex.exchange.onnx_graph import ANY_BATCH, CONSTANT_OPS, FLOATS, Graph, called, meant
 from tinyalex.models.network import MOST_NUMBERS, Network, finite
 from tinyalex.nn import (
@@ -65,7 +65,10 @@ def read(path):
     try:
         model.ParseFromString(data)
     except Exception as error:  # protobuf's DecodeError, whichever of its implementations is installed
-        raise DataError(f"{path}: not a whole ONNX file ({len(data):,} bytes): {error}") from error
+        found = other_kind(path, data) or f"no whole ONNX file ({len(data):,} bytes): {error}"
+        raise DataError(f"{path}: {found}") from error
+    if not model.graph.node and (found := other_kind(path, data)):
+        raise DataError(f"{path}: {found}")
     del data
     try:
         return _Reader(onnx, path, model).read({p.key: p.value for p in model.metadata_props})

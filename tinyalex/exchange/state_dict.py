@@ -4,16 +4,16 @@ A state dict has names and arrays but no network; which one it is shows from its
 
     network         names                                               what it is
     alexnet         features.{0,3,6,8,10}, classifier.{1,4,6}           torchvision's (one tower, no LRN)
-    vgg             features.{0,2,5,…}, classifier.{0,3,6}              torchvision's vgg11, 13, 16 or 19, with
+    vgg             features.{0,2,5,…}, classifier.{0,3,6}              torchvision's vgg11, 13, 16, 19, with
                                                                         batch normalization or without
     bvlc_alexnet    conv1 … conv5, fc6, fc7, fc8                        Caffe's AlexNet: preset "caffe"
     caffenet        the same                                            Caffe's reference network: pooling
                                                                         before LRN
 
 each with ".weight" and ".bias".  The last two cannot be told apart, so one must be asked for.  Prefixes that
-wrappers leave (module., _orig_mod., model., net.) are taken off, features.module.0 too.  A batch normalization
-is multiplied into the convolution before it.  Widths are the arrays' own; floats of 16 and 64 bits become
-float32.
+wrappers leave (module., _orig_mod., model., net.) are taken off, features.module.0 too.  A batch
+normalization is multiplied into the convolution before it.  Widths are the arrays' own; floats of 16 and 64
+bits become float32.
 
 Pickles (.pt, .pth) are not read; `safetensors.torch.save_file(model.state_dict(), path)` makes the file.
 """
@@ -28,7 +28,7 @@ import numpy as np
 import safetensors
 
 from tinyalex.errors import ArgumentError, DataError, few
-from tinyalex.exchange import Imported
+from tinyalex.exchange import Imported, other_kind
 from tinyalex.models import Network, make
 from tinyalex.models.network import finite
 from tinyalex.nn import LRN, AllGather, Conv2d, Dropout, Linear, MaxPool
@@ -78,11 +78,13 @@ class Array(NamedTuple):
 def _arrays(path):
     """Return the weights of the file by their names without prefixes."""
     try:
-        entries = safetensors.deserialize(path.read_bytes())
+        data = path.read_bytes()
+        entries = safetensors.deserialize(data)
     except OSError as error:
         raise DataError(f"expected a state dict (.safetensors): {error.strerror}") from error
     except Exception as error:  # SafetensorError
-        raise DataError(f"not a safetensors file: {error}") from error
+        found = other_kind(path, data) or f"no whole safetensors file ({len(data):,} bytes): {error}"
+        raise DataError(found) from error
     entries = sorted(entries)
     bare = _without_prefixes([name for name, _ in entries])
     found = {}
@@ -141,9 +143,13 @@ def _read_as(name, kind, arrays, modules):
         dims, b = 4 if ours.startswith("conv") else 2, biases[ours]
         if w.array.ndim != dims or not w.array.size or b.array.shape != w.array.shape[:1]:
             found = f"{w.array.shape} and {b.array.shape}"
-            raise DataError(f"{w.name}: expected weights of {dims} axes and a bias for each row, found {found}")
+            raise DataError(
+                f"{w.name}: expected weights of {dims} axes and a bias for each row, found {found}"
+            )
     if norms and len(norms) < sum(ours.startswith("conv") for ours in named):
-        raise DataError(f"expected a batch normalization after every convolution, or none, found {len(norms)}")
+        raise DataError(
+            f"expected a batch normalization after every convolution, or none, found {len(norms)}"
+        )
     layers = kind.layers({ours: w.array.shape for ours, w in weights.items()}, named, bool(norms))
     network = Network(layers, (3, kind.side, kind.side))
     for placed in _placed(network, weights):

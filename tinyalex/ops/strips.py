@@ -65,7 +65,7 @@ def convolve_backward(g, x, w, stride, pads, dx):
             dwT += cols @ g_rows[:, i].T
             if dx is not None:
                 start = (i - rows.start) * stride[0]
-                np.matmul(weights.T, g_rows[:, i], out=dcols.reshape(-1, OW * N))
+                np.matmul(weights.T, g_rows[:, i], out=dcols.reshape(KH * C * KW, OW * N))
                 dstrips[start : start + KH] += dcols
         if dx is not None:
             for pixels, strip in _overlap(dx, dstrips, rows.start * stride[0] - pads[0], stride[1], pads[2]):
