@@ -14,7 +14,7 @@ import numpy as np
 from tinyalex.comm import Comm
 from tinyalex.errors import NonFiniteError
 from tinyalex.nn import Sequential
-from tinyalex.ops import softmax_loss_backward, softmax_loss_forward, topk_error
+from tinyalex.ops import chosen, softmax_loss_backward, softmax_loss_forward, topk_error
 from tinyalex.ops.cuda.graph import Captured
 from tinyalex.optim import SGD
 
@@ -51,9 +51,10 @@ class Step:
     def _queue(self, images, labels):
         """Forward, loss, backward, update; return the loss and the number of errors as one array."""
         logits = self.net.forward(images, train=True)
-        loss, cache = softmax_loss_forward(logits, labels, total=labels.size * self.ranks)
+        loss_of, slope_of = chosen(softmax_loss_forward), chosen(softmax_loss_backward)
+        loss, cache = loss_of(logits, labels, total=labels.size * self.ranks)
         errors = topk_error(logits, labels).sum()
-        self.net.backward(softmax_loss_backward(cache))
+        self.net.backward(slope_of(cache))
         if self.ranks > 1:
             loss, errors = _sum_gradients(self.net, self.data, loss, errors)
         self.optimizer.step(loss)  # nothing where the loss is not finite
