@@ -4,7 +4,7 @@ Paper, section 4.1: the prediction for a picture is the average of the network's
 views, the four corners and the centre, and their mirror images.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -13,14 +13,18 @@ from tinyalex.nn import Sequential
 from tinyalex.ops import softmax, topk_error
 
 
-def probabilities(net: Sequential, loader: Iterator | None) -> tuple[np.ndarray, np.ndarray]:
+def probabilities(
+    net: Sequential,
+    loader: Iterator | None,
+    on_batch: Callable[[int], object] = lambda done: None,
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the class probabilities (K, N) of every picture of a Loader, and the labels (N,).
 
     With ten views a batch's images are a list of ten; they go through the network side by side, and the ten
     softmax outputs are averaged.  Every rank of the net must call this; the loader is rank 0's (None on the
-    others).
+    others).  on_batch(done) is called on rank 0 after each batch: so many pictures are done.
     """
-    comm = net.comm
+    comm, done = net.comm, 0
     found, labels = [], []
     while (batch := comm.share(next(loader, None) if loader else None)) is not None:
         images, N = batch.images, len(batch.labels)
@@ -28,6 +32,9 @@ def probabilities(net: Sequential, loader: Iterator | None) -> tuple[np.ndarray,
         p = softmax(net.forward(comm.device.put(x)))
         found.append(comm.device.get(p.reshape(len(p), -1, N).mean(axis=1)))
         labels.append(batch.labels)
+        done += N
+        if loader:
+            on_batch(done)
     return np.concatenate(found, axis=1), np.concatenate(labels)
 
 
@@ -62,7 +69,12 @@ def shares(weights: list[float], count: int) -> np.ndarray:
     return weights / weights.sum()
 
 
-def features(net: Sequential, loader: Iterator | None, layer: str) -> np.ndarray | None:
+def features(
+    net: Sequential,
+    loader: Iterator | None,
+    layer: str,
+    on_batch: Callable[[int], object] = lambda done: None,
+) -> np.ndarray | None:
     """Return the outputs (D, N) of a layer, of all ranks, for every picture of a Loader, on rank 0.
 
     As for `probabilities`, every rank must call this; the others get None.  Raises ArgumentError for an
@@ -82,4 +94,5 @@ def features(net: Sequential, loader: Iterator | None, layer: str) -> np.ndarray
             found = np.empty((len(y), len(loader.labels)), y.dtype)
         found[:, first : first + y.shape[1]] = y
         first += y.shape[1]
+        on_batch(first)
     return found

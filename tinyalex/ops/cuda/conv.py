@@ -27,6 +27,7 @@ class Tile(NamedTuple):
     PN: int  # and of 4 columns
     BLOCKS: int  # that a multiprocessor holds
     TF32: int = 0  # 1: by the tensor cores
+    UNROLL: int = 1  # dW: how many fours of terms are unrolled
 
     @property
     def threads(self):
@@ -34,24 +35,32 @@ class Tile(NamedTuple):
         return self.TF // (16 * self.PF) * (self.TN // (32 * self.PN)) * 32
 
 
+TILES = (  # by measured/gpu_conv.py on an H100
+    Tile(128, 128, 8, 3, 2, 2, 2),
+    Tile(64, 128, 8, 3, 2, 2, 4),
+    Tile(96, 128, 16, 2, 3, 2, 3),
+    Tile(48, 128, 8, 3, 3, 2, 6),
+    Tile(32, 128, 8, 3, 1, 2, 4),
+)
+TILES_W = (
+    Tile(64, 64, 16, 2, 2, 2, 6),
+    Tile(96, 128, 16, 2, 3, 2, 3),
+    Tile(32, 128, 16, 2, 1, 2, 4),
+)
+
+
 def choose_tile(filters, itemsize):
-    """The tile for so many filters (of one group)."""
+    """The tile for so many filters (of one group): the largest of those that make the fewest in vain."""
     if itemsize == 8:
         return Tile(64, 64, 8, 2, 1, 1, 1)
-    if filters > 96:
-        return Tile(128, 128, 8, 3, 2, 2, 2)
-    if filters > 64:
-        return Tile(96, 128, 8, 3, 3, 2, 3)
-    if filters > 32:
-        return Tile(64, 128, 8, 3, 2, 2, 4)
-    return Tile(32, 128, 8, 3, 1, 2, 4)
+    return min(TILES, key=lambda tile: -(-filters // tile.TF) * tile.TF)
 
 
 def choose_tile_w(filters, itemsize):
     """The tile of the weights' gradient for so many filters (of one group)."""
     if itemsize == 8:
         return Tile(64, 64, 8, 2, 1, 1, 1)
-    return Tile(64, 64, 16, 2, 2, 2, 6)
+    return min(TILES_W, key=lambda tile: -(-filters // tile.TF) * tile.TF)
 
 
 def conv2d_forward(y, b, cache):
