@@ -66,7 +66,6 @@ def import_network(
     ] = None,
 ):
     """Read a network that another program wrote, into a checkpoint that `predict` takes."""
-    from tinyalex.data.preprocessing import parse
     from tinyalex.exchange import state_dict
     from tinyalex.runs import checkpoint as files
 
@@ -79,15 +78,11 @@ def import_network(
         from tinyalex.exchange import onnx_import
 
         found = onnx_import.read(source)
-    network = found.network
-    count = network.outputs[0]
     stated = _stated(source, found)
     if pictures is not None:
-        if network.input[0] != 3 or network.input[1] != network.input[2]:
-            raise DataError(
-                f"{source}: --pictures: expected an input of three square maps, found {network.input}"
-            )
-        stated["pictures"] = parse(pictures, network.input[1])
+        stated["pictures"], found = _pictures(source, found, pictures)
+    network = found.network
+    count = network.outputs[0]
     names = _names(classes) if classes else stated.get("classes") or [str(i) for i in range(count)]
     if len(names) != count:
         raise DataError(f"{classes or source}: expected {count} names of classes, found {len(names)}")
@@ -104,8 +99,33 @@ def import_network(
         f"{out}: {len(network.layers)} layers, {sum(a.size for a in found.arrays.values()):,} parameters, "
         f"{count:,} classes" + (f", {ranks} towers" if ranks > 1 else "")
     )
-    if not stated.get("pictures"):
+    if found.prepares:
+        console.print(
+            "the file scales and shifts its input itself: --pictures pixels (0-255) or unit (0-1), whichever "
+            "goes into it, takes that out of the network"
+        )
+    elif not stated.get("pictures"):
         console.print("how pictures are prepared is not stated: predict needs it; import with --pictures")
+
+
+def _pictures(source, found, text):
+    """What --pictures says, with the file's own preparation after it; and the network without that."""
+    from tinyalex.data.preprocessing import parse
+    from tinyalex.exchange import preparation
+
+    C, H, W = found.network.input
+    if C != 3 or H != W:
+        raise DataError(f"{source}: --pictures: expected an input of three square maps, found {(C, H, W)}")
+    pictures = parse(text, H)
+    if not found.prepares:
+        return pictures, found
+    if text in ("caffe", "torchvision"):
+        raise DataError(
+            f"{source}: --pictures: this file scales and shifts its input itself: expected what goes into it, "
+            f"pixels (0-255), unit (0-1) or a JSON file, found {text}"
+        )
+    a, c, rest = preparation(found)
+    return (pictures.then(a, c), rest) if a.all() and rest.network.layers else (pictures, found)
 
 
 def _stated(source, found):

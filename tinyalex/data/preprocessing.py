@@ -46,6 +46,13 @@ class Pictures(NamedTuple):
             )
         return self
 
+    def then(self, a, c):
+        """Return what pictures go through that are then made a · x + c, a number each for a channel, a ≠ 0."""
+        a, c = np.asarray(a, float), np.asarray(c, float)
+        scale = a * self.scale
+        mean = self.mean - c / scale
+        return self._replace(mean=tuple(mean.tolist()), scale=tuple(scale.tolist()))
+
     @property
     def rgb_mean(self):
         """The mean in the order in which pictures are read, float32 (3,)."""

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+import numpy as np
+
 from tinyalex.errors import ArgumentError
 from tinyalex.models.network import Network
 
@@ -12,7 +14,21 @@ class Imported(NamedTuple):
     network: Network
     arrays: dict  # "conv1.w" → float32
     properties: dict  # what else the file says, strings by name
+    prepares: str | None = None  # its first layer, where that is the file's own preparation of pictures
     notes: tuple = ()  # what the reader decided, sentences
+
+
+def preparation(found):
+    """Return (a, c, the rest): the file prepares its pictures as a · x + c, then `Imported` as it is without.
+
+    found: an `Imported` with `prepares`.
+    """
+    first, *layers = found.network.layers
+    w, b, mean, var = (found.arrays[f"{first.name}.{key}"].astype(float) for key in ("w", "b", "mean", "var"))
+    a = w / np.sqrt(var + first.eps)
+    arrays = {name: array for name, array in found.arrays.items() if name.rpartition(".")[0] != first.name}
+    rest = found._replace(network=Network(layers, found.network.input), arrays=arrays, prepares=None)
+    return a, b - a * mean, rest
 
 
 SAVED = "safetensors.torch.save_file(model.state_dict(), path) in PyTorch makes a file that is"

@@ -26,6 +26,7 @@ from tinyalex.nn import (
     Activate,
     AllGather,
     AvgPool,
+    BatchNorm,
     Conv2d,
     Dropout,
     Flatten,
@@ -215,6 +216,11 @@ class _Graph:
         self.node("Div", name, self.value, value=x)
 
     @add.register
+    def _(self, layer: BatchNorm):
+        arrays = _weights(layer, "w", "b", "mean", "var")
+        self.node("BatchNormalization", layer.name, *arrays, epsilon=layer.eps, momentum=1 - layer.momentum)
+
+    @add.register
     def _(self, layer: Activate):
         self.activation(layer.name, layer.activation)
 
@@ -240,8 +246,8 @@ class _Graph:
         """On one device it does nothing."""
 
 
-def _weights(layer):
-    return f"{layer.name}.w", f"{layer.name}.b"
+def _weights(layer, *keys):
+    return [f"{layer.name}.{key}" for key in keys or ("w", "b")]
 
 
 def _pads(pad):

@@ -2,15 +2,15 @@
 
 The file is read from its input to its output, one node after the other, as layers:
 
-    Conv, Gemm, MatMul (+ Add)                  Conv2d and Linear; a scale and a shift that follow (a constant
-                                                in Mul, Div, Add or Sub, BatchNormalization) go into their
-                                                weights
+    Conv, Gemm, MatMul                          Conv2d and Linear
+    BatchNormalization, and a constant in       a scale and a shift of each channel: multiplied into a Conv2d or
+    Mul, Div, Add or Sub                        Linear just before, else BatchNorm
     MaxPool, AveragePool, LRN, Dropout, Pad     the layers of these names
     GlobalAveragePool, ReduceMean over H, W     GlobalAvgPool; GlobalMaxPool is a MaxPool over the whole map
-    Relu, Clip (0 to 6), LeakyRelu, Tanh,       activations; Mul before and after Tanh are b and a of
-    Sigmoid                                     a tanh(b x)
+    Relu, Clip (0 … 6), LeakyRelu, PRelu (one   activations; Mul before and after Tanh are b and a of
+    slope), Tanh, Sigmoid                       a tanh(b x)
     Flatten, Reshape, Squeeze                   Flatten, where they make (batch, features)
-    Mul by a number in (0, 1]                   Dropout as 2012 had it, but for a scale (above)
+    Mul by a number in (0, 1)                   elsewhere: Dropout as 2012 had it
     Split, the same layers in each part,        the two towers: one layer in groups
     Concat
     Softmax, LogSoftmax at the end              left out: `predict` takes it itself
@@ -37,6 +37,7 @@ from tinyalex.nn import (
     LRN,
     Activate,
     AvgPool,
+    BatchNorm,
     Conv2d,
     Dropout,
     Flatten,
@@ -81,6 +82,7 @@ class _Reader(Graph):
         super().__init__(onnx, path, model)
         self.layers, self.arrays, self.weighted = [], {}, 0
         self.first = 0  # of the layers that what follows may still change
+        self.scales = set()  # names of the layers that Mul, Add and such made
         self.read_nodes, self.ended = {}, False
 
     def read(self, properties):
@@ -101,7 +103,8 @@ class _Reader(Graph):
         self.all_understood(self.read_nodes.values())
         network = Network(self.layers, shape)
         network.plan()
-        return Imported(network, finite(self.arrays), properties)
+        first = self.layers[0].name
+        return Imported(network, finite(self.arrays), properties, first if first in self.scales else None)
 
     def _input(self):
         g = self.graph
@@ -285,8 +288,10 @@ class _Reader(Graph):
         match node.op_type:
             case "Mul" if constant.size == 1 and (last := self._of_tanh(node, value, constant.item())):
                 return last
-            case "Mul" if constant.size == 1 and 0 < constant.item() <= 1 and not self._is_scale():
+            case "Mul" if constant.size == 1 and 0 < constant.item() < 1 and not self._is_scale():
                 self.push(node, Dropout, meant(constant.item()), name=self.name("dropout"))
+            case "Mul" if (constant == 1).all():
+                pass
             case "Mul":
                 self._scale_and_shift(node, constant, 0.0)
             case "Div" if is_first and constant.all():
@@ -337,18 +342,28 @@ class _Reader(Graph):
 
     def _is_scale(self):
         """Whether a factor belongs to the weights before it, or to the input: else it is dropout's."""
-        return not self.layers or (isinstance(self.last, Weighted) and self.last.activation is None)
+        return not self.layers or self._takes_scale()
+
+    def _takes_scale(self):
+        """Whether the layer before is one into whose parameters a scale and a shift can go."""
+        is_bare = isinstance(self.last, Weighted) and self.last.activation is None
+        return is_bare or isinstance(self.last, BatchNorm)
 
     def _scale_and_shift(self, node, scale, shift):
-        """y = scale · x + shift for each channel, float64: into the weights of the layer before."""
-        last = self.last
-        if not isinstance(last, Weighted) or last.activation is not None:
-            raise DataError(f"{called(node)}: expected it after a convolution or product, without activation")
-        w, b = (self.arrays[f"{last.name}.{key}"] for key in "wb")
+        """y = scale · x + shift for each channel, float64."""
+        if not self._takes_scale():
+            layer = self.push(node, BatchNorm, name=self.name("scale"))
+            self.scales.add(layer.name)
+            one, zero = np.ones(self.size[0], np.float32), np.zeros(self.size[0], np.float32)
+            w = np.full(self.size[0], math.sqrt(1 + layer.eps), np.float32)
+            self._keep_norm(layer, w, zero, zero, one)
+        name = self.last.name
+        w, b = (self.arrays[f"{name}.{key}"] for key in "wb")
         scale, shift = np.broadcast_to(scale, b.shape), np.broadcast_to(shift, b.shape)
         if not (scale == 1).all():
             w = (w * scale.reshape(-1, *(1,) * (w.ndim - 1))).astype(np.float32)
-        self._keep(node, last, w, (b * scale + shift).astype(np.float32))
+        self.arrays[f"{name}.w"] = w
+        self.arrays[f"{name}.b"] = (b * scale + shift).astype(np.float32)
 
     def _batch_normalization(self, node, value):
         """y = γ (x − μ) / √(σ² + ε) + β, with the file's μ and σ²."""
@@ -360,11 +375,20 @@ class _Reader(Graph):
         gamma, beta, mean, variance = (
             self.constant(node, name).astype(np.float64) for name in node.input[1:]
         )
+        momentum = self.attribute(node, "momentum", "FLOAT", 0.9)
         C = self.sizes[value][0]
         if any(a.shape != (C,) for a in (gamma, beta, mean, variance)) or not (variance + epsilon > 0).all():
             raise DataError(f"{called(node)}: expected four numbers for each of {C} channels, variances ≥ 0")
-        scale = gamma / np.sqrt(variance + epsilon)
-        self._scale_and_shift(node, scale, beta - mean * scale)
+        if self._takes_scale():
+            scale = gamma / np.sqrt(variance + epsilon)
+            self._scale_and_shift(node, scale, beta - mean * scale)
+        else:
+            layer = self.push(node, BatchNorm, epsilon, meant(1 - momentum), name=self.name("bn"))
+            self._keep_norm(layer, gamma, beta, mean, variance)
+
+    def _keep_norm(self, layer, *arrays):
+        for key, array in zip(("w", "b", "mean", "var"), arrays, strict=True):
+            self.arrays[f"{layer.name}.{key}"] = array.astype(np.float32)
 
     # ---- activations ---------------------------------------------------------------------------------
 
@@ -376,6 +400,37 @@ class _Reader(Graph):
 
     def _tanh(self, node, value):
         self._activation(node, "tanh")
+
+    def _clip(self, node, value):
+        """To 0 … 6, or at 0 alone."""
+        if node.input[0] != value or len(node.input) > 3:
+            raise DataError(f"{called(node)}: expected a value, a minimum and a maximum")
+        if self.opset < 11:
+            least, most = (self.attribute(node, name, "FLOAT", None) for name in ("min", "max"))
+        else:
+            least, most = (i and self.number(node, i) for i in [*node.input[1:], "", ""][:2])
+        least, most = (None if n in (None, "") or abs(n) > 1e38 else n for n in (least, most))
+        if (least, most) == (0, 6):
+            self._activation(node, "relu6")
+        elif (least, most) == (0, None):
+            self._activation(node, "relu")
+        elif (least, most) != (None, None):
+            raise DataError(f"{called(node)}: expected a clip to 0 … 6, or at 0, found {least} … {most}")
+
+    def _leaky_relu(self, node, value):
+        self._slope(node, self.attribute(node, "alpha", "FLOAT", 0.01))
+
+    def _p_relu(self, node, value):
+        """With the same slope for all channels."""
+        slopes = self.constant(node, node.input[1]) if len(node.input) == 2 else np.zeros(0)
+        if node.input[0] != value or not slopes.size or (slopes != slopes.flat[0]).any():
+            raise DataError(f"{called(node)}: expected one slope for all channels")
+        self._slope(node, meant(slopes.flat[0]))
+
+    def _slope(self, node, slope):
+        if slope < 0 or not math.isfinite(slope):
+            raise DataError(f"{called(node)}: expected a slope ≥ 0, found {slope}")
+        self._activation(node, ("leaky", slope) if slope else "relu")
 
     def _activation(self, node, activation):
         """An activation: within the convolution or product before it, if there is one."""
@@ -585,6 +640,9 @@ _READERS = {
     "Div": _Reader._arithmetic,
     "BatchNormalization": _Reader._batch_normalization,
     "Relu": _Reader._relu,
+    "Clip": _Reader._clip,
+    "LeakyRelu": _Reader._leaky_relu,
+    "PRelu": _Reader._p_relu,
     "Tanh": _Reader._tanh,
     "Sigmoid": _Reader._sigmoid,
     "LRN": _Reader._lrn,

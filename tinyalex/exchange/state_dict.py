@@ -168,7 +168,7 @@ def _read_as(name, kind, arrays, modules):
         notes.append(f"weights of {', '.join(kinds)} are float32 from here on")
     if norms:
         notes.append(f"{len(norms)} batch normalizations are multiplied into the convolutions before them")
-    return Imported(network, finite(found), {}, tuple(notes))
+    return Imported(network, finite(found), {}, notes=tuple(notes))
 
 
 def _placed(network, weights):

@@ -1,21 +1,6 @@
 // Sums of rows, and which images are wrong: a block of THREADS for each row or image.
-//
-// Every thread sums its share, and shows the sum to the others.  Then half of them add the other half's, half
-// of these again, and so on: always in the same order, so that the same numbers give the same bits.
-#ifndef THREADS
-#define THREADS 128
-#endif
 
-template <typename T> static __device__ T sum_of_all(T *shown, T mine)
-{
-    shown[threadIdx.x] = mine;
-    for (int half = THREADS / 2; half; half /= 2) {
-        __syncthreads();
-        if ((int)threadIdx.x < half)
-            shown[threadIdx.x] += shown[threadIdx.x + half];
-    }
-    return shown[0];  // to thread 0 alone
-}
+#include "sum_of_all.cuh"
 
 // sums[f] = sum of x[f, 0 ... columns-1] / divisor.
 //
