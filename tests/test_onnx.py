@@ -416,7 +416,6 @@ REFUSED = {
     "towers swapped": (swapped, r"node 'n_norm' \(Concat\).*order"),
     "unequal towers": (unequal, r"node 'n_left right' \(Split\).*equal parts of 8 channels"),
     "a residual": (residual, r"'conv2' is read by node 'n_tanh2' .* node 'n_sum' .*not a sequential"),
-    "a factor above 1": (lambda g: g.array("half", 1.5), r"node 'n_dropped' \(Mul\).*1\.5"),
     "a softmax in the middle": (append("Softmax"), None),
     "an unused node": (lambda g: g.nodes.insert(0, onnx.helper.make_node("Abs", ["data"], ["x"])), "read by"),
     "no groups": (alter(0, "group", 0), r"node 'n_conv1' \(Conv\): weights .* in 0 groups do not fit 3"),

@@ -121,7 +121,7 @@ def _pictures(source, found, text):
         return pictures, found
     if text in ("caffe", "torchvision"):
         raise DataError(
-            f"{source}: --pictures: this file scales and shifts its input itself: expected what goes into it, "
+            f"{source}: --pictures: this file scales and shifts its input itself: expected what goes in, "
             f"pixels (0-255), unit (0-1) or a JSON file, found {text}"
         )
     a, c, rest = preparation(found)

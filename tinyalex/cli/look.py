@@ -150,8 +150,10 @@ def features(
     from tinyalex.runs import trained as reading
     from tinyalex.runs.checkpoint import newest
 
+    new_file(out)
     data, (checkpoint,) = data_among([checkpoint, data])
     path = newest(checkpoint)
+    new_file(out, path)
     _, pictures = open_split(data, split)
 
     def on_batch(done):

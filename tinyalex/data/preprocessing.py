@@ -47,7 +47,7 @@ class Pictures(NamedTuple):
         return self
 
     def then(self, a, c):
-        """Return what pictures go through that are then made a · x + c, a number each for a channel, a ≠ 0."""
+        """Return what pictures go through that are then made a · x + c, each a number a channel, a ≠ 0."""
         a, c = np.asarray(a, float), np.asarray(c, float)
         scale = a * self.scale
         mean = self.mean - c / scale
