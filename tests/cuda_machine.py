@@ -171,6 +171,10 @@ class Event:
         with lock:
             self.clock = dict((stream or get_current_stream()).clock)
 
+    def synchronize(self):
+        with lock:
+            merge(host_clock, self.clock)
+
 
 def get_elapsed_time(start_event, end_event):
     return 1e3 * (end_event.seconds - start_event.seconds)
@@ -275,6 +279,42 @@ class Memory:
             raise IndexError(f"{kernel} wrote outside an array")
 
 
+class PinnedMemory(np.ndarray):
+    """Page-locked memory of the host's: a stream reads it when it comes to that, not at once."""
+
+    free, live = defaultdict(list), {}  # bytes → [(its memory, readers)]; address → weak reference
+
+    @staticmethod
+    def read(array, stream):
+        """Record that the stream's newest piece of work copies from an array, if it lies in such memory."""
+        with lock:
+            for start, ref in list(PinnedMemory.live.items()):
+                memory = ref()
+                if memory is not None and start <= array.ctypes.data < start + memory.nbytes:
+                    memory.readers[stream.id] = stream.clock[stream.id]
+
+    def __del__(self):
+        if hasattr(self, "readers"):
+            with lock:
+                PinnedMemory.live.pop(self.ctypes.data, None)
+                PinnedMemory.free[self.nbytes].append((self.base, self.readers))
+
+
+def alloc_pinned_memory(size):
+    """Memory that is free: Unordered if a stream may yet be copying from it."""
+    with lock:
+        free = PinnedMemory.free[size]
+        bytes_, readers = free.pop() if free else (np.empty(size, np.uint8), {})
+        for stream, tick in readers.items():
+            if stream not in retired and host_clock.get(stream, 0) < tick:
+                raise Unordered(f"stream {stream} may yet be copying from memory that is given out again")
+        memory = bytes_.view(PinnedMemory)
+        memory.readers = {}
+        memory[...] = 0xA5
+        PinnedMemory.live[memory.ctypes.data] = weakref.ref(memory)
+        return memory
+
+
 def work(reads, writes, run, foreign=()):
     """Let the current stream do a piece of work: run() reads and writes these memories."""
     graph = get_current_stream()._graph
@@ -285,10 +325,10 @@ def work(reads, writes, run, foreign=()):
         graph._nodes.append((list(map(weakref.ref, reads)), list(map(weakref.ref, writes)), run))
 
 
-def touch(reads, writes, foreign=()):
-    """Record a piece of work of the current stream, and refuse one that it must not do."""
+def touch(reads, writes, foreign=(), stream=None):
+    """Record a piece of work of a stream, by default the current one, and refuse one that it must not do."""
     with lock:
-        stream, device = get_current_stream(), current_device()
+        stream, device = stream or get_current_stream(), current_device()
         tick = stream._tick()
         for memory in (*reads, *writes):
             if memory.device != device and memory not in foreign:

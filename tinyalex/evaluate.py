@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from tinyalex.data.feed import feed
 from tinyalex.errors import ArgumentError
 from tinyalex.nn import Sequential
 from tinyalex.ops import softmax, topk_error
@@ -22,13 +23,17 @@ def probabilities(net: Sequential, loader: Iterator | None) -> tuple[np.ndarray,
     """
     comm = net.comm
     found, labels = [], []
-    while (batch := comm.share(next(loader, None) if loader else None)) is not None:
-        images, N = batch.images, len(batch.labels)
-        x = np.concatenate(images, axis=-1) if isinstance(images, list) else images
-        p = softmax(net.forward(comm.device.put(x)))
-        found.append(comm.device.get(p.reshape(len(p), -1, N).mean(axis=1)))
-        labels.append(batch.labels)
+    for images, of_batch in feed(comm.device, _shared(comm, loader)):
+        p = softmax(net.forward(images))
+        found.append(comm.device.get(p.reshape(len(p), -1, len(of_batch)).mean(axis=1)))
+        labels.append(of_batch)
     return np.concatenate(found, axis=1), np.concatenate(labels)
+
+
+def _shared(comm, loader):
+    """The batches of rank 0's loader, on every rank."""
+    while (batch := comm.share(next(loader, None) if loader else None)) is not None:
+        yield batch
 
 
 def errors(probabilities: np.ndarray, labels: np.ndarray, k: int = 5) -> tuple[float, float, float]:
@@ -71,8 +76,8 @@ def features(net: Sequential, loader: Iterator | None, layer: str) -> np.ndarray
     comm, found, first = net.comm, None, 0
     if layer not in net.layers:
         raise ArgumentError(f"expected a layer, one of {', '.join(net.layers)}; found {layer!r}")
-    while (batch := comm.share(next(loader, None) if loader else None)) is not None:
-        y = net.forward(comm.device.put(batch.images), last=layer)
+    for images, _ in feed(comm.device, _shared(comm, loader)):
+        y = net.forward(images, last=layer)
         if net.placed[layer].split_y:
             y = comm.all_gather(y)
         if comm.rank:
