@@ -279,10 +279,20 @@ class Memory:
             raise IndexError(f"{kernel} wrote outside an array")
 
 
-class PinnedMemory(np.ndarray):
+class PinnedMemory(bytearray):
     """Page-locked memory of the host's: a stream reads it when it comes to that, not at once."""
 
-    free, live = defaultdict(list), {}  # bytes → [(its memory, readers)]; address → weak reference
+    free, live = defaultdict(list), {}  # bytes → readers of what is free; address → weak reference
+
+    def __init__(self, size):
+        super().__init__(b"\xa5" * size)
+        self.readers, self.address = {}, np.frombuffer(self, np.uint8).ctypes.data
+        PinnedMemory.live[self.address] = weakref.ref(self)
+
+    def __del__(self):
+        with lock:
+            del PinnedMemory.live[self.address]
+            PinnedMemory.free[len(self)].append(self.readers)
 
     @staticmethod
     def read(array, stream):
@@ -290,29 +300,18 @@ class PinnedMemory(np.ndarray):
         with lock:
             for start, ref in list(PinnedMemory.live.items()):
                 memory = ref()
-                if memory is not None and start <= array.ctypes.data < start + memory.nbytes:
+                if memory is not None and start <= array.ctypes.data < start + len(memory):
                     memory.readers[stream.id] = stream.clock[stream.id]
-
-    def __del__(self):
-        if hasattr(self, "readers"):
-            with lock:
-                PinnedMemory.live.pop(self.ctypes.data, None)
-                PinnedMemory.free[self.nbytes].append((self.base, self.readers))
 
 
 def alloc_pinned_memory(size):
-    """Memory that is free: Unordered if a stream may yet be copying from it."""
+    """Memory of which some was used before: Unordered if a stream may yet be copying from that."""
     with lock:
         free = PinnedMemory.free[size]
-        bytes_, readers = free.pop() if free else (np.empty(size, np.uint8), {})
-        for stream, tick in readers.items():
+        for stream, tick in (free.pop() if free else {}).items():
             if stream not in retired and host_clock.get(stream, 0) < tick:
                 raise Unordered(f"stream {stream} may yet be copying from memory that is given out again")
-        memory = bytes_.view(PinnedMemory)
-        memory.readers = {}
-        memory[...] = 0xA5
-        PinnedMemory.live[memory.ctypes.data] = weakref.ref(memory)
-        return memory
+        return PinnedMemory(size)
 
 
 def work(reads, writes, run, foreign=()):
