@@ -1,4 +1,4 @@
-"""Batches made on a GPU from whole pictures: the host's bits, and memory that nobody else writes meanwhile."""
+"""Batches made on a GPU from whole pictures: the host's bits, in memory that nobody else writes."""
 
 import backends
 import cupy_standin
@@ -10,10 +10,10 @@ from test_loader import AUGMENTATION, COVARIANCE, pictures
 
 from tinyalex.comm import launch
 from tinyalex.data import augment
-from tinyalex.data.feed import feed
-from tinyalex.data.loader import Batch, Loader, Raw
+from tinyalex.data.loader import Batch, Loader
 from tinyalex.devices import Device
 from tinyalex.ops.cuda import launch as cuda_launch
+from tinyalex.ops.cuda.pictures import Raw, feed
 
 MEAN = np.random.default_rng(1).random((3, 12, 12), dtype=np.float32) * 255
 BY_2012 = augment.Augmentation(crop=9, group=4, reading="code2012")
@@ -64,7 +64,10 @@ def test_raw_batches_depend_on_the_seed_and_not_on_the_threads(gpu):
     """What is sent is bytes: a quarter of the images that are made of them, where these are as large."""
     for threads in (0, 1, 3):
         check(threads=threads, epochs=2, **KINDS["training as in 2012"] | {})
-    with loader(backends.device(), augmentation=augment.PLAIN) as raw, loader(augmentation=augment.PLAIN) as host:
+    with (
+        loader(backends.device(), augmentation=augment.PLAIN) as raw,
+        loader(augmentation=augment.PLAIN) as host,
+    ):
         sent, made = next(raw), next(host)
     assert isinstance(sent, Raw)
     assert 4 * sent.pixels.nbytes == made.images.nbytes
@@ -73,9 +76,12 @@ def test_raw_batches_depend_on_the_seed_and_not_on_the_threads(gpu):
 def test_a_batch_is_sent_before_the_one_before_it_is_used(standin, monkeypatch):
     """When batch i is yielded, i + 2 batches have been sent."""
     sent, right = [], cupy_standin.ndarray.set
-    monkeypatch.setattr(
-        cupy_standin.ndarray, "set", lambda self, arr, stream: (sent.append(arr.shape), right(self, arr, stream))
-    )
+
+    def counted(self, arr, stream):
+        sent.append(arr.shape)
+        right(self, arr, stream)
+
+    monkeypatch.setattr(cupy_standin.ndarray, "set", counted)
 
     def rank(comm):
         with loader(comm.device) as batches:
@@ -135,7 +141,7 @@ FAULTS = {  # name: (how it is planted, what is raised)
     "host memory given out while it is copied from": (pinned_memory_given_back_early, Unordered),
     "another picture's windows": (in_source("pictures", "(m % N)", "(m / N)"), AssertionError),
     "mirrored about another pixel": (in_source("pictures", "crop - 1 - j", "crop - j"), AssertionError),
-    "the neighbour's colour": (in_source("pictures", "noise[(long long)c * M + m]", "noise[m]"), AssertionError),
+    "another channel's colour": (in_source("pictures", "(long long)c * M + m]", "m]"), AssertionError),
     "the mean after the division": (
         in_source("pictures", "- mean[place] + colour) / divisor", "+ colour) / divisor - mean[place]"),
         AssertionError,

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tinyalex.data.feed import feed
 from tinyalex.errors import ArgumentError
 from tinyalex.nn import Sequential
 from tinyalex.ops import softmax, topk_error
+from tinyalex.ops.cuda.pictures import feed
 
 
 def probabilities(net: Sequential, loader: Iterator | None) -> tuple[np.ndarray, np.ndarray]:

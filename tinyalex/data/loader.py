@@ -14,7 +14,7 @@ from tinyalex.comm import Comm
 from tinyalex.data import Images, augment
 from tinyalex.devices import Device, cpu_count
 from tinyalex.errors import ArgumentError
-
+from tinyalex.ops.cuda.pictures import Raw
 
 THREADS = 4  # that prepare batches for a GPU
 
@@ -24,20 +24,6 @@ class Batch(NamedTuple):
 
     images: np.ndarray
     labels: np.ndarray
-
-
-class Raw(NamedTuple):
-    """A batch as a GPU is sent it: whole pictures, and what to make of them (`ops.cuda.pictures.to_batch`).
-
-    Image m is of picture m mod N: with ten views of each there are M = 10·N images, view by view.
-    """
-
-    pixels: np.ndarray  # uint8 (N, C, S, S), in page-locked memory
-    windows: np.ndarray  # int32 (M, 3): y, x, and 1 where the image is mirrored
-    mean: np.ndarray  # float32 (C, crop, crop)
-    noise: np.ndarray  # float32 (C, M)
-    divisor: float
-    labels: np.ndarray  # int64 (N,)
 
 
 class Loader:
@@ -54,14 +40,14 @@ class Loader:
     None. covariance: (C, C) of the pixels, needed for colour noise. upscale: side to which pictures (and the
     mean) are first enlarged (see augment.upscale).
 
-    device: where the batches are wanted (see feed.feed). For a GPU they are Raw, from which it makes the same
-    bits: the host then only copies pictures.
+    device: where the batches are wanted. For a GPU they are Raw, from which ops.cuda.pictures.feed makes the
+    same bits there: the host only copies pictures.
 
     start: (epoch, batch) of the first batch; epochs: the epoch at which iteration ends, None for never.
     threads: how many prepare batches (0: the caller's own, nothing ahead; by default 1, for a GPU as many as
     there are cores, up to THREADS); depth: how many batches are ready or in work besides the one that the
-    caller holds, by default 2 or a batch a thread (memory: C * crop^2 * N * 4 bytes each, 77 MB for AlexNet at
-    128, and ten times as much with views=10; Raw 25 MB). Batches are fresh arrays and stay valid for ever.
+    caller holds, by default 2 or a batch a thread (memory: C * crop^2 * N * 4 bytes each, 77 MB for AlexNet
+    at 128, and ten times as much with views=10; Raw 25 MB). Batches are fresh arrays and stay valid for ever.
 
     The order of epoch e is drawn from SeedSequence(seed, spawn_key=(e,)), the crops, flips and noise of its
     batch b from SeedSequence(seed, spawn_key=(e, b)). Ranks of one process share a batch; processes that

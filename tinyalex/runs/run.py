@@ -23,9 +23,9 @@ from time import perf_counter
 import numpy as np
 
 from tinyalex import files
-from tinyalex.data.feed import feed
 from tinyalex.errors import DataError
 from tinyalex.evaluate import errors, probabilities
+from tinyalex.ops.cuda.pictures import feed
 from tinyalex.optim import SGD
 from tinyalex.runs import checkpoint, version1
 from tinyalex.runs.checkpoint import checkpoints
