@@ -17,14 +17,16 @@ console = Console(markup=False, highlight=False, soft_wrap=True)
 error_console = Console(stderr=True, markup=False, highlight=False)
 
 _RANKS = "One rank each: cpu:0,cpu:1 or cuda:0,cuda:1; cpu, cuda: as many as can share the work evenly"
-ThreadDevices = Annotated[str | None, typer.Option(help=f"{_RANKS}.", show_default="cpu")]
-Devices = Annotated[str | None, typer.Option(help=f"{_RANKS}; mpi, mpi:cuda (mpiexec).", show_default="cpu")]
+ThreadDevices = Annotated[str, typer.Option(help=f"{_RANKS}.")]
+Devices = Annotated[str, typer.Option(help=f"{_RANKS}; mpi, mpi:cuda (mpiexec).")]
 Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint, or a run folder: its newest checkpoint.")]
 DataSet = Annotated[
     Path,
     typer.Argument(help="A folder made by `tinyalex prepare`, CIFAR-10's, or cifar10: found or fetched."),
 ]
-Split = Annotated[str, typer.Option(help="train or val.")]
+Split = Annotated[
+    str | None, typer.Option(help="train or val.", show_default="val, or train where there is no other")
+]
 Views = Annotated[int, typer.Option(help="Views of each picture: 1 (centre) or 10 (paper, section 4.1).")]
 _NETWORK = "paper, code2012, half, caffe, small, cifar4 …; a checkpoint or run; FILE.py or FILE.json"
 NetworkArgument = Annotated[str, typer.Argument(metavar="NETWORK", help=f"alexnet: {_NETWORK}.")]
@@ -69,7 +71,7 @@ def operations(plain):
 
 
 def _spelled(devices, parts):
-    transport, names = device_names.read("cpu" if devices is None else devices, parts)
+    transport, names = device_names.read(devices, parts)
     return ",".join(names) if transport == "threads" else devices
 
 
@@ -95,16 +97,46 @@ def metrics_of(path):
     return records
 
 
-def open_splits(data, *splits):
-    """Open a data set; DataError unless it has all of these splits."""
+def data_among(paths):
+    """Tell apart the data set and the checkpoints or runs that a command was given, in whichever order.
+
+    Returns (the data set's path, the others as they came).  Where none is a data set, it is the last that is
+    no run either: what opens it says what is wrong.
+    """
+    from tinyalex.data import cifar10
+
+    def is_run(path):
+        return path.suffix == ".safetensors" or (path / "run.json").exists()
+
+    def is_data(path):
+        marked = any((path / name).exists() for name in ("index.json", "plan.json"))
+        archive = path.is_file() and path.suffix in (".gz", ".tgz", ".tar")
+        return path == Path("cifar10") or marked or archive or (path.is_dir() and cifar10.find(path))
+
+    places = range(len(paths))
+    found = [i for i in places if is_data(paths[i])] or [i for i in places if not is_run(paths[i])] or places
+    return paths[found[-1]], [path for i, path in enumerate(paths) if i != found[-1]]
+
+
+def open_split(data, split=None):
+    """Open a data set and one of its splits: return both.
+
+    split: "train" or "val"; None: "val", or "train" where there is no other, which is said.
+    """
     from tinyalex.runs.settings import open_data
 
     opened = open_data(data)
     there = [name for name in ("train", "val") if getattr(opened, name) is not None]
-    for split in splits:
-        if split not in there:
-            raise DataError(f"{data}: expected a split {split!r}, found {' and '.join(there)}")
-    return opened
+    if split is None:
+        split = there[-1]
+        if split == "train":
+            console.print(
+                f"{data}: no validation pictures (prepare with --val 0.1 to hold some out): these are the "
+                "ones that are trained on"
+            )
+    if split not in there:
+        raise DataError(f"{data}: expected a split {split!r}, found {' and '.join(there)}")
+    return opened, getattr(opened, split)
 
 
 def same_classes(path, trained, data):

@@ -50,8 +50,26 @@ def check(settings, data, ranks):
             f"{settings.data}: has {len(data.classes)} classes; {name}, the network's last layer, makes "
             f"{' × '.join(map(str, network.outputs))} outputs"
         )
+    _check_pictures(settings, data)
     with data.loader("train", settings, augmentation=settings.recipe.augmentation, train=True):
         pass
+
+
+def _check_pictures(settings, data):
+    """Raise the error of too few or too small pictures, with the option of the command that helps."""
+    count, side, crop = len(data.train.labels), data.mean.shape[-1], settings.network.input[-1]
+    if count < settings.recipe.batch:
+        raise DataError(
+            f"{settings.data}: has {count} pictures to train on, fewer than a batch of "
+            f"{settings.recipe.batch}: --batch {count} at most"
+        )
+    full = settings.upscale or side
+    if crop > full:
+        found = f"{side} pixels" + (f", brought to {full}" if settings.upscale else "")
+        raise DataError(
+            f"{settings.data}: its pictures have {found}, and the network sees {crop}: "
+            f"--size {full} at most, or --upscale {crop} at least"
+        )
 
 
 def begin(out, settings):
@@ -82,6 +100,10 @@ def settings_of(out):
     try:
         found = json.loads(path.read_text())
         return Settings.from_json(checkpoint.of_this_version(found, version1.settings))
+    except FileNotFoundError:
+        data = (Path(out) / "index.json").exists() or (Path(out) / "plan.json").exists()
+        found = "pictures that `tinyalex prepare` made" if data else "no such file"
+        raise DataError(f"{path}: expected the settings of a run, found {found}") from None
     except (OSError, ValueError, RecursionError) as error:  # DataError too
         raise DataError(f"{path}: expected the settings of a run: {error}") from error
 
