@@ -66,6 +66,21 @@ def test_many_tiles(chunks, gpu, monkeypatch):
     check_tiles()
 
 
+@pytest.mark.parametrize("v", [1, 2, 4])
+@pytest.mark.parametrize("filters", [1, 10, 32, 48, 64, 96, 128, 192, 256, 384, 512])
+def test_the_threads_reach_every_column_of_a_stage(filters, v):
+    """Else none would copy, for ever: tiles of 48 filters have too few threads for images one by one."""
+    tile = cuda_conv.choose_tile(filters, 4, v)
+    assert tile.threads * v >= tile.TN
+    tile = cuda_conv.choose_tile_w(filters, 4)
+    assert tile.threads * v >= tile.TK
+
+
+def test_few_images_of_many_filters(gpu):
+    """Where `choose_tile` may not take the tile of 48 filters."""
+    compare((10, 5, 4, 3), (48, 5, 3, 3), "float32", 1, 1, 2)
+
+
 def test_only_the_last_wave_is_cut(gpu, monkeypatch):
     monkeypatch.setattr(cuda_conv, "_wave", lambda *args: 5)
     monkeypatch.setattr(cuda_conv, "_chunks", lambda *args: 3)
