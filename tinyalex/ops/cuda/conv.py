@@ -91,7 +91,7 @@ def forward(x, w, b, y, stride, pads, groups, through_relu, tile=None):
     taps = KH * KW
     defines = {"V": images(N, x, y), **tile._asdict()}
     weights = _laid_out(w, tile, defines, groups, F, C, KH, KW, 0, (F * C * taps, C * taps, KW, 1, taps))
-    cut = _Cut.of(xp, tile, OH * OW * N, F, groups, C * taps, x)
+    cut = _Cut.of(xp, tile, OH * OW * N, F, groups, C * taps, y)
     launch(
         "conv.conv_forward", cut.threads, x, weights, b, y, cut.part,
         C, H, W, N, F, KH, KW, OH, OW, stride, pads[0], pads[2], through_relu, cut.whole, cut.chunks,
@@ -128,7 +128,7 @@ def backward_x(g, w, x_shape, stride, pads, groups, tile=None):
         top, left = TH - 1 - (rows[0] + pads[0] - a) // stride, TW - 1 - (columns[0] + pads[2] - b) // stride
         pixels = len(rows) * len(columns)
         where = H, W, stride, rows[0], columns[0]
-        cut = _Cut.of(xp, tile, pixels * N, C, groups, F * TH * TW, g)
+        cut = _Cut.of(xp, tile, pixels * N, C, groups, F * TH * TW, dx)
         launch(
             "conv.conv_backward_x", cut.threads, g, weights, dx, cut.part,
             F, OH, OW, N, C, TH, TW, len(rows), len(columns), top, left, *where, cut.whole, cut.chunks,
@@ -152,7 +152,7 @@ def backward_w(g, x, w_shape, stride, pads, groups, tile=None, chunks=None):
     tile = tile or choose_tile_w(F // groups, g.itemsize)
     across, down = -(-K // tile.TN), -(-F // groups // tile.TF)
     most = SCRATCH_BYTES // (F * (K + 1) * g.itemsize)
-    chunks = chunks or _chunks(across * down * groups, -(-columns // tile.TK), _at_once(xp, tile), most)
+    chunks = chunks or _chunks(xp, tile, across * down * groups, columns, most)
     per = -(-columns // (chunks * tile.TK)) * tile.TK
     chunks = -(-columns // per)
     defines = {"V": images(N, g, x), **tile._asdict()}
@@ -194,16 +194,15 @@ class _Cut(NamedTuple):
     part: object  # the chunks' sums
 
     @classmethod
-    def of(cls, xp, tile, columns, filters, groups, terms, like):
-        """For a product of so many columns and filters, with so many terms, of arrays like this one."""
+    def of(cls, xp, tile, columns, filters, groups, terms, y):
+        """For a product of so many columns and filters, with so many terms; y is the result."""
         tiles = -(-columns // tile.TN) * -(-filters // tile.TF) * groups
-        at_once, area = _at_once(xp, tile), tile.TF * tile.TN
-        last = tiles % at_once
-        most = SCRATCH_BYTES // (area * like.itemsize * max(1, last))
-        chunks = _chunks(last, -(-terms // tile.TK), at_once, most)
+        last, area = tiles % _wave(xp, tile), tile.TF * tile.TN
+        most = SCRATCH_BYTES // (area * y.itemsize * max(1, last))
+        chunks = _chunks(xp, tile, last, terms, most)
         if chunks == 1:
-            return cls((tiles * tile.threads,), tiles, 1, like)
-        part = empty(xp, (last, chunks, area), like.dtype)
+            return cls((tiles * tile.threads,), tiles, 1, y)
+        part = empty(xp, (last, chunks, area), y.dtype)
         return cls(((tiles - last + last * chunks) * tile.threads,), tiles - last, chunks, part)
 
     def add(self, b, y, *args, **defines):
@@ -217,18 +216,23 @@ class _Cut(NamedTuple):
         )  # fmt: skip
 
 
-def _chunks(tiles, steps, at_once, most):
-    """Into how many chunks of its steps to cut each of these tiles, so that all are done soonest.
+def _chunks(xp, tile, tiles, terms, most):
+    """Into how many chunks of its terms to cut each of these tiles, so that all are done soonest.
 
-    A wave takes as long as one chunk; each chunk costs the time of some steps for its sums' way through memory.
+    A wave takes as long as one chunk.  Writing and reading the sums of a whole wave takes as long as 64 terms,
+    at 3 TB/s and 45 TFLOP/s; and so long, or longer, the second kernel's launch.
     """
-    most = max(1, min(most, steps, 4 * at_once // max(1, tiles)))
-    time = {n: -(-tiles * n // at_once) * -(-steps // n) + 2 * n + 16 * (n > 1) for n in range(1, most + 1)}
+    wave, steps = _wave(xp, tile), -(-terms // tile.TK)
+    most = max(1, min(most, steps, 4 * wave // max(1, tiles)))
+    time = {
+        n: -(-tiles * n // wave) * -(-steps // n) * tile.TK + (tiles * n / wave + 2) * 64 * (n > 1)
+        for n in range(1, most + 1)
+    }
     return min(time, key=time.get)
 
 
-def _at_once(xp, tile):
-    """How many blocks the device holds."""
+def _wave(xp, tile):
+    """How many blocks the device holds at once."""
     return tile.BLOCKS * _multiprocessors(xp, xp.cuda.runtime.getDevice())
 
 
