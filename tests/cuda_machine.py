@@ -268,8 +268,8 @@ class Memory:
     @staticmethod
     def at(address):
         """The memory that an address lies in, or None."""
-        for start, ref in list(live.items()):
-            memory = ref()
+        for start in list(live):  # making pairs of items could collect garbage: __del__ would change live
+            memory = live.get(start, lambda: None)()
             if memory and start <= address < start + memory.nbytes:
                 return memory
         return None

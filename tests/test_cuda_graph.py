@@ -10,9 +10,10 @@ import pytest
 
 from tinyalex.comm import Comm, launch
 from tinyalex.devices import Device
+from tinyalex.models import Network
 from tinyalex.models.alexnet import PRESETS, alexnet, narrow
 from tinyalex.models.cifar import figure1 as figure1_network
-from tinyalex.nn import Dropout, Linear, Sequential
+from tinyalex.nn import Activate, BatchNorm, Conv2d, Dropout, Linear, Sequential
 from tinyalex.ops.cuda import graph
 from tinyalex.ops.cuda.graph import Captured
 from tinyalex.ops.softmax import softmax_loss_backward, softmax_loss_forward, topk_error
@@ -25,6 +26,11 @@ def figure1(neuron):
 
 def small_alexnet():
     return alexnet(narrow(PRESETS["paper"], 1 / 16)._replace(size=67, classes=10))
+
+
+def normalized():
+    layers = [Conv2d(4, 5, stride=4), BatchNorm(), Activate("relu"), Linear(8), BatchNorm(), Linear(10)]
+    return Network(layers, (3, 32, 32))
 
 
 def trained(make, captured, steps=5, batches=(4,)):
@@ -63,8 +69,9 @@ def trained(make, captured, steps=5, batches=(4,)):
 
 
 @pytest.mark.parametrize(
-    ("make", "batches"), [(figure1("relu"), (2,)), (figure1("tanh"), (1,)), (small_alexnet, (4, 3))],
-    ids=["figure 1, relu", "figure 1, tanh", "alexnet, two batch sizes"],
+    ("make", "batches"), [(figure1("relu"), (2,)), (figure1("tanh"), (1,)), (small_alexnet, (4, 3)),
+     (normalized, (4,))],
+    ids=["figure 1, relu", "figure 1, tanh", "alexnet, two batch sizes", "batch normalization"],
 )  # fmt: skip
 def test_a_captured_step_has_the_same_bits(make, batches, gpu):
     expected, weights = trained(make, False, 5 * len(batches), batches)

@@ -15,6 +15,7 @@ from tinyalex.nn import (
     LRN,
     Activate,
     AvgPool,
+    BatchNorm,
     Conv2d,
     Dropout,
     Flatten,
@@ -85,7 +86,8 @@ def learned(network, seed=1):
     for _, layer, key in net.parameters():
         w = layer.params[key]
         scale = np.sqrt(2 / (w.size // len(w))) if key == "w" else 0.1
-        layer.params[key] = (scale * rng.standard_normal(w.shape)).astype(np.float32)
+        drawn = scale * rng.standard_normal(w.shape)
+        layer.params[key] = (abs(drawn) if key == "var" else drawn).astype(np.float32)
     return net
 
 
@@ -131,9 +133,11 @@ def test_every_layer_goes_out_and_comes_back(tmp_path):
         Activate(("tanh", 0.9, 1.3)),
         Conv2d(6, 2, 1, (0, 0, 1, 1), 2, "logistic"),
         MaxPool(2, 3, (0, 1, 1, 0), True),
+        BatchNorm(),
         GlobalAvgPool(),
         Dropout(0.7, False),
         Flatten(),
+        BatchNorm(0.01, 0.3),
         Dropout(0.7, True),
         Linear(5),
     ]
@@ -142,6 +146,10 @@ def test_every_layer_goes_out_and_comes_back(tmp_path):
     found = there_and_back(network, x, tmp_path / "net.onnx")
     assert list(map(type, found.layers)) == list(map(type, layers))
     assert [place.y for place in found.plan()] == [place.y for place in network.plan()]
+    assert [x.data() for x in found.layers if isinstance(x, BatchNorm)] == [
+        {"eps": 1e-5, "momentum": 0.1},
+        {"eps": 0.01, "momentum": 0.3},
+    ]
 
 
 def test_an_lrn_that_onnx_cannot_say_is_refused(tmp_path):
@@ -208,6 +216,13 @@ def torch_networks():
             (3, 17, 14),
             nn.Sequential(*conv(3, 8, 3, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), *head()),
         ),
+        "batch normalization": (
+            (3, 14, 15),
+            nn.Sequential(
+                nn.MaxPool2d(2, 1), nn.BatchNorm2d(3), *conv(3, 8, 3), nn.BatchNorm2d(8, 0.01, 0.2),
+                nn.Flatten(), nn.LazyLinear(6), nn.ReLU(), nn.BatchNorm1d(6), nn.Linear(6, 4),
+            ),
+        ),
         "LRN, even window": (
             (3, 14, 14),
             nn.Sequential(*conv(3, 9, 3), nn.LocalResponseNorm(4, 2.0, 0.6, 1.5), View(), *head()),
@@ -232,8 +247,8 @@ def torch_networks():
 
 
 NAMES = (
-    "AlexNet, two towers", "AlexNet, one tower", "VGG", "a head of global averages", "LRN, even window",
-    "ceil pooling", "asymmetric pads"
+    "AlexNet, two towers", "AlexNet, one tower", "VGG", "a head of global averages", "batch normalization",
+    "LRN, even window", "ceil pooling", "asymmetric pads"
 )  # fmt: skip
 
 

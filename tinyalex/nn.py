@@ -37,8 +37,9 @@ from tinyalex.memory import zeros
 from tinyalex.ops.checks import xp_of
 
 __all__ = [
-    "LRN", "Activate", "AllGather", "AvgPool", "Conv2d", "Dropout", "Flatten", "Layer", "Linear", "MaxPool",
-    "Part", "Placed", "SameMapNorm", "Sequential", "Weighted", "ZeroPad", "on_towers", "plan",
+    "LRN", "Activate", "AllGather", "AvgPool", "BatchNorm", "Conv2d", "Dropout", "Flatten", "GlobalAvgPool",
+    "Layer", "Linear", "MaxPool", "Part", "Placed", "SameMapNorm", "Sequential", "Weighted", "ZeroPad",
+    "on_towers", "plan",
 ]  # fmt: skip
 
 KINDS = {}  # every kind of layer, by its name
@@ -74,6 +75,7 @@ class Layer:
     prefix = "layer"  # of the names that Sequential finds
     pair = None  # (forward(x, **arguments) → (y, cache), backward(dy, cache) → dx)
     leaves = None  # what a rank holds after it: "part" of the channels, "all", or None: as before it
+    statistics = ()  # those of its parameters that follow what is seen in training, and have no gradient
 
     def __init_subclass__(cls, is_kind=True):
         if is_kind:
@@ -122,8 +124,16 @@ class Layer:
         """Return the shapes of its parameters by name, for an input of this shape."""
         return {}
 
+    def count(self, shape):
+        """Return how many numbers it learns by their gradients, for an input of this shape."""
+        sizes = self.sizes(shape).items()
+        return sum(math.prod(size) for key, size in sizes if key not in self.statistics)
+
     def keeps(self, shape):
-        """Return what backward reads: "x", "y", or the bytes a number of x of an array of its own."""
+        """Return what backward reads: "x", "y", or the bytes a number of x of an array of its own.
+
+        Arrays of a number for each channel are not counted.
+        """
         return ["x"]
 
     def is_view(self, ranks):
@@ -188,6 +198,12 @@ class Layer:
         """Call the backward function that belongs to the last forward pass, with its cache."""
         return self._backward(dy, self.kept(), *args)
 
+    def weights(self):
+        """Return (w, b); ArgumentError where there are none yet."""
+        if not self.params:
+            raise self.error("has no weights: build the network with rng, or load a checkpoint")
+        return self.params["w"], self.params["b"]
+
     def kept(self):
         """Return the cache of the last forward pass; ArgumentError if there was none."""
         if self.cache is None:
@@ -214,12 +230,6 @@ class Weighted(Layer, is_kind=False):
     def multiply_adds(self, shape):
         """Of the forward pass, for one image: every weight once at each place of the output."""
         return math.prod(self.sizes(shape)["w"]) * math.prod(self.out(shape)[1:])
-
-    def weights(self):
-        """Return (w, b); ArgumentError where there are none yet."""
-        if not self.params:
-            raise self.error("has no weights: build the network with rng, or load a checkpoint")
-        return self.params["w"], self.params["b"]
 
 
 @dataclass(repr=False)
@@ -452,6 +462,74 @@ class SameMapNorm(Layer):
     def keeps(self, shape):
         """Its input and the bracket s."""
         return ["x", 4]
+
+
+@dataclass(repr=False)
+class BatchNorm(Layer):
+    """Batch normalization of each channel of maps, or of each feature  (Ioffe and Szegedy, 2015).
+
+    y = w (x − mean) / √(var + eps) + b.  In training mean and var are those of the batch, over all of a
+    channel's n numbers, and the layer's own follow them:
+
+        mean ← (1 − momentum) · mean + momentum · the batch's
+        var  ← (1 − momentum) · var  + momentum · the batch's · n / (n − 1)
+
+    Without training they are the layer's own, which begin at 0 and 1; w begins at 1, b at 0.
+
+    Ranks that share the network normalize their own channels.  Ranks that share the batch (data parallelism)
+    normalize their own part of it; after each step all of them hold the average of their means and variances,
+    so that it does not matter whose are saved.
+    """
+
+    eps: float = 1e-5
+    momentum: float = 0.1
+
+    prefix = "bn"
+    pair = ops.batch_norm_forward, ops.batch_norm_backward
+    statistics = ("mean", "var")
+
+    def out(self, shape):
+        """(C, H, W) or (D,) as it is."""
+        if not (self.eps > 0 and 0 <= self.momentum <= 1):
+            raise self.error(f"expected eps > 0 and 0 ≤ momentum ≤ 1, found {self.eps}, {self.momentum}")
+        return shape
+
+    def sizes(self, shape):
+        """w, b, mean, var: (C,) or (D,)."""
+        return dict.fromkeys(("w", "b", "mean", "var"), shape[:1])
+
+    def check_split(self, split, ranks):
+        """Each rank has the parameters of its own channels."""
+        if ranks > 1 and not split:
+            raise self.error(
+                f"on {ranks} ranks each must hold its part of the channels: put Part() before it"
+            )
+
+    def draw(self, key, size, rng):
+        """1 for w and var, 0 for b and mean."""
+        return np.full(size, float(key in ("w", "var")))
+
+    def forward(self, x, train=False):
+        """x (C, …, N) → y, shaped like x."""
+        w, b = self.weights()
+        if not train:
+            y, self.cache = self.run(self.pair, x, w, b, self.params["mean"], self.params["var"], self.eps)
+            return y
+        n = x.size // len(x)
+        if n == 1:
+            raise self.error("training wants more than one number for each channel, found one")
+        y, self.cache = self.run(self.pair, x, w, b, eps=self.eps)
+        for key, of_batch in (("mean", self.cache.mean), ("var", self.cache.var * (n / (n - 1)))):
+            own = self.params[key]  # written to in place: a recorded step finds it there again
+            own *= 1 - self.momentum
+            own += self.momentum * of_batch
+        return y
+
+    def backward(self, dy):
+        """dy → dx, shaped like x."""
+        self.grads.clear()
+        dx, self.grads["w"], self.grads["b"] = self.undo(dy)
+        return dx
 
 
 @dataclass(repr=False)
@@ -815,6 +893,12 @@ class Sequential:
             for key in layer.sizes(self.placed[name].x):
                 yield f"{name}.{key}", layer, key
 
+    def learned(self):
+        """Yield those of `parameters` that have a gradient: all but the layers' statistics."""
+        for name, layer, key in self.parameters():
+            if key not in layer.statistics:
+                yield name, layer, key
+
     def sizes(self):
         """Return the shape of every parameter by name, of all ranks together."""
         return {
@@ -828,7 +912,7 @@ class Sequential:
         rows = [("", "input", "×".join(map(str, self.input_shape)), "")]
         total = 0
         for name, (layer, x, y, _, _) in self.placed.items():
-            count = sum(map(math.prod, layer.sizes(x).values()))
+            count = layer.count(x)
             total += count
             call = repr(layer).replace(f"name={name!r}", "").replace("(, ", "(").replace(", )", ")")
             rows.append((name, call, "×".join(map(str, y)), f"{count:,}" if count else ""))

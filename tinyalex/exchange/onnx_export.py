@@ -25,6 +25,7 @@ from tinyalex.nn import (
     Activate,
     AllGather,
     AvgPool,
+    BatchNorm,
     Conv2d,
     Dropout,
     Flatten,
@@ -99,8 +100,8 @@ class _Graph:
         self.initializers.append(self.onnx.numpy_helper.from_array(array.reshape(np.shape(value)), name))
         return name
 
-    def weights(self, name):
-        return [self.constant(key, self.arrays[key]) for key in (f"{name}.w", f"{name}.b")]
+    def weights(self, name, keys=("w", "b")):
+        return [self.constant(f"{name}.{key}", self.arrays[f"{name}.{key}"]) for key in keys]
 
     def activation(self, name, activation):
         match ("tanh", 1, 1) if activation == "tanh" else activation:
@@ -184,6 +185,13 @@ class _Graph:
         for op, key in (("Mul", "alpha"), ("Add", "k"), ("Pow", "beta")):
             self.node(op, f"{name}.{op.lower()}", self.constant(f"{name}.{key}", getattr(layer, key)))
         self.node("Div", name, self.value, value=x)
+
+    @add.register
+    def _(self, layer: BatchNorm):
+        weights = self.weights(layer.name, ("w", "b", "mean", "var"))
+        self.node(
+            "BatchNormalization", layer.name, *weights, epsilon=layer.eps, momentum=1 - layer.momentum
+        )  # fmt: skip
 
     @add.register
     def _(self, layer: Activate):

@@ -1,11 +1,11 @@
 """Sequential convolutional classifiers in from ONNX files, as a `tinyalex.models.Network`.
 
 The file is read from its input to its output, one node after the other: Conv, Gemm, MatMul + Add, MaxPool,
-AveragePool, GlobalAveragePool, LRN, Relu, Tanh, Sigmoid, Dropout, Flatten, Reshape, Pad, Identity, Mul by a
-constant (2012's dropout, tanh[a,b]) and a last Softmax, which is left out: `predict` takes it itself.  Three
-spellings of several nodes are read as one layer: Split, LRN …, Concat (towers), and the normalizations across
-channels (as PyTorch writes it) and within a map that are made of Mul, AveragePool, Mul, Add, Pow, Div.
-Anything else is refused by name, with its node.
+AveragePool, GlobalAveragePool, BatchNormalization, LRN, Relu, Tanh, Sigmoid, Dropout, Flatten, Reshape, Pad,
+Identity, Mul by a constant (2012's dropout, tanh[a,b]) and a last Softmax, which is left out: `predict` takes
+it itself.  Three spellings of several nodes are read as one layer: Split, LRN …, Concat (towers), and the
+normalizations across channels (as PyTorch writes it) and within a map that are made of Mul, AveragePool, Mul,
+Add, Pow, Div.  Anything else is refused by name, with its node.
 
 The file is not trusted, see `tinyalex.exchange.onnx_graph`.  Memory stays below five times the size of the
 model's files, plus 1.5 GiB.
@@ -25,6 +25,7 @@ from tinyalex.nn import (
     LRN,
     Activate,
     AvgPool,
+    BatchNorm,
     Conv2d,
     Dropout,
     Flatten,
@@ -304,6 +305,22 @@ class _Reader(Graph):
         self.maps(node, value)
         self.push(GlobalAvgPool(name=self.name("pool")))
 
+    def _batch_norm(self, node, value):
+        """In its inference form: with the file's means and variances."""
+        if len(node.input) != 5 or node.input[0] != value:
+            raise DataError(f"{called(node)}: expected an input, scale, bias, mean and variance")
+        self.allowed(node, spatial=1, training_mode=0)
+        arrays = [self.constant(node, name) for name in node.input[1:]]
+        C = self.sizes[value][0]
+        if any(a.shape != (C,) or a.dtype != np.float32 for a in arrays) or not (arrays[3] >= 0).all():
+            raise DataError(f"{called(node)}: expected four numbers for each of {C} channels, variances ≥ 0")
+        eps, kept = (
+            self.attribute(node, *one) for one in (("epsilon", "FLOAT", 1e-5), ("momentum", "FLOAT", 0.9))
+        )
+        layer = BatchNorm(eps, meant(1 - kept), name=self.name("bn"))
+        self.arrays |= {f"{layer.name}.{key}": a for key, a in zip(layer.sizes((C,)), arrays, strict=True)}
+        self.push(layer)
+
     def _lrn(self, node, value):
         if list(node.input) != [value]:
             raise DataError(f"{called(node)}: expected one input")
@@ -413,6 +430,7 @@ _READERS = {
     "Relu": _Reader._relu,
     "Tanh": _Reader._tanh,
     "Sigmoid": _Reader._sigmoid,
+    "BatchNormalization": _Reader._batch_norm,
     "LRN": _Reader._lrn,
     "MaxPool": _Reader._max_pool,
     "AveragePool": _Reader._average_pool,

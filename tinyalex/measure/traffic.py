@@ -9,7 +9,8 @@ bound by arithmetic, and counted in multiply-adds elsewhere.
 import math
 from typing import NamedTuple
 
-from tinyalex.nn import LRN, Activate, AvgPool, Conv2d, Dropout, Linear, MaxPool, SameMapNorm
+from tinyalex.nn import LRN, Activate, AvgPool, BatchNorm, Conv2d, Dropout, Linear, MaxPool, SameMapNorm
+from tinyalex.ops.cuda.batch_norm import CHUNK
 from tinyalex.ops.cuda.softmax import HEIGHT
 
 
@@ -66,6 +67,17 @@ def _kernels(place, x, y, ranks):
             ("forward", "same_map_forward", 12 * x),
             ("backward", "same_map_ratio", 16 * x),
             ("backward", "same_map_backward", 20 * x),
+        ]
+    if isinstance(layer, BatchNorm):
+        C = layer.sizes(place.x)["w"][0] // ranks
+        chunks = C * -(-x // C // CHUNK)
+        return [
+            ("forward", "batch_norm_chunks", 4 * (x + 2 * chunks)),
+            ("forward", "batch_norm_join", 4 * (2 * chunks + 2 * C)),
+            ("forward", "batch_norm_forward", 4 * (2 * x + 4 * C)),
+            ("backward", "batch_norm_sums", 4 * (2 * x + 2 * C + 2 * chunks)),
+            ("backward", "sum_rows", 4 * (2 * chunks + 2 * C)),
+            ("backward", "batch_norm_backward", 4 * (3 * x + 5 * C)),
         ]
     if isinstance(layer, Dropout):
         return [

@@ -24,6 +24,7 @@ from tinyalex.ops.activation import (
     tanh_backward,
     tanh_forward,
 )
+from tinyalex.ops.batch_norm import batch_norm_backward, batch_norm_forward
 from tinyalex.ops.conv import conv2d_backward, conv2d_forward
 from tinyalex.ops.dropout import dropout_backward, dropout_forward, dropout_mask
 from tinyalex.ops.linear import linear_backward, linear_forward
@@ -41,14 +42,14 @@ from tinyalex.ops.softmax import softmax, softmax_loss_backward, softmax_loss_fo
 from tinyalex.ops.windows import four_pads, output_size, pooled_size
 
 __all__ = [
-    "ACTIVATIONS", "Activation", "avg_pool_backward", "avg_pool_forward", "chosen", "col2im",
-    "conv2d_backward", "conv2d_forward", "dropout_backward", "dropout_forward", "dropout_mask",
-    "four_pads", "global_avg_pool_backward", "global_avg_pool_forward", "im2col", "linear_backward",
-    "linear_forward", "logistic", "logistic_backward", "logistic_forward", "lrn_backward", "lrn_forward",
-    "max_pool_backward", "max_pool_forward", "output_size", "plain_ops", "pooled_size", "relu",
-    "relu_backward", "relu_forward",
-    "same_map_norm_backward", "same_map_norm_forward", "softmax", "softmax_loss_backward",
-    "softmax_loss_forward", "tanh", "tanh_backward", "tanh_forward", "topk_error",
+    "ACTIVATIONS", "Activation", "avg_pool_backward", "avg_pool_forward", "batch_norm_backward",
+    "batch_norm_forward", "chosen", "col2im", "conv2d_backward", "conv2d_forward", "dropout_backward",
+    "dropout_forward", "dropout_mask", "four_pads", "global_avg_pool_backward", "global_avg_pool_forward",
+    "im2col", "linear_backward", "linear_forward", "logistic", "logistic_backward", "logistic_forward",
+    "lrn_backward", "lrn_forward", "max_pool_backward", "max_pool_forward", "output_size", "plain_ops",
+    "pooled_size", "relu", "relu_backward", "relu_forward", "same_map_norm_backward",
+    "same_map_norm_forward", "softmax", "softmax_loss_backward", "softmax_loss_forward", "tanh",
+    "tanh_backward", "tanh_forward", "topk_error",
 ]  # fmt: skip
 
 _use_plain = False  # of the module, not of a thread: ranks are threads, and run what their starter chose

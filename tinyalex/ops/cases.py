@@ -5,7 +5,7 @@ pair has the same names in `ops.plain`, and the loops are `NAME` and `NAME_backw
 
 H and W, C and F, KH and KW differ, so that exchanged axes show even in the shapes; only minimal filtering
 (`ops.winograd`) wants square kernels, and many channels.  LRN has alpha = 1: at the paper's 1e-4 its gradient
-is dy·k^−beta to four digits, whatever the rest of the formula says.
+is dy·k^−beta to four digits, whatever the rest of the formula says.  So batch normalization has eps = 0.1.
 """
 
 import inspect
@@ -93,6 +93,11 @@ def _map(title, name, shape=(3, 7, 9, 2), linear="", **settings):
     return Case(title, name, {"x": spread(*shape)}, settings, linear)
 
 
+def _batch_norm(what, shape):
+    inputs = {"x": spread(*shape), "w": spread(shape[0]), "b": spread(shape[0])}
+    return Case(f"batch norm{what}", "batch_norm", inputs, {"eps": 0.1}, "wb")
+
+
 def _dropout(what, **settings):
     inputs = {"x": spread(6, 5), "mask": lambda rng: ops.dropout_mask(rng, (6, 5), 0.7)}
     return Case(f"dropout{what}", "dropout", inputs, {"keep": 0.7, **settings}, "x")
@@ -133,6 +138,8 @@ CASES = [
     _lrn("lrn, n 5, alpha/n", alpha_over_n=True),
     _map("same-map norm, n 5", "same_map_norm", alpha=1.0),
     _map("same-map norm, n 4", "same_map_norm", alpha=1.0, n=4),
+    _batch_norm("", (4, 3, 5, 2)),
+    _batch_norm(" of features", (4, 7)),
     _map("relu", "relu"),
     _map("tanh", "tanh"),
     _map("tanh[1.7,0.6]", "tanh", a=1.7, b=0.6),
