@@ -500,7 +500,7 @@ API = {
     "matmul": matmul, "pad": pad, "concatenate": concatenate, "stack": stack, "where": where, "clip": clip,
     "ones": ones, "ndarray": ndarray, "RawModule": RawModule,
     **{fn.__name__: computed(fn) for fn in (
-        np.add, np.subtract, np.multiply, np.maximum, np.tanh, np.exp, np.log, np.isfinite,
+        np.add, np.subtract, np.multiply, np.maximum, np.minimum, np.tanh, np.exp, np.log, np.isfinite,
     )},
     "get_default_memory_pool": lambda: MemoryPool(),
     "cuda.MemoryPool": MemoryPool, "cuda.Memory": RawMemory, "cuda.MemoryPointer": RawPointer,

@@ -48,8 +48,8 @@ KINDS = {}  # every kind of layer, by its name
 def activation_of(value):
     """Return the pair that a field `activation` means, None of None.
 
-    value: "relu", "tanh", "logistic", ("tanh", a, b) for a tanh(b x), or None.  Raises ArgumentError for
-    anything else.
+    value: "relu", "relu6", "tanh", "logistic", ("tanh", a, b) for a tanh(b x), ("leaky", slope) with a
+    slope > 0 for x < 0, or None.  Raises ArgumentError for anything else.
     """
     match value:
         case None:
@@ -58,8 +58,12 @@ def activation_of(value):
             return ops.ACTIVATIONS[value]
         case ("tanh", int() | float() as a, int() | float() as b) if math.isfinite(a * b) and a * b:
             return ops.tanh(a, b)
+        case ("leaky", int() | float() as slope) if slope > 0 and math.isfinite(slope):
+            return ops.leaky_relu(slope)
     known = ", ".join(map(repr, ops.ACTIVATIONS))
-    raise ArgumentError(f"activation: expected None, {known} or ('tanh', a, b), found {value!r}")
+    raise ArgumentError(
+        f"activation: expected None, {known}, ('tanh', a, b) or ('leaky', slope > 0), found {value!r}"
+    )
 
 
 @dataclass(repr=False)
@@ -236,15 +240,16 @@ class Weighted(Layer, is_kind=False):
 class Conv2d(Weighted):
     """Convolution and activation: y = activation(w ∗ x + b)  (paper, section 3.5).
 
-    filters: F.  kernel: its side, or (KH, KW).  pad: zeros around the maps, one number or (top, bottom, left,
-    right).  groups: filters and channels are cut into so many equal parts, and a filter sees only its own
-    part (the paper's towers).  activation: "relu", "tanh", ("tanh", a, b), "logistic" or None.  std: standard
-    deviation of the starting weights, by default the paper's 0.01; bias: of the starting biases.
+    filters: F.  kernel: its side, or (KH, KW).  stride: one number, or (vertical, horizontal).  pad: zeros
+    around the maps, one number or (top, bottom, left, right).  groups: filters and channels are cut into so
+    many equal parts, and a filter sees only its own part (the paper's towers).  activation: see
+    `activation_of`.  std: standard deviation of the starting weights, by default the paper's 0.01; bias: of
+    the starting biases.
     """
 
     filters: int
     kernel: int | tuple[int, ...]
-    stride: int = 1
+    stride: int | tuple[int, ...] = 1
     pad: int | tuple[int, ...] = 0
     groups: int = 1
     activation: str | tuple | None = None
@@ -262,12 +267,12 @@ class Conv2d(Weighted):
     def out(self, shape):
         """(C, H, W) → (F, OH, OW)."""
         (C, H, W), (KH, KW) = maps(self, shape), self.window
-        top, bottom, left, right = pads(self)
+        (SH, SW), (top, bottom, left, right) = pair_of(self, "stride"), pads(self)
         g = self.groups
         if g < 1 or self.filters < 1 or self.filters % g or C % g:
             raise self.error(f"{C} channels and {self.filters} filters cannot be cut into {g} equal groups")
-        H = ops.output_size(H, KH, self.stride, top, bottom, self.name)
-        return self.filters, H, ops.output_size(W, KW, self.stride, left, right, self.name)
+        H = ops.output_size(H, KH, SH, top, bottom, self.name)
+        return self.filters, H, ops.output_size(W, KW, SW, left, right, self.name)
 
     def sizes(self, shape):
         """w (F, C/groups, KH, KW), b (F,)."""
@@ -343,12 +348,12 @@ class Linear(Weighted):
 class MaxPool(Layer):
     """The largest pixel of each window  (paper, section 3.4).
 
-    window, stride: the paper's z and s; 3 and 2 overlap.  ceil: the last windows may hang over the edge, as
-    in 2012.  pad: see `Conv2d`.
+    window, stride: the paper's z and s; 3 and 2 overlap.  Each one number or (vertical, horizontal).  ceil:
+    the last windows may hang over the edge, as in 2012.  pad: see `Conv2d`.
     """
 
-    window: int
-    stride: int
+    window: int | tuple[int, ...]
+    stride: int | tuple[int, ...]
     pad: int | tuple[int, ...] = 0
     ceil: bool = True
 
@@ -358,9 +363,9 @@ class MaxPool(Layer):
     def out(self, shape):
         """(C, H, W) → (C, OH, OW)."""
         (C, H, W), (top, bottom, left, right) = maps(self, shape), pads(self)
-        z, s = self.window, self.stride
-        H = ops.pooled_size(H, z, s, top, bottom, self.ceil, self.name)
-        return C, H, ops.pooled_size(W, z, s, left, right, self.ceil, self.name)
+        (ZH, ZW), (SH, SW) = pair_of(self, "window"), pair_of(self, "stride")
+        H = ops.pooled_size(H, ZH, SH, top, bottom, self.ceil, self.name)
+        return C, H, ops.pooled_size(W, ZW, SW, left, right, self.ceil, self.name)
 
     def keeps(self, shape):
         """Its input and its output."""
@@ -738,12 +743,11 @@ def pads(layer):
 
 
 def pair_of(layer, name):
-    """Return a field that is one number or two as two."""
-    value = getattr(layer, name)
-    two = (value, value) if isinstance(value, int) else value
-    if len(two) != 2 or not all(type(n) is int and n > 0 for n in two):
-        raise layer.error(f"{name}: expected a number > 0, or two, found {value!r}")
-    return two
+    """Return a field that is one number or two, vertical and horizontal, as two."""
+    try:
+        return ops.two_of(getattr(layer, name), name)
+    except ArgumentError as error:
+        raise layer.error(str(error)) from None
 
 
 # ---- a list of layers ----------------------------------------------------------------------------------

@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.text import Text
 from typer.core import TyperGroup
 
 from tinyalex import __version__
 from tinyalex.cli import exchange, judge, learn, look, prepare, train
+from tinyalex.cli.common import print_error
 from tinyalex.errors import TinyalexError
 
 
@@ -82,6 +82,5 @@ def main():
     try:
         app()
     except (TinyalexError, OSError) as error:
-        message = Text.assemble(("error: ", "bold red"), str(error))
-        Console(stderr=True, highlight=False).print(message, soft_wrap=True)
+        print_error(error)
         sys.exit(1)

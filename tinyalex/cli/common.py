@@ -8,13 +8,16 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from tinyalex import devices as device_names
+from tinyalex.cli import terminal
 from tinyalex.comm import launch
 from tinyalex.errors import DataError, few
 
-console = Console(markup=False, highlight=False, soft_wrap=True)
-error_console = Console(stderr=True, markup=False, highlight=False)
+terminal.settle()
+console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
+error_console = Console(stderr=True, markup=False, emoji=False, highlight=False)
 
 _RANKS = "One rank each: cpu:0,cpu:1 or cuda:0,cuda:1; cpu, cuda: as many as can share the work evenly"
 ThreadDevices = Annotated[str, typer.Option(help=f"{_RANKS}.")]
@@ -27,7 +30,18 @@ DataSet = Annotated[
 Split = Annotated[
     str | None, typer.Option(help="train or val.", show_default="val, or train where there is no other")
 ]
-Views = Annotated[int, typer.Option(help="Views of each picture: 1 (centre) or 10 (paper, section 4.1).")]
+
+
+def _views(number):
+    if number not in (1, 10):
+        raise DataError(f"--views: expected 1 or 10, found {number}")
+    return number
+
+
+Views = Annotated[
+    int,
+    typer.Option(help="Views of each picture: 1 (centre) or 10 (paper, section 4.1).", callback=_views),
+]
 _NETWORK = "paper, code2012, half, caffe, small, cifar4 …; a checkpoint or run; FILE.py or FILE.json"
 NetworkArgument = Annotated[str, typer.Argument(metavar="NETWORK", help=f"alexnet: {_NETWORK}.")]
 NetworkOption = Annotated[
@@ -180,21 +194,33 @@ def weights_of(text, count):
         ) from error
 
 
+def print_error(error):
+    """Print an error that a user can mend, without a traceback."""
+    error_console.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
+
+
 def print_errors(name, probabilities, labels, views):
     from tinyalex.evaluate import errors, guesses
 
     loss, top1, topk = errors(probabilities, labels)
+    k = guesses(len(probabilities))
+    more = f", top-{k} error {topk:.2%}" if k > 1 else ""
     console.print(
-        f"{name}: top-1 error {top1:.2%}, top-{guesses(len(probabilities))} error {topk:.2%}, "
+        f"{name}: top-1 error {top1:.2%}{more}, "
         f"loss {loss:.4f}  ({len(labels):,} pictures, {views} view{'s' if views > 1 else ''})",
     )
 
 
-def new_file(path):
-    """Refuse a file that could not be written, before the work whose result it is to hold."""
-    if path.is_dir() or not path.parent.is_dir():
+def new_file(path, *read):
+    """Refuse a file that could not be written, before the work whose result it is to hold; return it.
+
+    read: the files (None: none) that the work reads, which it must not replace.
+    """
+    if path.is_dir() or not path.name or not path.parent.is_dir():
         found = "a folder" if path.is_dir() else f"no folder {path.parent}"
         raise DataError(f"{path}: expected the name of a file in a folder that exists, found {found}")
+    if path.exists() and any(other.exists() and path.samefile(other) for other in read if other):
+        raise DataError(f"{path}: expected another file than the one that is read")
     return path
 
 

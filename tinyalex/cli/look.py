@@ -19,6 +19,7 @@ from tinyalex.cli.common import (
     metrics_of,
     new_file,
     open_split,
+    print_error,
     print_errors,
     run_on,
     same_classes,
@@ -102,7 +103,7 @@ def predict(
     top: Annotated[int, typer.Option(help="How many classes to print.", min=1)] = 5,
     devices: Devices = "cpu",
 ):
-    """Print the most probable classes of pictures."""
+    """Print the most probable classes of pictures; exit code 1 if one of them cannot be read."""
     from tinyalex import evaluate as testing
     from tinyalex.runs import trained as reading
     from tinyalex.runs.checkpoint import newest
@@ -113,24 +114,27 @@ def predict(
         progress.update("classifying", done, len(images))
 
     def rank(comm):
-        trained = reading.load(comm, path)
-        with reading.picture_loader(comm, trained, images, views) as loader:
-            return testing.probabilities(trained.net, loader, on_batch)[0], trained.classes
+        trained, unreadable = reading.load(comm, path), {}
+        with reading.picture_loader(comm, trained, images, views, unreadable) as loader:
+            return testing.probabilities(trained.net, loader, on_batch)[0], trained.classes, unreadable
 
     with Progress() as progress:
-        probabilities, classes = run_on(rank, devices_for_checkpoints(devices, path))
-    for picture, p in zip(images, probabilities.T, strict=True):
+        probabilities, classes, unreadable = run_on(rank, devices_for_checkpoints(devices, path))
+    readable = [picture for picture in images if picture not in unreadable]
+    for picture, p in zip(readable, probabilities.T, strict=True):
         console.print(str(picture))
         for k in p.argsort()[::-1][:top]:
             console.print(f"  {p[k]:6.1%}  {classes[k]}")
+    for error in unreadable.values():
+        print_error(error)
+    if unreadable:
+        raise typer.Exit(1)
 
 
 def features(
     checkpoint: Checkpoint,
     data: DataSet,
-    out: Annotated[
-        Path, typer.Argument(help="A .npy file: float32 (features, pictures).", callback=new_file)
-    ],
+    out: Annotated[Path, typer.Argument(help="A .npy file: float32 (features, pictures).")],
     split: Split = None,
     layer: Annotated[
         str | None,
@@ -146,8 +150,10 @@ def features(
     from tinyalex.runs import trained as reading
     from tinyalex.runs.checkpoint import newest
 
+    new_file(out)
     data, (checkpoint,) = data_among([checkpoint, data])
     path = newest(checkpoint)
+    new_file(out, path)
     _, pictures = open_split(data, split)
 
     def on_batch(done):
