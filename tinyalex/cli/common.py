@@ -24,6 +24,12 @@ DataSet = Annotated[
     Path,
     typer.Argument(help="A folder made by `tinyalex prepare`, CIFAR-10's, or cifar10: found or fetched."),
 ]
+Names = Annotated[
+    Path | None,
+    typer.Option(
+        help="A text file whose lines begin with the classes' names and go on in words: n02123045 cat."
+    ),
+]
 Split = Annotated[
     str | None, typer.Option(help="train or val.", show_default="val, or train where there is no other")
 ]
@@ -178,6 +184,17 @@ def weights_of(text, count):
         raise DataError(
             f"--weights: expected {count} comma-separated numbers ≥ 0, not all 0, found {text!r}"
         ) from error
+
+
+def named(classes, path):
+    """Return the classes, each as the line of a file that begins with it, as in Caffe's synset_words.txt."""
+    from tinyalex.files import read_text
+
+    if path is None:
+        return list(classes)
+    lines = [line.split() for line in read_text(path).splitlines() if line.strip()]
+    words = {line[0]: " ".join(line) for line in lines}
+    return [words.get(name, name) for name in classes]
 
 
 def print_errors(name, probabilities, labels, views):
