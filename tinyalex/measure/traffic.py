@@ -32,24 +32,24 @@ def of_layer(place, batch, ranks=1):
 def _kernels(place, x, y, ranks):
     """(direction, kernel, bytes) of a layer that reads x numbers and makes y."""
     layer = place.layer
+    neuron = [("backward", "activate_backward", 12 * y)] if getattr(layer, "activation", None) else []
     if isinstance(layer, Conv2d):
         F, CG, KH, KW = layer.sizes(place.x)["w"]
         F //= ranks
-        w, gradient = F * CG * KH * KW, (2 if layer.activation == "relu" else 1) * y
+        w = F * CG * KH * KW
         return [
             ("forward", "lay_out_weights", 4 * 2 * w),
             ("forward", "conv_forward", 4 * (x + w + F + y)),
-            ("backward", "conv_backward_w", 4 * (gradient + x + w + F)),
+            *neuron,
+            ("backward", "conv_backward_w", 4 * (y + x + w + F)),
             ("backward", "add_chunks", 4 * 2 * (w + F)),
         ] + [
             ("backward", "lay_out_weights", 4 * 2 * w),
-            ("backward", "conv_backward_x", 4 * (gradient + w + x)),
+            ("backward", "conv_backward_x", 4 * (y + w + x)),
         ] * layer.need_dx
     if isinstance(layer, Linear):
         F = layer.features // ranks
-        return [("forward", "bias_relu", 4 * (2 * y + F)), ("backward", "sum_rows", 4 * (y + F))] + [
-            ("backward", "activate_backward", 12 * y)
-        ] * (layer.activation is not None)
+        return [("forward", "bias_relu", 4 * (2 * y + F)), ("backward", "sum_rows", 4 * (y + F)), *neuron]
     if isinstance(layer, Activate):
         return [("forward", "activate", 8 * x), ("backward", "activate_backward", 12 * x)]
     if isinstance(layer, AvgPool):
