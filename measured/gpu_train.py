@@ -103,7 +103,12 @@ def parts(comm, settings, data, found):
 
     def loader(where, threads):
         return data.loader(
-            "train", settings, augmentation=settings.recipe.augmentation, train=True, device=where, threads=threads
+            "train",
+            settings,
+            augmentation=settings.recipe.augmentation,
+            train=True,
+            device=where,
+            threads=threads,
         )
 
     with loader(device, 1) as ours, loader(None, 1) as host:

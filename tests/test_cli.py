@@ -14,14 +14,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
 from tinyalex import cli, evaluate
-from tinyalex.cli import common
+from tinyalex.cli import common, progress
 from tinyalex.comm import Comm
 from tinyalex.data import Images, augment, imagenet
 from tinyalex.devices import Device
 from tinyalex.errors import DataError
+from tinyalex.lessons import site
 from tinyalex.look import figures
 from tinyalex.models.alexnet import PRESETS, alexnet, narrow
 from tinyalex.runs import checkpoint, run
@@ -376,6 +378,88 @@ def test_as_a_program_it_ends_with_the_same_codes(tmp_path):
     process = subprocess.run(command, capture_output=True, text=True)
     assert (process.returncode, process.stdout) == (1, "")
     assert re.fullmatch(r"error: .*nowhere.run\.json: .*\n", process.stderr)
+
+
+def help_of(command, name):
+    """(name, its help) of a command, of all below it, and of their options."""
+    yield name, command.help or ""
+    for parameter in command.params:
+        yield f"{name} {parameter.name}", parameter.help or ""
+    for below in getattr(command, "commands", {}).values():
+        yield from help_of(below, f"{name} {below.name}")
+
+
+def test_help_is_in_groups_and_short():
+    """-h too; every option says something, and begins with what it is."""
+    printed = done("-h")
+    assert [re.search(f"─ {panel} ─", printed) for panel in ("Learn", "Train", "Look inside")]
+    for panel, command in {
+        "Learn": "lessons",
+        "Train": "resume",
+        "Exchange": "import",
+        "Measure": "bench",
+    }.items():
+        assert re.search(f"─ {panel} ─[^╰]*│ {command} ", printed), panel
+    assert "--install-completion" in printed
+    assert "RUN... DATA" in done("evaluate", "-h")
+    for name, text in help_of(typer.main.get_command(cli.app), "tinyalex"):
+        assert text or "completion" in name, name
+        assert not text.startswith("Of "), name
+
+
+def test_ctrl_c_ends_any_command_with_one_line(world, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluate, "probabilities", interrupted)
+    assert tinyalex("evaluate", world.a, world.data) == (130, "", "stopped\n")
+    monkeypatch.setattr(site, "build", interrupted)
+    assert tinyalex("lessons", "--html", "pages") == (130, "", "stopped\n")
+
+
+def test_long_commands_say_how_far_they_are_also_in_a_file(world, tmp_path, monkeypatch):
+    """A line on stderr now and then with the time left; here at each batch, since the clock runs."""
+    now = iter(range(0, 10**6, 12))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
+    pictures = sorted((world.src / "val" / "ant").iterdir())
+    for doing, *command in (
+        ("evaluating 8/16", "evaluate", world.a, world.data),
+        ("evaluating 24/32", "evaluate", world.a, world.b, world.data),
+        ("classifying 4/4", "predict", world.a, *pictures),
+        ("features 16/16", "features", world.a, world.data, tmp_path / "f.npy"),
+        ("features 32/36", "figure", "neighbours", world.a, world.data, "--out", tmp_path / "n.png"),
+        ("classifying 8/8", "figure", "predictions", world.a, world.data, "--out", tmp_path / "p.png"),
+        ("epoch 2/2, step 6/8", "train", world.data, tmp_path / "run", *SMALL, "--epochs", 2),
+        ("round 2/3", "bench", "cifar4", "--layer", "pool3", "--batch", 2, "--rounds", 3),
+    ):
+        code, _, err = tinyalex(*command)
+        assert code == 0, err
+        assert re.search(rf"^{doing}(, |$)", err, re.MULTILINE), (doing, err)
+        assert " left" in err or doing.endswith(("4/4", "8/8"))
+
+
+def test_a_run_that_was_ended_by_its_patience_or_its_epochs_can_go_on(world, tmp_path):
+    """Drops, the end and the loss of chance are told; here nothing can be learned, at a rate of 0."""
+    out = tmp_path / "run"
+    printed = done("train", world.data, out, *SMALL, "--epochs", 20, "--patience", 1, "--rate", 0)
+    assert "epoch 2: no better error for an epoch: rate 0" in printed
+    assert "epoch 5: no better error for an epoch, at the last rate: the end, of 20 (--patience)" in printed
+    assert printed.count("the loss stands at that of guessing, log 4 = 1.39") == 1
+    assert "try --recipe small" in printed
+    assert "epoch " not in done("resume", out)
+    assert "epoch 7: training loss" in done("resume", out, "--epochs", 7)
+    assert [r["epoch"] for r in run.metrics(out) if r["kind"] == "train"] == list(range(1, 8))
+    shutil.copytree(world.a, tmp_path / "a")  # ended by its epochs
+    assert "epoch 2: training loss" in done("resume", tmp_path / "a", "--epochs", 2)
+    assert run.settings_of(tmp_path / "a").recipe.epochs == 2
+
+
+def test_classes_are_printed_in_words_where_a_file_has_them(world, tmp_path):
+    (tmp_path / "words.txt").write_text("ant\tan insect, small\nbee that stings\n")
+    command = ("predict", world.a, world.src / "val" / "ant" / "1.jpg", "--names", tmp_path / "words.txt")
+    assert sorted(line.split("%")[1].strip() for line in done(*command).splitlines()[1:]) == [
+        "ant an insect, small", "bee that stings", "cow", "dog"
+    ]  # fmt: skip
 
 
 # ---- what is refused ---------------------------------------------------------------------------------

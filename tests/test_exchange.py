@@ -139,7 +139,10 @@ def caffe_arrays(classes=6):
 
 @pytest.mark.parametrize(
     ("asked", "names"),
-    [("bvlc_alexnet", ["conv1", "lrn1", "pool1", "conv2"]), ("caffenet", ["conv1", "pool1", "lrn1", "conv2"])],
+    [
+        ("bvlc_alexnet", ["conv1", "lrn1", "pool1", "conv2"]),
+        ("caffenet", ["conv1", "pool1", "lrn1", "conv2"]),
+    ],
 )
 def test_a_state_dict_with_caffe_s_names_fits_two_networks_and_one_must_be_asked_for(asked, names, tmp_path):
     path = tmp_path / "theirs.safetensors"
@@ -170,7 +173,10 @@ def test_a_state_dict_with_caffe_s_names_fits_two_networks_and_one_must_be_asked
             lambda a: a.update({"fc8.bias": a["fc7.bias"]}),
             r"fc8\.weight: expected weights of 2 axes and a bias for each row",
         ),
-        (lambda a: [a.pop(n) for n in list(a) if n.startswith("conv1")], "the names of bvlc_alexnet, found conv2"),
+        (
+            lambda a: [a.pop(n) for n in list(a) if n.startswith("conv1")],
+            "the names of bvlc_alexnet, found conv2",
+        ),
     ],
 )
 def test_other_state_dicts_are_refused_by_name(change, message, tmp_path):
