@@ -1,7 +1,7 @@
 """Training from prepared pictures on one GPU, beside `bench`'s step in the same run, in about 40 seconds.
 
     python measured/gpu_train.py FOLDER           a new folder, for 400 MB of made-up pictures; prints JSON
-    python measured/gpu_train.py FOLDER --standin a dry run without a GPU: a narrow network on the tests' stand-in
+    python measured/gpu_train.py FOLDER --standin a dry run without a GPU, on the tests' stand-in
 
 bits        whether the GPU's batch is the host's, bit for bit
 loader      images/s of the loader alone, by threads: pictures for the GPU, and batches that the host makes
@@ -70,7 +70,7 @@ def main():
 
 
 def made_up(folder, classes):
-    """Write random pictures as `tinyalex prepare` would: one file of them, which the index names seven times."""
+    """Write random pictures as `tinyalex prepare` would: one file, which the index names seven times."""
     from tinyalex.data.imagenet.shards import FORMAT, VERSION
 
     folder.mkdir(parents=True)

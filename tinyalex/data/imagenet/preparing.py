@@ -248,7 +248,7 @@ def _no_script():
 
 @contextlib.contextmanager
 def _no_interrupt():
-    """Start workers to whom Ctrl-C means nothing, also before `_start_worker`: they inherit what is blocked."""
+    """Start workers to whom Ctrl-C means nothing from the first: they inherit what is blocked."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return

@@ -225,8 +225,8 @@ class _Cut(NamedTuple):
 def _chunks(xp, tile, tiles, terms, most):
     """Into how many chunks of its terms to cut each of these tiles, so that all are done soonest.
 
-    A wave takes as long as one chunk.  Writing and reading the sums of a whole wave takes as long as 64 terms,
-    at 3 TB/s and 45 TFLOP/s; and so long, or longer, the second kernel's launch.
+    A wave takes as long as one chunk.  Writing and reading the sums of a whole wave takes as long as 64
+    terms, at 3 TB/s and 45 TFLOP/s; and so long, or longer, the second kernel's launch.
     """
     wave, steps = _wave(xp, tile), -(-terms // tile.TK)
     most = max(1, min(most, steps, 4 * wave // max(1, tiles)))
