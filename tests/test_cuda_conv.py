@@ -124,7 +124,8 @@ FAULTS = {  # name: (file, what stands there, what stands there instead, what is
     "db over a stage that is still read": ("conv_weights", "    __syncthreads(); // nobody", "    // nobody",
                                            AssertionError),
     "a barrier that some threads do not come to": (
-        "conv", "        __syncthreads();        // all", "        if (row) __syncthreads(); // all", RuntimeError),
+        "conv", "        __syncthreads();        // all", "        if (row) __syncthreads(); // all",
+        RuntimeError),
     "copies not waited for": ("conv", "wait_for<STAGES - 2>", "wait_for<STAGES - 1>", AssertionError),
     "the terms' edge": ("conv", "there = k.a < KH && ", "there = ", AssertionError),
     "the filters' edge": (
