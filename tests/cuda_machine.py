@@ -171,6 +171,10 @@ class Event:
         with lock:
             self.clock = dict((stream or get_current_stream()).clock)
 
+    def synchronize(self):
+        with lock:
+            merge(host_clock, self.clock)
+
 
 def get_elapsed_time(start_event, end_event):
     return 1e3 * (end_event.seconds - start_event.seconds)
@@ -264,8 +268,8 @@ class Memory:
     @staticmethod
     def at(address):
         """The memory that an address lies in, or None."""
-        for start, ref in list(live.items()):
-            memory = ref()
+        for start in list(live):  # making pairs of items could collect garbage: __del__ would change live
+            memory = live.get(start, lambda: None)()
             if memory and start <= address < start + memory.nbytes:
                 return memory
         return None
@@ -273,6 +277,41 @@ class Memory:
     def check_guards(self, kernel):
         if (self.bytes[:GUARD] != 0xFF).any() or (self.bytes[GUARD + self.nbytes :] != 0xFF).any():
             raise IndexError(f"{kernel} wrote outside an array")
+
+
+class PinnedMemory(bytearray):
+    """Page-locked memory of the host's: a stream reads it when it comes to that, not at once."""
+
+    free, live = defaultdict(list), {}  # bytes → readers of what is free; address → weak reference
+
+    def __init__(self, size):
+        super().__init__(b"\xa5" * size)
+        self.readers, self.address = {}, np.frombuffer(self, np.uint8).ctypes.data
+        PinnedMemory.live[self.address] = weakref.ref(self)
+
+    def __del__(self):
+        with lock:
+            del PinnedMemory.live[self.address]
+            PinnedMemory.free[len(self)].append(self.readers)
+
+    @staticmethod
+    def read(array, stream):
+        """Record that the stream's newest piece of work copies from an array, if it lies in such memory."""
+        with lock:
+            for start, ref in list(PinnedMemory.live.items()):
+                memory = ref()
+                if memory is not None and start <= array.ctypes.data < start + len(memory):
+                    memory.readers[stream.id] = stream.clock[stream.id]
+
+
+def alloc_pinned_memory(size):
+    """Memory of which some was used before: Unordered if a stream may yet be copying from that."""
+    with lock:
+        free = PinnedMemory.free[size]
+        for stream, tick in (free.pop() if free else {}).items():
+            if stream not in retired and host_clock.get(stream, 0) < tick:
+                raise Unordered(f"stream {stream} may yet be copying from memory that is given out again")
+        return PinnedMemory(size)
 
 
 def work(reads, writes, run, foreign=()):
@@ -285,10 +324,10 @@ def work(reads, writes, run, foreign=()):
         graph._nodes.append((list(map(weakref.ref, reads)), list(map(weakref.ref, writes)), run))
 
 
-def touch(reads, writes, foreign=()):
-    """Record a piece of work of the current stream, and refuse one that it must not do."""
+def touch(reads, writes, foreign=(), stream=None):
+    """Record a piece of work of a stream, by default the current one, and refuse one that it must not do."""
     with lock:
-        stream, device = get_current_stream(), current_device()
+        stream, device = stream or get_current_stream(), current_device()
         tick = stream._tick()
         for memory in (*reads, *writes):
             if memory.device != device and memory not in foreign:

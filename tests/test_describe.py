@@ -268,6 +268,8 @@ def test_printed_table_shows_every_layer_and_the_totals_in_80_columns():
     text = printed(describe(PAPER, 2, 128))
     for row in describe(PAPER, 2, 128).rows:
         assert f"\n{row.layer} " in text
+    table = text[: text.index("\nDevices")]
+    assert printed(describe(PAPER, 2, 128), width=40).startswith(table)  # no digit is cut
     (total,) = [line for line in text.splitlines() if line.startswith("total")]
     assert " ".join(total.split()) == "total 60,965,224 659,272 724,406,816 365.8 552.8 15.8 15.5"
     assert "…" not in text

@@ -139,7 +139,10 @@ def caffe_arrays(classes=6):
 
 @pytest.mark.parametrize(
     ("asked", "names"),
-    [("bvlc_alexnet", ["conv1", "lrn1", "pool1", "conv2"]), ("caffenet", ["conv1", "pool1", "lrn1", "conv2"])],
+    [
+        ("bvlc_alexnet", ["conv1", "lrn1", "pool1", "conv2"]),
+        ("caffenet", ["conv1", "pool1", "lrn1", "conv2"]),
+    ],
 )
 def test_a_state_dict_with_caffe_s_names_fits_two_networks_and_one_must_be_asked_for(asked, names, tmp_path):
     path = tmp_path / "theirs.safetensors"
@@ -147,7 +150,7 @@ def test_a_state_dict_with_caffe_s_names_fits_two_networks_and_one_must_be_asked
     network = state_dict.read(path, asked).network
     assert [layer.name for layer in network.layers][:4] == names
     assert network.most_ranks == 2
-    with pytest.raises(DataError, match="choose with --network bvlc_alexnet .* or caffenet"):
+    with pytest.raises(DataError, match=r"choose with --network bvlc_alexnet .* or caffenet"):
         state_dict.read(path)
     with pytest.raises(DataError, match="expected the names of vgg, found conv1, conv2"):
         state_dict.read(path, "vgg")
@@ -170,7 +173,10 @@ def test_a_state_dict_with_caffe_s_names_fits_two_networks_and_one_must_be_asked
             lambda a: a.update({"fc8.bias": a["fc7.bias"]}),
             r"fc8\.weight: expected weights of 2 axes and a bias for each row",
         ),
-        (lambda a: [a.pop(n) for n in list(a) if n.startswith("conv1")], "the names of bvlc_alexnet, found conv2"),
+        (
+            lambda a: [a.pop(n) for n in list(a) if n.startswith("conv1")],
+            "the names of bvlc_alexnet, found conv2",
+        ),
     ],
 )
 def test_other_state_dicts_are_refused_by_name(change, message, tmp_path):

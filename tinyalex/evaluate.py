@@ -11,6 +11,7 @@ import numpy as np
 from tinyalex.errors import ArgumentError
 from tinyalex.nn import Sequential
 from tinyalex.ops import softmax, topk_error
+from tinyalex.ops.cuda.pictures import feed
 
 
 def probabilities(
@@ -26,16 +27,20 @@ def probabilities(
     """
     comm, done = net.comm, 0
     found, labels = [], []
-    while (batch := comm.share(next(loader, None) if loader else None)) is not None:
-        images, N = batch.images, len(batch.labels)
-        x = np.concatenate(images, axis=-1) if isinstance(images, list) else images
-        p = softmax(net.forward(comm.device.put(x)))
-        found.append(comm.device.get(p.reshape(len(p), -1, N).mean(axis=1)))
-        labels.append(batch.labels)
-        done += N
+    for images, of_batch in feed(comm.device, _shared(comm, loader)):
+        p = softmax(net.forward(images))
+        found.append(comm.device.get(p.reshape(len(p), -1, len(of_batch)).mean(axis=1)))
+        labels.append(of_batch)
+        done += len(of_batch)
         if loader:
             on_batch(done)
     return np.concatenate(found, axis=1), np.concatenate(labels)
+
+
+def _shared(comm, loader):
+    """The batches of rank 0's loader, on every rank."""
+    while (batch := comm.share(next(loader, None) if loader else None)) is not None:
+        yield batch
 
 
 def errors(probabilities: np.ndarray, labels: np.ndarray, k: int = 5) -> tuple[float, float, float]:
@@ -83,8 +88,8 @@ def features(
     comm, found, first = net.comm, None, 0
     if layer not in net.layers:
         raise ArgumentError(f"expected a layer, one of {', '.join(net.layers)}; found {layer!r}")
-    while (batch := comm.share(next(loader, None) if loader else None)) is not None:
-        y = net.forward(comm.device.put(batch.images), last=layer)
+    for images, _ in feed(comm.device, _shared(comm, loader)):
+        y = net.forward(images, last=layer)
         if net.placed[layer].split_y:
             y = comm.all_gather(y)
         if comm.rank:

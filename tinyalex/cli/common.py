@@ -27,6 +27,12 @@ DataSet = Annotated[
     Path,
     typer.Argument(help="A folder made by `tinyalex prepare`, CIFAR-10's, or cifar10: found or fetched."),
 ]
+Names = Annotated[
+    Path | None,
+    typer.Option(
+        help="A text file whose lines begin with the classes' names and go on in words: n02123045 cat."
+    ),
+]
 Split = Annotated[
     str | None, typer.Option(help="train or val.", show_default="val, or train where there is no other")
 ]
@@ -197,6 +203,17 @@ def weights_of(text, count):
 def print_error(error):
     """Print an error that a user can mend, without a traceback."""
     error_console.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
+
+
+def named(classes, path):
+    """Return the classes, each as the line of a file that begins with it, as in Caffe's synset_words.txt."""
+    from tinyalex.files import read_text
+
+    if path is None:
+        return list(classes)
+    lines = [line.split() for line in read_text(path).splitlines() if line.strip()]
+    words = {line[0]: " ".join(line) for line in lines}
+    return [words.get(name, name) for name in classes]
 
 
 def print_errors(name, probabilities, labels, views):

@@ -91,7 +91,7 @@ def lessons(
     words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[FOLDER] [-- OPTIONS]",
+            metavar="FOLDER -- OPTIONS",
             help="Where your copies go, tinyalex-lessons by default; JupyterLab's own options, such as "
             "-- --no-browser --port 8889.",
         ),
@@ -112,11 +112,11 @@ def lessons(
             pages = site.build(html, progress.update)
         console.print(f"{len(pages)} pages: open {pages[0]}")
         return
-    command = course.lab_command(folder, words)
     copied, left = course.copy(folder)
     console.print(f"{folder}: {len(copied)} files copied")
     if left:
         console.print(f"there already, and left as they are: {', '.join(left)}")
+    command = course.lab_command(folder, words)
     console.print(shlex.join(command))
     raise typer.Exit(course.open_lab(command))
 

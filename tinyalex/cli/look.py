@@ -10,6 +10,7 @@ from tinyalex.cli.common import (
     Checkpoint,
     DataSet,
     Devices,
+    Names,
     Out,
     Split,
     Views,
@@ -17,6 +18,7 @@ from tinyalex.cli.common import (
     data_among,
     devices_for_checkpoints,
     metrics_of,
+    named,
     new_file,
     open_split,
     print_error,
@@ -101,6 +103,7 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="Pictures: JPEG, PNG, …")],
     views: Views = 10,
     top: Annotated[int, typer.Option(help="How many classes to print.", min=1)] = 5,
+    names: Names = None,
     devices: Devices = "cpu",
 ):
     """Print the most probable classes of pictures; exit code 1 if one of them cannot be read."""
@@ -120,6 +123,7 @@ def predict(
 
     with Progress() as progress:
         probabilities, classes, unreadable = run_on(rank, devices_for_checkpoints(devices, path))
+    classes = named(classes, names)
     readable = [picture for picture in images if picture not in unreadable]
     for picture, p in zip(readable, probabilities.T, strict=True):
         console.print(str(picture))
@@ -199,6 +203,7 @@ def figure_predictions(
     out: Out = Path("predictions.png"),
     count: Annotated[int, typer.Option(help="Pictures shown.", min=1)] = 8,
     seed: Annotated[int, typer.Option(help="Seed of their choice.", min=0)] = 0,
+    names: Names = None,
     devices: Devices = "cpu",
 ):
     """Figure 4, left: validation pictures with the five most probable classes."""
@@ -223,7 +228,7 @@ def figure_predictions(
 
     with Progress() as progress:
         probabilities, classes = run_on(rank, devices_for_checkpoints(devices, path))
-    save_figure(predictions_figure(pictures, probabilities, labels, classes), out)
+    save_figure(predictions_figure(pictures, probabilities, labels, named(classes, names)), out)
 
 
 def figure_neighbours(

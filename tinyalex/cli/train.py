@@ -140,7 +140,9 @@ class _Display:
                 topk = f", top-{k} error {record['top5']:.1%}" if k > 1 else ""
                 say(f"  validation top-1 error {record['top1']:.1%}{topk}")
             case "drop":
-                reason = f"epoch {record['epoch']}: no better error for {self.recipe.patience} epochs"
+                waited = self.recipe.patience
+                epochs = f"{waited} epochs" if waited > 1 else "an epoch"
+                reason = f"epoch {record['epoch']}: no better error for {epochs}"
                 if record["ended"]:
                     say(f"{reason}, at the last rate: the end, of {self.recipe.epochs} (--patience)")
                 else:

@@ -42,7 +42,7 @@ FIRST_BYTES = {
 
 
 def other_kind(path, data):
-    """Say what a file is that is none of those read here, from its first bytes or its name; None if unknown."""
+    """Say what a file is that is not read here, from its first bytes or its name; None if unknown."""
     for first, what in FIRST_BYTES.items():
         if data.startswith(first):
             return what

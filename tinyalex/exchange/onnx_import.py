@@ -3,8 +3,8 @@
 The file is read from its input to its output, one node after the other, as layers:
 
     Conv, Gemm, MatMul                          Conv2d and Linear
-    BatchNormalization, and a constant in       a scale and a shift of each channel: multiplied into a Conv2d or
-    Mul, Div, Add or Sub                        Linear just before, else BatchNorm
+    BatchNormalization, and a constant in       a scale and a shift of each channel: multiplied into a
+    Mul, Div, Add or Sub                        Conv2d or Linear just before, else BatchNorm
     MaxPool, AveragePool, LRN, Dropout, Pad     the layers of these names
     GlobalAveragePool, ReduceMean over H, W     GlobalAvgPool; GlobalMaxPool is a MaxPool over the whole map
     Relu, Clip (0 … 6), LeakyRelu, PRelu (one   activations; Mul before and after Tanh are b and a of

@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
@@ -78,6 +80,10 @@ def open_lab(command):
             pass
 
 
+class _Stopped(Exception):
+    """Raised before a cell that is not to be run any more."""
+
+
 def execute(books, stop=True, on_cell=lambda done, of: None):
     """Run notebooks (nbformat) to their ends, each in a fresh kernel, one a core at a time.
 
@@ -90,13 +96,19 @@ def execute(books, stop=True, on_cell=lambda done, of: None):
 
     books = list(books)
     done, of = itertools.count(1), sum(cell.cell_type == "code" for book in books for cell in book.cells)
+    stop_now = threading.Event()
 
-    def cell_done(cell, cell_index):
+    def before(cell, cell_index):
+        if stop_now.is_set():
+            raise _Stopped
+
+    def after(cell, cell_index):
         if cell.cell_type == "code":
             on_cell(next(done), of)
 
     settings = {
-        "on_cell_complete": cell_done,
+        "on_cell_start": before,
+        "on_cell_complete": after,
         "kernel_name": "python3",
         "timeout": 120,  # seconds a cell
         "allow_errors": not stop,
@@ -106,11 +118,28 @@ def execute(books, stop=True, on_cell=lambda done, of: None):
     async def run(book, slots):
         async with slots:
             start = time.perf_counter()
-            await NotebookClient(book, **settings).async_execute()
+            try:
+                if not stop_now.is_set():
+                    await NotebookClient(book, **settings).async_execute()
+            except BaseException:
+                stop_now.set()
+                raise
             return time.perf_counter() - start
 
     async def run_all():
         slots = asyncio.Semaphore(os.cpu_count() or 1)
-        return await asyncio.gather(*(run(book, slots) for book in books))
+        found = await asyncio.gather(*(run(book, slots) for book in books), return_exceptions=True)
+        for error in found:
+            if isinstance(error, BaseException) and not isinstance(error, _Stopped):
+                raise error
+        return found
 
-    return asyncio.run(run_all())
+    # In a thread: in the main one nbclient would answer Ctrl-C by itself, and leave kernels and tracebacks.
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(asyncio.run, run_all())
+        try:
+            return running.result()
+        except KeyboardInterrupt:
+            stop_now.set()  # each kernel ends after its cell
+            running.exception()
+            raise

@@ -35,6 +35,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tinyalex.errors import ArgumentError, DataError
+from tinyalex.measure import print_whole
 from tinyalex.models import Network
 from tinyalex.nn import LRN, Activate, AllGather, Conv2d, Dropout, Linear, SameMapNorm, Weighted
 
@@ -193,7 +194,7 @@ def print_description(description, console=None, memory=None):
         table.add_row(*_cells(row))
     table.add_section()
     table.add_row(*_cells(total._replace(output=())), style="bold")
-    console.print(table)
+    print_whole(console, table)
 
     def say(text):
         console.print(text, highlight=False, soft_wrap=True)

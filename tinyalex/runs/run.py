@@ -25,6 +25,7 @@ import numpy as np
 from tinyalex import files
 from tinyalex.errors import DataError
 from tinyalex.evaluate import errors, probabilities
+from tinyalex.ops.cuda.pictures import feed
 from tinyalex.optim import SGD
 from tinyalex.runs import checkpoint, version1
 from tinyalex.runs.checkpoint import checkpoints
@@ -256,13 +257,18 @@ class _Run:
 
     def _batches(self, epoch, start):
         """The epoch's batches from one on; on rank 0 they are loaded."""
-        put = self.comm.device.put
+        device = self.comm.device
         with self._loader("train", noise=self.noise, start=(epoch, start), epochs=epoch + 1) as loader:
-            for _ in range(start, self.steps):
-                batch, stopping = self.comm.share(self._next(loader))
-                if stopping:
-                    raise Stopped
-                yield put(batch.images), put(batch.labels)
+            for images, labels in feed(device, self._shared(loader, self.steps - start)):
+                yield images, device.put(labels)
+
+    def _shared(self, loader, count):
+        """So many batches of rank 0's loader, on every rank."""
+        for _ in range(count):
+            batch, stopping = self.comm.share(self._next(loader))
+            if stopping:
+                raise Stopped
+            yield batch
 
     def _next(self, loader):
         """On rank 0: the next batch and False, or None and True to stop before it."""
@@ -323,8 +329,9 @@ class _Run:
             return
         augmentation = self.settings.recipe.augmentation._replace(noise=noise)
         with self.data.loader(
-            split, self.settings, augmentation=augmentation, train=split == "train", **kwargs
-        ) as loader:
+            split, self.settings, augmentation=augmentation, train=split == "train",
+            device=self.comm.device, **kwargs,
+        ) as loader:  # fmt: skip
             yield loader
 
     def _emit(self, kind, **fields):

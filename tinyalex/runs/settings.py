@@ -98,7 +98,7 @@ def open_data(path):
         found = "no such file or folder"
         if path.is_dir():
             inside = sorted(path.iterdir())
-            found = f"in it {few([p.name for p in inside])}"
+            found = f"in it {few([p.name for p in inside])}" if inside else "an empty folder"
             if path / "run.json" in inside:
                 found = "the folder of a run"
             elif any(p.is_dir() for p in inside):

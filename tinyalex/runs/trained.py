@@ -67,8 +67,9 @@ def view_loader(comm, trained, source, views):
         batch, augmentation, upscale = settings.recipe.batch, settings.recipe.augmentation, settings.upscale
     batch = max(1, batch // 10) if views == 10 else batch
     with Loader(
-        source, batch, augmentation, train=False, mean=trained.mean, views=views, upscale=upscale
-    ) as loader:
+        source, batch, augmentation, train=False, mean=trained.mean, views=views, upscale=upscale,
+        device=None if pictures else comm.device,  # what `_Adapted` does, the host does
+    ) as loader:  # fmt: skip
         yield _Adapted(loader, pictures) if pictures else loader
 
 

@@ -3,12 +3,12 @@
 //   dw = sum of dy xhat      db = sum of dy      dx = w / s (dy - db / n - xhat dw / n)      xhat = (x - mean) / s
 //
 // All arrays of pixels are read as (C, n): a channel's n numbers, H*W*N or N, lie side by side.  A sum over a
-// channel takes two kernels: blocks of THREADS sum a chunk of CHUNK numbers each, and then a block for each
+// channel takes two kernels: blocks of TEAM sum a chunk of CHUNK numbers each, and then a block for each
 // channel adds up the chunks, always in the same order.  Threads take V neighbours each (images.cuh).
 
 #include "images.cuh"
 #include "sum_of_all.cuh"
-#define CHUNK (16 * THREADS)
+#define CHUNK (16 * TEAM)
 #define OWN (16 / V)  // groups of V that a thread takes of a chunk
 
 // means[c,k] = the mean of chunk k of channel c, squares[c,k] = the sum of the squared distances from it.
@@ -21,14 +21,14 @@
 // grid    (chunks, C)
 extern "C" __global__ void batch_norm_chunks(const REAL *x, REAL *means, REAL *squares, int n)
 {
-    __shared__ REAL sums[THREADS], distances[THREADS];
+    __shared__ REAL sums[TEAM], distances[TEAM];
     const Images *in = (const Images *)x + (long long)blockIdx.y * n;
     int begin = blockIdx.x * (CHUNK / V), count = n - begin < CHUNK / V ? n - begin : CHUNK / V;
     const Images zero = {};
     Images own[OWN];
     REAL sum = 0, square = 0;
     for (int i = 0; i < OWN; i++) {
-        int t = threadIdx.x + i * THREADS;
+        int t = threadIdx.x + i * TEAM;
         own[i] = t < count ? in[begin + t] : zero;
         for (int m = 0; m < V; m++)
             sum += own[i].of[m];
@@ -38,7 +38,7 @@ extern "C" __global__ void batch_norm_chunks(const REAL *x, REAL *means, REAL *s
     REAL mean = sums[0] / (count * V);
     for (int i = 0; i < OWN; i++)
         for (int m = 0; m < V; m++) {
-            REAL distance = (int)threadIdx.x + i * THREADS < count ? own[i].of[m] - mean : 0;
+            REAL distance = (int)threadIdx.x + i * TEAM < count ? own[i].of[m] - mean : 0;
             square += distance * distance;
         }
     square = sum_of_all(distances, square);
@@ -59,15 +59,15 @@ extern "C" __global__ void batch_norm_chunks(const REAL *x, REAL *means, REAL *s
 extern "C" __global__ void batch_norm_join(const REAL *means, const REAL *squares, REAL *mean, REAL *var,
                                            int chunks, int n)
 {
-    __shared__ REAL sums[THREADS], distances[THREADS];
+    __shared__ REAL sums[TEAM], distances[TEAM];
     long long row = (long long)blockIdx.y * chunks;
     REAL sum = 0, square = 0;
-    for (int k = threadIdx.x; k < chunks; k += THREADS)
+    for (int k = threadIdx.x; k < chunks; k += TEAM)
         sum += means[row + k] * (k + 1 < chunks ? CHUNK : n - k * CHUNK);
     sum_of_all(sums, sum);
     __syncthreads();
     REAL middle = sums[0] / n;
-    for (int k = threadIdx.x; k < chunks; k += THREADS) {
+    for (int k = threadIdx.x; k < chunks; k += TEAM) {
         REAL distance = means[row + k] - middle;
         square += squares[row + k] + distance * distance * (k + 1 < chunks ? CHUNK : n - k * CHUNK);
     }
@@ -106,12 +106,12 @@ extern "C" __global__ void batch_norm_forward(const REAL *x, const REAL *w, cons
 extern "C" __global__ void batch_norm_sums(const REAL *dy, const REAL *x, const REAL *mean, const REAL *var,
                                            REAL *sums, int n, REAL eps)
 {
-    __shared__ REAL products[THREADS], gradients[THREADS];
+    __shared__ REAL products[TEAM], gradients[TEAM];
     int c = blockIdx.y;
     const Images *in = (const Images *)x + (long long)c * n, *above = (const Images *)dy + (long long)c * n;
     REAL middle = mean[c], product = 0, gradient = 0;
     for (int i = 0; i < OWN; i++) {
-        int t = blockIdx.x * (CHUNK / V) + i * THREADS + threadIdx.x;
+        int t = blockIdx.x * (CHUNK / V) + i * TEAM + threadIdx.x;
         if (t >= n)
             break;
         Images value = in[t], g = above[t];

@@ -3,9 +3,9 @@
 from tinyalex.memory import empty
 from tinyalex.ops.checks import xp_of
 from tinyalex.ops.cuda.launch import images, launch
-from tinyalex.ops.cuda.sums import THREADS, sum_rows
+from tinyalex.ops.cuda.sums import TEAM, sum_rows
 
-CHUNK = 16 * THREADS  # numbers of a channel that a block sums
+CHUNK = 16 * TEAM  # numbers of a channel that a block sums
 
 
 def _sizes(x):
@@ -22,12 +22,12 @@ def moments(x):
     mean, var = (empty(xp, (C,), x.dtype) for _ in range(2))
     v = images(n, x)
     launch(
-        "batch_norm.batch_norm_chunks", (chunks * THREADS, C), x, means, squares, n // v,
-        block=THREADS, V=v, THREADS=THREADS,
+        "batch_norm.batch_norm_chunks", (chunks * TEAM, C), x, means, squares, n // v,
+        block=TEAM, V=v, TEAM=TEAM,
     )  # fmt: skip
     launch(
-        "batch_norm.batch_norm_join", (THREADS, C), means, squares, mean, var, chunks, n,
-        block=THREADS, THREADS=THREADS,
+        "batch_norm.batch_norm_join", (TEAM, C), means, squares, mean, var, chunks, n,
+        block=TEAM, TEAM=TEAM,
     )  # fmt: skip
     return mean, var
 
@@ -49,8 +49,8 @@ def batch_norm_backward(dy, x, w, mean, var, eps, of_batch):
     v = images(n, x, dy, dx)
     sums = empty(xp, (2, C, chunks), x.dtype)
     launch(
-        "batch_norm.batch_norm_sums", (chunks * THREADS, C), dy, x, mean, var, sums, n // v, float(eps),
-        block=THREADS, V=v, THREADS=THREADS,
+        "batch_norm.batch_norm_sums", (chunks * TEAM, C), dy, x, mean, var, sums, n // v, float(eps),
+        block=TEAM, V=v, TEAM=TEAM,
     )  # fmt: skip
     grads = sum_rows(sums, empty(xp, (2, C), x.dtype))
     launch(

@@ -175,6 +175,7 @@ static __device__ __forceinline__ void tile(const REAL *x, const REAL *w, const 
 {
     __shared__ __align__(16) Stage stages[STAGES];
     const int AT_ONCE = THREADS / (TN / V);       // terms for which all threads copy a run
+    static_assert(AT_ONCE > 0, "the threads do not reach all columns of a stage");
     const int ROWS = AT_ONCE < TK ? AT_ONCE : TK; // the same, but not more than there are
     const int SIZE = (int)sizeof(Stage), WIDE = 16 / (int)sizeof(REAL);
     int tid = threadIdx.x, columns = OH * OW * N;

@@ -49,11 +49,15 @@ TILES_W = (
 )
 
 
-def choose_tile(filters, itemsize):
-    """The tile for so many filters (of one group): the largest of those that make the fewest in vain."""
+def choose_tile(filters, itemsize, v):
+    """The tile for so many filters (of one group): the largest of those that make the fewest in vain.
+
+    v: images that a thread copies at once; the threads together must reach all columns of a stage.
+    """
     if itemsize == 8:
         return Tile(64, 64, 8, 2, 1, 1, 1)
-    return min(TILES, key=lambda tile: -(-filters // tile.TF) * tile.TF)
+    fit = (tile for tile in TILES if tile.threads * v >= tile.TN)
+    return min(fit, key=lambda tile: -(-filters // tile.TF) * tile.TF)
 
 
 def choose_tile_w(filters, itemsize):
@@ -87,9 +91,10 @@ def forward(x, w, b, y, stride, pads, groups, through_relu, tile=None):
     F //= groups
     _, H, W, N = x.shape
     _, OH, OW, _ = y.shape
-    tile = tile or choose_tile(F, x.itemsize)
+    v = images(N, x, y)
+    tile = tile or choose_tile(F, x.itemsize, v)
     taps = KH * KW
-    defines = {"V": images(N, x, y), **tile._asdict()}
+    defines = {"V": v, **tile._asdict()}
     weights = _laid_out(w, tile, defines, groups, F, C, KH, KW, 0, (F * C * taps, C * taps, KW, 1, taps))
     cut = _Cut.of(xp, tile, OH * OW * N, F, groups, C * taps, y)
     launch(
@@ -111,8 +116,9 @@ def backward_x(g, w, x_shape, stride, pads, groups, tile=None):
     _, H, W, N = x_shape
     _, OH, OW, _ = g.shape
     dx = empty(xp, x_shape, g.dtype)
-    tile = tile or choose_tile(C, g.itemsize)
-    defines = {"V": images(N, g, dx), **tile._asdict()}
+    v = images(N, g, dx)
+    tile = tile or choose_tile(C, g.itemsize, v)
+    defines = {"V": v, **tile._asdict()}
     for a, b in itertools.product(range(stride), repeat=2):
         # the taps a, a+s, … of the kernel's rows and b, b+s, … of its columns meet these pixels:
         rows, columns = range((a - pads[0]) % stride, H, stride), range((b - pads[2]) % stride, W, stride)
@@ -219,8 +225,8 @@ class _Cut(NamedTuple):
 def _chunks(xp, tile, tiles, terms, most):
     """Into how many chunks of its terms to cut each of these tiles, so that all are done soonest.
 
-    A wave takes as long as one chunk.  Writing and reading the sums of a whole wave takes as long as 64 terms,
-    at 3 TB/s and 45 TFLOP/s; and so long, or longer, the second kernel's launch.
+    A wave takes as long as one chunk.  Writing and reading the sums of a whole wave takes as long as 64
+    terms, at 3 TB/s and 45 TFLOP/s; and so long, or longer, the second kernel's launch.
     """
     wave, steps = _wave(xp, tile), -(-terms // tile.TK)
     most = max(1, min(most, steps, 4 * wave // max(1, tiles)))

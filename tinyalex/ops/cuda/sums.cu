@@ -1,4 +1,4 @@
-// Sums of rows, and which images are wrong: a block of THREADS for each row or image.
+// Sums of rows, and which images are wrong: a block of TEAM for each row or image.
 
 #include "sum_of_all.cuh"
 
@@ -10,9 +10,9 @@
 // grid    (1, rows)
 extern "C" __global__ void sum_rows(const REAL *x, REAL *sums, int columns, REAL divisor)
 {
-    __shared__ REAL shown[THREADS];
+    __shared__ REAL shown[TEAM];
     REAL sum = 0;
-    for (int n = threadIdx.x; n < columns; n += THREADS)
+    for (int n = threadIdx.x; n < columns; n += TEAM)
         sum += x[(long long)blockIdx.y * columns + n];
     sum = sum_of_all(shown, sum);
     if (!threadIdx.x)
@@ -29,13 +29,13 @@ extern "C" __global__ void sum_rows(const REAL *x, REAL *sums, int columns, REAL
 extern "C" __global__ void topk_error(const REAL *scores, const long long *labels, double *error, int K, int N,
                                       int k)
 {
-    __shared__ int higher[THREADS], same[THREADS];
+    __shared__ int higher[TEAM], same[TEAM];
     int n = blockIdx.y;
     long long label = labels[n];
     bool known = label >= 0 && label < K;
     REAL own = scores[(known ? label : 0) * N + n];
     int above = 0, equal = 0;
-    for (int c = threadIdx.x; c < K; c += THREADS) {
+    for (int c = threadIdx.x; c < K; c += TEAM) {
         REAL score = scores[(long long)c * N + n];
         above += score > own;
         equal += score == own;
