@@ -71,7 +71,7 @@ VALUES = {
         [None, "relu", "tanh", "rel", ["tanh", 1, 2], ["tanh", 0, 1], ["relu"], []]
     ),
     **dict.fromkeys(("filters", "features", "window", "stride", "groups", "n"), NUMBERS),
-    **dict.fromkeys(("k", "alpha", "beta", "keep", "std", "bias"), REALS),
+    **dict.fromkeys(("k", "alpha", "beta", "keep", "std", "bias", "eps", "momentum"), REALS),
     **dict.fromkeys(("ceil", "inverted", "alpha_over_n", "replicated"), st.booleans()),
 }
 
@@ -310,7 +310,7 @@ def test_sizes_that_metadata_claim_are_not_believed(tmp_path, version):
     [
         ({"filters": 1 << 40}, r"conv1: its output \(1099511627776, 16, 16\) is larger than 268,435,456"),
         ({"pad": 5000}, "conv1: expected padding ≤ 4096, found 5000"),
-        ({"filters": 10**400}, "conv1: filters: expected int, found"),
+        ({"filters": 10**400}, "conv1: filters: expected a whole number, found"),
     ],
 )
 def test_sizes_beyond_reason_are_refused(change, message):
