@@ -58,6 +58,13 @@ CXX = shutil.which("g++")
 launches = Counter()  # kernel → how often it ran
 
 
+def memory_at(kernel, address):
+    """The memory that an address in a table of them lies in; IndexError for one of no array."""
+    if memory := Memory.at(address):
+        return memory
+    raise IndexError(f"{kernel}: a table names an address of no array")
+
+
 class MemoryPointer:
     def __init__(self, array):
         self.array = array
@@ -461,10 +468,13 @@ class Kernel:
                 raise ValueError(f"{self.name}, argument {place}: the array is read-only")
             (writes if written else reads).append(arg._memory)
             passed.append(ctypes.c_void_p(arg._data.ctypes.data))
-            tables += [arg._data] * (dtype == np.uint64)
+            tables += [arg._data] * (dtype == np.uint64 and arg.ndim == 2)  # of one axis: a key
 
         def run():
-            named = [m for table in tables for address in table.ravel() if (m := Memory.at(int(address)))]
+            named = [
+                memory_at(self.name, int(address)) for table in tables for address in table.ravel()
+                if address >> 32  # else it is a size
+            ]  # fmt: skip
             touch([], named)  # a table of addresses: of what the kernel writes, as far as we can know
             with lock:
                 launches[self.name] += 1
