@@ -187,11 +187,24 @@ pools = defaultdict(list)  # (device, stream, bytes) → [(bytes, writer, reader
 in_use = Counter()  # device → bytes
 
 
+raw_memory = weakref.WeakValueDictionary()  # address → bytes
+
+
 class RawMemory:
     """A piece of memory of no pool."""
 
     def __init__(self, size):
-        self.bytes = np.empty(size, np.uint8)
+        self.bytes = Bytes(size, np.uint8)
+        raw_memory[self.bytes.ctypes.data] = self.bytes
+
+    @staticmethod
+    def has(address):
+        """Whether an address lies in such memory, be there still an array or not."""
+        return any(start <= address < start + b.size for start, b in list(raw_memory.items()))
+
+
+class Bytes(np.ndarray):
+    """Bytes that can be referred to weakly."""
 
 
 class RawPointer:
@@ -253,6 +266,10 @@ class Memory:
                 raise OutOfMemoryError(nbytes, in_use[self.device])
             in_use[self.device] += nbytes
             self.room = -(-nbytes // 512) * 512
+            if self.pools is not pools:  # as a part of a larger piece, where none has its size
+                where = self.device, self.stream.id
+                larger = [k[2] for k, v in self.pools.items() if v and k[:2] == where and k[2] >= self.room]
+                self.room = min(larger, default=self.room)
             pool = self.pools[self.device, self.stream.id, self.room]
             if pool:
                 self.bytes, self.writer, self.readers = pool.pop()

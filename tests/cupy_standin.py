@@ -58,13 +58,6 @@ CXX = shutil.which("g++")
 launches = Counter()  # kernel → how often it ran
 
 
-def memory_at(kernel, address):
-    """The memory that an address in a table of them lies in; IndexError for one of no array."""
-    if memory := Memory.at(address):
-        return memory
-    raise IndexError(f"{kernel}: a table names an address of no array")
-
-
 class MemoryPointer:
     def __init__(self, array):
         self.array = array
@@ -471,10 +464,10 @@ class Kernel:
             tables += [arg._data] * (dtype == np.uint64 and arg.ndim == 2)  # of one axis: a key
 
         def run():
-            named = [
-                memory_at(self.name, int(address)) for table in tables for address in table.ravel()
-                if address >> 32  # else it is a size
-            ]  # fmt: skip
+            addresses = [int(n) for table in tables for n in table.ravel() if n >> 32]  # else it is a size
+            if not all(map(RawMemory.has, addresses)):
+                raise IndexError(f"{self.name}: a table names an address of no memory")
+            named = [memory for address in addresses if (memory := Memory.at(address))]
             touch([], named)  # a table of addresses: of what the kernel writes, as far as we can know
             with lock:
                 launches[self.name] += 1

@@ -105,12 +105,14 @@ right, replay = graph.host, graph._Recording.replay
 
 
 @pytest.mark.parametrize(
-    "fault", [without_its_own_memory, shared_with_others, rates_sent_once, an_input_left_out]
-)
-def test_a_planted_fault_is_caught(fault, standin, monkeypatch):
+    ("fault", "make"),
+    [(without_its_own_memory, small_alexnet), (shared_with_others, figure1("relu")),
+     (rates_sent_once, small_alexnet), (an_input_left_out, small_alexnet)],
+)  # fmt: skip
+def test_a_planted_fault_is_caught(fault, make, standin, monkeypatch):
     fault(monkeypatch)
     with pytest.raises((AssertionError, IndexError, cuda_machine.Unordered)):
-        test_a_captured_step_has_the_same_bits(small_alexnet, (2,), standin)
+        test_a_captured_step_has_the_same_bits(make, (2,), standin)
 
 
 def test_a_loss_that_is_not_finite_updates_nothing(each_backend):
