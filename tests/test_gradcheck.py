@@ -708,6 +708,96 @@ def test_a_forward_that_draws_random_numbers_is_told_so():
         check(forward, lambda dy, mask: {"x": dy * mask}, {"x": spread(9)(rng)}, rng=rng)
 
 
+def rounded_inside(x):
+    return (x.astype(np.float32) ** 2).astype(np.float64), x
+
+
+def square(x):
+    return x**2, x
+
+
+def square_backward(dy, x):
+    return {"x": 2 * x * dy}
+
+
+@pytest.mark.parametrize(
+    ("forward", "message"),
+    [
+        (lambda x: x**2, "forward: expected (y, cache), found an array (4, 3)"),
+        (lambda x: x[:2], "forward: expected (y, cache), found an array (2, 3)"),  # two rows are no pair
+        (lambda x: None, "forward: expected (y, cache), found None"),
+        (lambda x: (x, x, x), "forward: expected (y, cache), found a tuple of 3"),
+        (
+            lambda x: ((x, x.sum(0)), x),
+            "forward: expected one output y, an array or a number, found a tuple of 2",
+        ),
+        (lambda x: ((x, x), x), "forward: expected one output y, an array or a number, found a tuple of 2"),
+        (lambda x: (None, x), "forward: expected one output y, an array or a number, found None"),
+        (lambda x: (x > 0, x), "forward: expected an output y of floats, found bool"),
+        (lambda x: ((x**2).astype(np.float32), x), "x: float64, but forward computes in float32"),
+        (lambda x: (np.where(x > 1, np.nan, x**2), x), "forward: expected a finite y, found 1 of 12 numbers"),
+        (lambda x: (np.where(x > 1, np.inf, x**2), x), "forward: expected a finite y, found 1 of 12 numbers"),
+        (
+            rounded_inside,
+            "x: the slope jumps at each of 20 points tried: forward rounds (float32 inside?)",
+        ),
+        (lambda x: (np.where(x * 4 % 1, np.nan, x**2), x), "forward: expected a finite y"),  # beside x
+    ],
+)
+def test_what_is_wrong_with_a_forward_is_said(forward, message):
+    x = np.linspace(-1.5, 1.25, 12).reshape(4, 3)
+    with pytest.raises(GradientError) as raised:
+        check(forward, square_backward, {"x": x}, rng=np.random.default_rng(0))
+    assert str(raised.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("backward", "message"),
+    [
+        (
+            lambda dy, x: 2 * x * dy,
+            "backward: expected a dict of gradients by variable, found an array (4, 3)",
+        ),
+        (
+            lambda dy, x: (2 * x * dy,),
+            "backward: expected a dict of gradients by variable, found a tuple of 1",
+        ),
+        (lambda dy, x: None, "backward: expected a dict of gradients by variable, found None"),
+        (lambda dy, x: {"x": None}, "x: expected an array as its gradient, found None"),
+        (lambda dy, x: {"x": [1.0, 2.0]}, "x: expected an array as its gradient, found a list of 2"),
+        (lambda dy, x: {"x": np.multiply(dy, 2 * x, out=dy)}, "forward or backward wrote to its argument dy"),
+    ],
+)
+def test_what_is_wrong_with_a_backward_is_said(backward, message):
+    with pytest.raises(GradientError) as raised:
+        check(square, backward, {"x": spread(4, 3)(np.random.default_rng(0))}, rng=np.random.default_rng(0))
+    assert str(raised.value) == message
+
+
+@pytest.mark.parametrize("linear", [("w",), "w", "weight", "xyz", ("x", "weight")])
+def test_linear_must_name_variables(linear):
+    rng = np.random.default_rng(0)
+    v = {"x": spread(9)(rng)}
+    with pytest.raises(ValueError, match=r"linear: expected names among \['x'\], found"):
+        check(lambda x: (2 * x, None), lambda dy, _: {"x": 2 * dy}, v, rng=rng, linear=linear)
+
+
+def test_a_long_name_is_not_the_letters_that_it_has():
+    rng = np.random.default_rng(0)
+
+    def forward(w, weight):
+        return w**3 * weight, (w, weight)
+
+    def backward(dy, cache):
+        w, weight = cache
+        return {"w": 3 * w**2 * weight * dy, "weight": w**3 * dy}
+
+    v = {"w": spread(9)(rng), "weight": spread(9)(rng)}
+    assert check(forward, backward, v, rng=rng, linear=("weight",)).errors["weight"] < 1e-10
+    with pytest.raises(GradientError, match=r"^w: .*y is not linear in it"):
+        check(forward, backward, v, rng=rng, linear=("w", "weight"))
+
+
 def test_a_variable_wrongly_called_linear_is_told_so():
     rng = np.random.default_rng(0)
     forward, backward = as_variables("tanh", lambda dy, v, right: right(dy))
@@ -783,3 +873,67 @@ def test_check_layer_of_a_network_whose_first_layer_needs_no_dx():
     net = Sequential(layers, (2, 5, 6), rng=rng, dtype=np.float64)
     report = check_layer(net, rng.standard_normal((2, 5, 6, 3)), rng)
     assert list(report.errors) == ["conv1.w", "conv1.b", "fc1.w", "fc1.b"]
+
+
+class Scale:
+    """A layer of someone's own, y = w x; it is no `Layer`."""
+
+    def __init__(self):
+        self.params, self.grads = {"w": np.arange(1.0, 5).reshape(4, 1)}, {}
+
+    def forward(self, x):
+        self.x = x
+        return x * self.params["w"]
+
+    def backward(self, dy):
+        self.grads["w"] = (dy * self.x).sum(1, keepdims=True)
+        return dy * self.params["w"]
+
+
+class ForgetsDx(Scale):
+    def backward(self, dy):
+        super().backward(dy)
+
+
+class ForgetsDw(Scale):
+    def backward(self, dy):
+        return dy * self.params["w"]
+
+
+class ReadsPictures(ForgetsDx):
+    need_dx = False
+
+
+def check_scale(kind):
+    rng = np.random.default_rng(0)
+    return check_layer(kind(), spread(4, 3)(rng), rng, linear=("x", "w"))
+
+
+def test_check_layer_of_a_layer_that_is_no_layer_of_ours():
+    assert list(check_scale(Scale).errors) == ["x", "w"]
+    assert list(check_scale(ReadsPictures).errors) == ["w"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (ForgetsDx, r"x: backward returned None, not dx"),
+        (ForgetsDw, r"w: backward left no gradient in grads\['w'\]"),
+    ],
+)
+def test_check_layer_names_what_a_backward_forgets(kind, message):
+    with pytest.raises(GradientError, match=message):
+        check_scale(kind)
+
+
+def test_check_layer_of_our_layers_and_networks_misses_a_dx_that_is_forgotten():
+    rng = np.random.default_rng(0)
+    layer, x = conv_layer(rng), rng.standard_normal((2, 5, 6, 3))
+    right, layer.backward = layer.backward, lambda dy: (right(dy), None)[1]
+    with pytest.raises(GradientError, match="x: backward returned None"):
+        check_layer(layer, x, rng)
+    net = Sequential([Linear(5, "tanh", std=0.3)], (2, 5, 6), rng=rng, dtype=np.float64)
+    first = net.layers["fc1"]
+    whole, first.backward = first.backward, lambda dy: (whole(dy), None)[1]
+    with pytest.raises(GradientError, match="x: backward returned None"):
+        check_layer(net, x, rng)

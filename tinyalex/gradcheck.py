@@ -59,7 +59,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyalex.errors import ArgumentError
-from tinyalex.nn import Layer
+from tinyalex.nn import Sequential
 from tinyalex.ops.checks import xp_of
 
 # By dtype and "is y linear in it": what rounding and truncation leave, with a wide margin on both sides.
@@ -93,10 +93,15 @@ def check(forward, backward, variables, *, rng, linear=(), directions=4):
     rng: np.random.Generator for dy, the directions and the moves.  directions: draws per variable.
 
     Raises GradientError if a gradient is wrong, is not finite, has not its variable's shape and dtype,
-    differs when backward is called twice, is not 0 for dy = 0, if an argument was written to, or if
-    every draw meets a kink.  Raises ValueError for a name or dtype that cannot be checked.
+    differs when backward is called twice, is not 0 for dy = 0, if forward or backward returns something
+    else than this, if y is not finite or has fewer digits than the variables, if an argument was written to,
+    or if every draw meets a kink.  Raises ValueError for a name or dtype that cannot be checked.
     """
     errors, kinks = {}, 0
+    unknown = [name for name in linear if name not in variables]
+    if unknown:
+        raise ArgumentError(f"linear: expected names among {sorted(variables)}, found {unknown[0]!r}")
+    linear = tuple(linear)
     for name in _check_contract(forward, backward, variables, rng):
         key = variables[name].dtype.name, name in linear
         if key not in TOLERANCES:
@@ -114,10 +119,8 @@ def check(forward, backward, variables, *, rng, linear=(), directions=4):
                 kinks += 1
                 point = {**point, name: probe.x + 0.01 * _size(probe.x) * _normal(rng, probe.x)}
             else:
-                raise GradientError(
-                    f"{name}: the slope jumps at each of {ATTEMPTS} points tried: kinks everywhere, "
-                    + ("or y is not linear in it" if step == 1 else "or forward draws random numbers")
-                )
+                found = f"the slope jumps at each of {ATTEMPTS} points tried"
+                raise GradientError(f"{name}: {found}: {probe.cause(u, linear=step == 1)}")
             error = abs(numeric - _dot(probe.grad, u)) / scale if scale else 0.0
             if error > tolerance:
                 found = f"relative error {error:.1e} along a random direction (tolerance {tolerance:.0e})"
@@ -129,14 +132,17 @@ def check(forward, backward, variables, *, rng, linear=(), directions=4):
 def check_layer(layer, x, rng, linear=()):
     """Check a `tinyalex.nn` layer, or a Sequential of them, in test mode at x; return a `Report`.
 
-    The variables are "x" (unless backward returns None for it) and the parameters that are learned, all
-    float64 (or as `check` says), which are perturbed in place and restored, whatever happens.  Raises as
-    `check`.
+    The variables are "x" and the parameters that are learned, all float64 (or as `check` says), which are
+    perturbed in place and restored, whatever happens.  A layer has ``params``, ``grads``, forward(x) and
+    backward(dy) → dx; only one whose ``need_dx`` is False (in a Sequential the first) may return None for dx.
+    Raises as `check`, also if ``grads`` lacks a parameter's gradient.
     """
-    if isinstance(layer, Layer):
-        owners = {key: (layer, key) for key in layer.params if key not in layer.statistics}
-    else:
+    if isinstance(layer, Sequential):
         owners = {name: (part, key) for name, part, key in layer.learned()}
+        first = next(iter(layer.layers.values()))
+    else:
+        statistics, first = getattr(layer, "statistics", ()), layer
+        owners = {key: (layer, key) for key in layer.params if key not in statistics}
     params = {name: part.params[key].copy() for name, (part, key) in owners.items()}
 
     def put(values):
@@ -149,9 +155,16 @@ def check_layer(layer, x, rng, linear=()):
         return layer.forward(x), None
 
     def backward(dy, _):
-        dx = layer.backward(dy)
-        grads = {name: part.grads[key] for name, (part, key) in owners.items()}
-        return grads if dx is None else {"x": dx, **grads}
+        dx, grads = layer.backward(dy), {}
+        if dx is not None:
+            grads["x"] = dx
+        elif getattr(first, "need_dx", True):
+            raise GradientError("x: backward returned None, not dx: does it forget to return it?")
+        for name, (part, key) in owners.items():
+            if key not in part.grads:
+                raise GradientError(f"{name}: backward left no gradient in grads[{key!r}]")
+            grads[name] = part.grads[key]
+        return grads
 
     try:
         return check(forward, backward, {"x": x, **params}, rng=rng, linear=linear)
@@ -164,8 +177,7 @@ class _Probe:
 
     def __init__(self, forward, backward, variables, name, rng, step):
         self.forward, self.variables, self.name, self.x = forward, variables, name, variables[name]
-        y, cache = forward(**variables)
-        self.y = xp_of(self.x).array(y)
+        self.y, cache = _output(forward, variables)
         self.dy = _normal(rng, self.y)
         self.grad = backward(self.dy, cache)[name].copy()
         self.h = step * _size(self.x)
@@ -183,6 +195,18 @@ class _Probe:
         numeric = (right - left) / h
         doubt = abs((right2 - left2) / (2 * h) - numeric) + abs(left2 - 4 * left - 4 * right + right2) / h
         return numeric, doubt
+
+    def cause(self, u, linear):
+        """Say why the slope jumps wherever it is looked at: what can be seen first, else what is left."""
+        again, moved, ahead = (
+            xp_of(self.x).asarray(self.forward(**{**self.variables, self.name: self.x + t * u})[0])
+            for t in (0, 1e-11 * _size(self.x), self.h)
+        )
+        if (again != self.y).any():
+            return "forward draws random numbers, for y differs when it is called again"
+        if self.x.dtype == np.float64 and (moved == self.y).mean() > 0.99 and (ahead != self.y).any():
+            return "forward rounds (float32 inside?), for y stays the same when x moves by 1e-11 of its size"
+        return "y is not linear in it, or kinks everywhere" if linear else "kinks everywhere"
 
     def worst(self, rng):
         """Say at which element, of all or of SAMPLE drawn ones, the gradient is furthest from the slope."""
@@ -202,28 +226,66 @@ def _check_contract(forward, backward, variables, rng):
     """Return the names that backward differentiates, once its gradients keep the contract of `check`."""
     xp = xp_of(*variables.values())
     before = {name: x.copy() for name, x in variables.items()}
-    y, cache = forward(**variables)
-    dy = _normal(rng, xp.array(y))
-    dy_before = dy.copy()
-    first, again, zero = (
-        {name: g.copy() for name, g in backward(upstream, cache).items()} for upstream in (dy, dy, 0 * dy)
-    )
+    y, cache = _output(forward, variables)
+    dy = _normal(rng, y)
+
+    def gradients(dy):
+        given = dy.copy()
+        grads = backward(given, cache)
+        if not isinstance(grads, dict):
+            raise GradientError(f"backward: expected a dict of gradients by variable, found {_called(grads)}")
+        for name, grad in grads.items():
+            if not hasattr(grad, "dtype"):
+                raise GradientError(f"{name}: expected an array as its gradient, found {_called(grad)}")
+        written = [name for name, x in variables.items() if (x != before[name]).any()]
+        written += ["dy"] * bool((given != dy).any())
+        if written:
+            raise GradientError(f"forward or backward wrote to its argument {written[0]}")
+        return {name: grad.copy() for name, grad in grads.items()}
+
+    first, again, zero = gradients(dy), gradients(dy), gradients(0 * dy)
     if not first or not first.keys() <= variables.keys():
         raise ArgumentError(f"expected gradients among {sorted(variables)}, found {sorted(first)}")
     for name, grad in first.items():
         x = variables[name]
         if (grad.shape, grad.dtype) != (x.shape, x.dtype):
             raise GradientError(f"{name}: {x.dtype} {x.shape}, but its gradient is {grad.dtype} {grad.shape}")
+        if y.dtype.itemsize < x.dtype.itemsize:
+            raise GradientError(f"{name}: {x.dtype}, but forward computes in {y.dtype}")
         if not xp.isfinite(grad).all():
             raise GradientError(f"{name}: its gradient is not finite")
         if _norm(again[name] - grad) > 1e-6 * _norm(grad):
             raise GradientError(f"{name}: backward, called twice, gave two different gradients")
         if zero[name].any():
             raise GradientError(f"{name}: an upstream gradient of 0 gave a gradient that is not 0")
-    changed = [name for name, x in variables.items() if (x != before[name]).any()]
-    if changed or (dy != dy_before).any():
-        raise GradientError(f"forward or backward wrote to its argument {(*changed, 'dy')[0]}")
     return list(first)
+
+
+def _output(forward, variables):
+    """Return forward's y, as an array, and cache; GradientError if it has not returned the two, or NaN."""
+    found = forward(**variables)
+    if not isinstance(found, tuple) or len(found) != 2:
+        raise GradientError(f"forward: expected (y, cache), found {_called(found)}")
+    y, cache = found
+    if isinstance(y, tuple | list | dict) or y is None:
+        raise GradientError(f"forward: expected one output y, an array or a number, found {_called(y)}")
+    xp = xp_of(*variables.values())
+    y = xp.array(y)
+    if y.dtype.kind != "f":
+        raise GradientError(f"forward: expected an output y of floats, found {y.dtype}")
+    bad = int((~xp.isfinite(y)).sum())
+    if bad:
+        raise GradientError(f"forward: expected a finite y, found {bad} of {y.size} numbers NaN or infinite")
+    return y, cache
+
+
+def _called(value):
+    """Name what was found: None, a tuple of 2, an array (4, 3), …"""
+    if value is None:
+        return "None"
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"an array {value.shape}" if hasattr(value, "shape") else f"a {type(value).__name__}"
 
 
 def _normal(rng, like):
