@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 
 import backends
 import cuda_machine
@@ -157,3 +158,26 @@ def test_the_host_draws_a_key_in_each_replay(gpu):
 
     masks = launch(rank, [backends.device()])[0]
     assert len({str(mask) for mask in masks}) == 4
+
+
+def test_a_recording_that_is_let_go_gives_its_memory_back(standin):
+    """At once, not when Python next looks for cycles."""
+    import cupy
+
+    def rank(comm):
+        x = comm.device.put(np.ones(1000))
+        step = Captured(lambda a: 2 * a, comm.device)
+        before, _ = cupy.cuda.runtime.memGetInfo()
+        for _ in range(3):
+            step(x)
+        during, _ = cupy.cuda.runtime.memGetInfo()
+        del step
+        after, _ = cupy.cuda.runtime.memGetInfo()
+        assert during < before == after
+
+    gc.collect()
+    gc.disable()
+    try:
+        launch(rank, [Device("cuda:0")])
+    finally:
+        gc.enable()
