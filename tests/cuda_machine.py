@@ -275,7 +275,7 @@ class Memory:
                 self.bytes, self.writer, self.readers = pool.pop()
             else:
                 chunk = getattr(local, "allocator", raw_pointer)(self.room + 2 * GUARD)
-                self.bytes, self.writer, self.readers = chunk.mem.bytes, None, {}
+                self.bytes, self.writer, self.readers = np.asarray(chunk.mem.bytes), None, {}
             live[self.bytes.ctypes.data + GUARD] = weakref.ref(self)
         self.bytes.fill(0xFF)  # NaN, in float32 and float64
 
