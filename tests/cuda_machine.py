@@ -200,7 +200,8 @@ class RawMemory:
     @staticmethod
     def has(address):
         """Whether an address lies in such memory, be there still an array or not."""
-        return any(start <= address < start + b.size for start, b in list(raw_memory.items()))
+        pieces = ((ref.key, ref()) for ref in raw_memory.valuerefs())  # a list: threads make others
+        return any(b is not None and start <= address < start + b.size for start, b in pieces)
 
 
 class Bytes(np.ndarray):

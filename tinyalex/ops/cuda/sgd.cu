@@ -19,8 +19,10 @@ struct alignas(16) Many {  // numbers of one load
     REAL of[16 / sizeof(REAL)];
 };
 
-static __device__ float product(float a, float b) { return __fmul_rn(a, b); }
-static __device__ double product(double a, double b) { return __dmul_rn(a, b); }
+static __device__ REAL product(REAL a, REAL b)
+{
+    return sizeof(REAL) == 4 ? __fmul_rn(a, b) : __dmul_rn(a, b);
+}
 
 static __device__ void update(REAL *w, REAL *v, REAL g, const REAL *rates)
 {
