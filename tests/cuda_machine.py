@@ -16,6 +16,7 @@ from collections import Counter, defaultdict
 import numpy as np
 
 GUARD = 4096  # bytes around each array: more than a block's threads can write
+PIECE = 512  # bytes: CuPy's pool gives out whole ones
 
 lock = threading.RLock()
 local = threading.local()
@@ -226,15 +227,26 @@ class MemoryPool:
 
 @contextlib.contextmanager
 def using_allocator(allocator):
-    pool = allocator.__self__
+    pool, before = getattr(allocator, "__self__", None), vars(local).copy()
+    if not isinstance(pool, MemoryPool):
+        pool = MemoryPool(allocator)
     local.pools, local.allocator = pool._pools, pool._allocator
     try:
         yield
     finally:
-        del local.pools, local.allocator
+        vars(local).update({name: before.get(name) for name in ("pools", "allocator")})
 
 
 live = {}  # address → weak reference to the Memory
+chunks = {}  # address → weak reference to memory that is there, whether or not it is in use
+
+
+def check_addresses(kernel, table):
+    """Raise as a GPU does for an address where no memory is, in a table of (address, …, how many) rows."""
+    ranges = [(start, start + len(c)) for start in list(chunks) if (c := chunks[start]()) is not None]
+    for address in map(int, table[:, :-1].ravel()):
+        if not any(start <= address < end for start, end in ranges):
+            raise CUDARuntimeError(f"cudaErrorIllegalAddress: {kernel}: no memory is at {address:#x}")
 
 
 class Memory:
@@ -243,16 +255,21 @@ class Memory:
     def __init__(self, nbytes):
         with lock:
             self.stream, self.device, self.nbytes = get_current_stream(), current_device(), nbytes
-            self.pools = getattr(local, "pools", pools)
+            mine, self.size = getattr(local, "pools", None), -(-nbytes // PIECE) * PIECE
+            self.pools = pools if mine is None else mine
             if in_use[self.device] + nbytes > machine.memory:
                 raise OutOfMemoryError(nbytes, in_use[self.device])
             in_use[self.device] += nbytes
-            pool = self.pools[self.device, self.stream.id, nbytes]
+            if mine is not None:  # a recording's: CuPy would cut a piece from the next larger one
+                free = [size for (_, _, size), pieces in mine.items() if pieces and size >= self.size]
+                self.size = min(free, default=self.size)
+            pool = self.pools[self.device, self.stream.id, self.size]
             if pool:
                 self.bytes, self.writer, self.readers = pool.pop()
             else:
-                chunk = getattr(local, "allocator", raw_pointer)(nbytes + 2 * GUARD)
+                chunk = (getattr(local, "allocator", None) or raw_pointer)(self.size + 2 * GUARD)
                 self.bytes, self.writer, self.readers = chunk.mem.bytes, None, {}
+                chunks[self.bytes.ctypes.data] = weakref.ref(self.bytes)
             live[self.bytes.ctypes.data + GUARD] = weakref.ref(self)
         self.bytes.fill(0xFF)  # NaN, in float32 and float64
 
@@ -261,7 +278,7 @@ class Memory:
             live.pop(self.bytes.ctypes.data + GUARD, None)
             in_use[self.device] -= self.nbytes
             if self.stream.id not in retired:
-                self.pools[self.device, self.stream.id, self.nbytes].append(
+                self.pools[self.device, self.stream.id, self.size].append(
                     (self.bytes, self.writer, self.readers)
                 )
 
@@ -275,7 +292,9 @@ class Memory:
         return None
 
     def check_guards(self, kernel):
-        if (self.bytes[:GUARD] != 0xFF).any() or (self.bytes[GUARD + self.nbytes :] != 0xFF).any():
+        # In a recording, arrays of other sizes have had these pieces in turn, and write there in each replay.
+        end = self.nbytes if self.pools is pools else self.size
+        if (self.bytes[:GUARD] != 0xFF).any() or (self.bytes[GUARD + end :] != 0xFF).any():
             raise IndexError(f"{kernel} wrote outside an array")
 
 

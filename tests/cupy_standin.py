@@ -42,6 +42,7 @@ from cuda_machine import (
     RawPointer,
     Stream,
     alloc_pinned_memory,
+    check_addresses,
     current_device,
     get_current_stream,
     get_elapsed_time,
@@ -466,6 +467,9 @@ class Kernel:
         def run():
             named = [m for table in tables for address in table.ravel() if (m := Memory.at(int(address)))]
             touch([], named)  # a table of addresses: of what the kernel writes, as far as we can know
+            for table in tables:
+                if table.ndim > 1:
+                    check_addresses(self.name, table)
             with lock:
                 launches[self.name] += 1
             self.count += 1
