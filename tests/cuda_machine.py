@@ -16,7 +16,6 @@ from collections import Counter, defaultdict
 import numpy as np
 
 GUARD = 4096  # bytes around each array: more than a block's threads can write
-PIECE = 512  # bytes: CuPy's pool gives out whole ones
 
 lock = threading.RLock()
 local = threading.local()
@@ -188,11 +187,24 @@ pools = defaultdict(list)  # (device, stream, bytes) → [(bytes, writer, reader
 in_use = Counter()  # device → bytes
 
 
+raw_memory = weakref.WeakValueDictionary()  # address → bytes
+
+
 class RawMemory:
     """A piece of memory of no pool."""
 
     def __init__(self, size):
-        self.bytes = np.empty(size, np.uint8)
+        self.bytes = Bytes(size, np.uint8)
+        raw_memory[self.bytes.ctypes.data] = self.bytes
+
+    @staticmethod
+    def has(address):
+        """Whether an address lies in such memory, be there still an array or not."""
+        return any(start <= address < start + b.size for start, b in list(raw_memory.items()))
+
+
+class Bytes(np.ndarray):
+    """Bytes that can be referred to weakly."""
 
 
 class RawPointer:
@@ -227,49 +239,43 @@ class MemoryPool:
 
 @contextlib.contextmanager
 def using_allocator(allocator):
-    pool, before = getattr(allocator, "__self__", None), vars(local).copy()
-    if not isinstance(pool, MemoryPool):
-        pool = MemoryPool(allocator)
+    pool = allocator.__self__
+    before = local.__dict__.copy()
     local.pools, local.allocator = pool._pools, pool._allocator
     try:
         yield
     finally:
-        vars(local).update({name: before.get(name) for name in ("pools", "allocator")})
+        del local.pools, local.allocator
+        local.__dict__.update({name: before[name] for name in ("pools", "allocator") if name in before})
 
 
 live = {}  # address → weak reference to the Memory
-chunks = {}  # address → weak reference to memory that is there, whether or not it is in use
-
-
-def check_addresses(kernel, table):
-    """Raise as a GPU does for an address where no memory is, in a table of (address, …, how many) rows."""
-    ranges = [(start, start + len(c)) for start in list(chunks) if (c := chunks[start]()) is not None]
-    for address in map(int, table[:, :-1].ravel()):
-        if not any(start <= address < end for start, end in ranges):
-            raise CUDARuntimeError(f"cudaErrorIllegalAddress: {kernel}: no memory is at {address:#x}")
 
 
 class Memory:
-    """A piece of a device's memory; it goes back to the pool of the stream that it was made on."""
+    """A piece of a device's memory; it goes back to the pool of the stream that it was made on.
+
+    As in CuPy, the pool hands out pieces of multiples of 512 bytes, the last that came back first.
+    """
 
     def __init__(self, nbytes):
         with lock:
             self.stream, self.device, self.nbytes = get_current_stream(), current_device(), nbytes
-            mine, self.size = getattr(local, "pools", None), -(-nbytes // PIECE) * PIECE
-            self.pools = pools if mine is None else mine
+            self.pools = getattr(local, "pools", pools)
             if in_use[self.device] + nbytes > machine.memory:
                 raise OutOfMemoryError(nbytes, in_use[self.device])
             in_use[self.device] += nbytes
-            if mine is not None:  # a recording's: CuPy would cut a piece from the next larger one
-                free = [size for (_, _, size), pieces in mine.items() if pieces and size >= self.size]
-                self.size = min(free, default=self.size)
-            pool = self.pools[self.device, self.stream.id, self.size]
+            self.room = -(-nbytes // 512) * 512
+            if self.pools is not pools:  # as a part of a larger piece, where none has its size
+                where = self.device, self.stream.id
+                larger = [k[2] for k, v in self.pools.items() if v and k[:2] == where and k[2] >= self.room]
+                self.room = min(larger, default=self.room)
+            pool = self.pools[self.device, self.stream.id, self.room]
             if pool:
                 self.bytes, self.writer, self.readers = pool.pop()
             else:
-                chunk = (getattr(local, "allocator", None) or raw_pointer)(self.size + 2 * GUARD)
+                chunk = getattr(local, "allocator", raw_pointer)(self.room + 2 * GUARD)
                 self.bytes, self.writer, self.readers = chunk.mem.bytes, None, {}
-                chunks[self.bytes.ctypes.data] = weakref.ref(self.bytes)
             live[self.bytes.ctypes.data + GUARD] = weakref.ref(self)
         self.bytes.fill(0xFF)  # NaN, in float32 and float64
 
@@ -278,7 +284,7 @@ class Memory:
             live.pop(self.bytes.ctypes.data + GUARD, None)
             in_use[self.device] -= self.nbytes
             if self.stream.id not in retired:
-                self.pools[self.device, self.stream.id, self.size].append(
+                self.pools[self.device, self.stream.id, self.room].append(
                     (self.bytes, self.writer, self.readers)
                 )
 
@@ -292,9 +298,9 @@ class Memory:
         return None
 
     def check_guards(self, kernel):
-        # In a recording, arrays of other sizes have had these pieces in turn, and write there in each replay.
-        end = self.nbytes if self.pools is pools else self.size
-        if (self.bytes[:GUARD] != 0xFF).any() or (self.bytes[GUARD + end :] != 0xFF).any():
+        # in a recording's memory an array that was there before, and was longer, writes to it in each replay
+        end = GUARD + (self.nbytes if self.pools is pools else self.room)
+        if (self.bytes[:GUARD] != 0xFF).any() or (self.bytes[end:] != 0xFF).any():
             raise IndexError(f"{kernel} wrote outside an array")
 
 

@@ -42,7 +42,6 @@ from cuda_machine import (
     RawPointer,
     Stream,
     alloc_pinned_memory,
-    check_addresses,
     current_device,
     get_current_stream,
     get_elapsed_time,
@@ -462,14 +461,14 @@ class Kernel:
                 raise ValueError(f"{self.name}, argument {place}: the array is read-only")
             (writes if written else reads).append(arg._memory)
             passed.append(ctypes.c_void_p(arg._data.ctypes.data))
-            tables += [arg._data] * (dtype == np.uint64)
+            tables += [arg._data] * (dtype == np.uint64 and arg.ndim == 2)  # of one axis: a key
 
         def run():
-            named = [m for table in tables for address in table.ravel() if (m := Memory.at(int(address)))]
+            addresses = [int(n) for table in tables for n in table.ravel() if n >> 32]  # else it is a size
+            if not all(map(RawMemory.has, addresses)):
+                raise IndexError(f"{self.name}: a table names an address of no memory")
+            named = [memory for address in addresses if (memory := Memory.at(address))]
             touch([], named)  # a table of addresses: of what the kernel writes, as far as we can know
-            for table in tables:
-                if table.ndim > 1:
-                    check_addresses(self.name, table)
             with lock:
                 launches[self.name] += 1
             self.count += 1

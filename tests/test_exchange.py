@@ -148,7 +148,7 @@ def test_a_state_dict_with_caffe_s_names_fits_two_networks_and_one_must_be_asked
     path = tmp_path / "theirs.safetensors"
     safetensors.numpy.save_file(caffe_arrays(), path)
     network = state_dict.read(path, asked).network
-    assert [layer.name for layer in network.layers][:3] == names
+    assert [layer.name for layer in network.layers][:4] == names
     assert network.most_ranks == 2
     with pytest.raises(DataError, match=r"choose with --network bvlc_alexnet .* or caffenet"):
         state_dict.read(path)

@@ -457,9 +457,10 @@ class _Reader(Graph):
             raise DataError(f"{called(node)}: expected no indices of the winners")
         stride, pad = self._geometry(node, value, window)
         ceil = bool(self.attribute(node, "ceil_mode", "INT", 0))
+        counted = kind is AvgPool and self.attribute(node, "count_include_pad", "INT", 0)
         if window == (1, 1) and stride == (1, 1) and not any(pad):
             return
-        if kind is AvgPool and self.attribute(node, "count_include_pad", "INT", 0) and any(pad):
+        if counted and any(pad):
             self._pad_for_average(node, window, stride, pad, ceil)
             pad = (0, 0, 0, 0)
         if ceil and not any(pad):  # a window larger than the map is the map

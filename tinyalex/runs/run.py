@@ -222,6 +222,7 @@ class _Run:
         self.place = Place()
         self.steps = len(data.train.labels) // r.batch  # in an epoch
         self.saved = None  # (step, epoch) of the newest checkpoint
+        self.sized = None  # step of the newest record of sizes
         self.at_chance = 0  # epochs in a row
         self.noise = 0.0
         if checkpoints(out):
@@ -293,6 +294,8 @@ class _Run:
         loss, error = place.means()
         self._emit("train", epoch=place.epoch + 1, loss=loss, error=error)
         self._look_for_chance(loss)
+        if self.steps < self.settings.save_every:  # else one with every checkpoint
+            self._record_sizes(checkpoint.state(self.net, self.optimizer))
         if self.data.val is not None:
             with self._loader("val") as loader:
                 p, labels = probabilities(self.net, loader and self._until_stopped(loader))
@@ -354,10 +357,10 @@ class _Run:
             return
         arrays = checkpoint.state(self.net, self.optimizer)
         self.saved = place.step, place.epoch
+        if planned:  # an interruption leaves no trace in the metrics
+            self._record_sizes(arrays)
         if self.comm.rank:
             return
-        if planned:  # an interruption leaves no trace in the metrics
-            self._emit("sizes", layers=_sizes(arrays, self.optimizer))
         arrays["data.mean"] = self.data.mean
         settings = self.settings.to_json()
         metadata = {
@@ -375,6 +378,12 @@ class _Run:
         checkpoint.save(self.out / f"step-{place.step:08d}.safetensors", arrays, metadata)
         for old in checkpoints(self.out)[: -self.settings.keep]:
             old.unlink()
+
+    def _record_sizes(self, arrays):
+        """At most once a step, on rank 0, which has the arrays."""
+        if self.comm.rank == 0 and self.sized != self.place.step:
+            self.sized = self.place.step
+            self._emit("sizes", layers=_sizes(arrays, self.optimizer))
 
     def _restore(self, path):
         arrays, metadata = checkpoint.load(path)

@@ -9,9 +9,9 @@ makes one of a function:
 
 What the launches were recorded with stays as it was: the places of arrays, the sizes, the numbers passed as
 arguments.  What changes from step to step therefore lies in the device's memory, and is written there before
-each replay: the inputs, by `Captured`; a rate of learning, the key of a mask, into a `mailbox`, by what the
-step hands to `host`.  cuBLAS through CuPy cannot be recorded: `outside` ends one graph before such a call and
-begins the next after it.
+each replay: the inputs, by `Captured`; a rate of learning, the key of a mask, by what the step hands to
+`host`, in memory of their `own`.  cuBLAS through CuPy cannot be recorded: `outside` ends one graph before
+such a call and begins the next after it.
 """
 
 import threading
@@ -40,24 +40,24 @@ def host(fn):
         fn()
 
 
-def mailbox(xp, shape, dtype):
-    """Return an uninitialised array for the host to write to (`host`, `upload`).
-
-    In a recording other arrays have one memory in turn: what lay there before a replay would be gone when
-    it is read.  This array's memory is its own.
-    """
-    if not recording():
-        return empty(xp, shape, dtype)
-    with xp.cuda.using_allocator(_state.recording.allocate):
-        return empty(xp, shape, dtype)
-
-
 def outside(fn):
     """Call fn(), which queues work that cannot be recorded; in a replay, in its place among the launches."""
     if recording():
         _state.recording.cut(fn)
     else:
         fn()
+
+
+def own(xp, shape, dtype):
+    """Return memory for what the host writes before each replay: an array that shares it with no other.
+
+    A recording uses the memory of arrays that are gone for those that come after; in a replay the kernels
+    that wrote to the former write there again, over what lies there already.
+    """
+    if not recording():
+        return empty(xp, shape, dtype)
+    with xp.cuda.using_allocator(xp.cuda.MemoryPool(_state.recording.allocate).malloc):
+        return empty(xp, shape, dtype)
 
 
 def upload(array, values):
@@ -96,11 +96,17 @@ class _Recording:
     """Graphs, and the calls between them, of one function for inputs of one shape."""
 
     def __init__(self, function, xp, arrays):
-        self.xp, self.memory, self.before, self.parts = xp, [], [], []
+        self.memory, self.before, self.parts = [], [], []
         self.stream = xp.cuda.get_current_stream()
         xp.get_default_memory_pool().free_all_blocks()  # what the first call left: it is needed here
 
-        with xp.cuda.using_allocator(xp.cuda.MemoryPool(self.allocate).malloc):
+        def allocate(nbytes):
+            memory = xp.cuda.Memory(nbytes)
+            self.memory.append(memory)  # the graphs refer to it, whoever else has let it go
+            return xp.cuda.MemoryPointer(memory, 0)
+
+        self.allocate = allocate
+        with xp.cuda.using_allocator(xp.cuda.MemoryPool(allocate).malloc):
             self.inputs = [a.copy() for a in arrays]
             _state.recording = self
             self.stream.begin_capture()
@@ -110,11 +116,6 @@ class _Recording:
                 _state.recording = None
                 graph = self.stream.end_capture()
             self.parts.append(graph.launch)
-
-    def allocate(self, nbytes):
-        memory = self.xp.cuda.Memory(nbytes)
-        self.memory.append(memory)  # the graphs refer to it, whoever else has let it go
-        return self.xp.cuda.MemoryPointer(memory, 0)
 
     def cut(self, fn):
         """End a graph; fn() comes after it, and then the next."""

@@ -4,6 +4,7 @@ import functools
 
 import numpy as np
 
+from tinyalex.memory import empty
 from tinyalex.ops.checks import xp_of
 from tinyalex.ops.cuda import graph
 from tinyalex.ops.cuda.launch import BLOCK, launch
@@ -19,7 +20,7 @@ class Update:
         self.sizes = [w.size for w in weights]
         chunks = [(i, k) for i, size in enumerate(self.sizes) for k in range(-(-size // CHUNK))]
         self.chunks = self.xp.asarray(np.array(chunks, np.int32))
-        self.rates = graph.mailbox(self.xp, (len(weights), 3), weights[0].dtype)
+        self.rates = empty(self.xp, (len(weights), 3), weights[0].dtype)
         self.sent = self.places = self.table = None
 
     def __call__(self, arrays, rates, loss=None):
@@ -45,7 +46,7 @@ class Update:
         """The addresses and sizes, on the device: sent when an array has moved."""
         now = [(*(a.data.ptr for a in three), size) for three, size in zip(arrays, self.sizes, strict=True)]
         if graph.recording() or now != self.places:
-            table = graph.mailbox(self.xp, (len(now), 4), "uint64")
+            table = graph.own(self.xp, (len(now), 4), "uint64")
             graph.host(functools.cache(lambda: graph.upload(table, now)))  # one time is enough
             self.places, self.table = now, table
         return self.table
