@@ -198,7 +198,7 @@ class RawMemory:
         raw_memory[self.bytes.ctypes.data] = self.bytes
 
     @staticmethod
-    def has(address):
+    def _has(address):
         """Whether an address lies in such memory, be there still an array or not."""
         pieces = ((ref.key, ref()) for ref in raw_memory.valuerefs())  # a list: threads make others
         return any(b is not None and start <= address < start + b.size for start, b in pieces)
