@@ -156,7 +156,7 @@ print(after)
 from tinyalex.ops.cuda.launch import BLOCK, SOURCES, source
 
 text = source("bias")
-print(text[text.index("// maps[f, start+t]") : text.index("// block[f,t]")])
+print(text[text.index("// maps[f, start+t]") :])
 assert BLOCK == 256
 assert "int t = blockIdx.x * blockDim.x + threadIdx.x;" in text
 assert "if (t >= columns)\n        return;" in text

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
+import safetensors.numpy
 from fuzz_changes import change_bytes, change_json, change_text
 from PIL import Image
 
@@ -127,9 +128,9 @@ class Checkpoints(Format):
             name = rng.choice(list(arrays))
             arrays = {n: a for n, a in arrays.items() if n != name or rng.random() < 0.5}
             arrays["x"] = np.zeros(3, rng.choice((np.float64, np.int8, np.bool_)))
-        made = json.loads(json.dumps(metadata))
-        checkpoint.save(path, arrays, change_json(made, rng))
-        return path
+        made = json.loads(json.dumps({"version": 2} | metadata))
+        text = json.dumps(change_json(made, rng))
+        return self.write(path.name, safetensors.numpy.save(arrays, {"tinyalex": text}))
 
     def read(self, path):
         found = saved.open_network(path)
@@ -244,8 +245,6 @@ class StateDicts(Format):
             self.good.append(arrays | {f"{n}.bias": np.zeros(s[0], np.float32) for n, s in table.items()})
 
     def case(self, rng):
-        import safetensors.numpy
-
         arrays = dict(rng.choice(self.good))
         if rng.random() < 0.5:
             name, other = rng.choice(list(arrays)), rng.choice(list(arrays))

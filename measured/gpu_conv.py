@@ -11,6 +11,7 @@ is begun.  --tiny: small layers, to see that the program runs.
 """
 
 import argparse
+import itertools
 import json
 import sys
 import time
@@ -35,6 +36,7 @@ LAYERS = {  # C, H, F, kernel, stride, pad, groups: one rank has both towers
     "conv3": (256, 13, 384, 3, 1, 1, 1),
     "conv4": (384, 13, 384, 3, 1, 1, 2),
     "conv5": (384, 13, 256, 3, 1, 1, 2),
+    "fc6": (9216, 1, 4096, 1, 1, 0, 1),  # the fully connected layer as a convolution of one pixel
 }
 TINY = {
     "conv1": (3, 23, 12, 5, 2, (1, 2, 1, 2), 1),
@@ -44,84 +46,121 @@ TINY = {
 #          TF  TN  TK STAGES PF PN BLOCKS
 SQUARE = [
     Tile(128, 128, 8, 3, 2, 2, 2),
-    Tile(128, 128, 8, 2, 2, 2, 2),
     Tile(128, 128, 16, 2, 2, 2, 2),
-    Tile(128, 128, 8, 4, 2, 2, 2),
     Tile(128, 128, 8, 3, 4, 2, 2),
     Tile(128, 128, 16, 2, 4, 2, 2),
+    Tile(128, 128, 8, 3, 4, 2, 3),
+    Tile(128, 256, 8, 2, 4, 2, 1),
 ]
 OBLONG = [
     Tile(128, 64, 8, 3, 2, 2, 4),
     Tile(64, 128, 8, 3, 2, 2, 4),
     Tile(64, 128, 16, 2, 2, 2, 4),
-    Tile(64, 128, 8, 3, 2, 2, 3),
     Tile(64, 64, 8, 3, 2, 2, 8),
     Tile(64, 128, 8, 3, 4, 2, 4),
+    Tile(64, 256, 8, 3, 4, 2, 2),
 ]
 NINETY_SIX = [
     Tile(96, 128, 8, 3, 3, 2, 3),
     Tile(96, 128, 16, 2, 3, 2, 3),
-    Tile(96, 128, 8, 3, 3, 2, 2),
     Tile(96, 64, 8, 3, 3, 2, 6),
+    Tile(96, 256, 8, 2, 3, 2, 1),
+    Tile(96, 256, 8, 2, 6, 2, 2),
 ]
 FORTY_EIGHT = [
     Tile(48, 128, 8, 3, 3, 2, 6),
     Tile(48, 256, 8, 2, 3, 2, 3),
-    Tile(48, 128, 16, 2, 3, 2, 5),
+    Tile(48, 256, 8, 3, 3, 2, 3),
+    Tile(48, 64, 8, 3, 3, 2, 12),
+    Tile(48, 256, 8, 3, 3, 4, 2),
 ]
 W_TILES = [
-    Tile(128, 128, 8, 2, 2, 2, 2),
-    Tile(128, 128, 8, 2, 4, 2, 2),
-    Tile(128, 64, 8, 3, 2, 2, 3),
-    Tile(128, 64, 8, 2, 2, 2, 4),
+    Tile(128, 128, 16, 2, 2, 2, 2),
+    Tile(128, 128, 16, 2, 4, 2, 2),
     Tile(64, 64, 16, 2, 2, 2, 6),
-    Tile(64, 128, 8, 2, 2, 2, 4),
-    Tile(64, 128, 8, 3, 2, 2, 3),
+    Tile(64, 64, 16, 3, 2, 2, 6),
+    Tile(64, 64, 16, 3, 2, 2, 5),
+    Tile(64, 64, 32, 2, 2, 2, 6),
+    Tile(64, 128, 16, 2, 2, 2, 3),
+    Tile(64, 128, 16, 3, 2, 2, 3),
+    Tile(64, 128, 16, 3, 4, 2, 4),
+    Tile(128, 64, 16, 3, 2, 2, 3),
+    Tile(128, 128, 8, 3, 4, 2, 2),
 ]
+W_TILES += [tile._replace(UNROLL=4) for tile in W_TILES[:5] + W_TILES[6:7]]
+W_TILES += [tile._replace(UNROLL=2) for tile in W_TILES[:3] + W_TILES[6:7]]
 W_NINETY_SIX = [
-    Tile(96, 128, 8, 2, 2, 2, 2),
-    Tile(96, 128, 8, 3, 2, 2, 2),
-    Tile(96, 64, 8, 2, 2, 2, 4),
-    Tile(96, 64, 8, 3, 2, 2, 4),
-    Tile(96, 128, 8, 2, 3, 2, 2),
+    Tile(96, 128, 16, 2, 3, 2, 3),
+    Tile(96, 128, 16, 2, 3, 2, 2),
+    Tile(96, 128, 16, 2, 2, 2, 2),
+    Tile(96, 192, 16, 2, 3, 2, 2),
+    Tile(96, 64, 16, 3, 3, 2, 5),
+    Tile(96, 64, 16, 3, 2, 2, 4),
 ]
+W_NINETY_SIX += [tile._replace(UNROLL=4) for tile in W_NINETY_SIX[:3]]
 TENSOR = [  # with the tensor cores
     Tile(128, 128, 8, 3, 4, 2, 2, TF32=1),
-    Tile(128, 128, 8, 3, 2, 2, 2, TF32=1),
-    Tile(128, 128, 8, 2, 4, 2, 2, TF32=1),
-    Tile(64, 128, 8, 3, 2, 2, 4, TF32=1),
-    Tile(64, 128, 8, 3, 4, 2, 4, TF32=1),
+    Tile(128, 128, 16, 2, 4, 2, 2, TF32=1),
+    Tile(128, 128, 16, 2, 2, 2, 2, TF32=1),
+    Tile(128, 256, 8, 3, 4, 2, 1, TF32=1),
+    Tile(128, 64, 16, 3, 4, 2, 4, TF32=1),
 ]
-TENSOR_96 = [Tile(96, 128, 8, 3, 3, 2, 3, TF32=1), Tile(96, 128, 8, 2, 6, 2, 3, TF32=1)]
-TENSOR_48 = [Tile(48, 128, 8, 3, 3, 2, 6, TF32=1), Tile(48, 256, 8, 2, 3, 2, 3, TF32=1)]
+TENSOR_64 = [
+    Tile(64, 128, 16, 2, 4, 2, 4, TF32=1),
+    Tile(64, 128, 16, 3, 2, 2, 3, TF32=1),
+    Tile(64, 256, 16, 2, 4, 2, 2, TF32=1),
+]
+TENSOR_96 = [
+    Tile(96, 128, 8, 3, 3, 2, 3, TF32=1),
+    Tile(96, 128, 16, 2, 3, 2, 3, TF32=1),
+    Tile(96, 256, 8, 3, 3, 2, 1, TF32=1),
+    Tile(96, 128, 16, 3, 6, 2, 4, TF32=1),
+]
+TENSOR_48 = [
+    Tile(48, 128, 8, 3, 3, 2, 6, TF32=1),
+    Tile(48, 256, 8, 3, 3, 2, 3, TF32=1),
+    Tile(48, 128, 16, 3, 3, 2, 5, TF32=1),
+    Tile(48, 256, 16, 2, 3, 2, 3, TF32=1),
+]
 TENSOR_W = [
-    Tile(128, 128, 8, 2, 4, 2, 2, TF32=1),
-    Tile(128, 128, 8, 2, 2, 2, 2, TF32=1),
-    Tile(128, 64, 8, 3, 2, 2, 4, TF32=1),
-    Tile(64, 128, 8, 2, 4, 2, 4, TF32=1),
+    Tile(128, 128, 16, 2, 4, 2, 2, TF32=1),
+    Tile(128, 128, 16, 2, 2, 2, 2, TF32=1),
+    Tile(128, 128, 8, 3, 4, 2, 2, TF32=1),
+    Tile(64, 128, 16, 3, 4, 2, 4, TF32=1),
+    Tile(64, 128, 16, 3, 2, 2, 3, TF32=1),
+    Tile(64, 64, 32, 2, 2, 2, 6, TF32=1),
+    Tile(128, 64, 16, 3, 4, 2, 4, TF32=1),
 ]
-TENSOR_W_96 = [Tile(96, 128, 8, 2, 2, 2, 2, TF32=1), Tile(96, 128, 8, 2, 3, 2, 3, TF32=1)]
+TENSOR_W_96 = [
+    Tile(96, 128, 16, 2, 3, 2, 3, TF32=1),
+    Tile(96, 128, 16, 2, 6, 2, 4, TF32=1),
+    Tile(96, 192, 16, 2, 3, 2, 2, TF32=1),
+    Tile(96, 64, 32, 2, 3, 2, 4, TF32=1),
+]
 
 WHICH = {  # the tiles in question; the first is the one that the others' results are compared with
     "forward": {
         "conv1": NINETY_SIX + TENSOR_96,
         "conv2": SQUARE + OBLONG + TENSOR,
-        "conv3": SQUARE + OBLONG[1:3] + TENSOR,
-        "conv4": NINETY_SIX + OBLONG[1:] + TENSOR_96 + TENSOR[3:],
-        "conv5": SQUARE + OBLONG + TENSOR,
+        "conv3": SQUARE + OBLONG + TENSOR,
+        "conv4": NINETY_SIX + OBLONG[1:] + TENSOR_96 + TENSOR_64,
+        "conv5": SQUARE + OBLONG + TENSOR + TENSOR_64,
+        "fc6": SQUARE[:2] + OBLONG[:4],
     },
     "dx": {
         "conv2": FORTY_EIGHT + OBLONG[1:2] + TENSOR_48,
-        "conv3": SQUARE[:1] + SQUARE[1:2] + SQUARE[4:5] + OBLONG[:4] + TENSOR,
-        "conv4": NINETY_SIX + OBLONG[1:] + TENSOR_96 + TENSOR[3:],
-        "conv5": NINETY_SIX + OBLONG[1:] + TENSOR_96 + TENSOR[3:],
+        "conv3": SQUARE + OBLONG[:4] + TENSOR + TENSOR_64,
+        "conv4": NINETY_SIX + OBLONG[1:] + TENSOR_96 + TENSOR_64,
+        "conv5": NINETY_SIX + OBLONG[1:] + TENSOR_96 + TENSOR_64,
+        "fc6": SQUARE[:2] + OBLONG[:4],
     },
     "dW": {
         "conv1": W_NINETY_SIX + TENSOR_W_96,
         "conv2": W_TILES + TENSOR_W,
         "conv3": W_TILES + TENSOR_W,
-        "conv4": W_NINETY_SIX + W_TILES[4:] + TENSOR_W_96 + TENSOR_W[3:],
+        "conv4": W_NINETY_SIX + W_TILES + TENSOR_W_96 + TENSOR_W,
         "conv5": W_TILES + TENSOR_W,
+        "fc6": W_TILES[:3],
     },
 }
 
@@ -186,7 +225,7 @@ def runs(name, layer, batch, put):
     """direction -> (function of a tile that makes the result, FLOP)."""
     xs, ws, ys, (stride, pads, groups) = geometry(layer, batch)
     x, w, b = put(drawn(xs, 1)), put(drawn(ws, 2) / np.float32(np.prod(ws[1:]) ** 0.5)), put(drawn(ws[:1], 3))
-    dy, y = put(drawn(ys, 4)), put(drawn(ys, 5))
+    dy = put(drawn(ys, 4))
     flop = 2 * int(np.prod(ys)) * int(np.prod(ws[1:]))
 
     def forward(tile):
@@ -197,12 +236,15 @@ def runs(name, layer, batch, put):
     how = stride, pads, groups
     directions = {
         "forward": forward,
-        "dW": lambda tile, chunks=None: conv.backward_w(dy, y, x, ws, *how, tile=tile, chunks=chunks)[0],
-        "dW, no ReLU": lambda tile: conv.backward_w(dy, None, x, ws, *how, tile=tile)[0],
+        "dW": lambda tile, chunks=None: conv.backward_w(dy, x, ws, *how, tile=tile, chunks=chunks)[0],
     }
     if name != "conv1":
-        directions["dx"] = lambda tile: conv.backward_x(dy, y, w, xs, *how, tile=tile)
-        directions["dx, no ReLU"] = lambda tile: conv.backward_x(dy, None, w, xs, *how, tile=tile)
+        directions["dx"] = lambda tile: conv.backward_x(dy, w, xs, *how, tile=tile)
+    if xs[1] == 1:  # the same by cuBLAS, below the layer's own rows
+        matrix = [a.reshape(len(a), -1) for a in (x, w, dy)]
+        directions["cublas forward"] = lambda tile: matrix[1] @ matrix[0]
+        directions["cublas dW"] = lambda tile: matrix[2] @ matrix[0].T
+        directions["cublas dx"] = lambda tile: matrix[1].T @ matrix[2]
     return directions, flop
 
 
@@ -247,7 +289,8 @@ def main():
         ceiling = cublas()
         compile_all(xp, names, note)
         for name in names:
-            check(name, layers[name], note)
+            if name.startswith("conv"):
+                check(name, layers[name], note)
 
         def timed(name, direction, tile, flop, run, first, **more):
             """Note the time of one tile; returns what later ones are compared with."""
@@ -275,13 +318,17 @@ def main():
         for name in names:
             directions, flop = runs(name, layers[name], args.batch, device.put)
             for direction, run in directions.items():
-                tiles = WHICH[direction.partition(",")[0]][name]
+                tiles = WHICH[direction.removeprefix("cublas ")][name]
                 first = None
-                for tile in tiles[:2] if "," in direction else tiles:
+                for tile in tiles[:1] if "cublas" in direction else tiles:
                     first = timed(name, direction, tile, flop, partial(run, tile), first)
+                if direction in ("forward", "dx"):  # without cutting the last wave's tiles
+                    cut, conv._chunks = conv._chunks, lambda *args: 1
+                    for tile in tiles[:3]:
+                        first = timed(name, direction, tile, flop, partial(run, tile), first, chunks=1)
+                    conv._chunks = cut
                 if direction == "dW":  # other numbers of chunks
-                    for chunks in (8, 16, 24, 32, 48, 64, 96, 128):
-                        tile = tiles[0]
+                    for tile, chunks in itertools.product(tiles[1:3], (4, 9, 13, 19, 26, 39, 66, 88, 132)):
                         by = partial(run, tile, chunks)
                         first = timed(name, "dW", tile, flop, by, first, chunks=chunks)
             del directions, first
@@ -316,17 +363,19 @@ def table(found):
     best = {}
     for e in found:
         if e["stage"] == "time":
-            key = e["layer"], e["direction"], "TF32" if e["tile"][-1] else "float32"
+            key = e["layer"], e["direction"], "TF32" if e["tile"][-2] else "float32"
             if key not in best or e["ms"] < best[key]["ms"]:
                 best[key] = e
     for (layer, direction, kind), e in best.items():
-        tile = " ".join(map(str, e["tile"][:-1]))
+        tile = " ".join(map(str, [*e["tile"][:-2], e["tile"][-1]])) + (
+            f" / {e['chunks']}" if "chunks" in e else ""
+        )
         print(
             f"| {layer} | {direction} | {kind} | {tile} | {e['ms']:.3f} | {e['tflops']:.1f} "
             f"| {e['of_cublas']:.0%} |"
         )
     for kind in ("float32", "TF32"):
-        total = sum(e["ms"] for (_, direction, k), e in best.items() if k == kind and "," not in direction)
+        total = sum(e["ms"] for (layer, _, k), e in best.items() if k == kind and layer.startswith("conv"))
         print(f"all layers and directions, {kind}: {total:.2f} ms")
 
 

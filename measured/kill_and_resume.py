@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tinyalex.data import augment
-from tinyalex.models.alexnet import Network, narrow
+from tinyalex.models.alexnet import AlexNet, alexnet, narrow
 from tinyalex.runs import checkpoint, run
 from tinyalex.runs.recipe import Recipe
 from tinyalex.runs.settings import Settings
@@ -40,8 +40,8 @@ COLOURS = {
 }
 TRAIN, VAL, SIDE = 1600, 300, 72  # pictures, and pixels
 # 10 to 40 filters a layer; from so small a network little comes out unless its first weights are larger
-NETWORK = narrow(Network(size=67, classes=6, conv345_std=0.2, fc_std=0.2, bias=0.1), 0.1)
-RECIPE = Recipe(batch=32, epochs=10, rate=0.003, pictures=augment.PAPER._replace(crop=67, offsets=None))
+NETWORK = alexnet(narrow(AlexNet(size=67, classes=6, conv345_std=0.2, fc_std=0.2, bias=0.1), 0.1))
+RECIPE = Recipe(batch=32, epochs=10, rate=0.003, augmentation=augment.PAPER._replace(crop=67, offsets=None))
 console = Console(highlight=False)
 
 
@@ -119,7 +119,7 @@ def main(folder, seed, kills):
     data = prepare(folder, np.random.default_rng(seed))
     whole, killed = folder / "whole", folder / "killed"
     for out in (whole, killed):
-        run.begin(out, Settings(str(data), "paper", NETWORK, RECIPE, seed, save_every=20))
+        run.begin(out, Settings(str(data), NETWORK, RECIPE, seed, save_every=20))
     seconds = finish(resume(whole))
     last = step(whole)
     console.print(f"uninterrupted: {last} steps in {seconds:.0f} s, {parameters(whole):,} parameters\n")

@@ -16,9 +16,9 @@ import numpy as np
 
 from tinyalex import devices, memory, optim
 from tinyalex.comm import launch
-from tinyalex.models.alexnet import PRESETS, alexnet
+from tinyalex.models import alexnet
 from tinyalex.ops import lrn, pool, winograd
-from tinyalex.train import model_parallel_step
+from tinyalex.train import train_step
 
 WHOLE = 1 << 40  # bytes: no blocks
 
@@ -55,7 +55,7 @@ def main():
     labels = rng.integers(0, 1000, 128)
 
     def rank(comm):
-        net = alexnet(PRESETS["paper"], comm, np.random.default_rng(0))
+        net = alexnet().build(comm, np.random.default_rng(0))
         optimizer = optim.SGD(net, 1e-4, decay=0.0005)
         seconds = {name: [] for name in WITHOUT}
         for number in range(rounds + 1):  # the first is for warming up
@@ -67,7 +67,7 @@ def main():
                             stack.enter_context(patch)
                     comm.share(None)
                     start = perf_counter()
-                    model_parallel_step(net, optimizer, images, labels)
+                    train_step(net, optimizer, images, labels)
                     comm.share(None)
                     if number:
                         seconds[name].append(perf_counter() - start)

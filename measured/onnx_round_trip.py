@@ -2,10 +2,10 @@
 
     python measured/onnx_round_trip.py [--folder FOLDER]
 
-Each preset of AlexNet with 1,000 classes and Figure 1's network with each neuron, weights as large as learned
-ones, random pictures.  Prints a table; exits with 1 if onnxruntime differs by more than 1e-5 of the largest
-logit, or if a logit of the network that comes back differs in any bit.  Needs onnx and onnxruntime; one
-minute, 2 GB of memory.
+Every network that has a name, AlexNet's with 1,000 classes; weights as large as learned ones, random
+pictures.  Prints a table; exits with 1 if onnxruntime differs by more than 1e-5 of the largest logit, or if a
+logit of the network that comes back differs in any bit.  Needs onnx and onnxruntime; one minute, 2 GB of
+memory.
 """
 
 import argparse
@@ -18,53 +18,43 @@ import onnxruntime
 from rich.console import Console
 from rich.table import Table
 
-from tinyalex.comm import Comm
-from tinyalex.devices import Device
 from tinyalex.exchange import onnx_export, onnx_import
-from tinyalex.models import sequential
-from tinyalex.models.alexnet import PRESETS, alexnet
-from tinyalex.models.cifar import figure1_net
-from tinyalex.nn import BlankWeights
+from tinyalex.models import NETWORKS, make
+from tinyalex.runs import checkpoint
 
-ONE = Comm(Device("cpu:0"))
 BATCH = 2
 
 
-def networks():
-    """Yield (name, the network without weights, the side of its pictures)."""
-    for name, network in PRESETS.items():
-        yield name, alexnet(network, ONE, BlankWeights()), network.size
-    for neuron in ("relu", "tanh", "logistic"):
-        yield f"Figure 1, {neuron}", figure1_net(neuron, ONE, BlankWeights()), 32
-
-
-def compare(net, size, path, rng):
+def compare(network, path, rng):
     """Return (the largest logit, the largest difference in onnxruntime, logits that differ after import)."""
     arrays = {}
-    for name, layer, key in net.parameters():
-        shape = layer.params[key].shape
-        scale = np.float32(np.sqrt(2 / np.prod(shape[1:])) if key == "w" else 0.1)
-        arrays[name] = layer.params[key] = scale * rng.standard_normal(shape, dtype=np.float32)
-    x = rng.uniform(-120, 120, (BATCH, 3, size, size)).astype(np.float32)
-    ours = net.forward(np.ascontiguousarray(x.transpose(1, 2, 3, 0))).T
-    onnx_export.write(path, sequential.layers_of(net), arrays, x.shape[1:], {})
+    for name, shape in network.sizes().items():
+        scale = np.float32(np.sqrt(2 / np.prod(shape[1:])) if name.endswith(".w") else 0.1)
+        arrays[name] = scale * rng.standard_normal(shape, dtype=np.float32)
+    x = rng.uniform(-120, 120, (BATCH, *network.input)).astype(np.float32)
+    ours = logits(network, arrays, x)
+    onnx_export.write(path, network, arrays, {})
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     theirs = session.run(None, {"input": x})[0]
     found = onnx_import.read(path)
-    back = sequential.build(found.layers, ONE, BlankWeights())
-    for name, layer, key in back.parameters():
-        layer.params[key] = found.arrays[name]
-    returned = back.forward(np.ascontiguousarray(x.transpose(1, 2, 3, 0))).T
+    returned = logits(found.network, found.arrays, x)
     return np.abs(ours).max(), np.abs(theirs - ours).max(), int((returned != ours).sum())
+
+
+def logits(network, arrays, x):
+    """What a network of these weights makes of pictures (N, C, H, W)."""
+    net = network.build()
+    checkpoint.adopt(net, arrays, "the weights drawn here")
+    return net.forward(np.ascontiguousarray(x.transpose(1, 2, 3, 0))).T
 
 
 def main(folder):
     """Print the table; return whether all is as it should be."""
     table = Table("network", "largest logit", "onnxruntime differs by", "of it", "differ after import")
     good = True
-    for k, (name, net, size) in enumerate(networks()):
+    for k, name in enumerate(NETWORKS):
         path = folder / "net.onnx"
-        largest, apart, differ = compare(net, size, path, np.random.default_rng(k))
+        largest, apart, differ = compare(make(name), path, np.random.default_rng(k))
         table.add_row(name, f"{largest:.3g}", f"{apart:.2g}", f"{apart / largest:.1e}", str(differ))
         good = good and apart <= 1e-5 * largest and not differ
         path.unlink()

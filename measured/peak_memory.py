@@ -20,20 +20,20 @@ def tinyalex_steps(batch):
     """Train a few steps, both towers on a CPU core each; return the seconds of the last."""
     from tinyalex.comm import launch
     from tinyalex.devices import parse
-    from tinyalex.models.alexnet import PRESETS, alexnet
+    from tinyalex.models import alexnet
     from tinyalex.optim import SGD
-    from tinyalex.train import model_parallel_step
+    from tinyalex.train import train_step
 
     rng = np.random.default_rng(0)
     images = rng.standard_normal((3, 224, 224, batch), np.float32) * 60
     labels = rng.integers(0, 1000, batch)
 
     def rank(comm):
-        net = alexnet(PRESETS["paper"], comm, np.random.default_rng(0))
+        net = alexnet().build(comm, np.random.default_rng(0))
         optimizer = SGD(net, 0.01, decay=0.0005)
         for step in range(STEPS):
             start = perf_counter()
-            model_parallel_step(net, optimizer, images, labels, step)
+            train_step(net, optimizer, images, labels, step)
         return perf_counter() - start
 
     return max(launch(rank, parse("cpu:0,cpu:1")))
@@ -41,15 +41,10 @@ def tinyalex_steps(batch):
 
 def torch_steps(batch):
     """Train as many steps in PyTorch, written as people write it; return the seconds of the last."""
-    from tinyalex.comm import Comm
-    from tinyalex.devices import Device
-    from tinyalex.measure.bench import layers_of
     from tinyalex.measure.bench_torch import twin
-    from tinyalex.measure.describe import BlankWeights
-    from tinyalex.models.alexnet import PRESETS
+    from tinyalex.models import alexnet
 
-    layers, shape = layers_of("alexnet", PRESETS["paper"], None, Comm(Device("cpu:0")), BlankWeights())
-    step = twin(layers, (batch, *shape), forward=False, tuned=False, whole=True, threads=2)  # two steps done
+    step = twin(alexnet(), batch, forward=False, tuned=False, threads=2)  # two steps done
     start = perf_counter()
     step()
     return perf_counter() - start

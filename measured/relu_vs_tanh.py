@@ -8,36 +8,32 @@ every epoch.  `tinyalex relu-vs-tanh` does the whole experiment: it searches the
 
 import numpy as np
 
-from tinyalex.comm import launch
 from tinyalex.data import shapes
-from tinyalex.devices import parse
-from tinyalex.models.cifar import figure1_net
+from tinyalex.data.loader import InMemory
+from tinyalex.models import figure1
 from tinyalex.optim import SGD
-from tinyalex.train import InMemory, data_parallel_step
+from tinyalex.train import fit
 
 BATCH, EPOCHS, RATES = 128, 6, {"relu": 0.01, "tanh": 0.01}
 
 
-def train(comm, neuron, pictures):
-    """Every rank runs this on its part of each batch; returns the training error of every epoch."""
-    net = figure1_net(neuron, comm, np.random.default_rng(0))  # the same weights on every rank
-    optimizer = SGD(net, RATES[neuron], momentum=0.9)
-    batches = InMemory(pictures, comm, BATCH)
-    errors = []
-    for epoch in range(EPOCHS):
-        results = [
-            data_parallel_step(net, optimizer, comm, images, labels)
-            for images, labels in batches.epoch(np.random.default_rng(epoch))
-        ]
-        errors.append(np.mean([result.error for result in results]))
-        if comm.rank == 0:
-            print(f"{neuron}  epoch {epoch + 1}  training error {errors[-1]:.1%}", flush=True)
+def train(activation, pictures):
+    """Return the training error of every epoch."""
+    net = figure1(activation).build(rng=np.random.default_rng(0))
+    batches, errors = InMemory(pictures, batch=BATCH), []
+
+    def ended(place):
+        errors.append(place.means().error)
+        print(f"{activation}  epoch {place.epoch + 1}  training error {errors[-1]:.1%}", flush=True)
+
+    fit(
+        net, SGD(net, RATES[activation]), lambda epoch, start: batches.epoch(np.random.default_rng(epoch)),
+        batches.steps, EPOCHS, end_epoch=ended,
+    )  # fmt: skip
     return errors
 
 
 if __name__ == "__main__":
     pictures = shapes.make(4_000, np.random.default_rng(0))
-    curves = {
-        neuron: launch(lambda comm, n=neuron: train(comm, n, pictures), parse("cpu:0"))[0] for neuron in RATES
-    }
+    curves = {activation: train(activation, pictures) for activation in RATES}
     assert curves["relu"][-1] < 0.5, "ReLU should have learned most of the shapes by now"

@@ -171,6 +171,10 @@ class Event:
         with lock:
             self.clock = dict((stream or get_current_stream()).clock)
 
+    def synchronize(self):
+        with lock:
+            merge(host_clock, self.clock)
+
 
 def get_elapsed_time(start_event, end_event):
     return 1e3 * (end_event.seconds - start_event.seconds)
@@ -183,11 +187,24 @@ pools = defaultdict(list)  # (device, stream, bytes) → [(bytes, writer, reader
 in_use = Counter()  # device → bytes
 
 
+raw_memory = weakref.WeakValueDictionary()  # address → bytes
+
+
 class RawMemory:
     """A piece of memory of no pool."""
 
     def __init__(self, size):
-        self.bytes = np.empty(size, np.uint8)
+        self.bytes = Bytes(size, np.uint8)
+        raw_memory[self.bytes.ctypes.data] = self.bytes
+
+    @staticmethod
+    def has(address):
+        """Whether an address lies in such memory, be there still an array or not."""
+        return any(start <= address < start + b.size for start, b in list(raw_memory.items()))
+
+
+class Bytes(np.ndarray):
+    """Bytes that can be referred to weakly."""
 
 
 class RawPointer:
@@ -223,18 +240,23 @@ class MemoryPool:
 @contextlib.contextmanager
 def using_allocator(allocator):
     pool = allocator.__self__
+    before = local.__dict__.copy()
     local.pools, local.allocator = pool._pools, pool._allocator
     try:
         yield
     finally:
         del local.pools, local.allocator
+        local.__dict__.update({name: before[name] for name in ("pools", "allocator") if name in before})
 
 
 live = {}  # address → weak reference to the Memory
 
 
 class Memory:
-    """A piece of a device's memory; it goes back to the pool of the stream that it was made on."""
+    """A piece of a device's memory; it goes back to the pool of the stream that it was made on.
+
+    As in CuPy, the pool hands out pieces of multiples of 512 bytes, the last that came back first.
+    """
 
     def __init__(self, nbytes):
         with lock:
@@ -243,11 +265,16 @@ class Memory:
             if in_use[self.device] + nbytes > machine.memory:
                 raise OutOfMemoryError(nbytes, in_use[self.device])
             in_use[self.device] += nbytes
-            pool = self.pools[self.device, self.stream.id, nbytes]
+            self.room = -(-nbytes // 512) * 512
+            if self.pools is not pools:  # as a part of a larger piece, where none has its size
+                where = self.device, self.stream.id
+                larger = [k[2] for k, v in self.pools.items() if v and k[:2] == where and k[2] >= self.room]
+                self.room = min(larger, default=self.room)
+            pool = self.pools[self.device, self.stream.id, self.room]
             if pool:
                 self.bytes, self.writer, self.readers = pool.pop()
             else:
-                chunk = getattr(local, "allocator", raw_pointer)(nbytes + 2 * GUARD)
+                chunk = getattr(local, "allocator", raw_pointer)(self.room + 2 * GUARD)
                 self.bytes, self.writer, self.readers = chunk.mem.bytes, None, {}
             live[self.bytes.ctypes.data + GUARD] = weakref.ref(self)
         self.bytes.fill(0xFF)  # NaN, in float32 and float64
@@ -257,22 +284,59 @@ class Memory:
             live.pop(self.bytes.ctypes.data + GUARD, None)
             in_use[self.device] -= self.nbytes
             if self.stream.id not in retired:
-                self.pools[self.device, self.stream.id, self.nbytes].append(
+                self.pools[self.device, self.stream.id, self.room].append(
                     (self.bytes, self.writer, self.readers)
                 )
 
     @staticmethod
     def at(address):
         """The memory that an address lies in, or None."""
-        for start, ref in list(live.items()):
-            memory = ref()
+        for start in list(live):  # making pairs of items could collect garbage: __del__ would change live
+            memory = live.get(start, lambda: None)()
             if memory and start <= address < start + memory.nbytes:
                 return memory
         return None
 
     def check_guards(self, kernel):
-        if (self.bytes[:GUARD] != 0xFF).any() or (self.bytes[GUARD + self.nbytes :] != 0xFF).any():
+        # in a recording's memory an array that was there before, and was longer, writes to it in each replay
+        end = GUARD + (self.nbytes if self.pools is pools else self.room)
+        if (self.bytes[:GUARD] != 0xFF).any() or (self.bytes[end:] != 0xFF).any():
             raise IndexError(f"{kernel} wrote outside an array")
+
+
+class PinnedMemory(bytearray):
+    """Page-locked memory of the host's: a stream reads it when it comes to that, not at once."""
+
+    free, live = defaultdict(list), {}  # bytes → readers of what is free; address → weak reference
+
+    def __init__(self, size):
+        super().__init__(b"\xa5" * size)
+        self.readers, self.address = {}, np.frombuffer(self, np.uint8).ctypes.data
+        PinnedMemory.live[self.address] = weakref.ref(self)
+
+    def __del__(self):
+        with lock:
+            del PinnedMemory.live[self.address]
+            PinnedMemory.free[len(self)].append(self.readers)
+
+    @staticmethod
+    def read(array, stream):
+        """Record that the stream's newest piece of work copies from an array, if it lies in such memory."""
+        with lock:
+            for start, ref in list(PinnedMemory.live.items()):
+                memory = ref()
+                if memory is not None and start <= array.ctypes.data < start + len(memory):
+                    memory.readers[stream.id] = stream.clock[stream.id]
+
+
+def alloc_pinned_memory(size):
+    """Memory of which some was used before: Unordered if a stream may yet be copying from that."""
+    with lock:
+        free = PinnedMemory.free[size]
+        for stream, tick in (free.pop() if free else {}).items():
+            if stream not in retired and host_clock.get(stream, 0) < tick:
+                raise Unordered(f"stream {stream} may yet be copying from memory that is given out again")
+        return PinnedMemory(size)
 
 
 def work(reads, writes, run, foreign=()):
@@ -285,10 +349,10 @@ def work(reads, writes, run, foreign=()):
         graph._nodes.append((list(map(weakref.ref, reads)), list(map(weakref.ref, writes)), run))
 
 
-def touch(reads, writes, foreign=()):
-    """Record a piece of work of the current stream, and refuse one that it must not do."""
+def touch(reads, writes, foreign=(), stream=None):
+    """Record a piece of work of a stream, by default the current one, and refuse one that it must not do."""
     with lock:
-        stream, device = get_current_stream(), current_device()
+        stream, device = stream or get_current_stream(), current_device()
         tick = stream._tick()
         for memory in (*reads, *writes):
             if memory.device != device and memory not in foreign:

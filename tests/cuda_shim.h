@@ -180,14 +180,39 @@ static void wait_for()
 }
 
 #if TF32
-static unsigned int to_tf32(float value)
+static unsigned int __float_as_uint(float value)
 {
     unsigned int bits;
     memcpy(&bits, &value, 4);
+    return bits;
+}
+
+static unsigned int to_tf32(float value)
+{
+    unsigned int bits = __float_as_uint(value);
     return std::isfinite(value) ? (bits + 0x1000) & ~0x1FFFu : bits;
 }
 
-// d += a b by a warp: every thread shows the others its share of a and b.  All warps of the block do it.
+static float __uint_as_float(unsigned int bits)
+{
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+// What a warp's threads do together: every thread shows the others its share.  All warps of the block do it.
+static void load_matrices(float *out, const float *row)
+{
+    static const float *rows[1024];
+    int thread = threadIdx.x, warp = thread / 32 * 32, g = thread % 32 / 4, t = thread % 4;
+    rows[thread] = row;
+    __syncthreads();
+    for (int m = 0; m < 4; m++)
+        out[m] = rows[warp + 8 * m + g][t];
+    __syncthreads();
+}
+
+// d += a b
 static void multiply_16x8x8(float *d0, float *d1, const unsigned int *a, const unsigned int *b)
 {
     static float left[1024][4], right[1024][2];

@@ -37,9 +37,11 @@ from cuda_machine import (
     Memory,
     MemoryPool,
     OutOfMemoryError,
+    PinnedMemory,
     RawMemory,
     RawPointer,
     Stream,
+    alloc_pinned_memory,
     current_device,
     get_current_stream,
     get_elapsed_time,
@@ -144,8 +146,10 @@ class ndarray:
         assert arr.flags.c_contiguous
         if (self.dtype, self.shape) != (arr.dtype, arr.shape):
             raise TypeError(f"{arr.dtype} {arr.shape} cannot be set to {self.dtype} {self.shape}")
-        (stream or get_current_stream())._not_recorded()
-        touch([], [self._memory])
+        stream = stream or get_current_stream()
+        stream._not_recorded()
+        touch([], [self._memory], stream=stream)
+        PinnedMemory.read(arr, stream)
         self._data[...] = arr
 
     def __getitem__(self, index):
@@ -359,7 +363,7 @@ KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\([^)]*\) )
 TYPES = {
     "int": np.int32, "unsigned int": np.uint32, "u64": np.uint64, "long long": np.int64, "bool": np.bool_,
     "double": np.float64,
-    "unsigned short": np.uint16,
+    "unsigned short": np.uint16, "unsigned char": np.uint8,
 }  # fmt: skip
 
 
@@ -457,10 +461,13 @@ class Kernel:
                 raise ValueError(f"{self.name}, argument {place}: the array is read-only")
             (writes if written else reads).append(arg._memory)
             passed.append(ctypes.c_void_p(arg._data.ctypes.data))
-            tables += [arg._data] * (dtype == np.uint64)
+            tables += [arg._data] * (dtype == np.uint64 and arg.ndim == 2)  # of one axis: a key
 
         def run():
-            named = [m for table in tables for address in table.ravel() if (m := Memory.at(int(address)))]
+            addresses = [int(n) for table in tables for n in table.ravel() if n >> 32]  # else it is a size
+            if not all(map(RawMemory.has, addresses)):
+                raise IndexError(f"{self.name}: a table names an address of no memory")
+            named = [memory for address in addresses if (memory := Memory.at(address))]
             touch([], named)  # a table of addresses: of what the kernel writes, as far as we can know
             with lock:
                 launches[self.name] += 1
@@ -496,11 +503,11 @@ API = {
     "matmul": matmul, "pad": pad, "concatenate": concatenate, "stack": stack, "where": where, "clip": clip,
     "ones": ones, "ndarray": ndarray, "RawModule": RawModule,
     **{fn.__name__: computed(fn) for fn in (
-        np.add, np.subtract, np.multiply, np.maximum, np.tanh, np.exp, np.log, np.isfinite,
+        np.add, np.subtract, np.multiply, np.maximum, np.minimum, np.tanh, np.exp, np.log, np.isfinite,
     )},
     "get_default_memory_pool": lambda: MemoryPool(),
     "cuda.MemoryPool": MemoryPool, "cuda.Memory": RawMemory, "cuda.MemoryPointer": RawPointer,
-    "cuda.using_allocator": using_allocator,
+    "cuda.using_allocator": using_allocator, "cuda.alloc_pinned_memory": alloc_pinned_memory,
     "cuda.Device": Device, "cuda.Stream": Stream, "cuda.Event": Event,
     "cuda.get_current_stream": get_current_stream, "cuda.get_elapsed_time": get_elapsed_time,
     "cuda.memory.OutOfMemoryError": OutOfMemoryError,

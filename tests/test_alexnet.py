@@ -193,19 +193,23 @@ SPREADS = {  # conv1, conv2, conv3, conv4, conv5, fc6, fc7, fc8
     "code2012": (0.01, 0.01, 0.03, 0.03, 0.03, 0.01, 0.01, 0.01),
     "half": (0.01, 0.01, 0.03, 0.03, 0.03, 0.01, 0.01, 0.01),
     "caffe": (0.01, 0.01, 0.01, 0.01, 0.01, 0.005, 0.005, 0.01),
+    "small": (0.03, 0.03, 0.05, 0.05, 0.05, 0.03, 0.03, 0.01),
 }
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_starting_weights(preset):
     """N(0, std²), to five standard errors; biases 1 (Caffe 0.1) in conv2, 4, 5, fc6 and fc7, else 0."""
-    model = build(narrow(PRESETS[preset]._replace(hidden=256), 1 / 4))
+    options = PRESETS[preset]._replace(hidden=256)
+    model = build(options if preset == "small" else narrow(options, 1 / 4))
     for name, std in zip(LAYERS, SPREADS[preset], strict=True):
         w, b = model.layers[name].params["w"], model.layers[name].params["b"]
         assert abs(w.mean()) < 5 * std / w.size**0.5
         assert w.std() == pytest.approx(std, rel=5 / (2 * w.size) ** 0.5)
         lifted = name in ("conv2", "conv4", "conv5", "fc6", "fc7")
-        np.testing.assert_array_equal(b, np.float32((0.1 if preset == "caffe" else 1) if lifted else 0))
+        np.testing.assert_array_equal(
+            b, np.float32((0.1 if preset in ("caffe", "small") else 1) if lifted else 0)
+        )
 
 
 def parameters(model):

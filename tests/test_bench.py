@@ -12,7 +12,7 @@ from tinyalex.measure import bench
 from tinyalex.measure.describe import describe
 from tinyalex.models import Network, figure1
 from tinyalex.models.alexnet import PRESETS, alexnet, narrow
-from tinyalex.nn import Conv2d
+from tinyalex.nn import BatchNorm, Conv2d, plan
 
 OPTIONS = narrow(PRESETS["paper"], 0.05)._replace(size=67, classes=10)
 SMALL = alexnet(OPTIONS)
@@ -135,6 +135,14 @@ class TestTwin:
                     parameter.set_(torch.from_numpy(layer.params[key].copy()))
                 found = twin(torch.from_numpy(x).movedim(-1, 0)).numpy().T
             np.testing.assert_allclose(found, net.forward(x), rtol=1e-9, atol=1e-12)
+
+    def test_batch_normalization_has_a_twin_with_its_constants(self, torch):
+        from tinyalex.measure.bench_torch import module
+
+        for shape, kind in (((5, 3, 4), torch.nn.BatchNorm2d), ((5,), torch.nn.BatchNorm1d)):
+            [place] = plan([BatchNorm(0.01, 0.3)], shape)
+            [twin] = module(place.layer, place, tuned=False)
+            assert (type(twin), twin.num_features, twin.eps, twin.momentum) == (kind, 5, 0.01, 0.3)
 
     def test_tuned_normalization_has_the_right_gradient(self, torch):
         from tinyalex.measure.bench_torch import TunedLRN

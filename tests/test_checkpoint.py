@@ -15,9 +15,10 @@ from tinyalex.devices import parse
 from tinyalex.errors import DataError
 from tinyalex.files import write_array, write_text
 from tinyalex.models import figure1
-from tinyalex.nn import Linear, Sequential
+from tinyalex.nn import BatchNorm, Linear, Sequential
 from tinyalex.optim import SGD
 from tinyalex.runs.checkpoint import load, restore, save, state
+from tinyalex.train import train_step
 
 RNG = np.random.default_rng(0)
 BASE = RNG.standard_normal((6, 5, 4))
@@ -253,6 +254,26 @@ def test_a_restored_run_goes_on_bit_for_bit(tmp_path):
             for key in "wb"
         )
     }
+
+
+def test_statistics_are_kept_without_velocities(tmp_path):
+    def trained(steps, restored=None):
+        layers = [Linear(6, std=1, name="fc1"), BatchNorm(name="bn"), Linear(3, std=1, name="fc2")]
+        net = Sequential(layers, (4,), rng=np.random.default_rng(1))
+        optimizer = SGD(net, 0.1, momentum=0.9, decay=0.01)
+        if restored:
+            restore(net, optimizer, load(restored)[0], restored)
+        for step in steps:
+            rng = np.random.default_rng(step)
+            train_step(net, optimizer, rng.standard_normal((4, 5), np.float32), rng.integers(0, 3, 5))
+        return state(net, optimizer)
+
+    first = trained(range(3))
+    save(tmp_path / "a.safetensors", first, {})
+    assert same_bits(trained(range(3, 5), tmp_path / "a.safetensors"), trained(range(5)))
+    assert {name for name in first if "bn" in name} == {
+        "bn.w", "bn.b", "bn.mean", "bn.var", "velocity.bn.w", "velocity.bn.b",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

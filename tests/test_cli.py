@@ -1,6 +1,7 @@
 """The command line: each command end to end on small pictures, and one clear line for each mistake."""
 
 import contextlib
+import csv
 import io
 import json
 import re
@@ -13,14 +14,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
 from tinyalex import cli, evaluate
-from tinyalex.cli import common
+from tinyalex.cli import common, progress
 from tinyalex.comm import Comm
 from tinyalex.data import Images, augment, imagenet
 from tinyalex.devices import Device
 from tinyalex.errors import DataError
+from tinyalex.lessons import site
+from tinyalex.look import figures
 from tinyalex.models.alexnet import PRESETS, alexnet, narrow
 from tinyalex.runs import checkpoint, run
 from tinyalex.runs import trained as reading
@@ -250,6 +254,59 @@ def test_evaluate_takes_a_checkpoint_a_split_and_one_device(world):
     assert "(36 pictures, 1 view)" in line
 
 
+def test_a_run_and_its_data_may_be_named_in_either_order(world, tmp_path):
+    """They are told apart by what they are; several runs too."""
+    assert done("evaluate", world.data, world.a) == done("evaluate", world.a, world.data)
+    several = done("evaluate", world.a, world.b, world.data)
+    assert several == done("evaluate", world.a, world.data, world.b)
+    assert "2 networks averaged" in several
+    done("features", world.a, world.data, tmp_path / "one.npy")
+    done("features", world.data, world.a, tmp_path / "two.npy")
+    assert (tmp_path / "one.npy").read_bytes() == (tmp_path / "two.npy").read_bytes()
+    for figure in ("predictions", "neighbours"):
+        done("figure", figure, world.data, world.a, "--count", 1, "--out", tmp_path / f"{figure}.png")
+
+
+def test_without_validation_pictures_the_way_goes_on_with_the_training_pictures(world, tmp_path):
+    """From the pictures to the figures; what is evaluated is said, and no picture is its own neighbour."""
+    prepared = done("prepare", "pictures", world.src / "train", tmp_path / "data", "--size", 72)
+    assert "no validation pictures: put some in" in prepared
+    done("train", tmp_path / "data", tmp_path / "run", *SMALL, "--epochs", 1)
+    run_and_data = tmp_path / "run", tmp_path / "data"
+    printed = done("evaluate", *run_and_data)
+    assert "no validation pictures (prepare with --val 0.1 to hold some out)" in printed
+    assert "(36 pictures, 1 view)" in printed
+    assert "36 pictures" in done("features", *run_and_data, tmp_path / "f.npy")
+    done("figure", "predictions", *run_and_data, "--out", tmp_path / "p.png")
+    drawn = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "neighbours_figure", lambda *args: drawn.append(args) or figures.Figure())
+        done("figure", "neighbours", *run_and_data, "--out", tmp_path / "n.png")
+    ((queries, found, names, found_names),) = drawn
+    assert found.shape == (3, 72, 72, 6, 5)
+    assert set(names) <= set(CLASSES)
+    assert found_names.shape == (6, 5)
+    assert not (found == queries[:, :, :, None]).all(axis=(0, 1, 2)).any()
+    assert "expected a split 'val', found train" in refused("evaluate", *run_and_data, "--split", "val")
+
+
+def test_metrics_are_written_as_csv(world, tmp_path):
+    """A row an epoch: what metrics.jsonl has."""
+    assert "metrics.csv: 8 columns, 1 epochs" in done("metrics", world.a)
+    with open(world.a / "metrics.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    train, validation = (r for r in run.metrics(world.a) if r["kind"] in ("train", "validation"))
+    want = {
+        "epoch": 1, "step": 4, "rate": train["rate"], "training_loss": train["loss"],
+        "training_error": train["error"], "validation_loss": validation["loss"],
+        "validation_error": validation["top1"], "validation_topk_error": validation["top5"],
+    }  # fmt: skip
+    assert {key: float(value) for key, value in row.items()} == want
+    done("metrics", world.a, tmp_path / "m.csv")
+    assert (tmp_path / "m.csv").read_bytes() == (world.a / "metrics.csv").read_bytes()
+    (world.a / "metrics.csv").unlink()
+
+
 def test_predict_prints_the_most_probable_classes(world, tmp_path):
     """All four, the largest first; a name with brackets is a name."""
     odd = tmp_path / "bee[ant] [bold].png"
@@ -323,6 +380,88 @@ def test_as_a_program_it_ends_with_the_same_codes(tmp_path):
     assert re.fullmatch(r"error: .*nowhere.run\.json: .*\n", process.stderr)
 
 
+def help_of(command, name):
+    """(name, its help) of a command, of all below it, and of their options."""
+    yield name, command.help or ""
+    for parameter in command.params:
+        yield f"{name} {parameter.name}", parameter.help or ""
+    for below in getattr(command, "commands", {}).values():
+        yield from help_of(below, f"{name} {below.name}")
+
+
+def test_help_is_in_groups_and_short():
+    """-h too; every option says something, and begins with what it is."""
+    printed = done("-h")
+    assert [re.search(f"─ {panel} ─", printed) for panel in ("Learn", "Train", "Look inside")]
+    for panel, command in {
+        "Learn": "lessons",
+        "Train": "resume",
+        "Exchange": "import",
+        "Measure": "bench",
+    }.items():
+        assert re.search(f"─ {panel} ─[^╰]*│ {command} ", printed), panel
+    assert "--install-completion" in printed
+    assert "RUN... DATA" in done("evaluate", "-h")
+    for name, text in help_of(typer.main.get_command(cli.app), "tinyalex"):
+        assert text or "completion" in name, name
+        assert not text.startswith("Of "), name
+
+
+def test_ctrl_c_ends_any_command_with_one_line(world, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluate, "probabilities", interrupted)
+    assert tinyalex("evaluate", world.a, world.data) == (130, "", "stopped\n")
+    monkeypatch.setattr(site, "build", interrupted)
+    assert tinyalex("lessons", "--html", "pages") == (130, "", "stopped\n")
+
+
+def test_long_commands_say_how_far_they_are_also_in_a_file(world, tmp_path, monkeypatch):
+    """A line on stderr now and then with the time left; here at each batch, since the clock runs."""
+    now = iter(range(0, 10**6, 12))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
+    pictures = sorted((world.src / "val" / "ant").iterdir())
+    for doing, *command in (
+        ("evaluating 8/16", "evaluate", world.a, world.data),
+        ("evaluating 24/32", "evaluate", world.a, world.b, world.data),
+        ("classifying 4/4", "predict", world.a, *pictures),
+        ("features 16/16", "features", world.a, world.data, tmp_path / "f.npy"),
+        ("features 32/36", "figure", "neighbours", world.a, world.data, "--out", tmp_path / "n.png"),
+        ("classifying 8/8", "figure", "predictions", world.a, world.data, "--out", tmp_path / "p.png"),
+        ("epoch 2/2, step 6/8", "train", world.data, tmp_path / "run", *SMALL, "--epochs", 2),
+        ("round 2/3", "bench", "cifar4", "--layer", "pool3", "--batch", 2, "--rounds", 3),
+    ):
+        code, _, err = tinyalex(*command)
+        assert code == 0, err
+        assert re.search(rf"^{doing}(, |$)", err, re.MULTILINE), (doing, err)
+        assert " left" in err or doing.endswith(("4/4", "8/8"))
+
+
+def test_a_run_that_was_ended_by_its_patience_or_its_epochs_can_go_on(world, tmp_path):
+    """Drops, the end and the loss of chance are told; here nothing can be learned, at a rate of 0."""
+    out = tmp_path / "run"
+    printed = done("train", world.data, out, *SMALL, "--epochs", 20, "--patience", 1, "--rate", 0)
+    assert "epoch 2: no better error for an epoch: rate 0" in printed
+    assert "epoch 5: no better error for an epoch, at the last rate: the end, of 20 (--patience)" in printed
+    assert printed.count("the loss stands at that of guessing, log 4 = 1.39") == 1
+    assert "try --recipe small" in printed
+    assert "epoch " not in done("resume", out)
+    assert "epoch 7: training loss" in done("resume", out, "--epochs", 7)
+    assert [r["epoch"] for r in run.metrics(out) if r["kind"] == "train"] == list(range(1, 8))
+    shutil.copytree(world.a, tmp_path / "a")  # ended by its epochs
+    assert "epoch 2: training loss" in done("resume", tmp_path / "a", "--epochs", 2)
+    assert run.settings_of(tmp_path / "a").recipe.epochs == 2
+
+
+def test_classes_are_printed_in_words_where_a_file_has_them(world, tmp_path):
+    (tmp_path / "words.txt").write_text("ant\tan insect, small\nbee that stings\n")
+    command = ("predict", world.a, world.src / "val" / "ant" / "1.jpg", "--names", tmp_path / "words.txt")
+    assert sorted(line.split("%")[1].strip() for line in done(*command).splitlines()[1:]) == [
+        "ant an insect, small", "bee that stings", "cow", "dog"
+    ]  # fmt: skip
+
+
 # ---- what is refused ---------------------------------------------------------------------------------
 
 
@@ -336,9 +475,9 @@ def test_options_outside_their_range_are_errors_of_usage(world, tmp_path):
 
 
 MISTAKES = {  # options of train: what is wrong with them
-    ("--preset", "vgg"): "vgg: expected a network: paper, code2012, half, caffe, cifar4, ",
-    ("--network", "vgg"): "vgg: expected a network: paper, code2012, half, caffe, cifar4, ",
-    ("--recipe", "vgg"): "recipe: expected one of paper, code2012, half, caffe, found 'vgg'",
+    ("--preset", "vgg"): "vgg: expected a network: paper, code2012, half, caffe, small, ",
+    ("--network", "vgg"): "vgg: expected a network: paper, code2012, half, caffe, small, ",
+    ("--recipe", "vgg"): "recipe: expected one of small, paper, code2012, half, caffe, ",
     ("--devices", "gpu:0"): "device 'gpu:0': expected 'cpu:K' or 'cuda:K'",
     ("--devices", ""): "device '': expected 'cpu:K' or 'cuda:K'",
     ("--devices", "cpu:0,cpu:0"): "devices: expected different ones of one kind, found cpu:0, cpu:0",
@@ -346,9 +485,9 @@ MISTAKES = {  # options of train: what is wrong with them
     ("--preset", "half", "--devices", "cpu:0,cpu:1"): "reach across the channels of 2 ranks",
     ("--preset", "caffe", "--size", 67, "--devices", "cpu:0,cpu:1"): "reach across the channels of 2 ranks",
     ("--size", 20): "pool2: window of 3 is larger than the map: 2 with 0+0 of padding, for pictures of 20",
-    ("--size", 100): "100",  # the pictures have 72
-    ("--batch", 1000): "36 pictures",
-    ("--upscale", 10): "10",
+    ("--size", 100): "its pictures have 72 pixels, and the network sees 100: --size 72 at most, or --upscale",
+    ("--batch", 1000): "has 36 pictures to train on, fewer than a batch of 1000: --batch 36 at most",
+    ("--upscale", 10): "have 72 pixels, brought to 10, and the network sees 67: --size 10 at most, or",
 }
 
 
@@ -388,14 +527,20 @@ def test_a_gpu_without_cupy_is_refused_with_what_to_install(world, monkeypatch):
 
 REFUSED = [  # the command, and a part of the line
     (("train", "{nowhere}", "{new}"), "nowhere: expected a folder made by `tinyalex prepare`, or CIFAR-10"),
-    (("train", "{src}", "{new}"), "or an archive of them), found in it train, val"),  # not prepared
+    (
+        ("train", "{src}", "{new}"),
+        "found in it train, val; to prepare pictures: tinyalex prepare pictures {src} DST",
+    ),
+    (("train", "{index}", "{new}"), "index.json: "),
     (("train", "{valonly}", "{new}"), "expected pictures to train on, found a val split alone"),
-    (("evaluate", "{a}", "{data}"), "found the folder of a run"),
+    (("train", "{a}", "{new}"), "found the folder of a run"),
+    (("evaluate", "{data}"), "evaluate: expected RUN... DATA, found {data} alone"),
+    (("features", "{src}", "{a}", "{new}"), "found in it train, val; to prepare pictures: tinyalex prepare"),
     (("resume", "{a}", "--data", "{nowhere}"), "nowhere: expected a folder made by `tinyalex prepare`"),
     (("describe", "--devices", "gpu0,gpu1"), "device 'gpu0': expected 'cpu:K' or 'cuda:K'"),
     (("train", "{data}", "{a}", *SMALL), "expected a new or empty folder"),
-    (("resume", "{nowhere}"), "run.json: expected the settings of a run"),
-    (("resume", "{data}"), "run.json: expected the settings of a run"),
+    (("resume", "{nowhere}"), "run.json: expected the settings of a run, found no such file"),
+    (("resume", "{data}"), "expected the settings of a run, found pictures that `tinyalex prepare` made"),
     (("prepare", "imagenet", "{nowhere}", "{new}"), "nowhere: no such file or folder"),
     (("prepare", "imagenet", "{src}", "{a}"), "expected an empty folder"),
     (("evaluate", "{data}", "{nowhere}"), "nowhere: expected a checkpoint"),
@@ -403,8 +548,8 @@ REFUSED = [  # the command, and a part of the line
     (("evaluate", "{nowhere}", "{a}"), "nowhere"),
     (("evaluate", "{data}", "{a}", "--split", "test"), "expected a split 'test', found train and val"),
     (("figure", "neighbours", "{a}", "{valonly}"), "expected a split 'train', found val"),
-    (("evaluate", "{data}", "{a}", "--views", "5"), "views=5: expected 1, or 10"),
-    (("evaluate", "{data}", "{a}", "--views", "0"), "views=0: expected 1, or 10"),
+    (("evaluate", "{data}", "{a}", "--views", "5"), "--views: expected 1 or 10, found 5"),
+    (("evaluate", "{data}", "{a}", "--views", "0"), "--views: expected 1 or 10, found 0"),
     (("evaluate", "{data}", "{a}", "{b}", "--weights", "1"), "--weights: expected 2"),
     (("evaluate", "{data}", "{a}", "{b}", "--weights", "1,2,3"), "--weights: expected 2"),
     (("evaluate", "{data}", "{a}", "{b}", "--weights", "1,one"), "--weights: expected 2"),
@@ -430,7 +575,8 @@ REFUSED = [  # the command, and a part of the line
     (("evaluate", "{data}", "{a}", "--devices", "cpu:0,cpu:1,cpu:2"), "shared evenly by 3 ranks"),
     (("evaluate", "{data}", "{index}"), "index.json: not a whole safetensors file"),
     (("predict", "{a}", "{index}"), "index.json: expected a picture"),
-    (("predict", "{a}", "{nowhere}"), "nowhere: expected a picture"),
+    (("predict", "{a}", "{nowhere}"), "nowhere: expected a picture: No such file or directory\n"),
+    (("predict", "{a}", "{src}"), "src: expected a picture: found a folder\n"),
     (("features", "{a}", "{data}", "{new}.npy", "--layer", "conv9"), "--layer: expected one of conv1"),
     (("features", "{a}", "{data}", "{nowhere}/f.npy"), "nowhere"),
     (("figure", "kernels", "{nowhere}"), "nowhere: expected a checkpoint"),
@@ -464,7 +610,7 @@ def test_other_mistakes_are_refused_in_one_line(world, valonly, tmp_path, comman
         "foreign": tmp_path / "foreign.safetensors",
     }  # fmt: skip
     checkpoint.save(names["foreign"], {"conv1.w": np.zeros((4, 3, 2, 2), np.float32)}, {})
-    assert message in refused(*(str(part).format(**names) for part in command))
+    assert message.format(**names) in refused(*(str(part).format(**names) for part in command))
 
 
 def test_classes_that_differ_are_refused(world, tmp_path):
@@ -559,4 +705,4 @@ def test_an_index_that_is_damaged_is_named(world, tmp_path):
 def test_paths_with_brackets_are_printed_whole(tmp_path):
     """The path is text, not a colour."""
     assert str(tmp_path / "[run]") in refused("resume", tmp_path / "[run]")
-    assert "[/b]" in refused("evaluate", Path("[/b]"), tmp_path)
+    assert "[/b]" in refused("evaluate", tmp_path / "run.safetensors", Path("[/b]"))

@@ -177,6 +177,12 @@ def test_all_gather_and_reduce_scatter_are_adjoint(size, axis):
     np.testing.assert_allclose(left, right, rtol=1e-12)
 
 
+def test_a_rank_alone_may_be_given_its_device_by_name():
+    assert Comm("cpu:0").device.name == "cpu:0"
+    with pytest.raises(DeviceError, match="device 'gpu:0': expected"):
+        Comm("gpu:0")
+
+
 def test_launch_returns_what_each_rank_returned():
     names = backends.names(3).split(",")
     expected = [(rank, 3, name) for rank, name in enumerate(names)]

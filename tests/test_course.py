@@ -1,10 +1,14 @@
 """`tinyalex lessons` and the checks behind the notebooks."""
 
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 
@@ -138,6 +142,63 @@ def test_without_jupyterlab_the_command_says_what_to_install(tmp_path, monkeypat
     assert end.value.code == 1
     assert 'jupyterlab: not installed; run  pip install "tinyalex[lessons]"' in capsys.readouterr().err
     assert (tmp_path / "mine" / NAMES[0]).exists()
+
+
+def _lessons(monkeypatch, *words):
+    """`tinyalex lessons` with these words; the command that it would run, and its exit code."""
+    ran = []
+    monkeypatch.setattr(course, "need", lambda *modules: None)
+    monkeypatch.setattr(course, "open_lab", lambda command: ran.append(command) or 3)
+    monkeypatch.setattr(sys, "argv", ["tinyalex", "lessons", *words])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    return *ran, end.value.code
+
+
+def test_lessons_open_at_the_first_with_jupyterlab_s_own_options(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(course.os, "geteuid", lambda: 0)  # root, as in a container
+    first, root = f"--LabApp.default_url=/lab/tree/{NAMES[0]}", "--allow-root"
+    options = ["--no-browser", "--port", "8889"]
+    start = [sys.executable, "-m", "jupyterlab"]
+    assert _lessons(monkeypatch, "mine", "--", *options) == ([*start, "mine", first, root, *options], 3)
+    assert f"-m jupyterlab mine {first} {root} --no-browser --port 8889\n" in capsys.readouterr().out
+    monkeypatch.setattr(course.os, "geteuid", lambda: 1000)
+    assert _lessons(monkeypatch, "--", *options) == ([*start, "tinyalex-lessons", first, *options], 3)
+    assert _lessons(monkeypatch, "mine", "other") == (1,)
+    assert "expected a folder and, after --, JupyterLab's options, found 'other'" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_jupyterlab_and_not_the_command_before_it(tmp_path):
+    """What it does when it is interrupted is its own: here it takes its time and ends with 5."""
+    script = (
+        "import os, signal, sys, time\n"
+        "signal.signal(signal.SIGINT, lambda *_: (time.sleep(0.3), os._exit(5)))\n"
+        "os.kill(os.getppid(), signal.SIGINT)\n"
+        "time.sleep(0.2)\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+    )
+    assert course.open_lab([sys.executable, "-c", script]) == 5
+
+
+def test_ctrl_c_ends_running_notebooks_after_their_cell():
+    """The interruption comes through as such, and no kernel is left."""
+    new = nbformat.v4
+    books = [new.new_notebook(cells=[new.new_code_cell("1 + 1") for _ in range(3)]) for _ in range(9)]
+    seen = []
+
+    def on_cell(done, of):
+        seen.append((done, of))
+        if len(seen) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.3)
+
+    with pytest.raises(KeyboardInterrupt):
+        course.execute(books, on_cell=on_cell)
+    assert seen[0] == (1, 27)
+    assert len(seen) <= 2 * (os.cpu_count() or 1)
+    assert not books[0].cells[2].outputs
+    assert not books[-1].cells[0].outputs or (os.cpu_count() or 1) > 8
 
 
 def test_the_installed_package_has_the_notebooks(tmp_path):

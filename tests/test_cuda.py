@@ -18,8 +18,9 @@ from tinyalex.comm import Comm, launch
 from tinyalex.devices import Device, parse
 from tinyalex.errors import DeviceError, DeviceMemoryError
 from tinyalex.measure import traffic
-from tinyalex.nn import LRN, AllGather, Conv2d, Dropout, Linear, MaxPool, Sequential
+from tinyalex.nn import LRN, AllGather, BatchNorm, Conv2d, Dropout, Linear, MaxPool, Sequential
 from tinyalex.ops.activation import logistic, relu, tanh
+from tinyalex.ops.batch_norm import batch_norm_backward, batch_norm_forward
 from tinyalex.ops.conv import conv2d_backward, conv2d_forward
 from tinyalex.ops.cuda.launch import timed
 from tinyalex.ops.dropout import dropout_backward, dropout_forward, dropout_mask
@@ -121,6 +122,20 @@ def check_lrn():
         )  # fmt: skip
 
 
+def check_batch_norm():
+    """Channels of one chunk and of more, one number a thread and several; statistics given and not."""
+    for shape in ((3, 29, 28, 8), (2, 31, 11, 7), (4, 2048), (5, 2049), (6, 3)):
+        rows = [drawn(shape[0], seed=seed) for seed in (1, 2, 3)]
+        rows.append(drawn(shape[0], seed=4) ** 2)
+        for arrays in (rows[:2], rows):
+            compare(
+                lambda *args: batch_norm_forward(*args, eps=0.1),
+                batch_norm_backward,
+                3 + drawn(*shape),
+                *arrays,
+            )
+
+
 def check_softmax():
     for classes, images in ((7, 5), (100, 33)):
         labels = np.random.default_rng(2).integers(0, classes, images)
@@ -170,6 +185,7 @@ def towers(comm, dtype=np.float64):
         LRN(alpha=1.0, groups=2, name="lrn1"),
         MaxPool(3, 2, name="pool1"),
         Conv2d(12, 3, pad=1, groups=2, activation="relu", std=0.3, name="conv2"),
+        BatchNorm(name="bn2"),
         AllGather(name="gather3"),
         Linear(10, activation="relu", std=0.3, name="fc3"),
         Dropout(0.5, name="drop3"),
@@ -235,8 +251,8 @@ def check_exchange_on_one_card():
 
 
 CHECKS = [
-    check_conv, check_neuron, check_activations, check_topk, check_pool, check_lrn, check_softmax,
-    check_dropout, check_sgd, check_exchange, check_exchange_on_one_card, check_towers,
+    check_conv, check_neuron, check_activations, check_topk, check_pool, check_lrn, check_batch_norm,
+    check_softmax, check_dropout, check_sgd, check_exchange, check_exchange_on_one_card, check_towers,
 ]  # fmt: skip
 
 
@@ -282,7 +298,7 @@ def test_the_bytes_of_the_forecast_are_those_of_the_launches(standin):
         moved[one.kernel] += one.bytes
     assert moved.pop("matmul") == 0
 
-    parameters = sum(p.size for layer in net.layers.values() for p in layer.params.values())
+    parameters = sum(layer.params[key].size for _, layer, key in net.learned())
     launches, expected = [*traffic.of_loss(6, 4), traffic.of_update(parameters)], Counter()
     for place in net.placed.values():
         launches += traffic.of_layer(place, x.shape[-1])

@@ -1,4 +1,4 @@
-"""The GPU's convolution: every edge of its tiles against NumPy, and the faults that such kernels are prone to."""
+"""The GPU's convolution: every edge of its tiles against NumPy, and the faults that it is prone to."""
 
 import backends
 import numpy as np
@@ -55,6 +55,13 @@ def check_few():
     assert (np.isnan(backends.get(y)) == reached).all()
 
 
+def check_few_with_chunks(monkeypatch):
+    """`check_few` with its terms cut, and whole."""
+    for chunks in (3, 1):
+        monkeypatch.setattr(cuda_conv, "_chunks", lambda *args, chunks=chunks: chunks)
+        check_few()
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_every_edge(dtype, gpu):
     check_edges(dtype)
@@ -66,8 +73,23 @@ def test_many_tiles(chunks, gpu, monkeypatch):
     check_tiles()
 
 
+@pytest.mark.parametrize("v", [1, 2, 4])
+@pytest.mark.parametrize("filters", [1, 10, 32, 48, 64, 96, 128, 192, 256, 384, 512])
+def test_the_threads_reach_every_column_of_a_stage(filters, v):
+    """Else none would copy, for ever: tiles of 48 filters have too few threads for images one by one."""
+    tile = cuda_conv.choose_tile(filters, 4, v)
+    assert tile.threads * v >= tile.TN
+    tile = cuda_conv.choose_tile_w(filters, 4)
+    assert tile.threads * v >= tile.TK
+
+
+def test_few_images_of_many_filters(gpu):
+    """Where `choose_tile` may not take the tile of 48 filters."""
+    compare((10, 5, 4, 3), (48, 5, 3, 3), "float32", 1, 1, 2)
+
+
 def test_only_the_last_wave_is_cut(gpu, monkeypatch):
-    monkeypatch.setattr(cuda_conv, "_at_once", lambda *args: 5)
+    monkeypatch.setattr(cuda_conv, "_wave", lambda *args: 5)
     monkeypatch.setattr(cuda_conv, "_chunks", lambda *args: 3)
     check_tiles()
     for stride in (1, 2):
@@ -93,30 +115,40 @@ def drawn(*shape):
 
 
 FAULTS = {  # name: (file, what stands there, what stands there instead, what is raised)
-    "a barrier left out": ("conv", "        __syncthreads();        // all", "        // all", AssertionError),
-    "a barrier left out in dW": ("conv_weights", "        __syncthreads(); // all", "        // all", AssertionError),
-    "a barrier left out in db": ("conv_weights", "    __syncthreads(); // what", "    // what", AssertionError),
+    "a barrier left out": (
+        "conv", "        __syncthreads();        // all", "        // all", AssertionError),
+    "a barrier left out in dW": (
+        "conv_weights", "        __syncthreads(); // all", "        // all", AssertionError),
+    "a barrier left out in db": (
+        "conv_weights", "    __syncthreads(); // what", "    // what", AssertionError),
     "db over a stage that is still read": ("conv_weights", "    __syncthreads(); // nobody", "    // nobody",
                                            AssertionError),
     "a barrier that some threads do not come to": (
-        "conv", "        __syncthreads();        // all", "        if (row) __syncthreads(); // all", RuntimeError),
+        "conv", "        __syncthreads();        // all", "        if (row) __syncthreads(); // all",
+        RuntimeError),
     "copies not waited for": ("conv", "wait_for<STAGES - 2>", "wait_for<STAGES - 1>", AssertionError),
     "the terms' edge": ("conv", "there = k.a < KH && ", "there = ", AssertionError),
-    "the filters' edge": ("conv", "if (work.f + f >= F)", "if (work.f + f > F)", (AssertionError, IndexError)),
+    "the filters' edge": (
+        "conv", "if (work.f + f >= F)", "if (work.f + f > F)", (AssertionError, IndexError)),
     "the edges of tiles that were cut": ("conv", "if (f >= F || column >= M)", "if (f >= F)",
                                          (AssertionError, IndexError)),
-    "the columns' edge": ("conv", "if (work.column + column >= columns)", "if (work.column + column > columns)",
+    "the columns' edge": (
+        "conv", "if (work.column + column >= columns)", "if (work.column + column > columns)",
                           (AssertionError, IndexError)),
     "the group's maps": ("conv", "group = work.group * C * map", "group = 0 * C * map", AssertionError),
-    "the group's filters": ("conv", "out.place(work.group * F + work.f,", "out.place(work.f,", AssertionError),
+    "the group's filters": (
+        "conv", "out.place(work.group * F + work.f,", "out.place(work.f,", AssertionError),
     "the group's weights": ("conv", "tiles_before = (long long)work.group", "tiles_before = (long long)0",
                             AssertionError),
     "the chunk's terms": ("conv", "digits(work.first * TK + row, ", "digits(row, ", AssertionError),
     "the chunk's weights": ("conv", "+ work.first * TK) * TF", ") * TF", AssertionError),
-    "a chunk that is not added": ("conv", "chunk < chunks; chunk++", "chunk < chunks - 1; chunk++", AssertionError),
+    "a chunk that is not added": (
+        "conv", "chunk < chunks; chunk++", "chunk < chunks - 1; chunk++", AssertionError),
     "the taps' edge in dW": ("conv_weights", "if (f < F && k < K)", "if (f < F)", IndexError),
-    "the chunk's edge in dW": ("conv_weights", "chunk * per + per < M ? chunk * per + per : M", "M", AssertionError),
-    "the group's channels in dW": ("conv_weights", "    x += (long long)group * C * H * W * N;\n", "", AssertionError),
+    "the chunk's edge in dW": (
+        "conv_weights", "chunk * per + per < M ? chunk * per + per : M", "M", AssertionError),
+    "the group's channels in dW": (
+        "conv_weights", "    x += (long long)group * C * H * W * N;\n", "", AssertionError),
     "the last chunk not added": ("conv_weights", "chunk < chunks; chunk++", "chunk < chunks - 1; chunk++",
                                  AssertionError),
 }  # fmt: skip
@@ -131,9 +163,7 @@ def test_a_planted_fault_is_caught(fault, standin, monkeypatch):
     backends.in_source(file, right, wrong)(monkeypatch)
     try:
         with pytest.raises(error):
-            for chunks in (3, 1):
-                monkeypatch.setattr(cuda_conv, "_chunks", lambda *args, chunks=chunks: chunks)
-                check_few()
+            check_few_with_chunks(monkeypatch)
     finally:
         for cache in caches:
             cache.cache_clear()

@@ -5,6 +5,7 @@ import pytest
 from backends import in_source
 from cuda_machine import Unordered
 from test_cuda import (
+    check_batch_norm,
     check_conv,
     check_dropout,
     check_exchange,
@@ -72,6 +73,16 @@ FAULTS = {  # name: (what catches it, how to plant it, what is raised, Assertion
     ),
     "lrn: a gradient's window not turned round": (
         check_lrn, in_source("lrn", "first_ratio = HALF - (n - 1 - n / 2)", "first_ratio = first"),
+    ),
+    "batch norm: the last chunk counted as a whole one": (
+        check_batch_norm, in_source("batch_norm", "(k + 1 < chunks ? CHUNK : n - k * CHUNK)", "CHUNK", 2),
+    ),
+    "batch norm: chunks joined without their means' distances": (
+        check_batch_norm, in_source("batch_norm", "squares[row + k] + distance * distance *",
+                                    "squares[row + k] + 0 * distance *"),
+    ),
+    "batch norm: the gradient through the mean left out": (
+        check_batch_norm, in_source("batch_norm", "(g.of[m] - shift -", "(g.of[m] -"),
     ),
     "softmax: slices added without regard to their largest logits": (
         check_softmax, in_source("softmax", " * exp(largest[(long long)i * N + n] - m)", ""),

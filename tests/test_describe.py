@@ -19,6 +19,7 @@ from tinyalex.nn import (
     LRN,
     Activate,
     AvgPool,
+    BatchNorm,
     Conv2d,
     Dropout,
     Flatten,
@@ -64,10 +65,13 @@ def train(network, comm, batch=BATCH):
 
 
 def kept_by(layer):
-    """The arrays in a layer's cache that are not its parameters, by where their memory starts."""
+    """The arrays in a layer's cache that are not its parameters, by where their memory starts.
+
+    Without those of a number a channel.
+    """
     parts = layer.cache if isinstance(layer.cache, tuple) else (layer.cache,)
     weights = [id(p) for p in layer.params.values()]
-    arrays = [a for a in parts if isinstance(a, np.ndarray) and id(a) not in weights]
+    arrays = [a for a in parts if isinstance(a, np.ndarray) and id(a) not in weights and a.ndim > 1]
     return {a.__array_interface__["data"][0]: a.nbytes for a in arrays}
 
 
@@ -95,8 +99,8 @@ def test_shapes_parameters_and_kept_bytes_are_those_of_a_real_step(preset, ranks
 
 KINDS = [
     ZeroPad((1, 0, 2, 0)), Conv2d(6, 3, activation="relu"), Conv2d(6, 3), Activate("logistic"), LRN(3),
-    SameMapNorm(3), AvgPool(3, 2, pad=1), MaxPool(3, 1), GlobalAvgPool(), Flatten(), Dropout(inverted=True),
-    Linear(5, "tanh"),
+    SameMapNorm(3), BatchNorm(), AvgPool(3, 2, pad=1), MaxPool(3, 1), GlobalAvgPool(), Flatten(),
+    Dropout(inverted=True), Linear(5, "tanh"), BatchNorm(),
 ]  # fmt: skip
 
 
@@ -113,6 +117,12 @@ def test_what_a_layer_is_said_to_keep_is_in_its_cache(network):
         assert np.shares_memory(x, y) == place.layer.is_view(1)
         assert (y.shape[:-1], place.layer.out(x.shape[:-1])) == (place.y, place.y)
         x = y
+
+
+def test_statistics_are_memory_but_are_not_learned():
+    row = describe(Network([BatchNorm()], (6, 5, 4))).rows[0]
+    assert (row.parameters, row.parameter_bytes) == (2 * 6, 4 * (4 * 6 + 2 * 2 * 6))
+    assert "12 parameters" in repr(Network([BatchNorm()], (6, 5, 4)).build())
 
 
 @pytest.mark.parametrize("network", [AlexNet(pool=2), AlexNet(lrn=False, dropout=False), AlexNet(size=227)])
@@ -258,6 +268,8 @@ def test_printed_table_shows_every_layer_and_the_totals_in_80_columns():
     text = printed(describe(PAPER, 2, 128))
     for row in describe(PAPER, 2, 128).rows:
         assert f"\n{row.layer} " in text
+    table = text[: text.index("\nDevices")]
+    assert printed(describe(PAPER, 2, 128), width=40).startswith(table)  # no digit is cut
     (total,) = [line for line in text.splitlines() if line.startswith("total")]
     assert " ".join(total.split()) == "total 60,965,224 659,272 724,406,816 365.8 552.8 15.8 15.5"
     assert "…" not in text

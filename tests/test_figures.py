@@ -401,7 +401,10 @@ def test_sizes_and_their_ratio():
     weight, bias, fc = figure.axes[0].lines
     assert weight.get_color().tolist() == bias.get_color().tolist() != fc.get_color().tolist()
     assert (weight.get_linestyle(), bias.get_linestyle()) == ("-", "--")
-    assert [t.get_text() for t in figure.legends[0].get_texts()] == list(values)
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == [
+        "conv1", "fc6", "weights", "biases", "10⁻³: a healthy ratio"
+    ]  # fmt: skip
+    assert weight.get_marker() == bias.get_marker() != fc.get_marker()  # not by the colour alone
 
 
 def test_a_network_before_its_first_update_is_drawn():

@@ -14,6 +14,9 @@ from tinyalex.measure import gradtable
 from tinyalex.measure.gradtable import print_table
 from tinyalex.nn import Conv2d, Linear, MaxPool, Sequential
 from tinyalex.ops import (
+    batch_norm,
+    batch_norm_backward,
+    batch_norm_forward,
     conv2d_backward,
     conv2d_forward,
     lrn,
@@ -69,7 +72,7 @@ def test_gradients_of_the_plain_operations_agree():
 
 
 def test_gradients_agree_when_the_work_is_cut_into_the_smallest_blocks(monkeypatch):
-    for module in (strips, lrn, pool):
+    for module in (strips, lrn, pool, batch_norm):
         monkeypatch.setattr(module, "BLOCK_BYTES", 1)
     assert [row.failure for row in gradtable.run(seed=1) if row.failure] == []
 
@@ -346,6 +349,37 @@ def lrn_cross_term_missing(dy, v, right):
 def lrn_factor_2_missing(dy, v, right):
     direct = lrn_direct(dy, v["x"])
     return {"x": direct + (right(dy)["x"] - direct) / 2}
+
+
+def batch_norm_again(dy, v, change):
+    """Batch normalization's gradients from a changed cache."""
+    return dict(zip("xwb", batch_norm_backward(dy, change(batch_norm_forward(**v, eps=0.1)[1])), strict=True))
+
+
+@wrong("batch norm")
+@wrong("batch norm of features")
+def batch_norm_statistics_taken_for_constants(dy, v, right):
+    return batch_norm_again(dy, v, lambda cache: cache._replace(of_batch=False))
+
+
+@wrong("batch norm")
+def batch_norm_variance_taken_for_a_constant(dy, v, right):
+    n = dy[0].size
+    of_variance = batch_norm_forward(v["x"], *np.ones((2, 4)), eps=0.1)[0] - 1  # x̂
+    grads = right(dy)
+    s = np.sqrt(v["x"].var(axis=(1, 2, 3)) + 0.1)
+    return {"x": grads["x"] + of_variance * (v["w"] * grads["w"] / s / n)[:, None, None, None]}
+
+
+@wrong("batch norm")
+def batch_norm_eps_left_out(dy, v, right):
+    return batch_norm_again(dy, v, lambda cache: cache._replace(eps=0.0))
+
+
+@wrong("batch norm")
+def batch_norm_variance_divided_by_n_minus_1(dy, v, right):
+    n = dy[0].size
+    return batch_norm_again(dy, v, lambda cache: cache._replace(var=cache.var * n / (n - 1)))
 
 
 @wrong("relu")

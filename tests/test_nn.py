@@ -19,6 +19,7 @@ from tinyalex.nn import (
     Activate,
     AllGather,
     AvgPool,
+    BatchNorm,
     Conv2d,
     Dropout,
     Flatten,
@@ -83,6 +84,8 @@ KINDS = {
     "lrn": Kind(LRN(alpha=1.0), (7, 4, 3, 2)),
     "lrn, groups 2, n 4": Kind(LRN(4, alpha=1.0, groups=2)),
     "same-map norm": Kind(SameMapNorm(alpha=1.0)),
+    "batch norm": Kind(BatchNorm(), linear="xwb"),
+    "batch norm of features": Kind(BatchNorm(eps=0.1), (8, 3), linear="xwb"),
     "relu": Kind(Activate("relu")),
     "tanh": Kind(Activate(("tanh", 1.7, 0.6))),
     "logistic": Kind(Activate("logistic")),
@@ -118,15 +121,15 @@ def make(kind, dtype=np.float64, seed=0):
 
 
 def arrays_of(layer, what):
-    """The layer's params or grads by name, also of a Sequential's layers, as arrays of NumPy's."""
+    """The layer's params (without statistics) or grads by name, also of a Sequential's layers, of NumPy's."""
     return backends.get(on_device(layer, what))
 
 
 def on_device(layer, what):
     """The same as the device's own arrays."""
-    if hasattr(layer, "parameters"):
-        return {name: getattr(part, what)[key] for name, part, key in layer.parameters()}
-    return dict(getattr(layer, what))
+    if hasattr(layer, "learned"):
+        return {name: getattr(part, what)[key] for name, part, key in layer.learned()}
+    return {key: a for key, a in getattr(layer, what).items() if key not in layer.statistics}
 
 
 def gradients(layer, dy):
@@ -244,10 +247,10 @@ def test_results_are_the_callers_own(kind):
 
 @pytest.mark.parametrize(
     "kind",
-    [k for name, k in KINDS.items() if "dropout" not in name],
-    ids=[n for n in KINDS if "drop" not in n],
+    [k for name, k in KINDS.items() if "dropout" not in name and "batch" not in name],
+    ids=[n for n in KINDS if "drop" not in n and "batch" not in n],
 )
-def test_only_dropout_knows_training_from_test(kind):
+def test_only_dropout_and_batch_normalization_know_training_from_test(kind):
     layer, x, _ = make(kind)
     assert layer.forward(x, train=True).tobytes() == layer.forward(x, train=False).tobytes()
 
@@ -270,6 +273,47 @@ def test_dropout_in_training_and_test(inverted, kept, test, dtype):
     assert (layer.backward(x) == y).all()  # the same units and factor
     assert (layer.forward(x, train=True) != y).any()  # a fresh mask
     assert abs((layer.forward(x).mean() - y.mean()) / y.mean()) < 0.05
+
+
+@both_dtypes
+@pytest.mark.parametrize("shape", [(4, 3, 5, 6), (4, 6)], ids=["maps", "features"])
+def test_batch_normalization_in_training_and_test(shape, dtype):
+    rng = np.random.default_rng(5)
+    layer = BatchNorm(momentum=0.25).build(shape[:-1], Comm(backends.device()), rng, dtype)
+    hosted, x = backends.Hosted(layer), (5 + 3 * rng.standard_normal(shape)).astype(dtype)
+    arrays = dict(layer.params)
+    np.testing.assert_allclose(hosted.forward(x), x, rtol=1e-4)  # at first: mean 0, variance 1
+    assert {name: backends.get(a).tolist() for name, a in layer.params.items()} == {
+        "w": [1] * 4, "b": [0] * 4, "mean": [0] * 4, "var": [1] * 4,
+    }  # fmt: skip
+
+    y = hosted.forward(x, train=True)
+    rows, n = y.reshape(4, -1), x.size // 4
+    np.testing.assert_allclose(rows.mean(axis=1), 0, atol=1e-5)
+    np.testing.assert_allclose(rows.var(axis=1), 1, rtol=1e-4)
+    of_batch = x.reshape(4, -1).astype(np.float64)
+    mean, var = 0.25 * of_batch.mean(axis=1), 0.75 + 0.25 * of_batch.var(axis=1) * n / (n - 1)
+    np.testing.assert_allclose(backends.get(layer.params["mean"]), mean, rtol=1e-5)
+    np.testing.assert_allclose(backends.get(layer.params["var"]), var, rtol=1e-5)
+    assert all(layer.params[key] is array for key, array in arrays.items())  # a recorded step writes there
+
+    for _ in range(40):
+        hosted.forward(x, train=True)
+    learned = backends.get(dict(layer.params))
+    np.testing.assert_allclose(hosted.forward(x), y * np.sqrt(1 - 1 / n), rtol=0, atol=1e-3)
+    assert all((backends.get(layer.params[key]) == a).all() for key, a in learned.items())  # not at test
+
+
+def test_training_on_one_number_a_channel_is_refused():
+    layer = backends.Hosted(
+        BatchNorm(name="bn").build((3,), Comm(backends.device()), np.random.default_rng(0))
+    )
+    with pytest.raises(ArgumentError, match="bn: training wants more than one number for each channel"):
+        layer.forward(np.ones((3, 1), np.float32), train=True)
+    assert layer.forward(np.ones((3, 1), np.float32)).shape == (3, 1)
+    for wrong in (BatchNorm(eps=0.0), BatchNorm(momentum=1.5)):
+        with pytest.raises(ArgumentError, match="bn1: expected eps > 0 and 0 ≤ momentum ≤ 1"):
+            plan([wrong], (3,))
 
 
 def test_the_weights_are_drawn_as_told():
@@ -332,7 +376,7 @@ def run_on(ranks, layers, x, dy, steps=0, labels=None):
         y = net.forward(x, train=True)
         dx = net.backward(dy)
         assert not np.delete(dx, range(len(x))[comm.part(len(x))], axis=0).any()  # the other ranks' channels
-        params = arrays_of(net, "params")
+        params = {name: backends.get(layer.params[key]) for name, layer, key in net.parameters()}
         return y, {"x": dx[comm.part(len(x))], **arrays_of(net, "grads")}, params, comm.ledger, comm.calls
 
     results = launch(rank, parse(backends.names(ranks)))
@@ -362,6 +406,7 @@ FILTERS = [
 ]  # fmt: skip
 ROWS = [Part(), AllGather(), Linear(6, "relu", **LARGE), AllGather(replicated=True)]
 DROPPED = [Part(), Dropout(), AllGather(replicated=True)]
+NORMED = [Part(), BatchNorm(), AllGather(replicated=True)]
 
 
 @pytest.mark.parametrize(
@@ -376,8 +421,22 @@ DROPPED = [Part(), Dropout(), AllGather(replicated=True)]
         (ROWS, (6,), 3),
         (DROPPED, (12, 5, 6), 2),
         (DROPPED, (12, 5, 6), 3),
+        (NORMED, (12, 5, 6), 2),
+        (NORMED, (12, 5, 6), 3),
     ],
-    ids=["towers", "4_groups", "3_towers", "filters", "filters_3", "rows", "rows_3", "dropout", "dropout_3"],
+    ids=[
+        "towers",
+        "4_groups",
+        "3_towers",
+        "filters",
+        "filters_3",
+        "rows",
+        "rows_3",
+        "dropout",
+        "dropout_3",
+        "batch_norm",
+        "batch_norm_3",
+    ],
 )
 def test_a_layer_gives_the_same_on_any_number_of_ranks(layers, out, ranks):
     rng = np.random.default_rng(11)
@@ -406,6 +465,24 @@ def test_rows_that_cannot_be_shared_are_refused(layer):
         )
     with pytest.raises(ArgumentError, match=message):
         plan([layer], (2, 5, 5), ranks=2)
+
+
+def test_batch_normalization_is_shared_by_the_channels():
+    """It stands before the ranks meet; before any convolution, each of them would hold all channels."""
+    after = plan([Conv2d(4, 3), BatchNorm(), Linear(6), BatchNorm(), Linear(2)], (2, 5, 5), ranks=2)
+    kinds = [type(place.layer).__name__ for place in after]
+    assert kinds == [
+        "Conv2d",
+        "BatchNorm",
+        "AllGather",
+        "Linear",
+        "BatchNorm",
+        "AllGather",
+        "Linear",
+        "AllGather",
+    ]
+    with pytest.raises(ArgumentError, match=r"bn1: on 2 ranks .* put Part\(\) before it"):
+        plan([BatchNorm(), Conv2d(4, 3)], (2, 5, 5), ranks=2)
 
 
 # The paper's network in small: two towers that meet at three places.

@@ -19,7 +19,18 @@ from hypothesis import strategies as st
 from tinyalex import ops
 from tinyalex.comm import launch
 from tinyalex.devices import parse
-from tinyalex.ops import ACTIVATIONS, chosen, dropout_mask, lrn, plain_ops, pool, reference, strips, tanh
+from tinyalex.ops import (
+    ACTIVATIONS,
+    batch_norm,
+    chosen,
+    dropout_mask,
+    lrn,
+    plain_ops,
+    pool,
+    reference,
+    strips,
+    tanh,
+)
 from tinyalex.ops.cases import CASES
 
 
@@ -37,6 +48,7 @@ PAIRED = [
     "avg_pool",
     "lrn",
     "same_map_norm",
+    "batch_norm",
     "dropout",
     "softmax_loss",
     "relu",
@@ -50,6 +62,7 @@ PAIRED = [
     (avg_pool_forward, avg_pool_backward),
     (lrn_forward, lrn_backward),
     (same_map_norm_forward, same_map_norm_backward),
+    (batch_norm_forward, batch_norm_backward),
     (dropout_forward, dropout_backward),
     (softmax_loss_forward, softmax_loss_backward),
     (relu_forward, relu_backward),
@@ -502,6 +515,47 @@ def test_topk_error_by_hand(scores, label, k, error):
 
 
 @DTYPES
+@settings(EXAMPLES, max_examples=30)
+@given(st.sampled_from([(4, 3, 5, 2), (3, 7), (5, 2, 1, 8)]), st.booleans(), block_sizes(batch_norm), seeds)
+def test_batch_norm(dtype, shape, given_statistics, blocks, rng):
+    """Also where the mean is large beside the deviation: Σx²/n − mean² would be left with rounding."""
+    x, dy, w, b = (normal(rng, size, dtype) for size in (shape, shape, shape[:1], shape[:1]))
+    offset = 0 if dtype == np.float32 else 300
+    x = frozen((offset + x).astype(dtype))
+    how = {}
+    if given_statistics:
+        how = {"mean": normal(rng, shape[:1], dtype), "var": frozen(normal(rng, shape[:1], dtype) ** 2)}
+    with blocks:
+        y_found, cache = batch_norm_forward(x, w, b, *how.values(), eps=0.1)
+        found = batch_norm_backward(dy, cache)
+    terms = 1 + offset * given_statistics
+    assert_close(y_found, reference.batch_norm(x, w, b, **how, eps=0.1), dtype, "y", terms)
+    expected = reference.batch_norm_backward(dy, x, w, **how, eps=0.1)
+    for name, one, wanted in zip(("dx", "dw", "db"), found, expected, strict=True):
+        assert_close(one, wanted, dtype, name, terms)
+
+
+def test_batch_norm_of_channels_that_take_many_blocks():
+    """As of a convolution's maps on a GPU, where blocks of threads sum a part of a channel each."""
+    rng = np.random.default_rng(0)
+    x, dy = (rng.standard_normal((2, 47, 31, 7)).astype(np.float32) for _ in range(2))
+    x += np.float32([[[[100]]], [[[-30]]]])
+    x[:, 0] = 0  # a border of zeros
+    w, b = (rng.standard_normal(2).astype(np.float32) for _ in range(2))
+    y, cache = batch_norm_forward(*map(frozen, (x, w, b)))
+    x64, axes = x.astype(np.float64), (1, 2, 3)
+    xhat = (x64 - x64.mean(axes, keepdims=True)) / np.sqrt(x64.var(axes, keepdims=True) + 1e-5)
+    each = (slice(None), None, None, None)
+    np.testing.assert_allclose(y, w[each] * xhat + b[each], rtol=0, atol=1e-4)
+    dx, dw, db = batch_norm_backward(frozen(dy), cache)
+    np.testing.assert_allclose(db, dy.sum(axes, dtype=np.float64), rtol=0, atol=1e-2)
+    np.testing.assert_allclose(dw, (dy * xhat).sum(axes), rtol=0, atol=1e-2)
+    flat = w[each] / np.sqrt(x64.var(axes, keepdims=True) + 1e-5)
+    wanted = flat * (dy - dy.mean(axes, dtype=np.float64)[each] - xhat * (dy * xhat).mean(axes)[each])
+    np.testing.assert_allclose(dx, wanted, rtol=0, atol=1e-5)
+
+
+@DTYPES
 @EXAMPLES
 @given(st.integers(2, 7), st.integers(1, 6), st.data(), seeds)
 def test_topk_error(dtype, K, N, data, rng):
@@ -702,6 +756,30 @@ def _typed(function, *arrays):
             id="same_map_norm n",
         ),
         pytest.param(
+            lambda: batch_norm_forward(np.zeros((4, 3)), np.ones(4), np.ones(3)),
+            ValueError,
+            ["b: ", "(4,)", "(3,)"],
+            id="batch_norm b",
+        ),
+        pytest.param(
+            lambda: batch_norm_forward(np.zeros((4, 3)), np.ones(4), np.ones(4), np.ones(4)),
+            ValueError,
+            ["mean and var"],
+            id="batch_norm mean alone",
+        ),
+        pytest.param(
+            lambda: batch_norm_forward(np.zeros((4, 3, 2)), np.ones(4), np.ones(4)),
+            ValueError,
+            ["(4, 3, 2)"],
+            id="batch_norm of three axes",
+        ),
+        pytest.param(
+            _typed(batch_norm_forward, ((4, 3), "f4"), ((4,), "f8"), ((4,), "f4")),
+            TypeError,
+            ["float32", "float64"],
+            id="batch_norm of mixed dtypes",
+        ),
+        pytest.param(
             lambda: dropout_forward(np.zeros((4, 3)), np.ones((4, 1), bool)),
             ValueError,
             ["(4, 3)", "(4, 1)"],
@@ -754,7 +832,8 @@ OPERATIONS = [getattr(ops, name) for name in ops.__all__ if name.endswith(("_for
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
 def test_chosen_within_plain_ops_is_the_plain_operation_with_the_same_arguments(operation, version):
     plain = getattr(ops.plain, operation.__name__, operation)
-    its_own = any(operation.__name__.startswith(name) for name in ("relu", "tanh", "logistic", "global_avg"))
+    names = ("relu", "leaky_relu", "tanh", "logistic", "global_avg")
+    its_own = any(operation.__name__.startswith(name) for name in names)
     assert (plain is operation) == its_own  # these read like their formulas as they are
     assert chosen(operation) is (plain if version == "plain" else operation)
     assert inspect.signature(plain) == inspect.signature(operation)

@@ -6,6 +6,7 @@ PyTorch keeps (N, C, H, W); we keep (C, H, W, N). Gradients come from autograd w
 import numpy as np
 import pytest
 
+from tinyalex.nn import BatchNorm
 from tinyalex.ops import (
     ACTIVATIONS,
     avg_pool_backward,
@@ -195,6 +196,33 @@ def test_linear():
     assert_close(dx, ours(x_torch.grad).T)
     assert_close(dw, ours(w_torch.grad))
     assert_close(db, ours(b_torch.grad))
+
+
+@pytest.mark.parametrize("maps", [True, False], ids=["maps", "features"])
+def test_batch_normalization_in_training_and_at_test(maps):
+    """Three steps of training with their running statistics, then one with these, and all gradients."""
+    rng = np.random.default_rng(0)
+    shape = (5, 3, 4, 6) if maps else (5, 6)
+    layer = BatchNorm(eps=0.01, momentum=0.3).build(shape[:-1], rng=rng, dtype=np.float64)
+    oracle = (torch.nn.BatchNorm2d if maps else torch.nn.BatchNorm1d)(5, eps=0.01, momentum=0.3).double()
+    with torch.no_grad():
+        for key, parameter in (("w", oracle.weight), ("b", oracle.bias)):
+            layer.params[key][...] = rng.standard_normal(5)
+            parameter.copy_(torch.from_numpy(layer.params[key]))
+    for train in (True, True, True, False):
+        oracle.train(train)
+        oracle.zero_grad()
+        x, dy = (10 * rng.random() + rng.standard_normal(shape) for _ in range(2))
+        x_torch = leaf(x if maps else x.T, maps)
+        y_torch = oracle(x_torch)
+        y_torch.backward(leaf(dy if maps else dy.T, maps).detach())
+        y, dx = layer.forward(x, train), layer.backward(dy)
+        for found, expected in ((y, y_torch), (dx, x_torch.grad)):
+            assert_close(found, ours(expected, maps) if maps else ours(expected).T)
+        assert_close(layer.grads["w"], ours(oracle.weight.grad))
+        assert_close(layer.grads["b"], ours(oracle.bias.grad))
+        assert_close(layer.params["mean"], ours(oracle.running_mean))
+        assert_close(layer.params["var"], ours(oracle.running_var))
 
 
 def test_softmax_loss():

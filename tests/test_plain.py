@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from tinyalex.models import NETWORKS, make
-from tinyalex.nn import LRN, Conv2d, MaxPool, SameMapNorm
-from tinyalex.ops import chosen, plain_ops, softmax_loss_backward, softmax_loss_forward
+from tinyalex.nn import LRN, Conv2d, Linear, MaxPool, SameMapNorm, Sequential
+from tinyalex.ops import chosen, plain, plain_ops, softmax_loss_backward, softmax_loss_forward
+from tinyalex.optim import SGD
+from tinyalex.train import train_step
 
 
 def step(network, x, labels):
@@ -26,13 +28,31 @@ def test_a_training_step_of_every_preset(name):
     x, labels = 60 * rng.standard_normal((*network.input, 4)), rng.integers(0, *network.outputs, 4)
     fast = step(network, x, labels)
     with plain_ops():
-        plain = step(network, x, labels)
-    assert plain.keys() == fast.keys()
+        found = step(network, x, labels)
+    assert found.keys() == fast.keys()
     for key, expected in fast.items():
         scale = np.abs(expected).max()
         assert scale > 0, key
-        np.testing.assert_allclose(plain[key], expected, rtol=0, atol=1e-11 * scale, err_msg=key)
-    assert any((plain[key] != fast[key]).any() for key in fast)  # it was another way
+        np.testing.assert_allclose(found[key], expected, rtol=0, atol=1e-11 * scale, err_msg=key)
+    assert any((found[key] != fast[key]).any() for key in fast)  # it was another way
+
+
+def test_a_step_of_training_takes_the_loss_by_the_plain_operations_too(monkeypatch):
+    calls = []
+
+    def counted(name):
+        right = getattr(plain, name)
+        monkeypatch.setattr(plain, name, lambda *args, **how: calls.append(name) or right(*args, **how))
+
+    counted("softmax_loss_forward")
+    counted("softmax_loss_backward")
+    net = Sequential([Linear(3)], (5,), rng=np.random.default_rng(0))
+    x, labels = np.ones((5, 2), np.float32), np.array([0, 2])
+    train_step(net, SGD(net, 0.1), x, labels)
+    assert not calls
+    with plain_ops():
+        train_step(net, SGD(net, 0.1), x, labels)
+    assert calls == ["softmax_loss_forward", "softmax_loss_backward"]
 
 
 MAPS = (Conv2d, MaxPool, LRN, SameMapNorm)
@@ -51,10 +71,10 @@ def test_a_layer_of_alexnet_at_full_size(name):
     with plain_ops():
         y = layer.forward(x)
     layer.cache = cache  # for ReLU's gradient jumps where rounding puts a sum on the other side of 0
-    plain = {"y": y, "dx": layer.backward(dy), **layer.grads}
-    assert (plain["dx"] is None) == (name == "conv1") == (fast["dx"] is None)  # no gradient to the pixels
+    found = {"y": y, "dx": layer.backward(dy), **layer.grads}
+    assert (found["dx"] is None) == (name == "conv1") == (fast["dx"] is None)  # no gradient to the pixels
     for key, expected in fast.items():
         if expected is not None:
             scale = np.abs(expected).max()
-            np.testing.assert_allclose(plain[key], expected, rtol=0, atol=3e-5 * scale, err_msg=key)
-            assert plain[key].shape == expected.shape
+            np.testing.assert_allclose(found[key], expected, rtol=0, atol=3e-5 * scale, err_msg=key)
+            assert found[key].shape == expected.shape

@@ -1,7 +1,6 @@
 """Figure 1 in small: the whole run, its interruption, what it writes, and the commands."""
 
 import csv
-import io
 import json
 import subprocess
 import sys
@@ -9,7 +8,6 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from rich.console import Console
 
 from tinyalex import cli
 from tinyalex import devices as device_names
@@ -42,15 +40,11 @@ def pictures():
     return shapes.make(64, np.random.default_rng(0))
 
 
-def quiet():
-    return Console(file=io.StringIO())
-
-
 @pytest.fixture(scope="module")
 def finished(pictures, tmp_path_factory):
     """A run on two ranks that nothing interrupted: (its folder, its summary)."""
     out = tmp_path_factory.mktemp("finished") / "run"
-    return out, run(pictures, PLAN, TWO, out, quiet())
+    return out, run(pictures, PLAN, TWO, out)
 
 
 def rows_of(out):
@@ -163,16 +157,16 @@ def test_the_figure_is_drawn_as_the_papers(tmp_path):
 
 def counted(patch, stop_at=None):
     """Count rank 0's steps; the one numbered stop_at (from 1) is interrupted before it is made."""
-    steps, step = [], training.train_step
+    steps, step = [], training.Step.__call__
 
-    def wrapped(net, optimizer, images, labels, number, data):
-        if data.rank == 0:
-            steps.append(optimizer.rate)
+    def wrapped(self, images, labels, number):
+        if self.data.rank == 0:
+            steps.append(self.optimizer.rate)
             if len(steps) == stop_at:
                 raise KeyboardInterrupt
-        return step(net, optimizer, images, labels, number, data)
+        return step(self, images, labels, number)
 
-    patch.setattr(training, "train_step", wrapped)
+    patch.setattr(training.Step, "__call__", wrapped)
     return steps
 
 
@@ -201,16 +195,28 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(stop_at, remaining, p
     with pytest.MonkeyPatch.context() as patch:
         counted(patch, stop_at)
         with pytest.raises(KeyboardInterrupt):
-            run(pictures, PLAN, TWO, tmp_path, quiet())
+            run(pictures, PLAN, TWO, tmp_path)
     partial = json.loads((tmp_path / "summary.json").read_text())
     assert len(partial["runs"]) == len(list(tmp_path.glob("*.safetensors")))
     assert (tmp_path / "relu_vs_tanh.png").exists()
     with pytest.MonkeyPatch.context() as patch:
         steps = counted(patch)
-        summary = run(pictures, PLAN, TWO, tmp_path, quiet())
+        summary = run(pictures, PLAN, TWO, tmp_path)
     assert len(steps) == remaining
     assert_same_run(tmp_path, finished[0])
     assert summary["search"] == finished[1]["search"]
+
+
+def test_a_run_tells_how_far_it_is(pictures, tmp_path):
+    """Once a batch: of the search's batches, and at most so many of each training; what was found is said."""
+    told, said = [], []
+    run(pictures, PLAN, TWO, tmp_path, lambda *now, **how: told.append((*now, how)), said.append)
+    search = [t for t in told if t[0] == "relu, which rate? batch"]
+    assert [t[1:3] for t in search[:2]] == [(1, 2), (2, 2)]
+    trained = [t for t in told if t[0].startswith("tanh, rate ")]
+    assert [t[1:3] for t in trained] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert all(t[4] == {"at_most": True} and "until it is 25%" in t[3] for t in trained)
+    assert [line.split(":")[0].split(",")[0] for line in said] == ["relu", "relu", "tanh", "tanh"]
 
 
 def test_a_finished_run_is_not_run_again(pictures, finished):
@@ -218,7 +224,7 @@ def test_a_finished_run_is_not_run_again(pictures, finished):
     before = (out / "curves.csv").read_bytes()
     with pytest.MonkeyPatch.context() as patch:
         steps = counted(patch)
-        assert run(pictures, PLAN, TWO, out, quiet()) == summary
+        assert run(pictures, PLAN, TWO, out) == summary
     assert steps == []
     assert (out / "curves.csv").read_bytes() == before
 
@@ -262,7 +268,7 @@ def test_a_folder_with_another_plan_is_refused_and_left_alone(pictures, finished
         PLAN._replace(most_epochs=3),
     ):
         with pytest.raises(DataError, match=r"holds a run with other settings.*--out") as caught:
-            run(pictures, other, TWO, out, quiet())
+            run(pictures, other, TWO, out)
         assert str(out) in str(caught.value)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
@@ -275,11 +281,11 @@ def test_train_stops_at_the_target(pictures):
 def test_every_epoch_and_seed_has_an_order_of_its_own(pictures, monkeypatch):
     shown = []
 
-    def step(net, optimizer, x, labels, number, data):
+    def step(self, x, labels, number):
         shown.append((number, labels.tolist()))
         return StepResult(2.0, 0.5)
 
-    monkeypatch.setattr(training, "train_step", step)
+    monkeypatch.setattr(training.Step, "__call__", step)
     for seed in (0, 1, 0):
         train(pictures, ONE, "relu", 0.001, seed, epochs=2)
     assert [number for number, _ in shown] == [0, 1, 2, 3] * 3
@@ -410,6 +416,9 @@ def test_relu_vs_tanh_from_the_command_line(small, finished, tmp_path, capsys):
         assert command(*arguments) == 0
         printed = capsys.readouterr().out
         assert "seed 0: to 25% training error tanh needs no ratio: one did not arrive" in printed
+        assert printed.endswith(
+            "with 64 pictures, about 2; all 50,000 (--full) gave 5.8 and 6.5, the paper: about six\n"
+        )
         assert str(out / "relu_vs_tanh.png") in printed
         assert_same_run(out, finished[0])
     assert command(*arguments, "--seeds", 2) == 1

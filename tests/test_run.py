@@ -440,6 +440,16 @@ def test_a_frozen_layer_is_recorded_as_standing_still(whole):
     assert last["conv2.w"]["update"] > 0
 
 
+def test_sizes_are_recorded_every_epoch_where_checkpoints_are_rarer(whole):
+    """Else with each checkpoint; never twice."""
+    often, seldom = (
+        [r["step"] for r in run.metrics(whole(epochs=3, save_every=n)) if r["kind"] == "sizes"]
+        for n in (1, 500)
+    )
+    assert often == list(range(1, often[-1] + 1))
+    assert seldom == [often[-1] // 3 * i for i in (1, 2, 3)]
+
+
 def test_another_seed_is_another_run(whole):
     assert "conv1.w" in differences(whole(epochs=1), whole(epochs=1, seed=1))
 

@@ -25,8 +25,11 @@ FLOORS = [  # each imports from its own floor and those above it in this list
     {"cli"},
     {"__init__", "__main__"},
 ]
-CORE = set().union(*FLOORS[:6])
-MOST_LINES = 2500  # of code in the core: without kernels, docstrings, comments and blank lines
+# What a reader of AlexNet on the CPU reads: the operations with their plain, looped and fast forms, layers,
+# ranks, networks, training, the gradient checker.  Not the GPU's side, MPI, the tests' table, later networks.
+CORE = {"ops", "comm", "memory", "devices", "nn", "models", "optim", "train", "gradcheck"}
+BESIDE = {"cuda", "mpi.py", "cases.py", "vgg.py"}
+MOST_LINES = 3000  # of code: without docstrings, comments and blank lines
 
 
 def room(path):
@@ -68,7 +71,8 @@ def test_arrows_go_one_way(path):
 
 
 def test_the_core_is_small():
-    assert sum(code_lines(path) for path in sources() if room(path) in CORE) <= MOST_LINES
+    core = [p for p in sources() if room(p) in CORE and not BESIDE & set(p.relative_to(ROOT).parts)]
+    assert sum(map(code_lines, core)) <= MOST_LINES
 
 
 def code_lines(path):

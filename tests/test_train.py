@@ -13,7 +13,7 @@ from tinyalex.data.loader import InMemory
 from tinyalex.devices import parse
 from tinyalex.errors import NonFiniteError
 from tinyalex.models import figure1
-from tinyalex.nn import AllGather, Conv2d, Linear, Sequential
+from tinyalex.nn import Activate, AllGather, BatchNorm, Conv2d, Linear, Sequential
 from tinyalex.ops.softmax import softmax_loss_forward, topk_error
 from tinyalex.optim import SGD
 from tinyalex.train import StepResult, train_step
@@ -112,6 +112,34 @@ def test_what_crosses_is_gradients(size, pictures):
         return comm.calls
 
     assert on(size, rank) == [{("gradients", "all_reduce"): 1}] * size
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_ranks_that_share_the_batch_have_the_same_statistics(size, pictures):
+    """The average of what each would have found in its part; it crosses with the gradients."""
+
+    def rank(comm):
+        layers = [Conv2d(4, 5, stride=4), BatchNorm(name="bn"), Activate("relu"), Linear(10, std=0.1)]
+        net = Sequential(layers, (3, 32, 32), comm.alone(), np.random.default_rng(0), np.float64)
+        x, labels = next(InMemory(pictures, comm, BATCH, np.float64).epoch(np.random.default_rng(0)))
+        bn = net.layers["bn"]
+        net.forward(x, train=True)
+        alone = {key: backends.get(bn.params[key]).copy() for key in bn.statistics}
+        for key, start in (("mean", 0), ("var", 1)):
+            bn.params[key].fill(start)
+        train_step(net, SGD(net, 0.1), x, labels, data=comm)
+        return arrays_of(net), alone, dict(comm.calls)
+
+    ranks = on(size, rank)
+    for found, _, calls in ranks:
+        assert calls == {("gradients", "all_reduce"): 1}
+        assert {name: a.tobytes() for name, a in found.items()} == {
+            name: a.tobytes() for name, a in ranks[0][0].items()
+        }
+        for key in ("mean", "var"):
+            apart = [alone[key] for _, alone, _ in ranks]
+            assert (apart[0] != apart[1]).any()
+            np.testing.assert_allclose(found[f"bn.{key}"], np.mean(apart, axis=0), rtol=1e-12)
 
 
 def test_training_lowers_the_loss(pictures):

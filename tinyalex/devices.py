@@ -16,6 +16,7 @@ Which devices a program runs on is said in one way everywhere (`--devices`, `tin
 
 import contextlib
 import functools
+import math
 import os
 import re
 from collections import Counter
@@ -103,6 +104,15 @@ class Device:
         out = empty(self.xp, array.shape, array.dtype)
         out.data.copy_from_device_async(array.data, array.nbytes)
         return out
+
+    def pinned(self, shape, dtype):
+        """Return an array of the host's that a GPU can copy by itself; any thread may ask for one."""
+        if self.kind == "cpu":
+            return np.empty(shape, dtype)
+        count = math.prod(shape)
+        with self.xp.cuda.Device(self.index):
+            memory = self.xp.cuda.alloc_pinned_memory(count * np.dtype(dtype).itemsize)
+        return np.frombuffer(memory, dtype, count).reshape(shape)
 
     def put(self, array):
         """Copy a host array to this device (on the CPU: the array itself)."""

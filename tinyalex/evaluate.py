@@ -4,31 +4,43 @@ Paper, section 4.1: the prediction for a picture is the average of the network's
 views, the four corners and the centre, and their mirror images.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from tinyalex.errors import ArgumentError
 from tinyalex.nn import Sequential
 from tinyalex.ops import softmax, topk_error
+from tinyalex.ops.cuda.pictures import feed
 
 
-def probabilities(net: Sequential, loader: Iterator | None) -> tuple[np.ndarray, np.ndarray]:
+def probabilities(
+    net: Sequential,
+    loader: Iterator | None,
+    on_batch: Callable[[int], object] = lambda done: None,
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the class probabilities (K, N) of every picture of a Loader, and the labels (N,).
 
     With ten views a batch's images are a list of ten; they go through the network side by side, and the ten
     softmax outputs are averaged.  Every rank of the net must call this; the loader is rank 0's (None on the
-    others).
+    others).  on_batch(done) is called on rank 0 after each batch: so many pictures are done.
     """
-    comm = net.comm
+    comm, done = net.comm, 0
     found, labels = [], []
-    while (batch := comm.share(next(loader, None) if loader else None)) is not None:
-        images, N = batch.images, len(batch.labels)
-        x = np.concatenate(images, axis=-1) if isinstance(images, list) else images
-        p = softmax(net.forward(comm.device.put(x)))
-        found.append(comm.device.get(p.reshape(len(p), -1, N).mean(axis=1)))
-        labels.append(batch.labels)
+    for images, of_batch in feed(comm.device, _shared(comm, loader)):
+        p = softmax(net.forward(images))
+        found.append(comm.device.get(p.reshape(len(p), -1, len(of_batch)).mean(axis=1)))
+        labels.append(of_batch)
+        done += len(of_batch)
+        if loader:
+            on_batch(done)
     return np.concatenate(found, axis=1), np.concatenate(labels)
+
+
+def _shared(comm, loader):
+    """The batches of rank 0's loader, on every rank."""
+    while (batch := comm.share(next(loader, None) if loader else None)) is not None:
+        yield batch
 
 
 def errors(probabilities: np.ndarray, labels: np.ndarray, k: int = 5) -> tuple[float, float, float]:
@@ -62,7 +74,12 @@ def shares(weights: list[float], count: int) -> np.ndarray:
     return weights / weights.sum()
 
 
-def features(net: Sequential, loader: Iterator | None, layer: str) -> np.ndarray | None:
+def features(
+    net: Sequential,
+    loader: Iterator | None,
+    layer: str,
+    on_batch: Callable[[int], object] = lambda done: None,
+) -> np.ndarray | None:
     """Return the outputs (D, N) of a layer, of all ranks, for every picture of a Loader, on rank 0.
 
     As for `probabilities`, every rank must call this; the others get None.  Raises ArgumentError for an
@@ -71,8 +88,8 @@ def features(net: Sequential, loader: Iterator | None, layer: str) -> np.ndarray
     comm, found, first = net.comm, None, 0
     if layer not in net.layers:
         raise ArgumentError(f"expected a layer, one of {', '.join(net.layers)}; found {layer!r}")
-    while (batch := comm.share(next(loader, None) if loader else None)) is not None:
-        y = net.forward(comm.device.put(batch.images), last=layer)
+    for images, _ in feed(comm.device, _shared(comm, loader)):
+        y = net.forward(images, last=layer)
         if net.placed[layer].split_y:
             y = comm.all_gather(y)
         if comm.rank:
@@ -82,4 +99,5 @@ def features(net: Sequential, loader: Iterator | None, layer: str) -> np.ndarray
             found = np.empty((len(y), len(loader.labels)), y.dtype)
         found[:, first : first + y.shape[1]] = y
         first += y.shape[1]
+        on_batch(first)
     return found

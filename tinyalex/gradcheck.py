@@ -59,6 +59,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyalex.errors import ArgumentError
+from tinyalex.nn import Layer
 from tinyalex.ops.checks import xp_of
 
 # By dtype and "is y linear in it": what rounding and truncation leave, with a wide margin on both sides.
@@ -128,11 +129,14 @@ def check(forward, backward, variables, *, rng, linear=(), directions=4):
 def check_layer(layer, x, rng, linear=()):
     """Check a `tinyalex.nn` layer, or a Sequential of them, in test mode at x; return a `Report`.
 
-    The variables are "x" (unless backward returns None for it) and the layer's parameters, all float64
-    (or as `check` says), which are perturbed in place and restored, whatever happens.  Raises as `check`.
+    The variables are "x" (unless backward returns None for it) and the parameters that are learned, all
+    float64 (or as `check` says), which are perturbed in place and restored, whatever happens.  Raises as
+    `check`.
     """
-    whole = getattr(layer, "parameters", lambda: ((name, layer, name) for name in layer.params))
-    owners = {name: (part, key) for name, part, key in whole()}
+    if isinstance(layer, Layer):
+        owners = {key: (layer, key) for key in layer.params if key not in layer.statistics}
+    else:
+        owners = {name: (part, key) for name, part, key in layer.learned()}
     params = {name: part.params[key].copy() for name, (part, key) in owners.items()}
 
     def put(values):

@@ -37,8 +37,9 @@ from tinyalex.memory import zeros
 from tinyalex.ops.checks import xp_of
 
 __all__ = [
-    "LRN", "Activate", "AllGather", "AvgPool", "Conv2d", "Dropout", "Flatten", "Layer", "Linear", "MaxPool",
-    "Part", "Placed", "SameMapNorm", "Sequential", "Weighted", "ZeroPad", "on_towers", "plan",
+    "LRN", "Activate", "AllGather", "AvgPool", "BatchNorm", "Conv2d", "Dropout", "Flatten", "GlobalAvgPool",
+    "Layer", "Linear", "MaxPool", "Part", "Placed", "SameMapNorm", "Sequential", "Weighted", "ZeroPad",
+    "on_towers", "plan",
 ]  # fmt: skip
 
 KINDS = {}  # every kind of layer, by its name
@@ -47,8 +48,8 @@ KINDS = {}  # every kind of layer, by its name
 def activation_of(value):
     """Return the pair that a field `activation` means, None of None.
 
-    value: "relu", "tanh", "logistic", ("tanh", a, b) for a tanh(b x), or None.  Raises ArgumentError for
-    anything else.
+    value: "relu", "relu6", "tanh", "logistic", ("tanh", a, b) for a tanh(b x), ("leaky", slope) with a
+    slope > 0 for x < 0, or None.  Raises ArgumentError for anything else.
     """
     match value:
         case None:
@@ -57,8 +58,12 @@ def activation_of(value):
             return ops.ACTIVATIONS[value]
         case ("tanh", int() | float() as a, int() | float() as b) if math.isfinite(a * b) and a * b:
             return ops.tanh(a, b)
+        case ("leaky", int() | float() as slope) if slope > 0 and math.isfinite(slope):
+            return ops.leaky_relu(slope)
     known = ", ".join(map(repr, ops.ACTIVATIONS))
-    raise ArgumentError(f"activation: expected None, {known} or ('tanh', a, b), found {value!r}")
+    raise ArgumentError(
+        f"activation: expected None, {known}, ('tanh', a, b) or ('leaky', slope > 0), found {value!r}"
+    )
 
 
 @dataclass(repr=False)
@@ -74,6 +79,7 @@ class Layer:
     prefix = "layer"  # of the names that Sequential finds
     pair = None  # (forward(x, **arguments) → (y, cache), backward(dy, cache) → dx)
     leaves = None  # what a rank holds after it: "part" of the channels, "all", or None: as before it
+    statistics = ()  # those of its parameters that follow what is seen in training, and have no gradient
 
     def __init_subclass__(cls, is_kind=True):
         if is_kind:
@@ -122,8 +128,16 @@ class Layer:
         """Return the shapes of its parameters by name, for an input of this shape."""
         return {}
 
+    def count(self, shape):
+        """Return how many numbers it learns by their gradients, for an input of this shape."""
+        sizes = self.sizes(shape).items()
+        return sum(math.prod(size) for key, size in sizes if key not in self.statistics)
+
     def keeps(self, shape):
-        """Return what backward reads: "x", "y", or the bytes a number of x of an array of its own."""
+        """Return what backward reads: "x", "y", or the bytes a number of x of an array of its own.
+
+        Arrays of a number for each channel are not counted.
+        """
         return ["x"]
 
     def is_view(self, ranks):
@@ -188,6 +202,12 @@ class Layer:
         """Call the backward function that belongs to the last forward pass, with its cache."""
         return self._backward(dy, self.kept(), *args)
 
+    def weights(self):
+        """Return (w, b); ArgumentError where there are none yet."""
+        if not self.params:
+            raise self.error("has no weights: build the network with rng, or load a checkpoint")
+        return self.params["w"], self.params["b"]
+
     def kept(self):
         """Return the cache of the last forward pass; ArgumentError if there was none."""
         if self.cache is None:
@@ -215,26 +235,21 @@ class Weighted(Layer, is_kind=False):
         """Of the forward pass, for one image: every weight once at each place of the output."""
         return math.prod(self.sizes(shape)["w"]) * math.prod(self.out(shape)[1:])
 
-    def weights(self):
-        """Return (w, b); ArgumentError where there are none yet."""
-        if not self.params:
-            raise self.error("has no weights: build the network with rng, or load a checkpoint")
-        return self.params["w"], self.params["b"]
-
 
 @dataclass(repr=False)
 class Conv2d(Weighted):
     """Convolution and activation: y = activation(w ∗ x + b)  (paper, section 3.5).
 
-    filters: F.  kernel: its side, or (KH, KW).  pad: zeros around the maps, one number or (top, bottom, left,
-    right).  groups: filters and channels are cut into so many equal parts, and a filter sees only its own
-    part (the paper's towers).  activation: "relu", "tanh", ("tanh", a, b), "logistic" or None.  std: standard
-    deviation of the starting weights, by default the paper's 0.01; bias: of the starting biases.
+    filters: F.  kernel: its side, or (KH, KW).  stride: one number, or (vertical, horizontal).  pad: zeros
+    around the maps, one number or (top, bottom, left, right).  groups: filters and channels are cut into so
+    many equal parts, and a filter sees only its own part (the paper's towers).  activation: see
+    `activation_of`.  std: standard deviation of the starting weights, by default the paper's 0.01; bias: of
+    the starting biases.
     """
 
     filters: int
     kernel: int | tuple[int, ...]
-    stride: int = 1
+    stride: int | tuple[int, ...] = 1
     pad: int | tuple[int, ...] = 0
     groups: int = 1
     activation: str | tuple | None = None
@@ -252,12 +267,12 @@ class Conv2d(Weighted):
     def out(self, shape):
         """(C, H, W) → (F, OH, OW)."""
         (C, H, W), (KH, KW) = maps(self, shape), self.window
-        top, bottom, left, right = pads(self)
+        (SH, SW), (top, bottom, left, right) = pair_of(self, "stride"), pads(self)
         g = self.groups
         if g < 1 or self.filters < 1 or self.filters % g or C % g:
             raise self.error(f"{C} channels and {self.filters} filters cannot be cut into {g} equal groups")
-        H = ops.output_size(H, KH, self.stride, top, bottom, self.name)
-        return self.filters, H, ops.output_size(W, KW, self.stride, left, right, self.name)
+        H = ops.output_size(H, KH, SH, top, bottom, self.name)
+        return self.filters, H, ops.output_size(W, KW, SW, left, right, self.name)
 
     def sizes(self, shape):
         """w (F, C/groups, KH, KW), b (F,)."""
@@ -333,12 +348,12 @@ class Linear(Weighted):
 class MaxPool(Layer):
     """The largest pixel of each window  (paper, section 3.4).
 
-    window, stride: the paper's z and s; 3 and 2 overlap.  ceil: the last windows may hang over the edge, as
-    in 2012.  pad: see `Conv2d`.
+    window, stride: the paper's z and s; 3 and 2 overlap.  Each one number or (vertical, horizontal).  ceil:
+    the last windows may hang over the edge, as in 2012.  pad: see `Conv2d`.
     """
 
-    window: int
-    stride: int
+    window: int | tuple[int, ...]
+    stride: int | tuple[int, ...]
     pad: int | tuple[int, ...] = 0
     ceil: bool = True
 
@@ -348,9 +363,9 @@ class MaxPool(Layer):
     def out(self, shape):
         """(C, H, W) → (C, OH, OW)."""
         (C, H, W), (top, bottom, left, right) = maps(self, shape), pads(self)
-        z, s = self.window, self.stride
-        H = ops.pooled_size(H, z, s, top, bottom, self.ceil, self.name)
-        return C, H, ops.pooled_size(W, z, s, left, right, self.ceil, self.name)
+        (ZH, ZW), (SH, SW) = pair_of(self, "window"), pair_of(self, "stride")
+        H = ops.pooled_size(H, ZH, SH, top, bottom, self.ceil, self.name)
+        return C, H, ops.pooled_size(W, ZW, SW, left, right, self.ceil, self.name)
 
     def keeps(self, shape):
         """Its input and its output."""
@@ -452,6 +467,74 @@ class SameMapNorm(Layer):
     def keeps(self, shape):
         """Its input and the bracket s."""
         return ["x", 4]
+
+
+@dataclass(repr=False)
+class BatchNorm(Layer):
+    """Batch normalization of each channel of maps, or of each feature  (Ioffe and Szegedy, 2015).
+
+    y = w (x − mean) / √(var + eps) + b.  In training mean and var are those of the batch, over all of a
+    channel's n numbers, and the layer's own follow them:
+
+        mean ← (1 − momentum) · mean + momentum · the batch's
+        var  ← (1 − momentum) · var  + momentum · the batch's · n / (n − 1)
+
+    Without training they are the layer's own, which begin at 0 and 1; w begins at 1, b at 0.
+
+    Ranks that share the network normalize their own channels.  Ranks that share the batch (data parallelism)
+    normalize their own part of it; after each step all of them hold the average of their means and variances,
+    so that it does not matter whose are saved.
+    """
+
+    eps: float = 1e-5
+    momentum: float = 0.1
+
+    prefix = "bn"
+    pair = ops.batch_norm_forward, ops.batch_norm_backward
+    statistics = ("mean", "var")
+
+    def out(self, shape):
+        """(C, H, W) or (D,) as it is."""
+        if not (self.eps > 0 and 0 <= self.momentum <= 1):
+            raise self.error(f"expected eps > 0 and 0 ≤ momentum ≤ 1, found {self.eps}, {self.momentum}")
+        return shape
+
+    def sizes(self, shape):
+        """w, b, mean, var: (C,) or (D,)."""
+        return dict.fromkeys(("w", "b", "mean", "var"), shape[:1])
+
+    def check_split(self, split, ranks):
+        """Each rank has the parameters of its own channels."""
+        if ranks > 1 and not split:
+            raise self.error(
+                f"on {ranks} ranks each must hold its part of the channels: put Part() before it"
+            )
+
+    def draw(self, key, size, rng):
+        """1 for w and var, 0 for b and mean."""
+        return np.full(size, float(key in ("w", "var")))
+
+    def forward(self, x, train=False):
+        """x (C, …, N) → y, shaped like x."""
+        w, b = self.weights()
+        if not train:
+            y, self.cache = self.run(self.pair, x, w, b, self.params["mean"], self.params["var"], self.eps)
+            return y
+        n = x.size // len(x)
+        if n == 1:
+            raise self.error("training wants more than one number for each channel, found one")
+        y, self.cache = self.run(self.pair, x, w, b, eps=self.eps)
+        for key, of_batch in (("mean", self.cache.mean), ("var", self.cache.var * (n / (n - 1)))):
+            own = self.params[key]  # written to in place: a recorded step finds it there again
+            own *= 1 - self.momentum
+            own += self.momentum * of_batch
+        return y
+
+    def backward(self, dy):
+        """dy → dx, shaped like x."""
+        self.grads.clear()
+        dx, self.grads["w"], self.grads["b"] = self.undo(dy)
+        return dx
 
 
 @dataclass(repr=False)
@@ -660,12 +743,11 @@ def pads(layer):
 
 
 def pair_of(layer, name):
-    """Return a field that is one number or two as two."""
-    value = getattr(layer, name)
-    two = (value, value) if isinstance(value, int) else value
-    if len(two) != 2 or not all(type(n) is int and n > 0 for n in two):
-        raise layer.error(f"{name}: expected a number > 0, or two, found {value!r}")
-    return two
+    """Return a field that is one number or two, vertical and horizontal, as two."""
+    try:
+        return ops.two_of(getattr(layer, name), name)
+    except ArgumentError as error:
+        raise layer.error(str(error)) from None
 
 
 # ---- a list of layers ----------------------------------------------------------------------------------
@@ -815,6 +897,12 @@ class Sequential:
             for key in layer.sizes(self.placed[name].x):
                 yield f"{name}.{key}", layer, key
 
+    def learned(self):
+        """Yield those of `parameters` that have a gradient: all but the layers' statistics."""
+        for name, layer, key in self.parameters():
+            if key not in layer.statistics:
+                yield name, layer, key
+
     def sizes(self):
         """Return the shape of every parameter by name, of all ranks together."""
         return {
@@ -828,7 +916,7 @@ class Sequential:
         rows = [("", "input", "×".join(map(str, self.input_shape)), "")]
         total = 0
         for name, (layer, x, y, _, _) in self.placed.items():
-            count = sum(map(math.prod, layer.sizes(x).values()))
+            count = layer.count(x)
             total += count
             call = repr(layer).replace(f"name={name!r}", "").replace("(, ", "(").replace(", )", ")")
             rows.append((name, call, "×".join(map(str, y)), f"{count:,}" if count else ""))

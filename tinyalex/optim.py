@@ -40,7 +40,7 @@ class SGD:
         self.bias_rate, self.decay_biases = bias_rate, decay_biases
         self.scale = scale or {}
         self.velocity = {}
-        for name, layer, key in model.parameters():
+        for name, layer, key in model.learned():
             w = layer.params[key]
             self.velocity[name] = zeros(model.comm.device.xp, w.shape, w.dtype)
         self._on_gpu = None  # the `Update` of a GPU's arrays
@@ -60,7 +60,7 @@ class SGD:
         loss: a scalar array; where it is not finite nothing is updated.  (So the loss need not be read
         before: on a GPU the host goes on at once.)
         """
-        parameters = list(self.model.parameters())
+        parameters = list(self.model.learned())
         arrays = [
             (layer.params[key], self.velocity[name], layer.grads[key]) for name, layer, key in parameters
         ]
@@ -74,7 +74,7 @@ class SGD:
     def _rates(self):
         """Return (momentum, ε, decay · ε) of each parameter."""
         found = []
-        for name, _, key in self.model.parameters():
+        for name, _, key in self.model.learned():
             rate = self.rate_of(name)
             decay = self.decay if key != "b" or self.decay_biases else 0.0
             found.append((self.momentum, rate, decay * rate))

@@ -14,7 +14,7 @@ import numpy as np
 from tinyalex.comm import Comm
 from tinyalex.errors import NonFiniteError
 from tinyalex.nn import Sequential
-from tinyalex.ops import softmax_loss_backward, softmax_loss_forward, topk_error
+from tinyalex.ops import chosen, softmax_loss_backward, softmax_loss_forward, topk_error
 from tinyalex.ops.cuda.graph import Captured
 from tinyalex.optim import SGD
 
@@ -51,11 +51,12 @@ class Step:
     def _queue(self, images, labels):
         """Forward, loss, backward, update; return the loss and the number of errors as one array."""
         logits = self.net.forward(images, train=True)
-        loss, cache = softmax_loss_forward(logits, labels, total=labels.size * self.ranks)
+        loss_of, slope_of = chosen(softmax_loss_forward), chosen(softmax_loss_backward)
+        loss, cache = loss_of(logits, labels, total=labels.size * self.ranks)
         errors = topk_error(logits, labels).sum()
-        self.net.backward(softmax_loss_backward(cache))
+        self.net.backward(slope_of(cache))
         if self.ranks > 1:
-            loss, errors = _sum_gradients(self.net, self.data, loss, errors)
+            loss, errors = _meet(self.net, self.data, loss, errors)
         self.optimizer.step(loss)  # nothing where the loss is not finite
         return self.net.comm.device.xp.stack([loss, errors])
 
@@ -72,28 +73,33 @@ def train_step(
     (data parallelism).  The gradients of the parts are summed over them, so that every rank, dividing by the
     whole batch, makes the update that one rank would make.
 
-    step: its number, for messages.  Raises NonFiniteError on every rank, and updates nothing, where the loss
-    is not finite.
+    step: its number, for messages.  Raises NonFiniteError on every rank, and updates no weight, where the
+    loss is not finite.
     """
     return Step(net, optimizer, data)(images, labels, step)
 
 
-def _sum_gradients(net, data, loss, errors):
-    """Sum the layers' gradients over the ranks, in place; return the sums of the other two.
+def _meet(net, data, loss, errors):
+    """Sum the layers' gradients over the ranks, and average their statistics; return the other two's sums.
 
-    One message for all: the gradients laid end to end, then the loss and the number of errors.
+    One message for all: these arrays laid end to end, then the loss and the number of errors.
     """
     xp = data.device.xp
-    parameters = list(net.parameters())
-    pieces = [layer.grads[key].ravel() for _, layer, key in parameters]
+    arrays = [
+        (layer, key, layer.params[key] if key in layer.statistics else layer.grads[key])
+        for _, layer, key in net.parameters()
+    ]
     tail = xp.stack([loss, errors]).astype(loss.dtype)
     with data.on_behalf_of("gradients"):
-        summed = data.all_reduce(xp.concatenate([*pieces, tail]))
+        summed = data.all_reduce(xp.concatenate([*(a.ravel() for *_, a in arrays), tail]))
     start = 0
-    for _, layer, key in parameters:
-        shape, size = layer.grads[key].shape, layer.grads[key].size
-        layer.grads[key] = summed[start : start + size].reshape(shape)
-        start += size
+    for layer, key, a in arrays:
+        found = summed[start : start + a.size].reshape(a.shape)
+        if key in layer.statistics:
+            layer.params[key][...] = found / data.size
+        else:
+            layer.grads[key] = found
+        start += a.size
     return summed[start:]
 
 

@@ -5,17 +5,32 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.text import Text
+from typer.core import TyperGroup
 
 from tinyalex import __version__
 from tinyalex.cli import exchange, judge, learn, look, prepare, train
+from tinyalex.cli.common import print_error
 from tinyalex.errors import TinyalexError
 
+
+class Commands(TyperGroup):
+    """All commands; Ctrl-C ends any of them with one line and exit code 130."""
+
+    def invoke(self, ctx):
+        """Run the command that was given."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            Console(stderr=True).print("stopped")
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
+    cls=Commands,
     help="AlexNet written out by hand, on NumPy or CuPy arrays.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -34,37 +49,32 @@ def _commands(
     """AlexNet written out by hand, on NumPy or CuPy arrays."""
 
 
-app.command("check-grads")(learn.check_grads)
-app.command("doctor")(learn.doctor)
-app.command("relu-vs-tanh")(learn.relu_vs_tanh)
-app.command("lessons")(learn.lessons)
-app.command("judge")(judge.judge)
-app.command("docs")(learn.docs)
-app.command("describe")(learn.describe)
-app.command("bench")(learn.bench)
+def _add(panel, **commands):
+    for name, function in commands.items():
+        app.command(name.rstrip("_").replace("_", "-"), rich_help_panel=panel)(function)
+
+
+_add("Learn", lessons=learn.lessons, check_grads=learn.check_grads, judge=judge.judge, docs=learn.docs)
 
 prepare_app = typer.Typer(
     cls=prepare.Kinds, help="Turn pictures into the form that training reads.", no_args_is_help=True
 )
 prepare_app.command("pictures")(prepare.pictures)
 prepare_app.command("imagenet", help="The same as pictures: ILSVRC is one form of them.")(prepare.pictures)
-app.add_typer(prepare_app, name="prepare")
-app.command("train")(train.train)
-app.command("resume")(train.resume)
+app.add_typer(prepare_app, name="prepare", rich_help_panel="Train")
+_add("Train", train=train.train, resume=train.resume, evaluate=look.evaluate, predict=look.predict)
 
-app.command("evaluate")(look.evaluate)
-app.command("predict")(look.predict)
-app.command("features")(look.features)
 figure_app = typer.Typer(help="Draw a picture from a run or a checkpoint.", no_args_is_help=True)
 figure_app.command("kernels")(look.figure_kernels)
 figure_app.command("predictions")(look.figure_predictions)
 figure_app.command("neighbours")(look.figure_neighbours)
 figure_app.command("curves")(look.figure_curves)
 figure_app.command("sizes")(look.figure_sizes)
-app.add_typer(figure_app, name="figure")
+app.add_typer(figure_app, name="figure", rich_help_panel="Look inside")
+_add("Look inside", describe=learn.describe, features=look.features, metrics=look.metrics)
 
-app.command("export")(exchange.export)
-app.command("import")(exchange.import_network)
+_add("Exchange", export=exchange.export, import_=exchange.import_network)
+_add("Measure", relu_vs_tanh=learn.relu_vs_tanh, bench=learn.bench, doctor=learn.doctor)
 
 
 def main():
@@ -72,6 +82,5 @@ def main():
     try:
         app()
     except (TinyalexError, OSError) as error:
-        message = Text.assemble(("error: ", "bold red"), str(error))
-        Console(stderr=True, highlight=False).print(message, soft_wrap=True)
+        print_error(error)
         sys.exit(1)

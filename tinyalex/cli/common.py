@@ -8,24 +8,46 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from tinyalex import devices as device_names
+from tinyalex.cli import terminal
 from tinyalex.comm import launch
 from tinyalex.errors import DataError, few
 
-console = Console(markup=False, highlight=False, soft_wrap=True)
-error_console = Console(stderr=True, markup=False, highlight=False)
+terminal.settle()
+console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
+error_console = Console(stderr=True, markup=False, emoji=False, highlight=False)
 
 _RANKS = "One rank each: cpu:0,cpu:1 or cuda:0,cuda:1; cpu, cuda: as many as can share the work evenly"
-ThreadDevices = Annotated[str | None, typer.Option(help=f"{_RANKS}.", show_default="cpu")]
-Devices = Annotated[str | None, typer.Option(help=f"{_RANKS}; mpi, mpi:cuda (mpiexec).", show_default="cpu")]
+ThreadDevices = Annotated[str, typer.Option(help=f"{_RANKS}.")]
+Devices = Annotated[str, typer.Option(help=f"{_RANKS}; mpi, mpi:cuda (mpiexec).")]
 Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint, or a run folder: its newest checkpoint.")]
 DataSet = Annotated[
     Path,
     typer.Argument(help="A folder made by `tinyalex prepare`, CIFAR-10's, or cifar10: found or fetched."),
 ]
-Split = Annotated[str, typer.Option(help="train or val.")]
-Views = Annotated[int, typer.Option(help="Views of each picture: 1 (centre) or 10 (paper, section 4.1).")]
+Names = Annotated[
+    Path | None,
+    typer.Option(
+        help="A text file whose lines begin with the classes' names and go on in words: n02123045 cat."
+    ),
+]
+Split = Annotated[
+    str | None, typer.Option(help="train or val.", show_default="val, or train where there is no other")
+]
+
+
+def _views(number):
+    if number not in (1, 10):
+        raise DataError(f"--views: expected 1 or 10, found {number}")
+    return number
+
+
+Views = Annotated[
+    int,
+    typer.Option(help="Views of each picture: 1 (centre) or 10 (paper, section 4.1).", callback=_views),
+]
 _NETWORK = "paper, code2012, half, caffe, small, cifar4 …; a checkpoint or run; FILE.py or FILE.json"
 NetworkArgument = Annotated[str, typer.Argument(metavar="NETWORK", help=f"alexnet: {_NETWORK}.")]
 NetworkOption = Annotated[
@@ -69,7 +91,7 @@ def operations(plain):
 
 
 def _spelled(devices, parts):
-    transport, names = device_names.read("cpu" if devices is None else devices, parts)
+    transport, names = device_names.read(devices, parts)
     return ",".join(names) if transport == "threads" else devices
 
 
@@ -95,16 +117,46 @@ def metrics_of(path):
     return records
 
 
-def open_splits(data, *splits):
-    """Open a data set; DataError unless it has all of these splits."""
+def data_among(paths):
+    """Tell apart the data set and the checkpoints or runs that a command was given, in whichever order.
+
+    Returns (the data set's path, the others as they came).  Where none is a data set, it is the last that is
+    no run either: what opens it says what is wrong.
+    """
+    from tinyalex.data import cifar10
+
+    def is_run(path):
+        return path.suffix == ".safetensors" or (path / "run.json").exists()
+
+    def is_data(path):
+        marked = any((path / name).exists() for name in ("index.json", "plan.json"))
+        archive = path.is_file() and path.suffix in (".gz", ".tgz", ".tar")
+        return path == Path("cifar10") or marked or archive or (path.is_dir() and cifar10.find(path))
+
+    places = range(len(paths))
+    found = [i for i in places if is_data(paths[i])] or [i for i in places if not is_run(paths[i])] or places
+    return paths[found[-1]], [path for i, path in enumerate(paths) if i != found[-1]]
+
+
+def open_split(data, split=None):
+    """Open a data set and one of its splits: return both.
+
+    split: "train" or "val"; None: "val", or "train" where there is no other, which is said.
+    """
     from tinyalex.runs.settings import open_data
 
     opened = open_data(data)
     there = [name for name in ("train", "val") if getattr(opened, name) is not None]
-    for split in splits:
-        if split not in there:
-            raise DataError(f"{data}: expected a split {split!r}, found {' and '.join(there)}")
-    return opened
+    if split is None:
+        split = there[-1]
+        if split == "train":
+            console.print(
+                f"{data}: no validation pictures (prepare with --val 0.1 to hold some out): these are the "
+                "ones that are trained on"
+            )
+    if split not in there:
+        raise DataError(f"{data}: expected a split {split!r}, found {' and '.join(there)}")
+    return opened, getattr(opened, split)
 
 
 def same_classes(path, trained, data):
@@ -148,21 +200,44 @@ def weights_of(text, count):
         ) from error
 
 
+def print_error(error):
+    """Print an error that a user can mend, without a traceback."""
+    error_console.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
+
+
+def named(classes, path):
+    """Return the classes, each as the line of a file that begins with it, as in Caffe's synset_words.txt."""
+    from tinyalex.files import read_text
+
+    if path is None:
+        return list(classes)
+    lines = [line.split() for line in read_text(path).splitlines() if line.strip()]
+    words = {line[0]: " ".join(line) for line in lines}
+    return [words.get(name, name) for name in classes]
+
+
 def print_errors(name, probabilities, labels, views):
     from tinyalex.evaluate import errors, guesses
 
     loss, top1, topk = errors(probabilities, labels)
+    k = guesses(len(probabilities))
+    more = f", top-{k} error {topk:.2%}" if k > 1 else ""
     console.print(
-        f"{name}: top-1 error {top1:.2%}, top-{guesses(len(probabilities))} error {topk:.2%}, "
+        f"{name}: top-1 error {top1:.2%}{more}, "
         f"loss {loss:.4f}  ({len(labels):,} pictures, {views} view{'s' if views > 1 else ''})",
     )
 
 
-def new_file(path):
-    """Refuse a file that could not be written, before the work whose result it is to hold."""
-    if path.is_dir() or not path.parent.is_dir():
+def new_file(path, *read):
+    """Refuse a file that could not be written, before the work whose result it is to hold; return it.
+
+    read: the files (None: none) that the work reads, which it must not replace.
+    """
+    if path.is_dir() or not path.name or not path.parent.is_dir():
         found = "a folder" if path.is_dir() else f"no folder {path.parent}"
         raise DataError(f"{path}: expected the name of a file in a folder that exists, found {found}")
+    if path.exists() and any(other.exists() and path.samefile(other) for other in read if other):
+        raise DataError(f"{path}: expected another file than the one that is read")
     return path
 
 

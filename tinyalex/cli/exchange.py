@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from tinyalex.cli.common import Checkpoint
-from tinyalex.errors import DataError
+from tinyalex.cli.common import Checkpoint, console, new_file
+from tinyalex.errors import ArgumentError, DataError
 from tinyalex.files import read_text
 
 
@@ -22,13 +22,14 @@ def export(
     from tinyalex.runs.saved import open_network
 
     path = newest(checkpoint)
+    new_file(out, path)
     saved = open_network(path)
     arrays, _ = files.load(path)
     pictures = saved.pictures or _pictures_of(path, saved, arrays)
     metadata = {"classes": saved.classes, "pictures": pictures and pictures._asdict()}
     onnx_export.write(out, saved.network, arrays, metadata)
     shape = ", ".join(map(str, saved.network.input))
-    typer.echo(f"{out}: opset {onnx_export.OPSET}, input (batch, {shape}), logits out")
+    console.print(f"{out}: opset {onnx_export.OPSET}, input (batch, {shape}), logits out")
 
 
 def _pictures_of(path, saved, arrays):
@@ -51,32 +52,37 @@ def import_network(
     out: Annotated[Path, typer.Argument(help="The checkpoint to write (.safetensors).")],
     pictures: Annotated[
         str | None,
-        typer.Option(help="What it was trained on: caffe, torchvision, or a JSON file; see the README."),
+        typer.Option(
+            help="What goes into it: caffe, torchvision, pixels (0-255), unit (0-1), or a JSON file; "
+            "see the README."
+        ),
     ] = None,
     classes: Annotated[
         Path | None, typer.Option(help="A text file: the name of a class in each line.")
     ] = None,
+    network: Annotated[
+        str | None,
+        typer.Option(help="Which network a state dict is of: alexnet, vgg, bvlc_alexnet or caffenet."),
+    ] = None,
 ):
     """Read a network that another program wrote, into a checkpoint that `predict` takes."""
-    from tinyalex.data.preprocessing import parse
     from tinyalex.exchange import state_dict
     from tinyalex.runs import checkpoint as files
 
+    new_file(out, source, classes)
     if source.suffix == ".safetensors":
-        found = state_dict.read(source)
+        found = state_dict.read(source, network)
+    elif network is not None:
+        raise ArgumentError(f"--network: expected a state dict (.safetensors), found {source}")
     else:
         from tinyalex.exchange import onnx_import
 
         found = onnx_import.read(source)
-    network = found.network
-    count = network.outputs[0]
     stated = _stated(source, found)
     if pictures is not None:
-        if network.input[0] != 3 or network.input[1] != network.input[2]:
-            raise DataError(
-                f"{source}: --pictures: expected an input of three square maps, found {network.input}"
-            )
-        stated["pictures"] = parse(pictures, network.input[1])
+        stated["pictures"], found = _pictures(source, found, pictures)
+    network = found.network
+    count = network.outputs[0]
     names = _names(classes) if classes else stated.get("classes") or [str(i) for i in range(count)]
     if len(names) != count:
         raise DataError(f"{classes or source}: expected {count} names of classes, found {len(names)}")
@@ -87,12 +93,39 @@ def import_network(
     }
     files.save(out, found.arrays, metadata)
     ranks = network.most_ranks
-    typer.echo(
+    for note in found.notes:
+        console.print(note)
+    console.print(
         f"{out}: {len(network.layers)} layers, {sum(a.size for a in found.arrays.values()):,} parameters, "
         f"{count:,} classes" + (f", {ranks} towers" if ranks > 1 else "")
     )
-    if not stated.get("pictures"):
-        typer.echo("how pictures are prepared is not stated: predict needs it; import with --pictures")
+    if found.prepares:
+        console.print(
+            "the file scales and shifts its input itself: --pictures pixels (0-255) or unit (0-1), whichever "
+            "goes into it, takes that out of the network"
+        )
+    elif not stated.get("pictures"):
+        console.print("how pictures are prepared is not stated: predict needs it; import with --pictures")
+
+
+def _pictures(source, found, text):
+    """What --pictures says, with the file's own preparation after it; and the network without that."""
+    from tinyalex.data.preprocessing import parse
+    from tinyalex.exchange import preparation
+
+    C, H, W = found.network.input
+    if C != 3 or H != W:
+        raise DataError(f"{source}: --pictures: expected an input of three square maps, found {(C, H, W)}")
+    pictures = parse(text, H)
+    if not found.prepares:
+        return pictures, found
+    if text in ("caffe", "torchvision"):
+        raise DataError(
+            f"{source}: --pictures: this file scales and shifts its input itself: expected what goes in, "
+            f"pixels (0-255), unit (0-1) or a JSON file, found {text}"
+        )
+    a, c, rest = preparation(found)
+    return (pictures.then(a, c), rest) if a.all() and rest.network.layers else (pictures, found)
 
 
 def _stated(source, found):

@@ -10,21 +10,31 @@ from tinyalex.cli.common import (
     Checkpoint,
     DataSet,
     Devices,
+    Names,
     Out,
     Split,
     Views,
     console,
+    data_among,
     devices_for_checkpoints,
     metrics_of,
+    named,
     new_file,
-    open_splits,
+    open_split,
+    print_error,
     print_errors,
     run_on,
     same_classes,
     save_figure,
     weights_of,
 )
+from tinyalex.cli.progress import Progress
 from tinyalex.errors import DataError
+
+METRICS = (  # columns of the CSV file
+    "epoch", "step", "rate", "training_loss", "training_error", "validation_loss", "validation_error",
+    "validation_topk_error",
+)  # fmt: skip
 
 
 def _last_hidden(path, net):
@@ -38,36 +48,48 @@ def _last_hidden(path, net):
 
 
 def evaluate(
-    data: DataSet,
-    checkpoints: Annotated[
-        list[Path], typer.Argument(help="One checkpoint or run, or several: an ensemble.")
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN... DATA",
+            help="A run or checkpoint, or several: an ensemble; and a folder made by `tinyalex prepare`, or "
+            "CIFAR-10.",
+        ),
     ],
     views: Views = 1,
-    split: Split = "val",
+    split: Split = None,
     weights: Annotated[
         str | None, typer.Option(help="Comma-separated weights of an ensemble's networks; equal by default.")
     ] = None,
-    devices: Devices = None,
+    devices: Devices = "cpu",
 ):
     """Print the top-1 and top-5 error of a checkpoint, or of the average of several networks' predictions."""
     from tinyalex import evaluate as testing
     from tinyalex.runs import trained as reading
     from tinyalex.runs.checkpoint import newest
 
-    opened = open_splits(data, split)
+    data, checkpoints = data_among(paths)
+    if not checkpoints:
+        raise DataError(f"evaluate: expected RUN... DATA, found {data} alone")
     numbers = weights_of(weights, len(checkpoints))
     paths = [newest(path) for path in checkpoints]
+    opened, pictures = open_split(data, split)
 
     def rank(comm):
-        found = []
-        for path in paths:
+        found, count = [], len(pictures.labels)
+        for i, path in enumerate(paths):
             trained = reading.load(comm, path)
             same_classes(path, trained, opened)
-            with reading.view_loader(comm, trained, getattr(opened, split), views) as loader:
-                found.append(testing.probabilities(trained.net, loader))
+
+            def on_batch(done, before=i * count, path=path):
+                progress.update("evaluating", before + done, len(paths) * count, str(path))
+
+            with reading.view_loader(comm, trained, pictures, views) as loader:
+                found.append(testing.probabilities(trained.net, loader, on_batch))
         return found
 
-    found = run_on(rank, devices_for_checkpoints(devices, *paths))
+    with Progress() as progress:
+        found = run_on(rank, devices_for_checkpoints(devices, *paths))
     labels = found[0][1]
     for path, (p, _) in zip(paths, found, strict=True):
         print_errors(path, p, labels, views)
@@ -81,41 +103,50 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="Pictures: JPEG, PNG, …")],
     views: Views = 10,
     top: Annotated[int, typer.Option(help="How many classes to print.", min=1)] = 5,
-    devices: Devices = None,
+    names: Names = None,
+    devices: Devices = "cpu",
 ):
-    """Print the most probable classes of pictures."""
+    """Print the most probable classes of pictures; exit code 1 if one of them cannot be read."""
     from tinyalex import evaluate as testing
     from tinyalex.runs import trained as reading
     from tinyalex.runs.checkpoint import newest
 
     path = newest(checkpoint)
 
-    def rank(comm):
-        trained = reading.load(comm, path)
-        with reading.picture_loader(comm, trained, images, views) as loader:
-            return testing.probabilities(trained.net, loader)[0], trained.classes
+    def on_batch(done):
+        progress.update("classifying", done, len(images))
 
-    probabilities, classes = run_on(rank, devices_for_checkpoints(devices, path))
-    for picture, p in zip(images, probabilities.T, strict=True):
+    def rank(comm):
+        trained, unreadable = reading.load(comm, path), {}
+        with reading.picture_loader(comm, trained, images, views, unreadable) as loader:
+            return testing.probabilities(trained.net, loader, on_batch)[0], trained.classes, unreadable
+
+    with Progress() as progress:
+        probabilities, classes, unreadable = run_on(rank, devices_for_checkpoints(devices, path))
+    classes = named(classes, names)
+    readable = [picture for picture in images if picture not in unreadable]
+    for picture, p in zip(readable, probabilities.T, strict=True):
         console.print(str(picture))
         for k in p.argsort()[::-1][:top]:
             console.print(f"  {p[k]:6.1%}  {classes[k]}")
+    for error in unreadable.values():
+        print_error(error)
+    if unreadable:
+        raise typer.Exit(1)
 
 
 def features(
     checkpoint: Checkpoint,
     data: DataSet,
-    out: Annotated[
-        Path, typer.Argument(help="A .npy file: float32 (features, pictures).", callback=new_file)
-    ],
-    split: Split = "val",
+    out: Annotated[Path, typer.Argument(help="A .npy file: float32 (features, pictures).")],
+    split: Split = None,
     layer: Annotated[
         str | None,
         typer.Option(
-            help="Layer whose outputs are written (default: the input of the last fully connected layer)."
+            help="Layer whose outputs are written.", show_default="the input of the last fully connected one"
         ),
     ] = None,
-    devices: Devices = None,
+    devices: Devices = "cpu",
 ):
     """Write a hidden layer's outputs for every picture of a split, in the order of the split."""
     from tinyalex import evaluate as testing
@@ -123,17 +154,25 @@ def features(
     from tinyalex.runs import trained as reading
     from tinyalex.runs.checkpoint import newest
 
-    path, opened = newest(checkpoint), open_splits(data, split)
+    new_file(out)
+    data, (checkpoint,) = data_among([checkpoint, data])
+    path = newest(checkpoint)
+    new_file(out, path)
+    _, pictures = open_split(data, split)
+
+    def on_batch(done):
+        progress.update("features", done, len(pictures.labels))
 
     def rank(comm):
         trained = reading.load(comm, path)
         chosen = layer or _last_hidden(path, trained.net)
         if chosen not in trained.net.layers:
             raise DataError(f"--layer: expected one of {', '.join(trained.net.layers)}, found {chosen!r}")
-        with reading.view_loader(comm, trained, getattr(opened, split), 1) as loader:
-            return testing.features(trained.net, loader, chosen)
+        with reading.view_loader(comm, trained, pictures, 1) as loader:
+            return testing.features(trained.net, loader, chosen, on_batch)
 
-    found = run_on(rank, devices_for_checkpoints(devices, path))
+    with Progress() as progress:
+        found = run_on(rank, devices_for_checkpoints(devices, path))
     write_array(out, found)
     console.print(f"{out}: {found.shape[0]} features of {found.shape[1]} pictures")
 
@@ -164,7 +203,8 @@ def figure_predictions(
     out: Out = Path("predictions.png"),
     count: Annotated[int, typer.Option(help="Pictures shown.", min=1)] = 8,
     seed: Annotated[int, typer.Option(help="Seed of their choice.", min=0)] = 0,
-    devices: Devices = None,
+    names: Names = None,
+    devices: Devices = "cpu",
 ):
     """Figure 4, left: validation pictures with the five most probable classes."""
     from tinyalex import evaluate as testing
@@ -172,17 +212,23 @@ def figure_predictions(
     from tinyalex.runs import trained as reading
     from tinyalex.runs.checkpoint import newest
 
-    opened, path = open_splits(data, "val"), newest(checkpoint)
-    pictures, labels = reading.some_pictures(opened.val, count, seed)
+    data, (checkpoint,) = data_among([checkpoint, data])
+    path = newest(checkpoint)
+    opened, source = open_split(data)
+    pictures, labels = reading.some_pictures(source, count, seed)
+
+    def on_batch(done):
+        progress.update("classifying", done, len(labels))
 
     def rank(comm):
         trained = reading.load(comm, path)
         same_classes(path, trained, opened)
         with reading.array_loader(comm, trained, pictures, 10) as loader:
-            return testing.probabilities(trained.net, loader)[0], trained.classes
+            return testing.probabilities(trained.net, loader, on_batch)[0], trained.classes
 
-    probabilities, classes = run_on(rank, devices_for_checkpoints(devices, path))
-    save_figure(predictions_figure(pictures, probabilities, labels, classes), out)
+    with Progress() as progress:
+        probabilities, classes = run_on(rank, devices_for_checkpoints(devices, path))
+    save_figure(predictions_figure(pictures, probabilities, labels, named(classes, names)), out)
 
 
 def figure_neighbours(
@@ -191,7 +237,7 @@ def figure_neighbours(
     out: Out = Path("neighbours.png"),
     count: Annotated[int, typer.Option(help="Validation pictures shown.", min=1)] = 5,
     seed: Annotated[int, typer.Option(help="Seed of their choice.", min=0)] = 0,
-    devices: Devices = None,
+    devices: Devices = "cpu",
 ):
     """Figure 4, right: validation pictures and the training pictures with the nearest features."""
     import numpy as np
@@ -202,27 +248,71 @@ def figure_neighbours(
     from tinyalex.runs import trained as reading
     from tinyalex.runs.checkpoint import newest
 
-    opened, path = open_splits(data, "train", "val"), newest(checkpoint)
-    pictures, _ = reading.some_pictures(opened.val, count, seed)
+    data, (checkpoint,) = data_among([checkpoint, data])
+    path = newest(checkpoint)
+    opened, source = open_split(data)
+    if opened.train is None:
+        raise DataError(f"{data}: expected a split 'train', found val")
+    pictures, labels = reading.some_pictures(source, count, seed)
+
+    def on_batch(done):
+        progress.update("features", done, len(opened.train.labels))
 
     def rank(comm):
         trained = reading.load(comm, path)
         hidden = _last_hidden(path, trained.net)
         with reading.view_loader(comm, trained, opened.train, 1) as loader:
-            database = testing.features(trained.net, loader, hidden)
+            database = testing.features(trained.net, loader, hidden, on_batch)
         with reading.array_loader(comm, trained, pictures, 1) as loader:
             return testing.features(trained.net, loader, hidden), database
 
-    indices, _ = nearest(*run_on(rank, devices_for_checkpoints(devices, path)), k=6)
+    with Progress() as progress:
+        queries, database = run_on(rank, devices_for_checkpoints(devices, path))
+    own = int(source is opened.train)  # the nearest is the picture itself
+    indices = nearest(queries, database, min(6 + own, database.shape[1]))[0][own:]
     found = np.stack([reading.pictures_at(opened.train, row) for row in indices.T], axis=-1)
-    save_figure(neighbours_figure(pictures, found), out)
+    names = np.array(opened.classes)
+    found_names = names[np.asarray(opened.train.labels)[indices]]
+    save_figure(neighbours_figure(pictures, found, names[labels], found_names), out)
 
 
 def figure_curves(run: Annotated[Path, typer.Argument(help="A run folder.")], out: Out = Path("curves.png")):
     """Training loss and errors against epochs."""
+    from tinyalex.evaluate import guesses
     from tinyalex.look.figures import curves_figure
+    from tinyalex.runs.run import settings_of
 
-    save_figure(curves_figure(metrics_of(run)), out)
+    records = metrics_of(run)
+    save_figure(curves_figure(records, guesses(*settings_of(run).network.outputs)), out)
+
+
+def metrics(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    out: Annotated[Path | None, typer.Argument(help="The CSV file.", show_default="RUN/metrics.csv")] = None,
+):
+    """Write a run's losses, errors and rates as CSV, a row an epoch, from its metrics.jsonl."""
+    import csv
+    import io
+
+    from tinyalex.files import write_text
+
+    rows = {}
+    for record in metrics_of(run):
+        row = rows.setdefault(record["epoch"], {"epoch": record["epoch"]})
+        match record["kind"]:
+            case "train":
+                row |= {"step": record["step"], "rate": record["rate"]}
+                row |= {"training_loss": record["loss"], "training_error": record["error"]}
+            case "validation":
+                row |= {"validation_loss": record["loss"], "validation_error": record["top1"]}
+                row |= {"validation_topk_error": record["top5"]}
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, METRICS, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(row for row in rows.values() if len(row) > 1)
+    out = new_file(out or run / "metrics.csv")
+    write_text(out, text.getvalue())
+    console.print(f"{out}: {len(METRICS)} columns, {len(text.getvalue().splitlines()) - 1} epochs")
 
 
 def figure_sizes(run: Annotated[Path, typer.Argument(help="A run folder.")], out: Out = Path("sizes.png")):

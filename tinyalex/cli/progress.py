@@ -8,20 +8,22 @@ from rich.text import Text
 from tinyalex.cli.common import console, error_console
 
 FIRST, EVERY = 5.0, 10.0  # seconds until the first line and between lines, where there is no terminal
+LATER = 60.0  # between lines after the first ten minutes
 SHORTEST, LONGEST = 8, 40  # characters of the bar
 
 
 class Progress:
-    """A bar on a terminal; elsewhere, where the output goes to a file, a line on stderr every ten seconds.
+    """A bar on a terminal; elsewhere, where the output goes to a file, a line on stderr now and then.
 
     Use as a context manager. The bar is on stdout if that is a terminal, else on stderr if that is one, and
     is gone at the end. At any width the count and the time left are shown whole: the bar gives way to them.
     """
 
     def __init__(self):
-        self._now = None  # doing, done, total, state
+        self._now = None  # doing, done, total, state, at most
         self._began = None  # when, done, total, at the first call with this total
-        self._next = time.monotonic() + FIRST
+        self._start = time.monotonic()
+        self._next = self._start + FIRST
         screens = (c for c in (console, error_console) if c.is_terminal and not c.is_dumb_terminal)
         self._screen = next(screens, None)
         self._live = None
@@ -43,18 +45,18 @@ class Progress:
         if self._live:
             self._live.stop()
 
-    def update(self, doing, done, total=None, state=""):
+    def update(self, doing, done, total=None, state="", at_most=False):
         """Show that `done` of `total` things are done (None: nobody knows of how many).
 
-        doing: what is being done, "preparing". state: more words, "loss 0.693". The time left is foreseen
-        from the time since the first call with this total.
+        doing: what is being done, "preparing". state: more words, "loss 0.693". at_most: it may end before.
+        The time left is foreseen from the time since the first call with this total.
         """
         now = time.monotonic()
         if self._began is None or total != self._began[2] or done < self._began[1]:
             self._began = now, done, total
-        self._now = doing, done, total, state
+        self._now = doing, done, total, state, at_most
         if not self._live and now >= self._next:
-            self._next = now + EVERY
+            self._next = now + (EVERY if now - self._start < 10 * LATER else LATER)
             error_console.print(", ".join(filter(None, self._parts())), soft_wrap=True)
 
     def print(self, line=""):
@@ -63,18 +65,19 @@ class Progress:
 
     def _parts(self):
         """What is done and how much of it, the time left, and the state."""
-        doing, done, total, state = self._now
+        doing, done, total, state, at_most = self._now
         began, first, _ = self._began
         seconds, left = time.monotonic() - began, ""
         if total is not None and done > first and seconds >= 1:
             left = f"{duration(seconds * (total - done) / (done - first))} left"
+            left = f"at most {left}" if at_most else left
         return f"{doing} {done:,}" + ("" if total is None else f"/{total:,}"), left, state
 
     def _drawn(self):
         if self._now is None:
             return Text()
         count, left, state = self._parts()
-        _, done, total, _ = self._now
+        _, done, total, *_ = self._now
         room = self._screen.width - len(count) - (len(left) + 1 if left else 0) - 1
         beside = bool(state) and room - len(state) - 2 >= SHORTEST
         room = min(room - len(state) - 2 if beside else room, LONGEST)

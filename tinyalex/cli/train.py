@@ -1,10 +1,10 @@
 """Commands that make a network: train, resume."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from tinyalex.cli.common import (
     DataSet,
@@ -17,6 +17,7 @@ from tinyalex.cli.common import (
     operations,
     run_on,
 )
+from tinyalex.cli.progress import Progress
 from tinyalex.devices import sharing
 from tinyalex.errors import DeviceError, DeviceMemoryError
 
@@ -32,7 +33,7 @@ def train(
             "for them); by default as the network's authors did."
         ),
     ] = None,
-    devices: Devices = None,
+    devices: Devices = "cpu",
     epochs: Annotated[int | None, typer.Option(help="Instead of the recipe's.", min=1)] = None,
     batch: Annotated[
         int | None, typer.Option(help="Images per step, instead of the recipe's.", min=1)
@@ -79,7 +80,7 @@ def resume(
         int | None,
         typer.Option(help="Go on until so many epochs have ended, also after the run's end.", min=1),
     ] = None,
-    devices: Devices = None,
+    devices: Devices = "cpu",
     plain: Plain = False,
 ):
     """Go on with a run from its newest checkpoint, on any number of devices that its towers allow."""
@@ -93,10 +94,8 @@ def _go(out, settings, data, devices, plain, **how):
     """Train in the run folder, with a live display; exit code 130 if it was stopped."""
     from tinyalex.runs import run
 
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    state = TextColumn("{task.fields[state]}")
     chosen = devices_for_network(devices, settings.network)
-    with run.stop_at_signal() as stop, Progress(*columns, state, console=console) as progress:
+    with run.stop_at_signal() as stop, Progress() as progress:
         rank = run.job(
             out, settings, data, stop=stop, on_event=_Display(progress, settings, data, chosen), **how
         )
@@ -105,8 +104,9 @@ def _go(out, settings, data, devices, plain, **how):
                 done = run_on(rank, chosen)
         except DeviceMemoryError as error:
             raise DeviceError(f"{error}; {_batch_that_fits(settings, chosen, error.available)}") from error
+    where = shlex.quote(str(out))
     if not done:
-        console.print(f"stopped after a checkpoint; go on with: tinyalex resume {out}")
+        console.print(f"stopped after a checkpoint; go on with: tinyalex resume {where}")
         raise typer.Exit(130)
     console.print(f"done: {run.checkpoints(out)[-1]}")
 
@@ -118,7 +118,6 @@ class _Display:
         progress.print(f"devices: {devices}{sharing(devices.split(','))}")
         self.progress, self.recipe, self.classes = progress, settings.recipe, len(data.classes)
         self.steps = len(data.train.labels) // settings.recipe.batch if data.train is not None else 0
-        self.task = progress.add_task("", total=self.steps, state="")
 
     def __call__(self, record):
         from tinyalex.evaluate import guesses
@@ -130,15 +129,9 @@ class _Display:
                     f"loss {record['loss']:.3f}  error {record['error']:.1%}  rate {record['rate']:g}  "
                     f"{record['images_a_second']:.0f} images/s"
                 )
-                done = record["step"] - record["epoch"] * self.steps
-                name = f"epoch {record['epoch'] + 1}"
-                self.progress.update(
-                    self.task, completed=done, total=self.steps, description=name, state=state
-                )
+                self._show(record, state)
             case "validating":
-                self.progress.update(
-                    self.task, completed=record["done"], total=record["of"], description="validation"
-                )
+                self._show(record, f"validation {record['done']:,}/{record['of']:,}")
             case "train":
                 loss, error = record["loss"], record["error"]
                 say(f"epoch {record['epoch']}: training loss {loss:.3f}, error {error:.1%}")
@@ -147,7 +140,9 @@ class _Display:
                 topk = f", top-{k} error {record['top5']:.1%}" if k > 1 else ""
                 say(f"  validation top-1 error {record['top1']:.1%}{topk}")
             case "drop":
-                reason = f"epoch {record['epoch']}: no better error for {self.recipe.patience} epochs"
+                waited = self.recipe.patience
+                epochs = f"{waited} epochs" if waited > 1 else "an epoch"
+                reason = f"epoch {record['epoch']}: no better error for {epochs}"
                 if record["ended"]:
                     say(f"{reason}, at the last rate: the end, of {self.recipe.epochs} (--patience)")
                 else:
@@ -157,6 +152,14 @@ class _Display:
                     f"epoch {record['epoch']}: the loss stands at that of guessing, log {self.classes} = "
                     f"{record['chance']:.2f}: nothing is learned; try --recipe small, or --bias 0.1 --noise 0"
                 )
+
+    def _show(self, record, state):
+        """Of all steps, so that the time left is the run's; its patience may end it before."""
+        epochs = self.recipe.epochs
+        self.progress.update(
+            f"epoch {record['epoch'] + 1}/{epochs}, step", record["step"], epochs * self.steps, state,
+            at_most=self.recipe.schedule is None,
+        )  # fmt: skip
 
 
 def _batch_that_fits(settings, devices, memory):

@@ -46,9 +46,9 @@ class Comm:
     rank = 0
     size = 1
 
-    def __init__(self, device):
-        self.device = device
-        self._xp = device.xp  # the module of the arrays that are moved
+    def __init__(self, device: Device | str):
+        self.device = Device(device) if isinstance(device, str) else device
+        self._xp = self.device.xp  # the module of the arrays that are moved
         self.ledger = Counter()  # (label, collective) → bytes this rank received from others
         self.calls = Counter()  # (label, collective) → how often
         self._labels = [""]

@@ -12,8 +12,11 @@ import numpy as np
 
 from tinyalex.comm import Comm
 from tinyalex.data import Images, augment
-from tinyalex.devices import Device
+from tinyalex.devices import Device, cpu_count
 from tinyalex.errors import ArgumentError
+from tinyalex.ops.cuda.pictures import Raw
+
+THREADS = 4  # that prepare batches for a GPU
 
 
 class Batch(NamedTuple):
@@ -37,10 +40,14 @@ class Loader:
     None. covariance: (C, C) of the pixels, needed for colour noise. upscale: side to which pictures (and the
     mean) are first enlarged (see augment.upscale).
 
+    device: where the batches are wanted. For a GPU they are Raw, from which ops.cuda.pictures.feed makes the
+    same bits there: the host only copies pictures.
+
     start: (epoch, batch) of the first batch; epochs: the epoch at which iteration ends, None for never.
-    threads: how many prepare batches (0: the caller's own, nothing ahead); depth: how many batches are ready
-    or in work besides the one that the caller holds (memory: C * crop^2 * N * 4 bytes each, 77 MB for AlexNet
-    at 128, and ten times as much with views=10). Batches are fresh arrays and stay valid for ever.
+    threads: how many prepare batches (0: the caller's own, nothing ahead; by default 1, for a GPU as many as
+    there are cores, up to THREADS); depth: how many batches are ready or in work besides the one that the
+    caller holds, by default 2 or a batch a thread (memory: C * crop^2 * N * 4 bytes each, 77 MB for AlexNet
+    at 128, and ten times as much with views=10; Raw 25 MB). Batches are fresh arrays and stay valid for ever.
 
     The order of epoch e is drawn from SeedSequence(seed, spawn_key=(e,)), the crops, flips and noise of its
     batch b from SeedSequence(seed, spawn_key=(e, b)). Ranks of one process share a batch; processes that
@@ -64,8 +71,9 @@ class Loader:
         views=1,
         start=(0, 0),
         epochs=1,
-        threads=1,
-        depth=2,
+        device=None,
+        threads=None,
+        depth=None,
     ):
         self.labels = np.asarray(source.labels)
         self._pictures = source.images.transpose(3, 0, 1, 2) if isinstance(source, Images) else source
@@ -97,12 +105,18 @@ class Loader:
             augment.random_crop_offsets(
                 np.random.default_rng(0), 0, self._side, self._crop, 1, augmentation.offsets
             )
+        self._device = device if device and device.kind == "cuda" else None
+        if mean is None and self._device:
+            mean = np.zeros(C)
         self._mean = None if mean is None else self._centre_of_mean(np.asarray(mean, np.float32), C, side)
         self._eigen = None if covariance is None else augment.pca(covariance)
         self.batch_size, self.augmentation, self.train, self.seed = batch_size, augmentation, train, seed
         self._views, self._epochs = views, epochs
 
         self._asked = self._given = tuple(start)  # the next position to prepare, and to hand out
+        if threads is None:
+            threads = min(THREADS, cpu_count()) if self._device else 1
+        depth = max(2, threads) if depth is None else depth
         self._depth = depth if threads else 0
         self._ahead = deque()
         self._pool = ThreadPoolExecutor(threads, "tinyalex-loader") if threads else None
@@ -158,33 +172,48 @@ class Loader:
     def _prepare(self, epoch, batch):
         """The batch at a position, a function of (seed, epoch, batch) alone."""
         chosen = np.arange(batch * self.batch_size, min((batch + 1) * self.batch_size, len(self.labels)))
-        N, crop = len(chosen), self._crop
-        if not self.train:
-            windows = augment.ten_view_windows(self._side, crop)
-            views = [
-                self._batch(chosen, [window] * N)
-                for window in (windows if self._views == 10 else windows[2:3])
-            ]
-            return Batch(views if self._views == 10 else views[0], self._labels(chosen))
+        N, noise, divisor = len(chosen), None, 1.0
+        if self.train:
+            chosen = epoch_order(self.seed, epoch, len(self.labels))[chosen]
+            windows, noise = self._drawn(epoch, batch)
+            divisor = self.augmentation.divisor
+        else:
+            views = augment.ten_view_windows(self._side, self._crop)
+            windows = np.repeat(np.array(views if self._views == 10 else views[2:3]), N, axis=0)
+        if self._device:
+            return self._raw(chosen, windows, noise, divisor)
+        views = [
+            self._batch(chosen, windows[first : first + N], noise, divisor)
+            for first in range(0, len(windows), N)
+        ]
+        return Batch(views if self._views == 10 else views[0], self._labels(chosen))
 
-        chosen = epoch_order(self.seed, epoch, len(self.labels))[chosen]
+    def _drawn(self, epoch, batch):
+        """The windows (N, 3) and the noise (C, N) or None of a training batch."""
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(epoch, batch)))
-        augmentation, noise = self.augmentation, None
+        N, augmentation, noise = self.batch_size, self.augmentation, None
         corners = augment.random_crop_offsets(
-            rng, N, self._side, crop, augmentation.group, augmentation.offsets
+            rng, N, self._side, self._crop, augmentation.group, augmentation.offsets
         )
         flips = augment.random_flips(rng, N, augmentation.group) if augmentation.flip else np.zeros(N, bool)
         if augmentation.noise:
             noise = augment.colour_noise(rng, N, *self._eigen, augmentation.noise, augmentation.reading)
-        windows = [(y, x, flip) for (y, x), flip in zip(corners, flips, strict=True)]
-        return Batch(self._batch(chosen, windows, noise, augmentation.divisor), self._labels(chosen))
+        return np.column_stack([corners, flips]), noise
 
-    def _batch(self, chosen, windows, noise=None, divisor=1.0):
+    def _batch(self, chosen, windows, noise, divisor):
         crop = self._crop
         pixels = np.empty((len(chosen), self._channels, crop, crop), np.uint8)
-        for target, i, (y, x, flip) in zip(pixels, chosen, windows, strict=True):
+        for target, i, (y, x, flip) in zip(pixels, chosen, windows.tolist(), strict=True):
             target[:] = augment.cut(self._enlarged(self._pictures[i]), y, x, crop, flip)
         return augment.to_batch(pixels, self._mean, noise, divisor)
+
+    def _raw(self, chosen, windows, noise, divisor):
+        pixels = self._device.pinned((len(chosen), self._channels, self._side, self._side), np.uint8)
+        for target, i in zip(pixels, chosen, strict=True):
+            target[:] = self._enlarged(self._pictures[i])
+        if noise is None:
+            noise = np.zeros((self._channels, len(windows)), np.float32)
+        return Raw(pixels, windows.astype(np.int32), self._mean, noise, divisor, self._labels(chosen))
 
     def _labels(self, chosen):
         return self.labels[chosen].astype(np.int64)
@@ -196,12 +225,12 @@ class Loader:
 
     def _centre_of_mean(self, mean, C, side):
         if mean.shape == (C,):
-            return np.broadcast_to(mean[:, None, None], (C, self._crop, self._crop))
+            return np.ascontiguousarray(np.broadcast_to(mean[:, None, None], (C, self._crop, self._crop)))
         if mean.shape != (C, side, side):
             raise ArgumentError(f"mean: expected the shape {(C,)} or {(C, side, side)}, found {mean.shape}")
         if self._upscale is not None:
             mean = augment.upscale(mean, self._upscale)
-        return augment.centre_view(mean, self._crop)
+        return np.ascontiguousarray(augment.centre_view(mean, self._crop))
 
 
 @lru_cache(maxsize=2)  # 1.3 million pictures: 20 ms to draw, 10 MB to keep

@@ -46,6 +46,13 @@ class Pictures(NamedTuple):
             )
         return self
 
+    def then(self, a, c):
+        """Return what pictures go through that are then made a · x + c, each a number a channel, a ≠ 0."""
+        a, c = np.asarray(a, float), np.asarray(c, float)
+        scale = a * self.scale
+        mean = self.mean - c / scale
+        return self._replace(mean=tuple(mean.tolist()), scale=tuple(scale.tolist()))
+
     @property
     def rgb_mean(self):
         """The mean in the order in which pictures are read, float32 (3,)."""
@@ -58,6 +65,9 @@ class Pictures(NamedTuple):
 
 
 KNOWN = {
+    # pixels as they are, and as 0 … 1: for networks that prepare their pictures themselves
+    "pixels": Pictures("RGB", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 256, 224),
+    "unit": Pictures("RGB", (0.0, 0.0, 0.0), (1 / 255,) * 3, 256, 224),
     # bvlc_alexnet, CaffeNet and the ONNX model zoo's alexnet: the mean of ILSVRC-2012, blue first
     "caffe": Pictures("BGR", (104.0, 117.0, 123.0), (1.0, 1.0, 1.0), 256, 227),
     # torchvision: x/255, minus (.485, .456, .406), divided by (.229, .224, .225)

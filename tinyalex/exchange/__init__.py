@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+import numpy as np
+
 from tinyalex.errors import ArgumentError
 from tinyalex.models.network import Network
 
@@ -12,6 +14,43 @@ class Imported(NamedTuple):
     network: Network
     arrays: dict  # "conv1.w" → float32
     properties: dict  # what else the file says, strings by name
+    prepares: str | None = None  # its first layer, where that is the file's own preparation of pictures
+    notes: tuple = ()  # what the reader decided, sentences
+
+
+def preparation(found):
+    """Return (a, c, the rest): the file prepares its pictures as a · x + c, then `Imported` as it is without.
+
+    found: an `Imported` with `prepares`.
+    """
+    first, *layers = found.network.layers
+    w, b, mean, var = (found.arrays[f"{first.name}.{key}"].astype(float) for key in ("w", "b", "mean", "var"))
+    a = w / np.sqrt(var + first.eps)
+    arrays = {name: array for name, array in found.arrays.items() if name.rpartition(".")[0] != first.name}
+    rest = found._replace(network=Network(layers, found.network.input), arrays=arrays, prepares=None)
+    return a, b - a * mean, rest
+
+
+SAVED = "safetensors.torch.save_file(model.state_dict(), path) in PyTorch makes a file that is"
+FIRST_BYTES = {
+    b"PK\x03\x04": f"a zip, as torch.save writes it: pickles are not read; {SAVED}",
+    b"\x80": f"a pickle, as torch.save wrote it: pickles are not read; {SAVED}",
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself: `git lfs pull` fetches it",
+    b"\x89HDF": "an HDF5 file, as Keras writes it: expected ONNX (tf2onnx makes it)",
+    b"\x1f\x8b": "packed by gzip: expected the file in it",
+}
+
+
+def other_kind(path, data):
+    """Say what a file is that is not read here, from its first bytes or its name; None if unknown."""
+    for first, what in FIRST_BYTES.items():
+        if data.startswith(first):
+            return what
+    if data[:200].lstrip().lower().startswith((b"<!doctype html", b"<html", b"<head")):
+        return "an HTML page, not the file itself: was the address the one of the download?"
+    if path.suffix in (".caffemodel", ".prototxt", ".binaryproto"):
+        return "a file of Caffe: expected ONNX; the ONNX model zoo has Caffe's networks"
+    return None
 
 
 def onnx_module():
@@ -19,6 +58,7 @@ def onnx_module():
     try:
         import onnx
         import onnx.checker
+        import onnx.defs
         import onnx.helper
         import onnx.numpy_helper
     except ImportError as error:

@@ -17,14 +17,16 @@ from functools import singledispatchmethod
 
 import numpy as np
 
-from tinyalex.errors import ArgumentError
+from tinyalex.errors import ArgumentError, DataError
 from tinyalex.exchange import onnx_module
 from tinyalex.files import write_bytes
+from tinyalex.models.network import Network, finite
 from tinyalex.nn import (
     LRN,
     Activate,
     AllGather,
     AvgPool,
+    BatchNorm,
     Conv2d,
     Dropout,
     Flatten,
@@ -34,6 +36,7 @@ from tinyalex.nn import (
     SameMapNorm,
     ZeroPad,
     pads,
+    pair_of,
 )
 
 OPSET, IR_VERSION = 13, 8
@@ -43,33 +46,30 @@ LARGEST = (1 << 31) - (1 << 20)  # bytes that a protobuf file can hold, with roo
 def write(path, network, arrays, metadata):
     """Write a `tinyalex.models.Network` and its arrays to an ONNX file.
 
-    metadata: JSON kept in the file under the key "tinyalex".
+    metadata: JSON kept in the file under the key "tinyalex", beside the network as data: so a file of ours
+    comes back as the very network, and not only as one that computes the same (see `own`).
     Raises ArgumentError without the package onnx, or for weights beyond the 2 GiB that one file can hold;
-    OSError, naming the file, where it cannot be written: then nothing is left of it.
+    DataError for weights that are not finite; OSError, naming the file, where it cannot be written: then
+    nothing is left of it.
     """
     onnx = onnx_module()
-    weights = sum(arrays[name].nbytes for name in network.sizes())
-    if weights > LARGEST:
-        raise ArgumentError(f"{path}: {weights:,} bytes of weights; an ONNX file holds at most {LARGEST:,}")
-    graph = _Graph(onnx, arrays)
-    for place in network.plan():
-        graph.shape, graph.after = place.x, place.y
-        graph.add(place.layer)
-    graph.shape = graph.after
-    if len(graph.shape) != 1:
-        raise ArgumentError(f"expected a network that ends in a row of logits, found {graph.shape}")
-    graph.nodes[-1].output[0] = "logits"
+    arrays = finite({name: arrays[name] for name in network.sizes()})
+    nbytes = sum(array.nbytes for array in arrays.values())
+    if nbytes > LARGEST:
+        raise ArgumentError(f"{path}: {nbytes:,} bytes of weights; an ONNX file holds at most {LARGEST:,}")
+    graph = _Graph(onnx, network)
     helper, float32 = onnx.helper, onnx.TensorProto.FLOAT
     made = helper.make_graph(
         graph.nodes,
         "tinyalex",
         [helper.make_tensor_value_info("input", float32, ["batch", *network.input])],
-        [helper.make_tensor_value_info("logits", float32, ["batch", *graph.shape])],
-        graph.initializers,
+        [helper.make_tensor_value_info("logits", float32, ["batch", *network.outputs])],
+        [onnx.numpy_helper.from_array(a, name) for name, a in (graph.constants | arrays).items()],
     )
     model = helper.make_model(
         made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="tinyalex"
     )
+    metadata = {**metadata, "network": network.to_json()}
     helper.set_model_props(model, {"tinyalex": json.dumps(metadata)})
     try:
         onnx.checker.check_model(model)
@@ -78,12 +78,42 @@ def write(path, network, arrays, metadata):
     write_bytes(path, model.SerializeToString())
 
 
+def own(graph, properties):
+    """Return (network, arrays) of a file that `write` wrote and nobody has changed since, else None.
+
+    graph: a `tinyalex.exchange.onnx_graph.Graph`.  properties: of the file.  The network that the metadata
+    claim is believed where writing it would give the very nodes of the file.
+    """
+    try:
+        network = Network.from_json(json.loads(properties["tinyalex"])["network"])
+        made = _Graph(graph.onnx, network)
+        sizes = network.sizes()
+        if made.nodes != list(graph.graph.node) or graph.initializers.keys() != {*made.constants, *sizes}:
+            return None
+        reader = made.nodes[0]
+        if any(not np.array_equal(graph.constant(reader, name), a) for name, a in made.constants.items()):
+            return None
+        arrays = {name: graph.constant(reader, name) for name in sizes}
+        fits = all((a.shape, a.dtype) == (sizes[name], np.float32) for name, a in arrays.items())
+        return (network, arrays) if fits else None
+    except (ArgumentError, DataError, KeyError, TypeError, ValueError, RecursionError):
+        return None
+
+
 class _Graph:
     """Nodes one after the other; a layer's make a value of shape `after` from one of `shape`."""
 
-    def __init__(self, onnx, arrays):
-        self.onnx, self.arrays, self.value = onnx, arrays, "input"
-        self.nodes, self.initializers = [], []
+    def __init__(self, onnx, network):
+        self.onnx, self.value = onnx, "input"
+        self.nodes, self.constants = [], {}
+        for place in network.plan():
+            self.shape, self.after = place.x, place.y
+            self.add(place.layer)
+        if len(self.after) != 1:
+            raise ArgumentError(f"expected a network that ends in a row of logits, found {self.after}")
+        if not self.nodes:
+            raise ArgumentError("expected a network with layers that do something, found none")
+        self.nodes[-1].output[0] = "logits"
 
     def node(self, op, name, *others, value=None, outputs=None, **attributes):
         """Append a node that reads `value` (the newest by default) and the others."""
@@ -95,17 +125,17 @@ class _Graph:
 
     def constant(self, name, value, dtype=np.float32):
         """Add a constant array; return its name."""
-        array = np.ascontiguousarray(value, dtype)
-        self.initializers.append(self.onnx.numpy_helper.from_array(array.reshape(np.shape(value)), name))
+        self.constants[name] = np.asarray(value, dtype)
         return name
-
-    def weights(self, name):
-        return [self.constant(key, self.arrays[key]) for key in (f"{name}.w", f"{name}.b")]
 
     def activation(self, name, activation):
         match ("tanh", 1, 1) if activation == "tanh" else activation:
             case "relu":
                 self.node("Relu", name)
+            case "relu6":
+                self.node("Clip", name, self.constant(f"{name}.least", 0), self.constant(f"{name}.most", 6))
+            case ("leaky", slope):
+                self.node("LeakyRelu", name, alpha=slope)
             case "logistic":
                 self.node("Sigmoid", name)
             case ("tanh", a, b):
@@ -123,8 +153,8 @@ class _Graph:
     @add.register
     def _(self, layer: Conv2d):
         self.node(
-            "Conv", layer.name, *self.weights(layer.name), kernel_shape=layer.window,
-            strides=[layer.stride] * 2, pads=_pads(pads(layer)), group=layer.groups,
+            "Conv", layer.name, *_weights(layer), kernel_shape=layer.window, strides=pair_of(layer, "stride"),
+            pads=_pads(pads(layer)), group=layer.groups,
         )  # fmt: skip
         self.activation(f"{layer.name}.neuron", layer.activation)
 
@@ -132,7 +162,7 @@ class _Graph:
     def _(self, layer: Linear):
         if len(self.shape) > 1:
             self.node("Flatten", f"{layer.name}.flat", axis=1)
-        self.node("Gemm", layer.name, *self.weights(layer.name), transB=1)
+        self.node("Gemm", layer.name, *_weights(layer), transB=1)
         self.activation(f"{layer.name}.neuron", layer.activation)
 
     @add.register
@@ -148,11 +178,11 @@ class _Graph:
         self.node("GlobalAveragePool", layer.name)
 
     def _pool(self, layer):
-        z, s = layer.window, layer.stride
         around = list(pads(layer))
-        for i, size, out in zip((0, 2), self.shape[1:], self.after[1:], strict=True):
+        window, stride = pair_of(layer, "window"), pair_of(layer, "stride")
+        for i, z, s, size, out in zip((0, 2), window, stride, self.shape[1:], self.after[1:], strict=True):
             around[i + 1] = max(around[i + 1], (out - 1) * s + z - size - around[i])
-        return {"kernel_shape": [z, z], "strides": [s, s], "pads": _pads(around)}
+        return {"kernel_shape": window, "strides": stride, "pads": _pads(around)}
 
     @add.register
     def _(self, layer: LRN):
@@ -186,6 +216,11 @@ class _Graph:
         self.node("Div", name, self.value, value=x)
 
     @add.register
+    def _(self, layer: BatchNorm):
+        arrays = _weights(layer, "w", "b", "mean", "var")
+        self.node("BatchNormalization", layer.name, *arrays, epsilon=layer.eps, momentum=1 - layer.momentum)
+
+    @add.register
     def _(self, layer: Activate):
         self.activation(layer.name, layer.activation)
 
@@ -209,6 +244,10 @@ class _Graph:
     @add.register
     def _(self, layer: AllGather):
         """On one device it does nothing."""
+
+
+def _weights(layer, *keys):
+    return [f"{layer.name}.{key}" for key in keys or ("w", "b")]
 
 
 def _pads(pad):

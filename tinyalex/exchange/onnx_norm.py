@@ -4,40 +4,13 @@ reader: the `_Reader` of `tinyalex.exchange.onnx_import`, which has come to the 
 """
 
 from tinyalex.errors import DataError
-from tinyalex.exchange.onnx_graph import called
+from tinyalex.exchange.onnx_graph import called, meant
 from tinyalex.nn import LRN, SameMapNorm
-
-
-def towers(reader, node, value):
-    """Split, an LRN for each part, Concat: one LRN whose windows end at the towers."""
-    C, _, _ = reader.maps(node, value)
-    towers = len(node.output)
-    reader.allowed(node, axis=1)
-    sizes = reader.attribute(node, "split", "INTS", None)
-    if node.input[1:]:
-        sizes = tuple(reader.constant(node, node.input[1]).reshape(-1).tolist())
-    if node.input[0] != value or towers < 2 or (sizes or (C // towers,) * towers) != (C / towers,) * towers:
-        raise DataError(f"{called(node)}: expected equal parts of {C} channels, found {sizes or towers}")
-    norms = [reader.only(part) for part in node.output]
-    for norm in norms:
-        if norm.op_type != "LRN":
-            raise DataError(f"{called(norm)}: expected an LRN in each tower, and nothing else")
-        reader.take(norm)
-    constants = {reader.lrn_constants(norm) for norm in norms}
-    join = reader.only(norms[0].output[0])
-    if join.op_type != "Concat" or list(join.input) != [norm.output[0] for norm in norms]:
-        raise DataError(f"{called(join)}: expected the towers' Concat in their order")
-    reader.allowed(join, axis=1)
-    if len(constants) > 1:
-        raise DataError(f"{called(node)}: expected the same constants in all towers")
-    reader.take(join)
-    reader.push(LRN(*constants.pop(), alpha_over_n=True, groups=towers, name=reader.name("lrn")))
-    return join
 
 
 def norm(reader, value, users):
     """x / (k + alpha · mean(x²))^beta, the mean over windows of channels or of a map."""
-    square = [u for u in users if u.op_type == "Mul" and list(u.input) == [value, value]]
+    square = [u for u in users if _is_square(reader, u, value)]
     divide = [u for u in users if u.op_type == "Div" and u.input[0] == value and len(u.input) == 2]
     if len(square) != 1 or len(divide) != 1:
         names = ", ".join(called(user) for user in users)
@@ -58,17 +31,32 @@ def norm(reader, value, users):
     alpha, k, beta = constants
     kind, n = window
     if kind is LRN:
-        reader.push(LRN(n, k, alpha, beta, alpha_over_n=True, name=reader.name("lrn")))
+        reader.push(divide, LRN, n, k, alpha, beta, alpha_over_n=True, name=reader.name("lrn"))
     else:
-        reader.push(SameMapNorm(n, k, alpha, beta, name=reader.name("cnorm")))
+        reader.push(divide, SameMapNorm, n, k, alpha, beta, name=reader.name("cnorm"))
     return divide
 
 
+def _is_square(reader, node, value):
+    """Whether a node is value · value, or value²."""
+    if node.op_type == "Pow" and len(node.input) == 2 and node.input[0] == value != node.input[1]:
+        return reader.number(node, node.input[1]) == 2
+    return node.op_type == "Mul" and list(node.input) == [value, value]
+
+
 def _factor(reader, node, at, op):
-    factor = reader.scalar(node, at) if node.op_type == op and (op != "Pow" or node.input[0] == at) else None
-    if factor is None:
-        raise DataError(f"{called(node)}: expected {op} with one constant number, as in a normalization")
-    return factor
+    """The one constant number of a Mul, Add or Pow."""
+    others = [i for i in node.input if i != at]
+    if (
+        node.op_type == op
+        and len(node.input) == 2
+        and len(others) == 1
+        and (op != "Pow" or node.input[0] == at)
+    ):
+        array = reader.constant(node, others[0])
+        if array.size == 1 and array.ndim <= 4 and array.dtype.kind == "f":
+            return meant(array.item())
+    raise DataError(f"{called(node)}: expected {op} with one constant number, as in a normalization")
 
 
 def _mean(reader, node, size):
@@ -98,9 +86,9 @@ def _mean_window(reader, node, now, size, around):
     kernel = reader.attribute(node, "kernel_shape", "INTS")
     rank = len(kernel)
     pads = reader.attribute(node, "pads", "INTS", (0,) * 2 * rank)
-    reader.allowed(node, strides=(1,) * rank, ceil_mode=0, auto_pad=b"NOTSET")
-    if any(pads):
-        reader.allowed(node, count_include_pad=1)
+    reader.allowed(node, strides=(1,) * rank, dilations=(1,) * rank, ceil_mode=0, auto_pad=b"NOTSET")
+    if not reader.attribute(node, "count_include_pad", "INT", 0) and any(pads):
+        raise DataError(f"{called(node)}: count_include_pad: expected 1 in a normalization, found 0")
     if rank not in (2, 3) or len(now) != rank + 1 or len(pads) != 2 * rank:
         raise DataError(f"{called(node)}: expected the mean of a normalization, found windows {kernel}")
     d = rank + 2
@@ -122,7 +110,8 @@ def _squeezed(reader, node, at, now):
     """The shape after a node that adds or removes an axis of length 1, or decides (If) about one."""
     if node.op_type == "If":
         holds = reader.number(node, node.input[0])
-        graph = reader.attribute(node, "then_branch" if holds else "else_branch", "GRAPH")
+        graph, other = (reader.attribute(node, f"{name}_branch", "GRAPH") for name in ("then", "else"))
+        graph = graph if holds else other
         inner = [n for n in graph.node if n.op_type != "Constant"]
         reader.makers |= {n.output[0]: n for n in graph.node if n.op_type == "Constant" and n.output}
         if len(inner) != 1 or len(graph.output) != 1 or list(inner[0].output) != [graph.output[0].name]:
@@ -133,11 +122,10 @@ def _squeezed(reader, node, at, now):
     if node.op_type == "Identity":
         return now
     if node.op_type == "Reshape" and len(node.input) == 2:
-        after = reader.reshaped(node, now, reader.constant(node, node.input[1]))
+        after = reader.reshaped(node, at, now)
     elif node.op_type in ("Squeeze", "Unsqueeze"):
-        axes = reader.attribute(node, "axes", "INTS", ())
-        axes = reader.constant(node, node.input[1]).reshape(-1).tolist() if node.input[1:] else axes
-        if list(axes) != [1] or (node.op_type == "Squeeze" and now[0] != 1):
+        rank = len(now) + (1 if node.op_type == "Squeeze" else 2)
+        if reader.axes(node, rank) != (1,) or (node.op_type == "Squeeze" and now[0] != 1):
             return _refuse(node)
         after = now[1:] if node.op_type == "Squeeze" else (1, *now)
     else:

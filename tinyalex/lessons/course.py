@@ -2,11 +2,14 @@
 
 import asyncio
 import importlib.util
+import itertools
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
@@ -54,23 +57,58 @@ def need(*modules):
         raise TinyalexError(f'{", ".join(missing)}: not installed; run  pip install "tinyalex[lessons]"')
 
 
-def open_lab(target):
-    """Open JupyterLab in the folder and wait until it ends; return its exit code."""
+def lab_command(target, options=()):
+    """Return the command that opens the first lesson in JupyterLab, in the folder of the copies.
+
+    options: JupyterLab's own.  TinyalexError if it is not installed.
+    """
     need("jupyterlab")
-    return subprocess.run([sys.executable, "-m", "jupyterlab", str(target)]).returncode
+    command = [sys.executable, "-m", "jupyterlab", str(target)]
+    command.append(f"--LabApp.default_url=/lab/tree/{notebooks()[0].name}")
+    if hasattr(os, "geteuid") and os.geteuid() == 0 and "--allow-root" not in options:
+        command.append("--allow-root")  # in a container; JupyterLab wants to be told
+    return [*command, *options]
 
 
-def execute(books, stop=True):
+def open_lab(command):
+    """Run JupyterLab and wait until it ends; return its exit code.  Ctrl-C is for it alone."""
+    process = subprocess.Popen(command)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            pass
+
+
+class _Stopped(Exception):
+    """Raised before a cell that is not to be run any more."""
+
+
+def execute(books, stop=True, on_cell=lambda done, of: None):
     """Run notebooks (nbformat) to their ends, each in a fresh kernel, one a core at a time.
 
     Their outputs are filled in.  stop: raise nbclient's CellExecutionError for a cell that fails; else the
-    error is left among the cell's outputs.
+    error is left among the cell's outputs.  on_cell(done, of) is called after each cell of code.
     Returns the list of seconds that each took.
     """
     need("nbclient", "ipykernel")
     from nbclient import NotebookClient
 
+    books = list(books)
+    done, of = itertools.count(1), sum(cell.cell_type == "code" for book in books for cell in book.cells)
+    stop_now = threading.Event()
+
+    def before(cell, cell_index):
+        if stop_now.is_set():
+            raise _Stopped
+
+    def after(cell, cell_index):
+        if cell.cell_type == "code":
+            on_cell(next(done), of)
+
     settings = {
+        "on_cell_start": before,
+        "on_cell_complete": after,
         "kernel_name": "python3",
         "timeout": 120,  # seconds a cell
         "allow_errors": not stop,
@@ -80,11 +118,28 @@ def execute(books, stop=True):
     async def run(book, slots):
         async with slots:
             start = time.perf_counter()
-            await NotebookClient(book, **settings).async_execute()
+            try:
+                if not stop_now.is_set():
+                    await NotebookClient(book, **settings).async_execute()
+            except BaseException:
+                stop_now.set()
+                raise
             return time.perf_counter() - start
 
     async def run_all():
         slots = asyncio.Semaphore(os.cpu_count() or 1)
-        return await asyncio.gather(*(run(book, slots) for book in books))
+        found = await asyncio.gather(*(run(book, slots) for book in books), return_exceptions=True)
+        for error in found:
+            if isinstance(error, BaseException) and not isinstance(error, _Stopped):
+                raise error
+        return found
 
-    return asyncio.run(run_all())
+    # In a thread: in the main one nbclient would answer Ctrl-C by itself, and leave kernels and tracebacks.
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(asyncio.run, run_all())
+        try:
+            return running.result()
+        except KeyboardInterrupt:
+            stop_now.set()  # each kernel ends after its cell
+            running.exception()
+            raise

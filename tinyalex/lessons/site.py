@@ -6,6 +6,7 @@ A page needs nothing but itself: pictures and style are inside, and no script is
 import base64
 import html
 import re
+from functools import partial
 from importlib import resources
 
 import nbformat
@@ -81,15 +82,18 @@ PAGE = """<!DOCTYPE html>
 """
 
 
-def build(out):
-    """Run the course and write its pages into the folder `out`; return the paths."""
+def build(out, progress=lambda doing, done, of: None):
+    """Run the course and write its pages into the folder `out`; return the paths.
+
+    progress(doing, done, of) is called after each cell that was run, and each page.
+    """
     course.need("nbclient", "ipykernel", "latex2mathml", "markdown_it", "mdit_py_plugins", "pygments")
     books = {path.stem: nbformat.read(path, 4) for path in course.notebooks()}
-    course.execute(books.values())
-    return write(books, out)
+    course.execute(books.values(), on_cell=partial(progress, "running cell"))
+    return write(books, out, partial(progress, "writing page"))
 
 
-def write(books, out):
+def write(books, out, on_page=lambda done, of: None):
     """Write executed notebooks {stem: notebook} as pages, and the map as index.html; return the paths."""
     out.mkdir(parents=True, exist_ok=True)
     markdown = _markdown()
@@ -103,6 +107,7 @@ def write(books, out):
         number = int(stem[:2])
         body = "\n".join(_cells(books[stem], {**holes_of(number), **exercises_of(number)}, markdown))
         written.append(_write(out / f"{stem}.html", body, _nav(before, after)))
+        on_page(len(written) - 1, len(books))
     return written
 
 

@@ -10,16 +10,20 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.lines import Line2D
 from matplotlib.textpath import text_to_path
+from matplotlib.ticker import PercentFormatter
 
 from tinyalex.errors import ArgumentError
 
 STYLES = {"relu": ("-", "tab:blue", "ReLU"), "tanh": ("--", "tab:orange", "tanh")}
 TRAINING, VALIDATION, TOP5 = "tab:blue", "tab:orange", "#8c4a00"
 CORRECT, OTHER = "#f5a65b", "#bcd3ea"  # bars: light enough for black names on them
+RIGHT, WRONG = "#00509e", "#b3400b"  # names of neighbours
 DPI = 128  # of the kernels: a power of two, so that a number of dots is exact in inches
 MARGIN = 0.08  # inches, around figures that are placed to the inch
 MANY = 12  # changes of the rate that are still drawn as steps
+MARKERS = "os^DvPX*"  # of layers, one after the other
 HEALTHY = 1e-3  # update / weight: the rule of thumb in the CS231n course notes
 
 
@@ -149,15 +153,21 @@ def predictions_figure(pictures, probabilities, labels, classes):
         for j, c in enumerate(best):
             middle = {"size": 8, "va": "center_baseline", "parse_math": False}
             axes.text(0.02, j, _cut(classes[c], width - 0.45, 8), **middle)
-            axes.text(1, j, f"{100 * probabilities[c, i]:.0f} %", ha="right", color="0.35", **middle)
+            axes.text(1, j, _percent(probabilities[c, i]), ha="right", color="0.35", **middle)
     return figure
 
 
-def neighbours_figure(queries, found):
+def _percent(p):
+    return "<1 %" if 0 < p < 0.005 else f"{100 * p:.0f} %"
+
+
+def neighbours_figure(queries, found, names=None, found_names=None):
     """Figure 4, right: test pictures in the first column, the training pictures like them beside each.
 
     queries: uint8 (C, H, W, N), C 1 or 3.  found: uint8 (C, H, W, k, N), nearest first: with the indices
-    (k, N) of `tinyalex.look.retrieval.nearest`, images[..., indices].  Raises ValueError for other shapes.
+    (k, N) of `tinyalex.look.retrieval.nearest`, images[..., indices].  names (N,), found_names (k, N): of
+    their classes; they are written under the pictures, with ✓ where a neighbour's is the query's, else ✗.
+    Raises ValueError for other shapes.
     """
     name = "neighbours_figure: "
     queries, found = _rgb(name + "queries", queries, "CHWN"), _rgb(name + "found", found, "CHWkN")
@@ -168,21 +178,33 @@ def neighbours_figure(queries, found):
             f"neighbours_figure: expected found {k} pictures of {H}×{W} for each of {N} queries, "
             f"found pictures of {found.shape[0]}×{found.shape[1]} for {found.shape[4]}"
         )
+    if names is not None and (np.shape(names), np.shape(found_names)) != ((N,), (k, N)):
+        raise ArgumentError(
+            f"neighbours_figure: expected names ({N},) and found_names ({k}, {N}), "
+            f"found {np.shape(names)} and {np.shape(found_names)}"
+        )
     width, gap, apart, above = 1.0, 0.05, 0.3, 0.25  # inches; apart: from a query to what was found
-    height = width * H / W
+    shown = width * H / W
+    height = shown if names is None else shown + 0.2  # with its name
     figure = _sheet(width + apart + k * (width + gap) - gap, above + N * (height + gap) - gap)
     _write(figure, 0, above - 0.08, "test picture", size=9)
     _write(figure, width + apart, above - 0.08, "nearest training pictures, nearest first", size=9)
     for i in range(N):
         top = above + i * (height + gap)
-        _place(figure, 0, top, width, height).imshow(queries[..., i], aspect="auto")
+        _place(figure, 0, top, width, shown).imshow(queries[..., i], aspect="auto")
+        if names is not None:
+            _write(figure, width / 2, top + shown + 0.14, _cut(names[i], width, 8), size=8, ha="center")
         for j in range(k):
             left = width + apart + j * (width + gap)
-            _place(figure, left, top, width, height).imshow(found[..., j, i], aspect="auto")
+            _place(figure, left, top, width, shown).imshow(found[..., j, i], aspect="auto")
+            if names is not None:
+                mark, colour = ("✓", RIGHT) if found_names[j, i] == names[i] else ("✗", WRONG)
+                text = _cut(f"{mark} {found_names[j, i]}", width, 8)
+                _write(figure, left + width / 2, top + shown + 0.14, text, size=8, ha="center", color=colour)
     return figure
 
 
-def curves_figure(metrics):
+def curves_figure(metrics, k=5):
     """Loss, and under it error rates, against epochs; a line wherever the learning rate changes.
 
     metrics: records as a run writes them to metrics.jsonl, in order; epoch counts passes over the training
@@ -191,6 +213,8 @@ def curves_figure(metrics):
         {"kind": "train", "step", "epoch", "loss", "error", "rate"}
         {"kind": "validation", "step", "epoch", "loss", "top1", "top5"}
 
+    k: of the error that stands under "top5": 5, or fewer where there are fewer than 6 classes (1: it is the
+    same as top1, and not drawn).
     The rates stand over the first panel; a rate that changes more than 12 times glides, and is not drawn.
     The paper (section 5) divides its rate by 10 three times, when the validation error stops improving.
     Raises ValueError where there is no such record, or one lacks an entry.
@@ -203,15 +227,16 @@ def curves_figure(metrics):
     train = _columns("curves_figure: metrics", of["train"], ("epoch", "loss", "error", "rate"))
     validation = _columns("curves_figure: metrics", of["validation"], ("epoch", "loss", "top1", "top5"))
 
-    figure = Figure(figsize=(7, 6), dpi=150, layout="constrained")
+    figure = Figure(figsize=(8, 6), dpi=150, layout="constrained")
     loss, error = figure.subplots(2, sharex=True)
-    for axes, columns, key, colour, label in (
+    lines = [
         (loss, train, "loss", TRAINING, "training"),
         (loss, validation, "loss", VALIDATION, "validation"),
         (error, train, "error", TRAINING, "training"),
         (error, validation, "top1", VALIDATION, "validation, top 1"),
-        (error, validation, "top5", TOP5, "validation, top 5"),
-    ):
+        (error, validation, "top5", TOP5, f"validation, top {k}"),
+    ]
+    for axes, columns, key, colour, label in lines if k > 1 else lines[:-1]:
         width, dot = (0.9, 1.5) if columns is train else (1.5, 5)
         if columns["epoch"]:
             style = {"color": colour, "label": label, "linewidth": width, "markersize": dot}
@@ -232,8 +257,10 @@ def curves_figure(metrics):
     error.set(xlabel="epochs", ylabel="error rate")
     for axes in (loss, error):
         axes.set_ylim(bottom=0)
-        axes.legend(loc="upper right", framealpha=1, edgecolor="none")  # where curves that fall leave room
+        # beside the panel, where no line runs
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
+    error.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     loss.set_xlim(left=0)
     return figure
 
@@ -242,8 +269,8 @@ def magnitudes_figure(records):
     """Mean |w|, mean |Δw| and their ratio for each parameter against steps, on logarithmic axes.
 
     cuda-convnet's convnet.py prints the first two for each layer at each test, cuda-convnet2's the ratio
-    too.  Near 1e-3 (dotted) it is healthy; far above, the rate is too high, far below, too low.  One shade a
-    layer, from dark (the first) to light; biases are dashed.  A size of 0 has no point.
+    too.  Near 1e-3 (dotted) it is healthy; far above, the rate is too high, far below, too low.  A colour and
+    a marker for each layer, from dark (the first) to light; biases are dashed.  A size of 0 has no point.
 
     records: {"kind": "sizes", "step", "layers": {"conv1.w": {"weight": mean |w|, "update": mean |Δw|}, …}}
     in order, with the same parameters; records of another kind are passed over.
@@ -260,8 +287,13 @@ def magnitudes_figure(records):
     }
     layers = list(dict.fromkeys(name.rpartition(".")[0] for name in names))
     shades = colormaps["viridis"](np.linspace(0, 0.88, len(layers)))
+    every = max(1, len(records) // 10)
+    styles = {
+        layer: {"color": shade, "marker": marker, "markersize": 4.5, "markevery": every, "linewidth": 1.2}
+        for layer, shade, marker in zip(layers, shades, itertools.cycle(MARKERS), strict=False)
+    }
 
-    figure = Figure(figsize=(7, 7.5), dpi=150, layout="constrained")
+    figure = Figure(figsize=(8, 7.5), dpi=150, layout="constrained")
     panels = figure.subplots(3, sharex=True, subplot_kw={"yscale": "log"})
     for name, size in sizes.items():
         layer, _, key = name.rpartition(".")
@@ -270,7 +302,7 @@ def magnitudes_figure(records):
         for axes, values in zip(panels, (weight, update, ratio), strict=True):
             axes.plot(
                 columns["step"], np.where(values > 0, values, np.nan), "--" if key == "b" else "-",
-                color=shades[layers.index(layer)], linewidth=1.2, marker=".", markersize=2.5, label=name,
+                label=name, **styles[layer],
             )  # fmt: skip
     panels[2].axhline(HEALTHY, color="0.3", linewidth=0.9, linestyle=":")
     panels[2].update_datalim([(0, HEALTHY / 10), (0, HEALTHY * 10)])
@@ -278,7 +310,10 @@ def magnitudes_figure(records):
         axes.set_ylabel(title)
         axes.spines[["top", "right"]].set_visible(False)
     panels[2].set_xlabel("steps")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    keys = [Line2D([], [], label=layer, **style) for layer, style in styles.items()]
+    for line, label in (("-", "weights"), ("--", "biases"), (":", "10⁻³: a healthy ratio")):
+        keys.append(Line2D([], [], linestyle=line, color="0.3", linewidth=1.2, label=label))
+    figure.legend(handles=keys, loc="outside right upper", frameon=False)
     return figure
 
 

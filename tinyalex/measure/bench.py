@@ -30,7 +30,7 @@ from rich.table import Table
 
 from tinyalex.comm import launch
 from tinyalex.errors import ArgumentError
-from tinyalex.measure import bench_cuda
+from tinyalex.measure import bench_cuda, print_whole
 from tinyalex.models import Network
 from tinyalex.nn import LRN, Conv2d, Linear, SameMapNorm
 from tinyalex.optim import SGD
@@ -283,10 +283,10 @@ def print_result(found, console, layers=False):
         f"median of {found['rounds']} rounds of {found['steps_a_round']}"
     )
     if "gpu" in found:
-        console.print(bench_cuda.table(found["gpu"], layers))
+        print_whole(console, bench_cuda.table(found["gpu"], layers))
         console.print(bench_cuda.summary(found["gpu"]))
     elif layers:
-        console.print(_table(found, step))
+        print_whole(console, _table(found, step))
     if found["limit"]:
         console.print(
             f"its matrix products alone take {spread([found['limit']]).partition(' (')[0]}: "

@@ -21,6 +21,7 @@ from tinyalex.nn import (
     Activate,
     AllGather,
     AvgPool,
+    BatchNorm,
     Conv2d,
     Dropout,
     Flatten,
@@ -168,6 +169,12 @@ def _even(layer):
     if (top, left) != (bottom, right):
         raise ArgumentError(f"bench: {layer.name}: PyTorch pools with the same padding on opposite sides")
     return top, left
+
+
+@module.register
+def _(layer: BatchNorm, place, tuned):
+    kind = nn.BatchNorm2d if len(place.x) == 3 else nn.BatchNorm1d
+    return [kind(place.x[0], layer.eps, layer.momentum)]
 
 
 @module.register

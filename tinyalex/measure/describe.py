@@ -5,7 +5,8 @@ Every device is alike, so one rank stands for all.
 
 **Memory of a device**, in float32, while it trains:
 
-    parameters    3 × 4 bytes each: the value, its gradient, its velocity
+    parameters    3 × 4 bytes each: the value, its gradient, its velocity; 4 for the means and variances of
+                  batch normalization, which are counted here alone
     kept          the arrays in the layers' caches, which backward reads: each once, at the first layer that
                   keeps it (a convolution's output is also the next layer's input), and the pictures
     temporary     the most that one layer's backward holds besides: the gradients of its output and its input,
@@ -34,6 +35,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tinyalex.errors import ArgumentError, DataError
+from tinyalex.measure import print_whole
 from tinyalex.models import Network
 from tinyalex.nn import LRN, Activate, AllGather, Conv2d, Dropout, Linear, SameMapNorm, Weighted
 
@@ -123,17 +125,17 @@ def _numbers(place, batch, ranks):
 def _row(place, ranks, batch, kept_bytes, towers):
     layer = place.layer
     x, y = _numbers(place, batch, ranks)
-    parameters = sum(map(math.prod, layer.sizes(place.x).values()))
+    learned, values = layer.count(place.x), sum(map(math.prod, layer.sizes(place.x).values()))
     weighted = isinstance(layer, Weighted)
     between = y if weighted and layer.activation else 0
     crossing = 4 * (ranks - 1) * x if isinstance(layer, AllGather) else 0
     return Row(
         layer=layer.name,
         output=(*place.own(place.y, place.split_y, ranks), batch),
-        parameters=parameters,
+        parameters=learned,
         neurons=math.prod(place.y) if weighted else 0,
         multiply_adds=layer.multiply_adds(place.x),
-        parameter_bytes=3 * 4 * parameters // ranks,
+        parameter_bytes=4 * (values + 2 * learned) // ranks,
         kept_bytes=kept_bytes,
         temporary_bytes=4 * (y + between + getattr(layer, "need_dx", True) * x),
         received_forward=crossing,
@@ -192,7 +194,7 @@ def print_description(description, console=None, memory=None):
         table.add_row(*_cells(row))
     table.add_section()
     table.add_row(*_cells(total._replace(output=())), style="bold")
-    console.print(table)
+    print_whole(console, table)
 
     def say(text):
         console.print(text, highlight=False, soft_wrap=True)

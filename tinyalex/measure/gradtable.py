@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tinyalex.gradcheck import TOLERANCES, GradientError, check
+from tinyalex.measure import print_whole
 from tinyalex.ops.cases import CASES
 
 
@@ -67,7 +68,7 @@ def print_table(rows, console=None):
         verdict = Text("FAIL", "red") if row.failure else Text("ok", "green")
         table.add_row(operation, row.variable, f"{row.error:.1e}", f"{row.tolerance:.0e}", verdict)
         shown = row.operation
-    console.print(table)
+    print_whole(console, table)
     for tolerance, reason in sorted({(row.tolerance, row.reason) for row in rows}):
         console.print(f"tolerance {tolerance:.0e}: {reason}", highlight=False)
     failures = [row for row in rows if row.failure]

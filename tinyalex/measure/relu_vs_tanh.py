@@ -17,7 +17,6 @@ from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tinyalex.comm import launch
 from tinyalex.data.loader import InMemory
@@ -157,40 +156,44 @@ def _next_rate(rates, found):
     return best / 2 if best == min(found) else None
 
 
-def run(data, plan, devices, out, console):
+def run(data, plan, devices, out, progress=lambda *now, **how: None, say=lambda line: None):
     """Run the whole experiment into the folder `out`, continuing where an earlier run stopped.
 
     Writes relu_vs_tanh.png (the figure), curves.csv, summary.json, and a checkpoint of each network; an
     interrupted run writes them as far as it came.
+    progress(doing, done, total, state, at_most) is called once a batch, and say(line) with what was found.
     Returns the summary.  Raises DataError if the folder holds a run with another plan.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     _begin(out, plan)
     try:
-        _train_all(data, plan, devices, out, console)
+        _train_all(data, plan, devices, out, progress, say)
     except KeyboardInterrupt:
         _write(out, plan, devices)
         raise
     return _write(out, plan, devices)
 
 
-def _train_all(data, plan, devices, out, console):
-    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}")
-    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-        for activation in ACTIVATIONS:
-            rate = _search(data, plan, devices, activation, out, progress)
-            for seed in plan.seeds:
-                task = progress.add_task(f"{activation}, rate {rate:g}, seed {seed}", state="", total=1.0)
+def _train_all(data, plan, devices, out, progress, say):
+    steps = _steps(data)
+    for activation in ACTIVATIONS:
+        rate = _search(data, plan, devices, activation, out, progress, say)
+        for seed in plan.seeds:
+            name = f"{activation}, rate {rate:g}, seed {seed}"
 
-                def on_step(epoch, fraction, error, task=task):
-                    state = f"epoch {epoch + fraction:5.2f}  training error {error:5.1%}"
-                    progress.update(task, completed=fraction, state=state)
+            def on_step(epoch, fraction, error, name=name):
+                done = round((epoch + fraction) * steps)
+                state = f"epoch {epoch + fraction:.1f}, training error {error:.1%}, until it is {TARGET:.0%}"
+                progress(f"{name}: batch", done, plan.most_epochs * steps, state, at_most=True)
 
-                path = _checkpoint(out, activation, seed)
-                curve = train(data, devices, activation, rate, seed, plan.most_epochs, path, TARGET, on_step)
-                state = f"{len(curve.errors)} epochs, training error {curve.errors[-1]:5.1%}"
-                progress.update(task, completed=1.0, state=state)
+            path = _checkpoint(out, activation, seed)
+            curve = train(data, devices, activation, rate, seed, plan.most_epochs, path, TARGET, on_step)
+            say(f"{name}: {len(curve.errors)} epochs, training error {curve.errors[-1]:.1%}")
+
+
+def _steps(data):
+    return len(data.labels) // BATCH
 
 
 def _checkpoint(out, activation, seed):
@@ -206,17 +209,20 @@ def _search_results(out, activation):
         raise DataError(f"{path}: expected the errors that a search found: {error!r}") from error
 
 
-def _search(data, plan, devices, activation, out, progress):
+def _search(data, plan, devices, activation, out, progress, say):
     path, found = _search_results(out, activation)
-    task = progress.add_task(f"{activation}, which rate?", state="", total=None)
+    steps = _steps(first(data, plan.search_pictures))
 
     def on_step(rate, epoch, fraction, error):
-        progress.update(task, state=f"rate {rate:g}  training error {error:5.1%}")
+        trials = max(len(plan.rates), len(found) + 1)  # more where the best is at an end
+        done = len(found) * plan.search_epochs + epoch + fraction
+        state = f"rate {rate:g}, training error {error:.1%}"
+        total = trials * plan.search_epochs * steps
+        progress(f"{activation}, which rate? batch", round(done * steps), total, state)
 
     search_rate(data, devices, activation, plan, found, lambda: write_text(path, json.dumps(found)), on_step)
     best = min(found, key=found.get)
-    state = f"{best:g} is the best of {', '.join(f'{r:g}' for r in sorted(found))}"
-    progress.update(task, total=1.0, completed=1.0, state=state)
+    say(f"{activation}: rate {best:g} is the best of {', '.join(f'{r:g}' for r in sorted(found))}")
     return best
 
 

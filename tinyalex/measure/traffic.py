@@ -9,7 +9,8 @@ bound by arithmetic, and counted in multiply-adds elsewhere.
 import math
 from typing import NamedTuple
 
-from tinyalex.nn import LRN, Activate, AvgPool, Conv2d, Dropout, Linear, MaxPool, SameMapNorm
+from tinyalex.nn import LRN, Activate, AvgPool, BatchNorm, Conv2d, Dropout, Linear, MaxPool, SameMapNorm
+from tinyalex.ops.cuda.batch_norm import CHUNK
 from tinyalex.ops.cuda.softmax import HEIGHT
 
 
@@ -32,24 +33,24 @@ def of_layer(place, batch, ranks=1):
 def _kernels(place, x, y, ranks):
     """(direction, kernel, bytes) of a layer that reads x numbers and makes y."""
     layer = place.layer
+    neuron = [("backward", "activate_backward", 12 * y)] if getattr(layer, "activation", None) else []
     if isinstance(layer, Conv2d):
         F, CG, KH, KW = layer.sizes(place.x)["w"]
         F //= ranks
-        w, gradient = F * CG * KH * KW, (2 if layer.activation == "relu" else 1) * y
+        w = F * CG * KH * KW
         return [
             ("forward", "lay_out_weights", 4 * 2 * w),
             ("forward", "conv_forward", 4 * (x + w + F + y)),
-            ("backward", "conv_backward_w", 4 * (gradient + x + w + F)),
+            *neuron,
+            ("backward", "conv_backward_w", 4 * (y + x + w + F)),
             ("backward", "add_chunks", 4 * 2 * (w + F)),
         ] + [
             ("backward", "lay_out_weights", 4 * 2 * w),
-            ("backward", "conv_backward_x", 4 * (gradient + w + x)),
+            ("backward", "conv_backward_x", 4 * (y + w + x)),
         ] * layer.need_dx
     if isinstance(layer, Linear):
         F = layer.features // ranks
-        return [("forward", "bias_relu", 4 * (2 * y + F)), ("backward", "sum_rows", 4 * (y + F))] + [
-            ("backward", "activate_backward", 12 * y)
-        ] * (layer.activation is not None)
+        return [("forward", "bias_relu", 4 * (2 * y + F)), ("backward", "sum_rows", 4 * (y + F)), *neuron]
     if isinstance(layer, Activate):
         return [("forward", "activate", 8 * x), ("backward", "activate_backward", 12 * x)]
     if isinstance(layer, AvgPool):
@@ -66,6 +67,17 @@ def _kernels(place, x, y, ranks):
             ("forward", "same_map_forward", 12 * x),
             ("backward", "same_map_ratio", 16 * x),
             ("backward", "same_map_backward", 20 * x),
+        ]
+    if isinstance(layer, BatchNorm):
+        C = layer.sizes(place.x)["w"][0] // ranks
+        chunks = C * -(-x // C // CHUNK)
+        return [
+            ("forward", "batch_norm_chunks", 4 * (x + 2 * chunks)),
+            ("forward", "batch_norm_join", 4 * (2 * chunks + 2 * C)),
+            ("forward", "batch_norm_forward", 4 * (2 * x + 4 * C)),
+            ("backward", "batch_norm_sums", 4 * (2 * x + 2 * C + 2 * chunks)),
+            ("backward", "sum_rows", 4 * (2 * chunks + 2 * C)),
+            ("backward", "batch_norm_backward", 4 * (3 * x + 5 * C)),
         ]
     if isinstance(layer, Dropout):
         return [

@@ -108,6 +108,16 @@ class Network(NamedTuple):
         return network
 
 
+def finite(arrays):
+    """Return the arrays, a dict by name; DataError, naming the first, if one holds a NaN or an infinity."""
+    for name, array in arrays.items():
+        good = np.isfinite(array)
+        if not good.all():
+            bad = array.size - np.count_nonzero(good)
+            raise DataError(f"{name}: expected finite numbers, found {bad:,} of {array.size:,} that are not")
+    return arrays
+
+
 def _entry(layer):
     return {"kind": type(layer).__name__, "name": layer.name, **layer.data()}
 

@@ -14,16 +14,23 @@ from tinyalex.ops import plain
 from tinyalex.ops.activation import (
     ACTIVATIONS,
     Activation,
+    leaky_relu,
+    leaky_relu_backward,
+    leaky_relu_forward,
     logistic,
     logistic_backward,
     logistic_forward,
     relu,
+    relu6,
+    relu6_backward,
+    relu6_forward,
     relu_backward,
     relu_forward,
     tanh,
     tanh_backward,
     tanh_forward,
 )
+from tinyalex.ops.batch_norm import batch_norm_backward, batch_norm_forward
 from tinyalex.ops.conv import conv2d_backward, conv2d_forward
 from tinyalex.ops.dropout import dropout_backward, dropout_forward, dropout_mask
 from tinyalex.ops.linear import linear_backward, linear_forward
@@ -38,17 +45,19 @@ from tinyalex.ops.pool import (
     max_pool_forward,
 )
 from tinyalex.ops.softmax import softmax, softmax_loss_backward, softmax_loss_forward, topk_error
-from tinyalex.ops.windows import four_pads, output_size, pooled_size
+from tinyalex.ops.windows import four_pads, output_size, pooled_size, two_of
 
 __all__ = [
-    "ACTIVATIONS", "Activation", "avg_pool_backward", "avg_pool_forward", "chosen", "col2im",
-    "conv2d_backward", "conv2d_forward", "dropout_backward", "dropout_forward", "dropout_mask",
-    "four_pads", "global_avg_pool_backward", "global_avg_pool_forward", "im2col", "linear_backward",
-    "linear_forward", "logistic", "logistic_backward", "logistic_forward", "lrn_backward", "lrn_forward",
-    "max_pool_backward", "max_pool_forward", "output_size", "plain_ops", "pooled_size", "relu",
-    "relu_backward", "relu_forward",
-    "same_map_norm_backward", "same_map_norm_forward", "softmax", "softmax_loss_backward",
-    "softmax_loss_forward", "tanh", "tanh_backward", "tanh_forward", "topk_error",
+    "ACTIVATIONS", "Activation", "avg_pool_backward", "avg_pool_forward", "batch_norm_backward",
+    "batch_norm_forward", "chosen", "col2im", "conv2d_backward", "conv2d_forward", "dropout_backward",
+    "dropout_forward", "dropout_mask", "four_pads", "global_avg_pool_backward", "global_avg_pool_forward",
+    "im2col", "leaky_relu",
+    "leaky_relu_backward", "leaky_relu_forward", "linear_backward", "linear_forward", "logistic",
+    "logistic_backward", "logistic_forward", "lrn_backward", "lrn_forward", "max_pool_backward",
+    "max_pool_forward", "output_size", "plain_ops", "pooled_size", "relu", "relu6", "relu6_backward",
+    "relu6_forward", "relu_backward", "relu_forward", "same_map_norm_backward", "same_map_norm_forward",
+    "softmax", "softmax_loss_backward", "softmax_loss_forward", "tanh", "tanh_backward", "tanh_forward",
+    "topk_error", "two_of",
 ]  # fmt: skip
 
 _use_plain = False  # of the module, not of a thread: ranks are threads, and run what their starter chose

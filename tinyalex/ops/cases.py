@@ -5,7 +5,7 @@ pair has the same names in `ops.plain`, and the loops are `NAME` and `NAME_backw
 
 H and W, C and F, KH and KW differ, so that exchanged axes show even in the shapes; only minimal filtering
 (`ops.winograd`) wants square kernels, and many channels.  LRN has alpha = 1: at the paper's 1e-4 its gradient
-is dy·k^−beta to four digits, whatever the rest of the formula says.
+is dy·k^−beta to four digits, whatever the rest of the formula says.  So batch normalization has eps = 0.1.
 """
 
 import inspect
@@ -72,10 +72,10 @@ def _tuple(gradients):
     return gradients if isinstance(gradients, tuple) else (gradients,)
 
 
-def spread(*shape):
-    """Return rng → array of distinct values evenly spread over −2…2, in random order: no two tie."""
+def spread(*shape, largest=2):
+    """Return rng → array of distinct values evenly spread over ± largest, in random order: no two tie."""
     size = np.prod(shape)
-    return lambda rng: rng.permutation(np.linspace(-2, 2, size)).reshape(shape)
+    return lambda rng: rng.permutation(np.linspace(-largest, largest, size)).reshape(shape)
 
 
 def _conv(what, linear="xwb", x=(4, 9, 13, 3), w=(6, 4, 3, 2), groups=1, **settings):
@@ -89,8 +89,13 @@ def _linear(what, linear="xwb", **settings):
     return Case(f"linear{what}", "linear", inputs, settings, linear)
 
 
-def _map(title, name, shape=(3, 7, 9, 2), linear="", **settings):
-    return Case(title, name, {"x": spread(*shape)}, settings, linear)
+def _map(title, name, shape=(3, 7, 9, 2), linear="", largest=2, **settings):
+    return Case(title, name, {"x": spread(*shape, largest=largest)}, settings, linear)
+
+
+def _batch_norm(what, shape):
+    inputs = {"x": spread(*shape), "w": spread(shape[0]), "b": spread(shape[0])}
+    return Case(f"batch norm{what}", "batch_norm", inputs, {"eps": 0.1}, "wb")
 
 
 def _dropout(what, **settings):
@@ -113,18 +118,22 @@ CASES = [
     _conv(", pad 3 (a whole kernel)", pad=3),
     _conv(", stride 2, pad (1,2,0,1)", stride=2, pad=(1, 2, 0, 1)),
     _conv(", stride 4 (gaps)", stride=4),
+    _conv(", strides 2 and 3", stride=(2, 3), pad=(1, 0, 2, 1)),
     _conv(", groups 2", groups=2),
     _conv(", groups 2, stride 2", groups=2, stride=2),
     _conv(" + relu", "", activation=ops.relu),
+    _conv(" + relu6", "", activation=ops.relu6),
     _conv(" + tanh, stride 2", "", activation=ops.tanh(), stride=2),
     _conv(" 3×3, minimal filtering", x=(30, 6, 5, 1), w=(32, 30, 3, 3), pad=(1, 0, 2, 1)),
     _conv(" 5×5, minimal filtering", x=(30, 5, 6, 1), w=(32, 30, 5, 5), pad=2),
     _max_pool("max pool 3×3, stride 2"),
     _max_pool("max pool, partial windows", shape=(3, 6, 8, 2)),
     _max_pool("max pool, pad (1,0,1,1)", pad=(1, 0, 1, 1)),
+    _max_pool("max pool 2×4, strides 3 and 2", shape=(3, 8, 9, 2), z=(2, 4), s=(3, 2), pad=(0, 1, 3, 0)),
     _avg_pool("avg pool 3×3, stride 2"),
     _avg_pool("avg pool, partial windows", shape=(3, 6, 8, 2)),
     _avg_pool("avg pool, pad (1,0,1,1)", pad=(1, 0, 1, 1)),
+    _avg_pool("avg pool 2×4, strides 3 and 2", shape=(3, 8, 9, 2), z=(2, 4), s=(3, 2), pad=(0, 1, 3, 0)),
     _map("global avg pool", "global_avg_pool", linear="x"),
     _lrn("lrn, n 5"),
     _lrn("lrn, n 4", n=4),
@@ -133,7 +142,11 @@ CASES = [
     _lrn("lrn, n 5, alpha/n", alpha_over_n=True),
     _map("same-map norm, n 5", "same_map_norm", alpha=1.0),
     _map("same-map norm, n 4", "same_map_norm", alpha=1.0, n=4),
+    _batch_norm("", (4, 3, 5, 2)),
+    _batch_norm(" of features", (4, 7)),
     _map("relu", "relu"),
+    _map("relu6", "relu6", largest=9),
+    _map("leaky relu", "leaky_relu", slope=0.2),
     _map("tanh", "tanh"),
     _map("tanh[1.7,0.6]", "tanh", a=1.7, b=0.6),
     _map("logistic", "logistic"),

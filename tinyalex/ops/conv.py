@@ -1,7 +1,7 @@
 """Two-dimensional convolution by matrix products, on (C,H,W,N) arrays.
 
-Sizes: N images, C channels in, F filters out, H, W in, OH, OW out, KH, KW kernel, s stride,
-pt, pb, pl, pr zeros padded at the top, bottom, left and right.
+Sizes: N images, C channels in, F filters out, H, W in, OH, OW out, KH, KW kernel, s stride (along both axes
+here, for short), pt, pb, pl, pr zeros padded at the top, bottom, left and right.
 
     y[f,i,j,n] = b[f] + Σ_c Σ_p Σ_q  w[f,c,p,q] · x̂[c, i·s+p, j·s+q, n]        x̂ = x padded with zeros
     OH = floor((H + pt + pb − KH)/s) + 1,  OW likewise
@@ -36,7 +36,7 @@ from tinyalex.ops import strips, winograd
 from tinyalex.ops.activation import Activation
 from tinyalex.ops.checks import check_dy, same_dtype, xp_of
 from tinyalex.ops.cuda import conv as cuda
-from tinyalex.ops.windows import four_pads, output_size
+from tinyalex.ops.windows import four_pads, output_size, two_of
 
 
 class ConvCache(NamedTuple):
@@ -45,14 +45,16 @@ class ConvCache(NamedTuple):
     x: object  # (C, H, W, N)
     w: object  # (F, C/groups, KH, KW)
     y: object  # (F, OH, OW, N), None without activation
-    stride: int
+    stride: tuple  # (vertical, horizontal)
     pads: tuple
     groups: int
     activation: Activation | None
 
 
 def check_conv2d(x, w, b, stride, pad, groups):
-    """Raise unless these arguments are a convolution; return (top, bottom, left, right) of the padding."""
+    """Raise unless these arguments are a convolution; return ((SH, SW), (top, bottom, left, right))."""
+    if b is None:
+        raise ArgumentError("conv2d: expected a bias b for each filter, found None")
     same_dtype("conv2d", x=x, w=w, b=b)
     if x.ndim != 4 or w.ndim != 4:
         raise ArgumentError(f"conv2d: expected x (C,H,W,N) and w (F,C,KH,KW), found {x.shape} and {w.shape}")
@@ -65,32 +67,34 @@ def check_conv2d(x, w, b, stride, pad, groups):
         )
     if b.shape != (F,):
         raise ArgumentError(f"conv2d: expected a bias for each of {F} filters, found shape {b.shape}")
-    pads = four_pads(pad)
+    stride, pads = two_of(stride, "conv2d: stride"), four_pads(pad)
     conv2d_shape(x, w, stride, pads)
-    return pads
+    return stride, pads
 
 
 def conv2d_shape(x, w, stride, pads):
     """Return y's shape, (F, OH, OW, N)."""
-    (_, H, W, N), (F, _, KH, KW) = x.shape, w.shape
-    return F, output_size(H, KH, stride, *pads[:2]), output_size(W, KW, stride, *pads[2:]), N
+    (_, H, W, N), (F, _, KH, KW), (SH, SW) = x.shape, w.shape, stride
+    return F, output_size(H, KH, SH, *pads[:2]), output_size(W, KW, SW, *pads[2:]), N
 
 
 def conv2d_forward(x, w, b, stride=1, pad=0, groups=1, activation=None):
     """y = activation(w ∗ x + b): see the module's docstring.
 
-    x: (C,H,W,N).  w: (F, C/groups, KH, KW).  b: (F,).  pad: zeros around the picture, one number or
-    (top, bottom, left, right).  groups: the channels and the filters are each cut into so many equal
-    parts, and a filter sees only its own part (the paper's two towers: section 3.5, conv2, 4, 5).
-    Returns (y, cache), y (F,OH,OW,N).  Raises ValueError for an impossible geometry, TypeError for
-    mixed dtypes or array kinds.
+    x: (C,H,W,N).  w: (F, C/groups, KH, KW).  b: (F,).  stride: one number or (vertical, horizontal).  pad:
+    zeros around the picture, one number or (top, bottom, left, right).  groups: the channels and the filters
+    are each cut into so many equal parts, and a filter sees only its own part (the paper's two towers:
+    section 3.5, conv2, 4, 5).  Returns (y, cache), y (F,OH,OW,N).  Raises ValueError for an impossible
+    geometry, TypeError for mixed dtypes or array kinds.
     """
     xp = xp_of(x, w, b)
-    pads = check_conv2d(x, w, b, stride, pad, groups)
+    stride, pads = check_conv2d(x, w, b, stride, pad, groups)
     y = empty(xp, conv2d_shape(x, w, stride, pads), x.dtype)
     cache = ConvCache(x, w, y if activation else None, stride, pads, groups, activation)
     if xp is not np:
-        cuda.conv2d_forward(y, b, cache)
+        if stride[0] != stride[1]:  # for which there are no kernels
+            return _plain().conv2d_forward(x, w, b, stride, pads, groups, activation)
+        cuda.conv2d_forward(y, b, cache._replace(stride=stride[0]))
         return y, cache
     for cs, fs in _groups(cache):
         finish = partial(_add_bias_and_activate, b[fs], activation)
@@ -110,7 +114,9 @@ def conv2d_backward(dy, cache, need_dx=True):
     xp = xp_of(dy, x)
     check_dy("conv2d backward", dy, conv2d_shape(x, w, stride, pads), x.dtype)
     if xp is not np:
-        return cuda.conv2d_backward(dy, cache, need_dx)
+        if stride[0] != stride[1]:
+            return _plain().conv2d_backward(dy, cache, need_dx)
+        return cuda.conv2d_backward(dy, cache._replace(stride=stride[0]), need_dx)
     if activation:
         g = activation.backward(dy, y, out=empty(xp, dy.shape, dy.dtype))
     else:
@@ -124,6 +130,13 @@ def conv2d_backward(dy, cache, need_dx=True):
         else:
             dw[fs] = strips.convolve_backward(g[fs], x[cs], w[fs], stride, pads, dx_part)
     return dx, dw, g.sum(axis=(1, 2, 3))
+
+
+def _plain():
+    """Return the module of plain operations, which imports this one."""
+    from tinyalex.ops import plain
+
+    return plain
 
 
 def _groups(cache):

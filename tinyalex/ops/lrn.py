@@ -94,7 +94,7 @@ def _blocks_of_pixels(x, groups, buffers):
     """
     C, columns = x.shape[0], x[0].size
     size = C // groups
-    step = min(columns, max(1, BLOCK_BYTES // (size * x.itemsize)))
+    step = max(1, min(columns, BLOCK_BYTES // (size * x.itemsize)))
     room = empty(xp_of(x), (buffers, size, step), x.dtype)
     for g in range(groups):
         for start in range(0, columns, step):

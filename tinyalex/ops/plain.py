@@ -10,6 +10,7 @@ import math
 import numpy as np
 
 from tinyalex.ops import dropout
+from tinyalex.ops.batch_norm import BatchNormCache, check_batch_norm
 from tinyalex.ops.checks import check_dy, same_dtype, xp_of
 from tinyalex.ops.conv import ConvCache, check_conv2d, conv2d_shape
 from tinyalex.ops.dropout import DropoutCache, dropout_scale
@@ -17,7 +18,7 @@ from tinyalex.ops.linear import LinearCache, check_linear
 from tinyalex.ops.lrn import NormCache, check_norm
 from tinyalex.ops.pool import AvgPoolCache, MaxPoolCache, pool_geometry
 from tinyalex.ops.softmax import LossCache, check_labels
-from tinyalex.ops.windows import four_pads, output_size
+from tinyalex.ops.windows import four_pads, output_size, two_of
 
 
 def im2col(x, kh, kw, stride=1, pad=0, fill=0):
@@ -27,13 +28,14 @@ def im2col(x, kh, kw, stride=1, pad=0, fill=0):
     """
     pt, pb, pl, pr = four_pads(pad)
     C, H, W, N = x.shape
-    oh = output_size(H, kh, stride, pt, pb, "im2col")
-    ow = output_size(W, kw, stride, pl, pr, "im2col")
+    down, across = two_of(stride, "im2col: stride")
+    oh = output_size(H, kh, down, pt, pb, "im2col")
+    ow = output_size(W, kw, across, pl, pr, "im2col")
     padded = xp_of(x).pad(x, ((0, 0), (pt, pb), (pl, pr), (0, 0)), constant_values=fill)
     cols = xp_of(x).empty((C, kh, kw, oh, ow, N), x.dtype)
     for p in range(kh):
         for q in range(kw):
-            cols[:, p, q] = padded[:, p : p + oh * stride : stride, q : q + ow * stride : stride]
+            cols[:, p, q] = padded[:, p : p + oh * down : down, q : q + ow * across : across]
     return cols.reshape(C * kh * kw, oh * ow * N)
 
 
@@ -44,19 +46,20 @@ def col2im(cols, x_shape, kh, kw, stride=1, pad=0):
     """
     pt, pb, pl, pr = four_pads(pad)
     C, H, W, N = x_shape
-    oh = output_size(H, kh, stride, pt, pb, "col2im")
-    ow = output_size(W, kw, stride, pl, pr, "col2im")
+    down, across = two_of(stride, "col2im: stride")
+    oh = output_size(H, kh, down, pt, pb, "col2im")
+    ow = output_size(W, kw, across, pl, pr, "col2im")
     cols = cols.reshape(C, kh, kw, oh, ow, N)
     padded = xp_of(cols).zeros((C, H + pt + pb, W + pl + pr, N), cols.dtype)
     for p in range(kh):  # within one (p,q) no two windows touch the same pixel, so += is a sum over windows
         for q in range(kw):
-            padded[:, p : p + oh * stride : stride, q : q + ow * stride : stride] += cols[:, p, q]
+            padded[:, p : p + oh * down : down, q : q + ow * across : across] += cols[:, p, q]
     return padded[:, pt : pt + H, pl : pl + W]
 
 
 def conv2d_forward(x, w, b, stride=1, pad=0, groups=1, activation=None):
     """y = activation(W cols + b), with a W and columns of its own for each group."""
-    pads = check_conv2d(x, w, b, stride, pad, groups)
+    stride, pads = check_conv2d(x, w, b, stride, pad, groups)
     W = w.reshape(groups, len(w) // groups, -1)  # (g, F/g, C/g·KH·KW)
     cols = im2col(x, *w.shape[2:], stride, pads).reshape(groups, W.shape[2], -1)  # (g, C/g·KH·KW, OH·OW·N)
     y = (W @ cols).reshape(conv2d_shape(x, w, stride, pads)) + b[:, None, None, None]
@@ -97,20 +100,21 @@ def linear_backward(dy, cache):
 
 
 def _pooling(what, x, z, s, pad, ceil):
-    """Return y's (OH, OW) and the pads with which im2col's windows are the pooling's, overhang included."""
-    (pt, _, pl, _), OH, OW = pool_geometry(what, x, z, s, pad, ceil)
+    """Return y's (OH, OW), z, s, and the pads with which im2col's windows are the pooling's."""
+    z, s, (pt, _, pl, _), OH, OW = pool_geometry(what, x, z, s, pad, ceil)
     _, H, W, _ = x.shape
-    return (OH, OW), (pt, max(0, (OH - 1) * s + z - H - pt), pl, max(0, (OW - 1) * s + z - W - pl))
+    bottom, right = (OH - 1) * s[0] + z[0] - H - pt, (OW - 1) * s[1] + z[1] - W - pl
+    return (OH, OW), z, s, (pt, max(0, bottom), pl, max(0, right))
 
 
 def _pixels(x, size, z, s, pads, fill):
-    """Return the pixels of each window of (OH, OW), in reading order: (C, z·z, OH, OW, N)."""
-    return im2col(x, z, z, s, pads, fill).reshape(len(x), z * z, *size, x.shape[3])
+    """Return the pixels of each window of (OH, OW), in reading order: (C, ZH·ZW, OH, OW, N)."""
+    return im2col(x, *z, s, pads, fill).reshape(len(x), math.prod(z), *size, x.shape[3])
 
 
 def max_pool_forward(x, z, s, pad=0, ceil=True):
     """y = the largest pixel of each window; padding counts as −∞."""
-    size, pads = _pooling("max_pool", x, z, s, pad, ceil)
+    size, z, s, pads = _pooling("max_pool", x, z, s, pad, ceil)
     y = _pixels(x, size, z, s, pads, fill=-math.inf).max(axis=1)
     return y, MaxPoolCache(x, y, z, s, pads)
 
@@ -121,8 +125,8 @@ def max_pool_backward(dy, cache):
     xp = xp_of(dy, x)
     check_dy("max_pool backward", dy, y.shape, x.dtype)
     winner = _pixels(x, y.shape[1:3], z, s, pads, fill=-math.inf).argmax(axis=1)
-    won = xp.arange(z * z)[:, None, None, None] == winner[:, None]  # (C, z·z, OH, OW, N)
-    return col2im(xp.where(won, dy[:, None], dy.dtype.type(0)), x.shape, z, z, s, pads)
+    won = xp.arange(math.prod(z))[:, None, None, None] == winner[:, None]  # (C, ZH·ZW, OH, OW, N)
+    return col2im(xp.where(won, dy[:, None], dy.dtype.type(0)), x.shape, *z, s, pads)
 
 
 def _count(xp, cache):
@@ -133,7 +137,7 @@ def _count(xp, cache):
 
 def avg_pool_forward(x, z, s, pad=0, ceil=True):
     """y = the sum of each window's real pixels / how many they are."""
-    size, pads = _pooling("avg_pool", x, z, s, pad, ceil)
+    size, z, s, pads = _pooling("avg_pool", x, z, s, pad, ceil)
     total = _pixels(x, size, z, s, pads, fill=0).sum(axis=1)
     cache = AvgPoolCache(x.shape, total.shape, x.dtype, z, s, pads)
     return total / _count(xp_of(x), cache), cache
@@ -144,7 +148,7 @@ def avg_pool_backward(dy, cache):
     x_shape, y_shape, dtype, z, s, pads = cache
     xp = xp_of(dy)
     check_dy("avg_pool backward", dy, y_shape, dtype)
-    return col2im(xp.stack([dy / _count(xp, cache)] * z**2, axis=1), x_shape, z, z, s, pads)
+    return col2im(xp.stack([dy / _count(xp, cache)] * math.prod(z), axis=1), x_shape, *z, s, pads)
 
 
 def _window_sum(p, n, before, axis):
@@ -194,6 +198,39 @@ def same_map_norm_forward(x, n=5, k=1.0, alpha=1e-3, beta=0.75):
 def same_map_norm_backward(dy, cache):
     """As lrn_backward, over n×n pixels."""
     return _norm_backward("same_map_norm", dy, cache, _within_map)
+
+
+def _of_channels(a, like):
+    """A number a channel, to be broadcast over maps or features."""
+    return a.reshape(-1, *(1,) * (like.ndim - 1))
+
+
+def batch_norm_forward(x, w, b, mean=None, var=None, eps=1e-5):
+    """y = w x̂ + b,  x̂ = (x − mean) / √(var + eps)."""
+    check_batch_norm(x, w, b, mean, var)
+    of_batch, axes = mean is None, tuple(range(1, x.ndim))
+    if of_batch:
+        mean = x.mean(axis=axes)
+        var = ((x - _of_channels(mean, x)) ** 2).mean(axis=axes)
+    cache = BatchNormCache(x, w, mean, var, eps, of_batch)
+    return _of_channels(w, x) * _normalized(cache)[0] + _of_channels(b, x), cache
+
+
+def batch_norm_backward(dy, cache):
+    """db = Σ g,  dw = Σ g x̂,  dx = w/s (g − db/n − x̂ dw/n); with given statistics dx = w/s g."""
+    x, w, axes = cache.x, cache.w, tuple(range(1, cache.x.ndim))
+    check_dy("batch_norm backward", dy, x.shape, x.dtype)
+    xhat, s = _normalized(cache)
+    dw, db, n = (dy * xhat).sum(axis=axes), dy.sum(axis=axes), x.size // len(x)
+    g = dy - _of_channels(db, x) / n - xhat * _of_channels(dw, x) / n if cache.of_batch else dy
+    return _of_channels(w, x) / s * g, dw, db
+
+
+def _normalized(cache):
+    """Return (x̂, s)."""
+    mean, var = _of_channels(cache.mean, cache.x), _of_channels(cache.var, cache.x)
+    s = (var + cache.eps) ** 0.5
+    return (cache.x - mean) / s, s
 
 
 def dropout_mask(rng, shape, keep=0.5, xp=np, first=0):

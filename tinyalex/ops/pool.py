@@ -1,5 +1,7 @@
 """Max and average pooling over z×z windows placed every s pixels, on (C,H,W,N) arrays.
 
+z and s may be two numbers each, (vertical, horizontal).
+
 With s < z neighbouring windows overlap (paper, section 3.4: z = 3, s = 2).  The output size is
 floor or ceil((size + pads − z)/s) + 1.  With ceil, as in 2012 (layer.py:1164), the last windows may
 hang over the bottom and right edge and see only real pixels; one that would start beyond the picture
@@ -25,7 +27,7 @@ from tinyalex.errors import ArgumentError
 from tinyalex.memory import empty, zeros
 from tinyalex.ops.checks import check_dy, same_dtype, xp_of
 from tinyalex.ops.cuda import pool as cuda
-from tinyalex.ops.windows import four_pads, pooled_size, real_windows
+from tinyalex.ops.windows import four_pads, pooled_size, real_windows, two_of
 
 BLOCK_BYTES = 1 << 21  # of input handled at a time, whole channels: smaller, and the ranks wait for the GIL
 
@@ -48,8 +50,8 @@ class MaxPoolCache(NamedTuple):
 
     x: object  # (C, H, W, N)
     y: object  # (C, OH, OW, N)
-    z: int
-    s: int
+    z: tuple  # (vertical, horizontal), as s
+    s: tuple
     pads: tuple
 
 
@@ -59,21 +61,24 @@ class AvgPoolCache(NamedTuple):
     x_shape: tuple
     y_shape: tuple
     dtype: object  # of x
-    z: int
-    s: int
+    z: tuple
+    s: tuple
     pads: tuple
 
 
 def pool_geometry(what, x, z, s, pad, ceil):
-    """Check the arguments of a pooling; return (the four pads, OH, OW)."""
+    """Check the arguments of a pooling; return (z, s, the four pads, OH, OW), z and s as two numbers each."""
     same_dtype(what, x=x)
-    pads = four_pads(pad)
+    if x.ndim != 4:
+        raise ArgumentError(f"{what}: expected x (C,H,W,N), found shape {x.shape}")
+    z, s, pads = two_of(z, f"{what}: window z"), two_of(s, f"{what}: stride s"), four_pads(pad)
     _, H, W, _ = x.shape
-    return pads, pooled_size(H, z, s, *pads[:2], ceil, what), pooled_size(W, z, s, *pads[2:], ceil, what)
+    OH = pooled_size(H, z[0], s[0], *pads[:2], ceil, what)
+    return z, s, pads, OH, pooled_size(W, z[1], s[1], *pads[2:], ceil, what)
 
 
 def _channel_blocks(x):
-    step = max(1, BLOCK_BYTES // (math.prod(x.shape[1:]) * x.itemsize))
+    step = max(1, BLOCK_BYTES // max(1, math.prod(x.shape[1:]) * x.itemsize))
     return [slice(c, c + step) for c in range(0, x.shape[0], step)]
 
 
@@ -83,14 +88,14 @@ def max_pool_forward(x, z, s, pad=0, ceil=True):
     x: (C,H,W,N).  Returns (y, cache), y (C,OH,OW,N).  Raises ValueError for impossible windows.
     """
     xp = xp_of(x)
-    pads, OH, OW = pool_geometry("max_pool", x, z, s, pad, ceil)
+    z, s, pads, OH, OW = pool_geometry("max_pool", x, z, s, pad, ceil)
     if xp is not np:
         return cuda.max_pool_forward(x, (OH, OW), z, s, pads)
     C, _, _, N = x.shape
     y = empty(xp, (C, OH, OW, N), x.dtype)
     for cs in _channel_blocks(x):
-        t = _max_along(2, x[cs], z, s, pads[2], OW)
-        _max_along(1, t, z, s, pads[0], OH, out=y[cs])
+        t = _max_along(2, x[cs], z[1], s[1], pads[2], OW)
+        _max_along(1, t, z[0], s[0], pads[0], OH, out=y[cs])
     return y, MaxPoolCache(x, y, z, s, pads)
 
 
@@ -123,9 +128,9 @@ def max_pool_backward(dy, cache):
     check_dy("max_pool backward", dy, y.shape, x.dtype)
     dx = empty(xp, x.shape, x.dtype)
     for cs in _channel_blocks(x):
-        t = _max_along(2, x[cs], z, s, pads[2], y.shape[2])
-        dt = _first_winner(1, dy[cs], y[cs], t, z, s, pads[0], empty(xp, t.shape, t.dtype))
-        _first_winner(2, dt, t, x[cs], z, s, pads[2], dx[cs])
+        t = _max_along(2, x[cs], z[1], s[1], pads[2], y.shape[2])
+        dt = _first_winner(1, dy[cs], y[cs], t, z[0], s[0], pads[0], empty(xp, t.shape, t.dtype))
+        _first_winner(2, dt, t, x[cs], z[1], s[1], pads[2], dx[cs])
     return dx
 
 
@@ -163,7 +168,7 @@ def avg_pool_forward(x, z, s, pad=0, ceil=True):
     x: (C,H,W,N).  Returns (y, cache), y (C,OH,OW,N).  Raises ValueError for impossible windows.
     """
     xp = xp_of(x)
-    pads, OH, OW = pool_geometry("avg_pool", x, z, s, pad, ceil)
+    z, s, pads, OH, OW = pool_geometry("avg_pool", x, z, s, pad, ceil)
     C, _, _, N = x.shape
     cache = AvgPoolCache(x.shape, (C, OH, OW, N), x.dtype, z, s, pads)
     if xp is not np:
@@ -171,8 +176,8 @@ def avg_pool_forward(x, z, s, pad=0, ceil=True):
     y = empty(xp, cache.y_shape, x.dtype)
     share = _shares(cache)
     for cs in _channel_blocks(x):
-        t = _sum_along(2, x[cs], z, s, pads[2], OW)
-        _sum_along(1, t, z, s, pads[0], OH, out=y[cs])
+        t = _sum_along(2, x[cs], z[1], s[1], pads[2], OW)
+        _sum_along(1, t, z[0], s[0], pads[0], OH, out=y[cs])
         y[cs] *= share
     return y, cache
 
@@ -191,8 +196,8 @@ def _shares(cache):
     """1 / the number of real pixels in each window, (OH, OW, 1)."""
     (_, H, W, _), (_, OH, OW, _), dtype, z, s, pads = cache
     counts = [
-        [sum(o in range(w.start, w.stop) for w, _ in _covered(size, z, s, before, out)) for o in range(out)]
-        for size, before, out in ((H, pads[0], OH), (W, pads[2], OW))
+        [sum(o in range(w.start, w.stop) for w, _ in _covered(size, *zs, before, out)) for o in range(out)]
+        for size, zs, before, out in ((H, (z[0], s[0]), pads[0], OH), (W, (z[1], s[1]), pads[2], OW))
     ]
     rows, columns = (1 / np.asarray(c, dtype) for c in counts)
     return rows[:, None, None] * columns[:, None]
@@ -209,8 +214,8 @@ def avg_pool_backward(dy, cache):
     share = _shares(cache)
     for cs in _channel_blocks(dx):
         dt = zeros(xp, (*dx[cs].shape[:2], *y_shape[2:]), dtype)
-        _spread_along(1, dy[cs] * share, z, s, pads[0], dt)
-        _spread_along(2, dt, z, s, pads[2], dx[cs])
+        _spread_along(1, dy[cs] * share, z[0], s[0], pads[0], dt)
+        _spread_along(2, dt, z[1], s[1], pads[2], dx[cs])
     return dx
 
 

@@ -21,6 +21,11 @@ def _float64(array):
     return np.asarray(array, dtype=np.float64)
 
 
+def _two(value):
+    """(vertical, horizontal) from one int for both, or from the two."""
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
 def _sides(pad):
     """(top, bottom, left, right) from one int for all four sides, or from the four."""
     return (pad, pad, pad, pad) if isinstance(pad, int) else tuple(pad)
@@ -40,15 +45,16 @@ def _products(x_shape, w_shape, stride, pad, groups):
     _, H, W, N = x_shape
     F, CG, KH, KW = w_shape  # CG channels a group
     top, bottom, left, right = _sides(pad)
-    OH = (H + top + bottom - KH) // stride + 1
-    OW = (W + left + right - KW) // stride + 1
+    SH, SW = _two(stride)
+    OH = (H + top + bottom - KH) // SH + 1
+    OW = (W + left + right - KW) // SW + 1
 
     products = []
     for f, oh, ow, n in np.ndindex(F, OH, OW, N):
         group = f // (F // groups)
         for c, kh, kw in np.ndindex(CG, KH, KW):
-            h = oh * stride + kh - top  # row in x: negative, or H and more, is padding
-            w = ow * stride + kw - left
+            h = oh * SH + kh - top  # row in x: negative, or H and more, is padding
+            w = ow * SW + kw - left
             if 0 <= h < H and 0 <= w < W:
                 products.append(((f, oh, ow, n), (f, c, kh, kw), (group * CG + c, h, w, n)))
     return (F, OH, OW, N), products
@@ -58,7 +64,8 @@ def conv2d(x, w, b, stride=1, pad=0, groups=1):
     """y[f,oh,ow,n] = b[f] + sum over c,kh,kw of w[f,c,kh,kw] x[c,h,w,n].
 
     Row h = oh*stride + kh - top and column w = ow*stride + kw - left of x; c counts within the group.
-    x (C,H,W,N), w (F,C/groups,KH,KW), b (F,), pad an int or (top, bottom, left, right) zeros.
+    x (C,H,W,N), w (F,C/groups,KH,KW), b (F,), stride an int or (vertical, horizontal), pad an int or (top,
+    bottom, left, right) zeros.
     Returns y (F,OH,OW,N), OH = floor((H + top + bottom - KH) / stride) + 1, OW likewise.
     The kernel is not flipped (it is a cross-correlation), as in the 2012 code. Paper, section 3.5.
     """
@@ -110,16 +117,18 @@ def _pool_windows(x_shape, z, s, pad, ceil):
 
     Returns (y_shape, [(output, [pixel, ...]), ...]). Windows are z wide and s apart: for s < z they
     overlap and a pixel is listed under several outputs (paper, section 3.4). Padding is not listed.
+    z and s may be two numbers, (vertical, horizontal).
     """
     C, H, W, N = x_shape
     top, bottom, left, right = _sides(pad)
-    OH = _pooled_size(H, top, bottom, z, s, ceil)
-    OW = _pooled_size(W, left, right, z, s, ceil)
+    (ZH, ZW), (SH, SW) = _two(z), _two(s)
+    OH = _pooled_size(H, top, bottom, ZH, SH, ceil)
+    OW = _pooled_size(W, left, right, ZW, SW, ceil)
 
     windows = []
     for c, oh, ow, n in np.ndindex(C, OH, OW, N):
-        rows = [h for h in range(oh * s - top, oh * s - top + z) if 0 <= h < H]
-        columns = [w for w in range(ow * s - left, ow * s - left + z) if 0 <= w < W]
+        rows = [h for h in range(oh * SH - top, oh * SH - top + ZH) if 0 <= h < H]
+        columns = [w for w in range(ow * SW - left, ow * SW - left + ZW) if 0 <= w < W]
         windows.append(((c, oh, ow, n), [(c, h, w, n) for h in rows for w in columns]))
     return (C, OH, OW, N), windows
 
@@ -286,6 +295,54 @@ def same_map_norm_backward(dy, x, n=5, k=1.0, alpha=1e-3, beta=0.75):
     return _normalize_backward(dy, x, _within_map(x.shape, n), k, alpha / n**2, beta)
 
 
+def _channel(x, c, mean, var):
+    """The places of channel c in x, and its mean and variance: the given ones, or else those of x."""
+    places = [(c, *place) for place in np.ndindex(x.shape[1:])]
+    if mean is not None:
+        return places, float(mean[c]), float(var[c])
+    mu = sum(x[i] for i in places) / len(places)
+    return places, mu, sum((x[i] - mu) ** 2 for i in places) / len(places)
+
+
+def batch_norm(x, w, b, mean=None, var=None, eps=1e-5):
+    """Batch normalization: y_i = w_c (x_i - mean_c) / sqrt(var_c + eps) + b_c.  Ioffe, Szegedy 2015.
+
+    x (C,H,W,N) or (D,N): the mean and variance of channel c are over its numbers, where none are given.
+    """
+    x = _float64(x)
+    y = np.zeros(x.shape)
+    for c in range(len(x)):
+        places, mu, variance = _channel(x, c, mean, var)
+        for i in places:
+            y[i] = w[c] * (x[i] - mu) / math.sqrt(variance + eps) + b[c]
+    return y
+
+
+def batch_norm_backward(dy, x, w, mean=None, var=None, eps=1e-5):
+    """dx, dw, db; dx by the quotient rule, one pair (output i, input j) of a channel at a time.
+
+    y_i = w u / v + b with u = x_i - mu and v = sqrt(var + eps), so dy_i/dx_j = w (du v - u dv) / v^2. Given
+    mean and var are constants: du = 1 if i is j, else 0, and dv = 0. Those of x move with x_j:
+    du = [i is j] - 1/n, and dv = dvar / 2v, where dvar = 2 (x_j - mu) / n.
+    """
+    dy, x = _float64(dy), _float64(x)
+    dx, dw, db = np.zeros(x.shape), np.zeros(len(x)), np.zeros(len(x))
+    for c in range(len(x)):
+        places, mu, variance = _channel(x, c, mean, var)
+        n, v = len(places), math.sqrt(variance + eps)
+        for i in places:
+            u = x[i] - mu
+            dw[c] += dy[i] * u / v
+            db[c] += dy[i]
+            for j in places:
+                du, dv = (1.0 if i == j else 0.0), 0.0
+                if mean is None:
+                    du -= 1 / n
+                    dv = 2 * (x[j] - mu) / n / (2 * v)
+                dx[j] += dy[i] * w[c] * (du * v - u * dv) / v**2
+    return dx, dw, db
+
+
 # --- activations ---------------------------------------------------------------------------------
 
 
@@ -306,6 +363,26 @@ def relu(x):
 def relu_backward(dy, x):
     """dx = dy where x > 0, else 0. At x = 0, the kink, 0."""
     return _float64(dy) * _each(lambda v: 1.0 if v > 0 else 0.0, x)
+
+
+def relu6(x):
+    """y = min(max(0, x), 6), any shape."""
+    return _each(lambda v: min(max(0.0, v), 6.0), x)
+
+
+def relu6_backward(dy, x):
+    """dx = dy where 0 < x < 6, else 0, at both kinks too."""
+    return _float64(dy) * _each(lambda v: 1.0 if 0 < v < 6 else 0.0, x)
+
+
+def leaky_relu(x, slope=0.01):
+    """y = x where x > 0, else slope x, any shape."""
+    return _each(lambda v: v if v > 0 else slope * v, x)
+
+
+def leaky_relu_backward(dy, x, slope=0.01):
+    """dx = dy where x > 0, else slope dy."""
+    return _float64(dy) * _each(lambda v: 1.0 if v > 0 else slope, x)
 
 
 def tanh(x, a=1.0, b=1.0):

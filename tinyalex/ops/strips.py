@@ -32,15 +32,16 @@ BLOCK_BYTES = 1 << 24  # strips of one block of output rows
 def convolve(x, w, stride, pads, y, finish):
     """Write x ∗ w into y.
 
-    x: (C,H,W,N).  w: (F,C,KH,KW).  pads: (top, bottom, left, right).  y: (F,OH,OW,N).  finish(filters, part)
-    is called with each part of y (some filters, rows and columns) while it is in cache.
+    x: (C,H,W,N).  w: (F,C,KH,KW).  stride: (vertical, horizontal).  pads: (top, bottom, left, right).  y:
+    (F,OH,OW,N).  finish(filters, part) is called with each part of y (some filters, rows and columns) while
+    it is in cache.
     """
     F, _, KH, KW = w.shape
     _, OH, OW, N = y.shape
     y_rows = y.reshape(F, OH, OW * N)
     weights = _by_rows(w)
     for rows, strips in _blocks_of_rows(x, KH, KW, stride, pads, OH, OW):
-        for i, cols in _columns(strips, rows, KH, stride):
+        for i, cols in _columns(strips, rows, KH, stride[0]):
             np.matmul(weights, cols, out=y_rows[:, i])
             finish(slice(None), y[:, i : i + 1])
 
@@ -49,7 +50,7 @@ def convolve_backward(g, x, w, stride, pads, dx):
     """Write dx, unless it is None, and return dw, of y = x ∗ w.  g: y's gradient, C-contiguous."""
     F, C, KH, KW = w.shape
     _, OH, OW, N = g.shape
-    if dx is not None and stride == 1 and C >= F:
+    if dx is not None and stride == (1, 1) and C >= F:
         return _backward_stride_1(g, x, w, pads, dx)
     g_rows = g.reshape(F, OH, OW * N)
     weights = _by_rows(w)
@@ -60,14 +61,14 @@ def convolve_backward(g, x, w, stride, pads, dx):
         if dx is not None:
             dstrips = zeros(np, strips.shape, strips.dtype)
             dcols = empty(np, (KH, C, KW, OW, N), x.dtype)
-        for i, cols in _columns(strips, rows, KH, stride):
+        for i, cols in _columns(strips, rows, KH, stride[0]):
             dwT += cols @ g_rows[:, i].T
             if dx is not None:
-                start = (i - rows.start) * stride
-                np.matmul(weights.T, g_rows[:, i], out=dcols.reshape(-1, OW * N))
+                start = (i - rows.start) * stride[0]
+                np.matmul(weights.T, g_rows[:, i], out=dcols.reshape(KH * C * KW, OW * N))
                 dstrips[start : start + KH] += dcols
         if dx is not None:
-            for pixels, strip in _overlap(dx, dstrips, rows.start * stride - pads[0], stride, pads[2]):
+            for pixels, strip in _overlap(dx, dstrips, rows.start * stride[0] - pads[0], stride[1], pads[2]):
                 pixels += strip
     return _by_filters(dwT.T, w)
 
@@ -81,7 +82,7 @@ def _backward_stride_1(g, x, w, pads, dx):
     dwT = zeros(np, weights.T.shape, w.dtype)
     x_rows, dx_rows = x.reshape(C, H, W * N), dx.reshape(C, H, W * N)
     (pt, pb, pl, pr), (p, q) = pads, (KH - 1, KW - 1)
-    for rows, strips in _blocks_of_rows(g, KH, KW, 1, (p - pt, p - pb, q - pl, q - pr), H, W):
+    for rows, strips in _blocks_of_rows(g, KH, KW, (1, 1), (p - pt, p - pb, q - pl, q - pr), H, W):
         for u, cols in _columns(strips, rows, KH, 1):
             np.matmul(weights, cols, out=dx_rows[:, u])
             dwT += cols @ x_rows[:, u].T
@@ -101,16 +102,16 @@ def _by_filters(matrix, w):
 
 def _blocks_of_rows(x, kh, kw, stride, pads, oh, ow):
     """Yield (output rows, their strips); the strips' buffer is used again for the next block."""
-    C, _, _, N = x.shape
-    step = BLOCK_BYTES // (C * kw * ow * N * x.itemsize)  # input rows whose strips fill a block
-    step = min(oh, max(1, (step - kh) // stride + 1))
-    buffer = empty(np, ((step - 1) * stride + kh, C, kw, ow, N), x.dtype)
+    (C, _, _, N), (down, across) = x.shape, stride
+    step = BLOCK_BYTES // max(1, C * kw * ow * N * x.itemsize)  # input rows whose strips fill a block
+    step = min(oh, max(1, (step - kh) // down + 1))
+    buffer = empty(np, ((step - 1) * down + kh, C, kw, ow, N), x.dtype)
     for start in range(0, oh, step):
         rows = range(start, min(start + step, oh))
-        strips = buffer[: (len(rows) - 1) * stride + kh]
-        first = start * stride - pads[0]
-        _zero_outside(strips, x, first, stride, pads[2])
-        for pixels, strip in _overlap(x, strips, first, stride, pads[2]):
+        strips = buffer[: (len(rows) - 1) * down + kh]
+        first = start * down - pads[0]
+        _zero_outside(strips, x, first, across, pads[2])
+        for pixels, strip in _overlap(x, strips, first, across, pads[2]):
             strip[...] = pixels
         yield rows, strips
 

@@ -1,14 +1,32 @@
 """Windows placed every s pixels along one side of a picture: how many there are, and where they meet it."""
 
+from numbers import Integral
+
 from tinyalex.errors import ArgumentError
 
 
 def four_pads(pad):
     """Return (top, bottom, left, right) for a pad given as one number or as all four."""
-    pads = (pad,) * 4 if isinstance(pad, int) else tuple(pad)
-    if len(pads) != 4 or min(pads) < 0:
+    pads = whole_numbers(pad, 4)
+    if pads is None or min(pads) < 0:
         raise ArgumentError(f"pad: expected a number ≥ 0 or (top, bottom, left, right), found {pad!r}")
     return pads
+
+
+def two_of(value, what):
+    """Return (vertical, horizontal) for a stride or window given as one number or as both."""
+    two = whole_numbers(value, 2)
+    if two is None or min(two) < 1:
+        raise ArgumentError(f"{what}: expected a number ≥ 1, or two (vertical, horizontal), found {value!r}")
+    return two
+
+
+def whole_numbers(value, count):
+    """Return so many Python ints, given as one of them or as all, of any integer type; else None."""
+    numbers = (value,) * count if isinstance(value, Integral) else value
+    if not isinstance(numbers, tuple | list) or len(numbers) != count:
+        return None
+    return tuple(map(int, numbers)) if all(isinstance(n, Integral) for n in numbers) else None
 
 
 def output_size(size, window, stride, before, after, what="conv2d"):

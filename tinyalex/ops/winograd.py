@@ -58,7 +58,7 @@ def pays(w, stride, groups):
     """Whether the convolution is done here: stride 1, a kernel that has points, and channels enough."""
     F, C, KH, KW = w.shape
     F //= groups
-    return stride == 1 and KH == KW and KH in POINTS and C * F >= LEAST * (C + F)
+    return stride == (1, 1) and KH == KW and KH in POINTS and C * F >= LEAST * (C + F)
 
 
 def convolve(x, w, pads, y, finish):

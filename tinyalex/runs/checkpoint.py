@@ -22,6 +22,7 @@ import safetensors.numpy
 
 from tinyalex.errors import DataError
 from tinyalex.files import write_bytes
+from tinyalex.models.network import finite
 from tinyalex.runs import version1
 
 VERSION = 2
@@ -162,9 +163,16 @@ def restore(model, optimizer, arrays, path):
 
 
 def adopt(model, arrays, path):
-    """As `restore` without an optimizer, for a model built without rng: the arrays become its own."""
-    comm = model.comm
-    _compare({name: (size, "float32") for name, size in model.sizes().items()}, arrays, path, exactly=False)
+    """As `restore` without an optimizer, for a model built without rng: the arrays become its own.
+
+    Raises DataError for parameters that are not finite as well.
+    """
+    comm, sizes = model.comm, model.sizes()
+    _compare({name: (size, "float32") for name, size in sizes.items()}, arrays, path, exactly=False)
+    try:
+        finite({name: arrays[name] for name in sizes})
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
     for name, layer, key in model.parameters():
         layer.params[key] = comm.device.put(arrays[name][comm.part(len(arrays[name]))])
 

@@ -25,6 +25,7 @@ import numpy as np
 from tinyalex import files
 from tinyalex.errors import DataError
 from tinyalex.evaluate import errors, probabilities
+from tinyalex.ops.cuda.pictures import feed
 from tinyalex.optim import SGD
 from tinyalex.runs import checkpoint, version1
 from tinyalex.runs.checkpoint import checkpoints
@@ -49,8 +50,26 @@ def check(settings, data, ranks):
             f"{settings.data}: has {len(data.classes)} classes; {name}, the network's last layer, makes "
             f"{' × '.join(map(str, network.outputs))} outputs"
         )
+    _check_pictures(settings, data)
     with data.loader("train", settings, augmentation=settings.recipe.augmentation, train=True):
         pass
+
+
+def _check_pictures(settings, data):
+    """Raise the error of too few or too small pictures, with the option of the command that helps."""
+    count, side, crop = len(data.train.labels), data.mean.shape[-1], settings.network.input[-1]
+    if count < settings.recipe.batch:
+        raise DataError(
+            f"{settings.data}: has {count} pictures to train on, fewer than a batch of "
+            f"{settings.recipe.batch}: --batch {count} at most"
+        )
+    full = settings.upscale or side
+    if crop > full:
+        found = f"{side} pixels" + (f", brought to {full}" if settings.upscale else "")
+        raise DataError(
+            f"{settings.data}: its pictures have {found}, and the network sees {crop}: "
+            f"--size {full} at most, or --upscale {crop} at least"
+        )
 
 
 def begin(out, settings):
@@ -81,6 +100,10 @@ def settings_of(out):
     try:
         found = json.loads(path.read_text())
         return Settings.from_json(checkpoint.of_this_version(found, version1.settings))
+    except FileNotFoundError:
+        data = (Path(out) / "index.json").exists() or (Path(out) / "plan.json").exists()
+        found = "pictures that `tinyalex prepare` made" if data else "no such file"
+        raise DataError(f"{path}: expected the settings of a run, found {found}") from None
     except (OSError, ValueError, RecursionError) as error:  # DataError too
         raise DataError(f"{path}: expected the settings of a run: {error}") from error
 
@@ -199,6 +222,7 @@ class _Run:
         self.place = Place()
         self.steps = len(data.train.labels) // r.batch  # in an epoch
         self.saved = None  # (step, epoch) of the newest checkpoint
+        self.sized = None  # step of the newest record of sizes
         self.at_chance = 0  # epochs in a row
         self.noise = 0.0
         if checkpoints(out):
@@ -234,13 +258,18 @@ class _Run:
 
     def _batches(self, epoch, start):
         """The epoch's batches from one on; on rank 0 they are loaded."""
-        put = self.comm.device.put
+        device = self.comm.device
         with self._loader("train", noise=self.noise, start=(epoch, start), epochs=epoch + 1) as loader:
-            for _ in range(start, self.steps):
-                batch, stopping = self.comm.share(self._next(loader))
-                if stopping:
-                    raise Stopped
-                yield put(batch.images), put(batch.labels)
+            for images, labels in feed(device, self._shared(loader, self.steps - start)):
+                yield images, device.put(labels)
+
+    def _shared(self, loader, count):
+        """So many batches of rank 0's loader, on every rank."""
+        for _ in range(count):
+            batch, stopping = self.comm.share(self._next(loader))
+            if stopping:
+                raise Stopped
+            yield batch
 
     def _next(self, loader):
         """On rank 0: the next batch and False, or None and True to stop before it."""
@@ -265,6 +294,8 @@ class _Run:
         loss, error = place.means()
         self._emit("train", epoch=place.epoch + 1, loss=loss, error=error)
         self._look_for_chance(loss)
+        if self.steps < self.settings.save_every:  # else one with every checkpoint
+            self._record_sizes(checkpoint.state(self.net, self.optimizer))
         if self.data.val is not None:
             with self._loader("val") as loader:
                 p, labels = probabilities(self.net, loader and self._until_stopped(loader))
@@ -301,8 +332,9 @@ class _Run:
             return
         augmentation = self.settings.recipe.augmentation._replace(noise=noise)
         with self.data.loader(
-            split, self.settings, augmentation=augmentation, train=split == "train", **kwargs
-        ) as loader:
+            split, self.settings, augmentation=augmentation, train=split == "train",
+            device=self.comm.device, **kwargs,
+        ) as loader:  # fmt: skip
             yield loader
 
     def _emit(self, kind, **fields):
@@ -325,10 +357,10 @@ class _Run:
             return
         arrays = checkpoint.state(self.net, self.optimizer)
         self.saved = place.step, place.epoch
+        if planned:  # an interruption leaves no trace in the metrics
+            self._record_sizes(arrays)
         if self.comm.rank:
             return
-        if planned:  # an interruption leaves no trace in the metrics
-            self._emit("sizes", layers=_sizes(arrays, self.optimizer))
         arrays["data.mean"] = self.data.mean
         settings = self.settings.to_json()
         metadata = {
@@ -346,6 +378,12 @@ class _Run:
         checkpoint.save(self.out / f"step-{place.step:08d}.safetensors", arrays, metadata)
         for old in checkpoints(self.out)[: -self.settings.keep]:
             old.unlink()
+
+    def _record_sizes(self, arrays):
+        """At most once a step, on rank 0, which has the arrays."""
+        if self.comm.rank == 0 and self.sized != self.place.step:
+            self.sized = self.place.step
+            self._emit("sizes", layers=_sizes(arrays, self.optimizer))
 
     def _restore(self, path):
         arrays, metadata = checkpoint.load(path)

@@ -1,5 +1,6 @@
 """What a run is made of: its settings, which travel with every checkpoint, and its pictures."""
 
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
@@ -95,9 +96,13 @@ def open_data(path):
         return Data(splits.get("train"), splits.get("val"), some.mean, some.covariance, some.classes)
     if cifar10.find(path) is None:
         found = "no such file or folder"
-        if path.exists():
-            names = sorted(p.name for p in path.iterdir())
-            found = "the folder of a run" if "run.json" in names else f"in it {few(names)}"
+        if path.is_dir():
+            inside = sorted(path.iterdir())
+            found = f"in it {few([p.name for p in inside])}" if inside else "an empty folder"
+            if path / "run.json" in inside:
+                found = "the folder of a run"
+            elif any(p.is_dir() for p in inside):
+                found += f"; to prepare pictures: tinyalex prepare pictures {shlex.quote(str(path))} DST"
         raise DataError(
             f"{path}: expected a folder made by `tinyalex prepare`, or CIFAR-10 (cifar-10-batches-bin, "
             f"cifar-10-batches-py, or an archive of them), found {found}"

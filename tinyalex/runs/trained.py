@@ -67,8 +67,9 @@ def view_loader(comm, trained, source, views):
         batch, augmentation, upscale = settings.recipe.batch, settings.recipe.augmentation, settings.upscale
     batch = max(1, batch // 10) if views == 10 else batch
     with Loader(
-        source, batch, augmentation, train=False, mean=trained.mean, views=views, upscale=upscale
-    ) as loader:
+        source, batch, augmentation, train=False, mean=trained.mean, views=views, upscale=upscale,
+        device=None if pictures else comm.device,  # what `_Adapted` does, the host does
+    ) as loader:  # fmt: skip
         yield _Adapted(loader, pictures) if pictures else loader
 
 
@@ -98,12 +99,20 @@ def array_loader(comm, trained, pictures, views):
     return view_loader(comm, trained, Images(pictures, labels, trained.classes), views)
 
 
-def picture_loader(comm, trained, paths, views):
+def picture_loader(comm, trained, paths, views, unreadable=None):
     """As `view_loader`, for picture files: shorter side to S, middle S × S, S as in the training data.
 
-    Raises DataError for a file that cannot be read.
+    unreadable: a dict that gets {path: DataError} of the files that cannot be read, in whose place nothing
+    is yielded.  Without it, and where none can be read, the first such error is raised.
     """
-    pictures = [read_file(path, _side(trained)) for path in paths]
+    pictures, bad = [], {} if unreadable is None else unreadable
+    for path in paths:
+        try:
+            pictures.append(read_file(path, _side(trained)))
+        except DataError as error:
+            bad[path] = error
+    if bad and (unreadable is None or not pictures):
+        raise next(iter(bad.values()))
     return array_loader(comm, trained, np.stack(pictures, axis=-1), views)
 
 

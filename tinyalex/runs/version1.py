@@ -90,7 +90,9 @@ def _layer(old):
         else:
             new |= {"features": shape[0]}
     if "activation" in old:
-        value = plain_data(old["activation"])
-        value = {(): None, ("relu",): "relu", ("logistic",): "logistic"}.get(value, value)
-        new["activation"] = "tanh" if value == ("tanh", 1, 1) else value
+        match plain_data(old["activation"]):
+            case ():
+                new["activation"] = None
+            case ("relu" | "logistic" as name,) | ("tanh" as name, 1, 1):
+                new["activation"] = name
     return new

@@ -218,7 +218,7 @@ def _run(dst, jobs, workers, progress):
         while pending or running:
             while pending and len(running) < workers:
                 job = pending.pop(0)
-                with _no_script():
+                with _no_script(), _no_interrupt():
                     running[pool.submit(_write_shard, job)] = job
             done, _ = wait(running, timeout=0.5, return_when="FIRST_COMPLETED")
             for future in done:
@@ -244,6 +244,19 @@ def _no_script():
         yield
     finally:
         sys.modules["__main__"] = main
+
+
+@contextlib.contextmanager
+def _no_interrupt():
+    """Start workers to whom Ctrl-C means nothing from the first: they inherit what is blocked."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _bytes_in_work(dst):

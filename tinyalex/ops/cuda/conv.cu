@@ -34,6 +34,8 @@
 //   out[g, tile, k, r] = w[first + g*by_group + f*by_filter + p*by_row + q*by_column + c*by_channel]
 //                        with f = tile*TF + r and k = (p*KW + q)*C + c; 0 where f >= F or p >= KH
 //
+// For the tensor cores they are rounded and in another order.
+//
 // reads   w
 // writes  out (groups, tiles, terms, TF), terms: C*KH*KW, up to a multiple of TK
 // least   4 * (groups*F*C*KH*KW + groups*tiles*terms*TF) bytes
@@ -45,34 +47,47 @@ extern "C" __global__ void lay_out_weights(const REAL *w, REAL *out, int F, int 
     int t = blockIdx.x * blockDim.x + threadIdx.x;
     if (t >= terms * TF)
         return;
-    int f = blockIdx.y * TF + t % TF;
-    Digits k = digits(t / TF, KW, C); // p, q, c
+    int r = t % TF, row = t / TF;
+#if TF32 // of 8 terms and 16 filters the order in which a warp's threads hold them: tiles.cuh
+    int lane = t % 128 / 4, e = t % 4;
+    row = t / (8 * TF) * 8 + lane % 4 + e / 2 * 4;
+    r = t % (8 * TF) / 128 * 16 + lane / 4 + e % 2 * 8;
+#endif
+    int f = blockIdx.y * TF + r;
+    Digits k = digits(row, KW, C); // p, q, c
     long long from = first + (long long)blockIdx.z * by_group + (long long)f * by_filter + k.a * by_row +
                      k.b * by_column + (long long)k.c * by_channel;
-    out[((long long)blockIdx.z * gridDim.y + blockIdx.y) * terms * TF + t] =
-        f < F && k.a < KH ? w[from] : (REAL)0;
+    REAL value = f < F && k.a < KH ? w[from] : (REAL)0;
+#if TF32
+    value = __uint_as_float(to_tf32(value));
+#endif
+    out[((long long)blockIdx.z * gridDim.y + blockIdx.y) * terms * TF + t] = value;
 }
+
+#define PAD (TF32 ? 8 : 0) // numbers after each row, so that a warp's 4 x 8 loads lie in different banks
 
 // A stage with the terms one below the other: a[k][f], b[k][n].  Thread (ty,tx) of 4 x 8 has the patches of 4
 // filters from 4*ty + 16*h and of 4 columns from 4*tx + 32*h.
-static __device__ __forceinline__ void multiply_columns(const REAL (*a)[TF + PAD], const REAL (*b)[TN + PAD],
+static __device__ __forceinline__ void multiply_columns(const REAL (*a)[TF], const REAL (*b)[TN + PAD],
                                                         Place at, Sums *sum)
 {
 #if TF32
     int g = at.lane / 4, t = at.lane % 4;
 #pragma unroll
-    for (int k = t; k < TK + t; k += 8) {
+    for (int k = 0; k < TK; k += 8) {
         unsigned int u[PF][4], v[4 * PN][2];
 #pragma unroll
-        for (int r = 0; r < PF; r++)
+        for (int r = 0; r < PF; r++) {
+            Four four = *(const Four *)&a[k][(at.f / 16 + r) * 128 + at.lane * 4];
 #pragma unroll
             for (int e = 0; e < 4; e++)
-                u[r][e] = to_tf32(a[k + e / 2 * 4][at.f + 16 * r + e % 2 * 8 + g]);
+                u[r][e] = __float_as_uint(four.of[e]); // they are rounded already
+        }
 #pragma unroll
         for (int c = 0; c < 4 * PN; c++)
 #pragma unroll
             for (int e = 0; e < 2; e++)
-                v[c][e] = to_tf32(b[k + 4 * e][at.n + 8 * c + g]);
+                v[c][e] = to_tf32(b[k + t + 4 * e][at.n + 8 * c + g]);
         multiply_8_terms(u, v, sum);
     }
 #else
@@ -96,11 +111,7 @@ static __device__ __forceinline__ void multiply_columns(const REAL (*a)[TF + PAD
 }
 
 // Where sum->of[r][c] belongs in the block's tile; SIDE_BY_SIDE columns c, c+1, ... are neighbours.
-#if TF32
-#define SIDE_BY_SIDE 2
-#else
-#define SIDE_BY_SIDE 4
-#endif
+#define SIDE_BY_SIDE (TF32 ? 2 : 4)
 
 static __device__ __forceinline__ int filter_held(Place at, int r)
 {
@@ -109,11 +120,11 @@ static __device__ __forceinline__ int filter_held(Place at, int r)
 
 static __device__ __forceinline__ int column_held(Place at, int c)
 {
-    return TF32 ? at.n + c / 2 * 8 + at.lane % 4 * 2 + c % 2 : at.n + at.lane % 8 * 4 + c / 4 * 32 + c % 4;
+    return at.n + (TF32 ? c / 2 * 8 + at.lane % 4 * 2 + c % 2 : c / 4 * 32 + at.lane % 8 * 4 + c % 4);
 }
 
 struct Stage {
-    REAL w[TK][TF + PAD], x[TK][TN + PAD];
+    REAL w[TK][TF], x[TK][TN + PAD];
 };
 
 // Pixel (i,j) of the result is pixel (y0 + i*apart, x0 + j*apart) of y, whose maps are YH x YW.
@@ -164,6 +175,7 @@ static __device__ __forceinline__ void tile(const REAL *x, const REAL *w, const 
 {
     __shared__ __align__(16) Stage stages[STAGES];
     const int AT_ONCE = THREADS / (TN / V);       // terms for which all threads copy a run
+    static_assert(AT_ONCE > 0, "the threads do not reach all columns of a stage");
     const int ROWS = AT_ONCE < TK ? AT_ONCE : TK; // the same, but not more than there are
     const int SIZE = (int)sizeof(Stage), WIDE = 16 / (int)sizeof(REAL);
     int tid = threadIdx.x, columns = OH * OW * N;
@@ -196,7 +208,7 @@ static __device__ __forceinline__ void tile(const REAL *x, const REAL *w, const 
         for (int e = 0; e < TK * TF; e += THREADS * WIDE) {
             int place = e + tid * WIDE;
             if (TK * TF % (THREADS * WIDE) == 0 || place < TK * TF)
-                copy_later<16>(to_w + stage * SIZE + (place + place / TF * PAD) * (int)sizeof(REAL), w + e, true);
+                copy_later<16>(to_w + stage * SIZE + place * (int)sizeof(REAL), w + e, true);
         }
         w += TK * TF;
         if (AT_ONCE > TK && row >= TK)

@@ -27,6 +27,7 @@ class Tile(NamedTuple):
     PN: int  # and of 4 columns
     BLOCKS: int  # that a multiprocessor holds
     TF32: int = 0  # 1: by the tensor cores
+    UNROLL: int = 1  # dW: how many fours of terms are unrolled
 
     @property
     def threads(self):
@@ -34,24 +35,36 @@ class Tile(NamedTuple):
         return self.TF // (16 * self.PF) * (self.TN // (32 * self.PN)) * 32
 
 
-def choose_tile(filters, itemsize):
-    """The tile for so many filters (of one group)."""
+TILES = (  # by measured/gpu_conv.py on an H100
+    Tile(128, 128, 8, 3, 2, 2, 2),
+    Tile(64, 128, 8, 3, 2, 2, 4),
+    Tile(96, 128, 16, 2, 3, 2, 3),
+    Tile(48, 128, 8, 3, 3, 2, 6),
+    Tile(32, 128, 8, 3, 1, 2, 4),
+)
+TILES_W = (
+    Tile(64, 64, 16, 2, 2, 2, 6),
+    Tile(96, 128, 16, 2, 3, 2, 3),
+    Tile(32, 128, 16, 2, 1, 2, 4),
+)
+
+
+def choose_tile(filters, itemsize, v):
+    """The tile for so many filters (of one group): the largest of those that make the fewest in vain.
+
+    v: images that a thread copies at once; the threads together must reach all columns of a stage.
+    """
     if itemsize == 8:
         return Tile(64, 64, 8, 2, 1, 1, 1)
-    if filters > 96:
-        return Tile(128, 128, 8, 3, 2, 2, 2)
-    if filters > 64:
-        return Tile(96, 128, 8, 3, 3, 2, 3)
-    if filters > 32:
-        return Tile(64, 128, 8, 3, 2, 2, 4)
-    return Tile(32, 128, 8, 3, 1, 2, 4)
+    fit = (tile for tile in TILES if tile.threads * v >= tile.TN)
+    return min(fit, key=lambda tile: -(-filters // tile.TF) * tile.TF)
 
 
 def choose_tile_w(filters, itemsize):
     """The tile of the weights' gradient for so many filters (of one group)."""
     if itemsize == 8:
         return Tile(64, 64, 8, 2, 1, 1, 1)
-    return Tile(64, 64, 16, 2, 2, 2, 6)
+    return min(TILES_W, key=lambda tile: -(-filters // tile.TF) * tile.TF)
 
 
 def conv2d_forward(y, b, cache):
@@ -78,11 +91,12 @@ def forward(x, w, b, y, stride, pads, groups, through_relu, tile=None):
     F //= groups
     _, H, W, N = x.shape
     _, OH, OW, _ = y.shape
-    tile = tile or choose_tile(F, x.itemsize)
+    v = images(N, x, y)
+    tile = tile or choose_tile(F, x.itemsize, v)
     taps = KH * KW
-    defines = {"V": images(N, x, y), **tile._asdict()}
+    defines = {"V": v, **tile._asdict()}
     weights = _laid_out(w, tile, defines, groups, F, C, KH, KW, 0, (F * C * taps, C * taps, KW, 1, taps))
-    cut = _Cut.of(xp, tile, OH * OW * N, F, groups, C * taps, x)
+    cut = _Cut.of(xp, tile, OH * OW * N, F, groups, C * taps, y)
     launch(
         "conv.conv_forward", cut.threads, x, weights, b, y, cut.part,
         C, H, W, N, F, KH, KW, OH, OW, stride, pads[0], pads[2], through_relu, cut.whole, cut.chunks,
@@ -102,8 +116,9 @@ def backward_x(g, w, x_shape, stride, pads, groups, tile=None):
     _, H, W, N = x_shape
     _, OH, OW, _ = g.shape
     dx = empty(xp, x_shape, g.dtype)
-    tile = tile or choose_tile(C, g.itemsize)
-    defines = {"V": images(N, g, dx), **tile._asdict()}
+    v = images(N, g, dx)
+    tile = tile or choose_tile(C, g.itemsize, v)
+    defines = {"V": v, **tile._asdict()}
     for a, b in itertools.product(range(stride), repeat=2):
         # the taps a, a+s, … of the kernel's rows and b, b+s, … of its columns meet these pixels:
         rows, columns = range((a - pads[0]) % stride, H, stride), range((b - pads[2]) % stride, W, stride)
@@ -119,7 +134,7 @@ def backward_x(g, w, x_shape, stride, pads, groups, tile=None):
         top, left = TH - 1 - (rows[0] + pads[0] - a) // stride, TW - 1 - (columns[0] + pads[2] - b) // stride
         pixels = len(rows) * len(columns)
         where = H, W, stride, rows[0], columns[0]
-        cut = _Cut.of(xp, tile, pixels * N, C, groups, F * TH * TW, g)
+        cut = _Cut.of(xp, tile, pixels * N, C, groups, F * TH * TW, dx)
         launch(
             "conv.conv_backward_x", cut.threads, g, weights, dx, cut.part,
             F, OH, OW, N, C, TH, TW, len(rows), len(columns), top, left, *where, cut.whole, cut.chunks,
@@ -143,7 +158,7 @@ def backward_w(g, x, w_shape, stride, pads, groups, tile=None, chunks=None):
     tile = tile or choose_tile_w(F // groups, g.itemsize)
     across, down = -(-K // tile.TN), -(-F // groups // tile.TF)
     most = SCRATCH_BYTES // (F * (K + 1) * g.itemsize)
-    chunks = chunks or _chunks(across * down * groups, -(-columns // tile.TK), _at_once(xp, tile), most)
+    chunks = chunks or _chunks(xp, tile, across * down * groups, columns, most)
     per = -(-columns // (chunks * tile.TK)) * tile.TK
     chunks = -(-columns // per)
     defines = {"V": images(N, g, x), **tile._asdict()}
@@ -185,16 +200,15 @@ class _Cut(NamedTuple):
     part: object  # the chunks' sums
 
     @classmethod
-    def of(cls, xp, tile, columns, filters, groups, terms, like):
-        """For a product of so many columns and filters, with so many terms, of arrays like this one."""
+    def of(cls, xp, tile, columns, filters, groups, terms, y):
+        """For a product of so many columns and filters, with so many terms; y is the result."""
         tiles = -(-columns // tile.TN) * -(-filters // tile.TF) * groups
-        at_once, area = _at_once(xp, tile), tile.TF * tile.TN
-        last = tiles % at_once
-        most = SCRATCH_BYTES // (area * like.itemsize * max(1, last))
-        chunks = _chunks(last, -(-terms // tile.TK), at_once, most)
+        last, area = tiles % _wave(xp, tile), tile.TF * tile.TN
+        most = SCRATCH_BYTES // (area * y.itemsize * max(1, last))
+        chunks = _chunks(xp, tile, last, terms, most)
         if chunks == 1:
-            return cls((tiles * tile.threads,), tiles, 1, like)
-        part = empty(xp, (last, chunks, area), like.dtype)
+            return cls((tiles * tile.threads,), tiles, 1, y)
+        part = empty(xp, (last, chunks, area), y.dtype)
         return cls(((tiles - last + last * chunks) * tile.threads,), tiles - last, chunks, part)
 
     def add(self, b, y, *args, **defines):
@@ -208,18 +222,23 @@ class _Cut(NamedTuple):
         )  # fmt: skip
 
 
-def _chunks(tiles, steps, at_once, most):
-    """Into how many chunks of its steps to cut each of these tiles, so that all are done soonest.
+def _chunks(xp, tile, tiles, terms, most):
+    """Into how many chunks of its terms to cut each of these tiles, so that all are done soonest.
 
-    A wave takes as long as one chunk; each chunk costs the time of some steps for its sums' way through memory.
+    A wave takes as long as one chunk.  Writing and reading the sums of a whole wave takes as long as 64
+    terms, at 3 TB/s and 45 TFLOP/s; and so long, or longer, the second kernel's launch.
     """
-    most = max(1, min(most, steps, 4 * at_once // max(1, tiles)))
-    time = {n: -(-tiles * n // at_once) * -(-steps // n) + 2 * n + 16 * (n > 1) for n in range(1, most + 1)}
+    wave, steps = _wave(xp, tile), -(-terms // tile.TK)
+    most = max(1, min(most, steps, 4 * wave // max(1, tiles)))
+    time = {
+        n: -(-tiles * n // wave) * -(-steps // n) * tile.TK + (tiles * n / wave + 2) * 64 * (n > 1)
+        for n in range(1, most + 1)
+    }
     return min(time, key=time.get)
 
 
-def _at_once(xp, tile):
-    """How many blocks the device holds."""
+def _wave(xp, tile):
+    """How many blocks the device holds at once."""
     return tile.BLOCKS * _multiprocessors(xp, xp.cuda.runtime.getDevice())
 
 

@@ -23,10 +23,11 @@
 #define PN 1
 #define BLOCKS 1
 #endif
+#ifndef UNROLL
+#define UNROLL 1
+#endif
 
 #include "tiles.cuh"
-
-#define FAR (1 << 14) // no picture is so large: it marks what lies outside
 
 // A stage with the terms side by side: a[f][k], b[n][k].  Thread (ty,tx) has the filters ty + 4*r and the
 // columns tx + 8*c of the warp's tile, and takes four terms at a time.
@@ -36,25 +37,34 @@ static __device__ __forceinline__ void multiply_rows(const REAL (*a)[PITCH], con
                                                      Sums *sum)
 {
 #if TF32
-    int g = at.lane / 4, t = at.lane % 4;
+    // of the matrices of 8 x 4: a's are rows 0 ... 7 and 8 ... 15 of the first four terms, then of the next; b's
+    // are both fours of terms of one 8 rows, then of the next 8
+    a += at.f + at.lane % 16, b += at.n + at.lane / 16 * 8 + at.lane % 8;
+    int terms_a = at.lane / 16 * 4, terms_b = at.lane / 8 % 2 * 4;
 #pragma unroll
-    for (int k = t; k < TK + t; k += 8) {
+    for (int k = 0; k < TK; k += 8) {
+        float p[4];
         unsigned int u[PF][4], v[4 * PN][2];
 #pragma unroll
-        for (int r = 0; r < PF; r++)
+        for (int r = 0; r < PF; r++) {
+            load_matrices(p, &a[16 * r][k + terms_a]);
 #pragma unroll
             for (int e = 0; e < 4; e++)
-                u[r][e] = to_tf32(a[at.f + 16 * r + e % 2 * 8 + g][k + e / 2 * 4]);
+                u[r][e] = to_tf32(p[e]);
+        }
 #pragma unroll
-        for (int c = 0; c < 4 * PN; c++)
+        for (int c = 0; c < 4 * PN; c += 2) {
+            load_matrices(p, &b[8 * c][k + terms_b]);
 #pragma unroll
-            for (int e = 0; e < 2; e++)
-                v[c][e] = to_tf32(b[at.n + 8 * c + g][k + 4 * e]);
+            for (int e = 0; e < 4; e++)
+                v[c + e / 2][e % 2] = to_tf32(p[e]);
+        }
         multiply_8_terms(u, v, sum);
     }
 #else
     int ty = at.lane / 8, tx = at.lane % 8;
-#pragma unroll 1
+    const int AT_ONCE = UNROLL;
+#pragma unroll AT_ONCE
     for (int k = 0; k < TK; k += 4) {
         Four v[4 * PN];
 #pragma unroll
@@ -81,7 +91,7 @@ static __device__ __forceinline__ int filter_held_w(Place at, int r)
 
 static __device__ __forceinline__ int tap_held(Place at, int c)
 {
-    return TF32 ? at.n + c / 2 * 8 + at.lane % 4 * 2 + c % 2 : at.n + 8 * c + at.lane % 8;
+    return at.n + (TF32 ? c / 2 * 8 + at.lane % 4 * 2 + c % 2 : 8 * c + at.lane % 8);
 }
 
 struct StageW {
@@ -121,7 +131,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) conv_backward_w(
     for (int r = 0; r < NS; r++) {
         int k = blockIdx.x * TN + row + r * ROWS;
         Digits at = digits(k, KH, KW); // c, p, q
-        int p = k < K ? at.b - top : FAR, q = at.c - left;
+        int p = k < K ? at.b - top : 0x7FFF, q = at.c - left; // a row that no picture has
         tap_at[r] = k < K ? ((at.a * H + p) * W + q) * N : 0;
         tap[r] = p << 16 | (q & 0xFFFF);
     }

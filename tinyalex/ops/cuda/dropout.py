@@ -12,7 +12,7 @@ from tinyalex.ops.cuda.launch import images, launch
 
 def dropout_mask(xp, draw, first, shape, most):
     """Return the mask of numbers first … of the stream of the key draw(): those up to ``most`` are kept."""
-    mask, key = empty(xp, shape, bool), empty(xp, (1,), "uint64")
+    mask, key = empty(xp, shape, bool), graph.own(xp, (1,), "uint64")
     size = math.prod(shape)
     blocks = (first + size - 1) // 8 - first // 8 + 1  # eight numbers come from each value of the counter
     graph.host(lambda: graph.upload(key, draw()))

@@ -10,14 +10,15 @@ makes one of a function:
 What the launches were recorded with stays as it was: the places of arrays, the sizes, the numbers passed as
 arguments.  What changes from step to step therefore lies in the device's memory, and is written there before
 each replay: the inputs, by `Captured`; a rate of learning, the key of a mask, by what the step hands to
-`host`.  cuBLAS through CuPy cannot be recorded: `outside` ends one graph before such a call and begins the
-next after it.
+`host`, in memory of their `own`.  cuBLAS through CuPy cannot be recorded: `outside` ends one graph before
+such a call and begins the next after it.
 """
 
 import threading
 
 import numpy as np
 
+from tinyalex.memory import empty
 from tinyalex.ops.checks import xp_of
 
 _state = threading.local()
@@ -45,6 +46,18 @@ def outside(fn):
         _state.recording.cut(fn)
     else:
         fn()
+
+
+def own(xp, shape, dtype):
+    """Return memory for what the host writes before each replay: an array that shares it with no other.
+
+    A recording uses the memory of arrays that are gone for those that come after; in a replay the kernels
+    that wrote to the former write there again, over what lies there already.
+    """
+    if not recording():
+        return empty(xp, shape, dtype)
+    with xp.cuda.using_allocator(xp.cuda.MemoryPool(_state.recording.allocate).malloc):
+        return empty(xp, shape, dtype)
 
 
 def upload(array, values):
@@ -92,6 +105,7 @@ class _Recording:
             self.memory.append(memory)  # the graphs refer to it, whoever else has let it go
             return xp.cuda.MemoryPointer(memory, 0)
 
+        self.allocate = allocate
         with xp.cuda.using_allocator(xp.cuda.MemoryPool(allocate).malloc):
             self.inputs = [a.copy() for a in arrays]
             _state.recording = self

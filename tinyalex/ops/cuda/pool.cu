@@ -1,4 +1,4 @@
-// Max and average pooling over z x z windows, one every s pixels, cut off at the picture's edges.
+// Max and average pooling over ZH x ZW windows, one every SH rows and SW columns, cut off at the edges.
 //
 // x, dx: (C,H,W,N).  y, dy, winner: (C,OH,OW,N).  Threads run along (j,n) or (v,n): neighbours read and write
 // neighbouring images, V of them each (images.cuh).
@@ -9,33 +9,33 @@ struct alignas(sizeof(short) * V) Winners {
     unsigned short of[V];
 };
 
-// y = the window's largest pixel (NaN if it holds one), winner = p*z+q of the first such in reading order.
+// y = the window's largest pixel (NaN if it holds one), winner = p*ZW+q of the first such in reading order.
 //
 // reads   x, once (overlap comes again from the cache)
 // writes  y, winner
 // least   4*C*H*W*N + (4+2)*C*OH*OW*N bytes
 // grid    (ceil(OW*N / block), OH, C)
 extern "C" __global__ void max_pool_forward(const REAL *x, REAL *y, unsigned short *winner, int H, int W,
-                                            int N, int OW, int z, int s, int top, int left)
+                                            int N, int OW, int ZH, int ZW, int SH, int SW, int top, int left)
 {
     int t = blockIdx.x * blockDim.x + threadIdx.x;  // (j,n)
     if (t >= OW * N)
         return;
     int i = blockIdx.y, c = blockIdx.z, j = t / N, n = t - j * N;
-    int u0 = i * s - top, v0 = j * s - left;
+    int u0 = i * SH - top, v0 = j * SW - left;
     const Images *map = (const Images *)x + (long long)c * H * W * N + n;
     Images largest = {};
     int where[V];
     for (int k = 0; k < V; k++)
         where[k] = -1;
-    for (int p = u0 < 0 ? -u0 : 0; p < z && u0 + p < H; p++)
-        for (int q = v0 < 0 ? -v0 : 0; q < z && v0 + q < W; q++) {
+    for (int p = u0 < 0 ? -u0 : 0; p < ZH && u0 + p < H; p++)
+        for (int q = v0 < 0 ? -v0 : 0; q < ZW && v0 + q < W; q++) {
             Images pixel = map[((long long)(u0 + p) * W + v0 + q) * N];
             for (int k = 0; k < V; k++) {
                 REAL value = pixel.of[k], best = largest.of[k];
                 if (where[k] < 0 || value > best || (value != value && best == best)) {
                     largest.of[k] = value;
-                    where[k] = p * z + q;
+                    where[k] = p * ZW + q;
                 }
             }
         }
@@ -55,7 +55,8 @@ extern "C" __global__ void max_pool_forward(const REAL *x, REAL *y, unsigned sho
 // least   (4+2)*C*OH*OW*N + 4*C*H*W*N bytes
 // grid    (ceil(W*N / block), H, C)
 extern "C" __global__ void max_pool_backward(const REAL *dy, const unsigned short *winner, REAL *dx, int W,
-                                             int N, int OH, int OW, int z, int s, int top, int left)
+                                             int N, int OH, int OW, int ZH, int ZW, int SH, int SW, int top,
+                                             int left)
 {
     int t = blockIdx.x * blockDim.x + threadIdx.x;  // (v,n)
     if (t >= W * N)
@@ -63,19 +64,19 @@ extern "C" __global__ void max_pool_backward(const REAL *dy, const unsigned shor
     int c = blockIdx.z, v = t / N, n = t - v * N;
     int u = blockIdx.y + top;  // from here on u, v are in the padded picture
     v += left;
-    int q0 = v % s, j0 = v / s;
+    int q0 = v % SW, j0 = v / SW;
     Images sum = {};
-    for (int p = u % s, i = u / s; p < z && i >= 0; p += s, i--) {
+    for (int p = u % SH, i = u / SH; p < ZH && i >= 0; p += SH, i--) {
         if (i >= OH)
             continue;
-        for (int q = q0, j = j0; q < z && j >= 0; q += s, j--) {
+        for (int q = q0, j = j0; q < ZW && j >= 0; q += SW, j--) {
             if (j >= OW)
                 continue;
             long long place = (((long long)c * OH + i) * OW + j) * N + n;
             Winners won = ((const Winners *)winner)[place];
             Images gradient = ((const Images *)dy)[place];
             for (int k = 0; k < V; k++)
-                if (won.of[k] == p * z + q)
+                if (won.of[k] == p * ZW + q)
                     sum.of[k] += gradient.of[k];
         }
     }
@@ -95,23 +96,23 @@ static __device__ int real_pixels(int o, int z, int s, int before, int size)
 // writes  y
 // least   4*C*H*W*N + 4*C*OH*OW*N bytes
 // grid    (ceil(OW*N / block), OH, C)
-extern "C" __global__ void avg_pool_forward(const REAL *x, REAL *y, int H, int W, int N, int OW, int z, int s,
-                                            int top, int left)
+extern "C" __global__ void avg_pool_forward(const REAL *x, REAL *y, int H, int W, int N, int OW, int ZH, int ZW,
+                                            int SH, int SW, int top, int left)
 {
     int t = blockIdx.x * blockDim.x + threadIdx.x;  // (j,n)
     if (t >= OW * N)
         return;
     int i = blockIdx.y, c = blockIdx.z, j = t / N, n = t - j * N;
-    int u0 = i * s - top, v0 = j * s - left;
+    int u0 = i * SH - top, v0 = j * SW - left;
     const Images *map = (const Images *)x + (long long)c * H * W * N + n;
     Images sum = {};
-    for (int u = u0 < 0 ? 0 : u0; u < u0 + z && u < H; u++)
-        for (int v = v0 < 0 ? 0 : v0; v < v0 + z && v < W; v++) {
+    for (int u = u0 < 0 ? 0 : u0; u < u0 + ZH && u < H; u++)
+        for (int v = v0 < 0 ? 0 : v0; v < v0 + ZW && v < W; v++) {
             Images pixel = map[((long long)u * W + v) * N];
             for (int k = 0; k < V; k++)
                 sum.of[k] += pixel.of[k];
         }
-    int count = real_pixels(i, z, s, top, H) * real_pixels(j, z, s, left, W);
+    int count = real_pixels(i, ZH, SH, top, H) * real_pixels(j, ZW, SW, left, W);
     for (int k = 0; k < V; k++)
         sum.of[k] /= count;
     ((Images *)y)[((long long)c * gridDim.y + i) * OW * N + t] = sum;
@@ -123,8 +124,8 @@ extern "C" __global__ void avg_pool_forward(const REAL *x, REAL *y, int H, int W
 // writes  dx
 // least   4*C*OH*OW*N + 4*C*H*W*N bytes
 // grid    (ceil(W*N / block), H, C)
-extern "C" __global__ void avg_pool_backward(const REAL *dy, REAL *dx, int W, int N, int OH, int OW, int z,
-                                             int s, int top, int left)
+extern "C" __global__ void avg_pool_backward(const REAL *dy, REAL *dx, int W, int N, int OH, int OW, int ZH,
+                                             int ZW, int SH, int SW, int top, int left)
 {
     int t = blockIdx.x * blockDim.x + threadIdx.x;  // (v,n)
     if (t >= W * N)
@@ -132,15 +133,15 @@ extern "C" __global__ void avg_pool_backward(const REAL *dy, REAL *dx, int W, in
     int H = gridDim.y, c = blockIdx.z, v = t / N, n = t - v * N;
     int u = blockIdx.y + top;
     v += left;
-    int q0 = v % s, j0 = v / s;
+    int q0 = v % SW, j0 = v / SW;
     Images sum = {};
-    for (int p = u % s, i = u / s; p < z && i >= 0; p += s, i--) {
+    for (int p = u % SH, i = u / SH; p < ZH && i >= 0; p += SH, i--) {
         if (i >= OH)
             continue;
-        for (int q = q0, j = j0; q < z && j >= 0; q += s, j--) {
+        for (int q = q0, j = j0; q < ZW && j >= 0; q += SW, j--) {
             if (j >= OW)
                 continue;
-            REAL count = real_pixels(i, z, s, top, H) * real_pixels(j, z, s, left, W);
+            REAL count = real_pixels(i, ZH, SH, top, H) * real_pixels(j, ZW, SW, left, W);
             Images gradient = ((const Images *)dy)[(((long long)c * OH + i) * OW + j) * N + n];
             for (int k = 0; k < V; k++)
                 sum.of[k] += gradient.of[k] / count;

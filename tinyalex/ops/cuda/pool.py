@@ -11,19 +11,19 @@ from tinyalex.ops.cuda.launch import images, launch
 class MaxPoolCache(NamedTuple):
     """What backward needs."""
 
-    winner: object  # (C, OH, OW, N) uint16: p·z + q of each window's largest pixel
+    winner: object  # (C, OH, OW, N) uint16: p·ZW + q of each window's largest pixel
     x_shape: tuple
     dtype: object  # of x
-    z: int
-    s: int
+    z: tuple  # (vertical, horizontal), as s
+    s: tuple
     pads: tuple
 
 
 def max_pool_forward(x, size, z, s, pads):
     """Return (y, cache); size: (OH, OW).  The arguments have been checked."""
     xp = xp_of(x)
-    if z > 256:
-        raise ArgumentError(f"max_pool: expected a window of at most 256 pixels on a GPU, found {z}")
+    if z[0] * z[1] > 1 << 16:
+        raise ArgumentError(f"max_pool: expected a window of at most 65,536 pixels on a GPU, found {z}")
     C, H, W, N = x.shape
     OH, OW = size
     y, winner = (empty(xp, (C, *size, N), dtype) for dtype in (x.dtype, "uint16"))
@@ -31,7 +31,7 @@ def max_pool_forward(x, size, z, s, pads):
     v = images(N, x, y, winner)
     launch(
         "pool.max_pool_forward", (OW * N // v, OH, C), x, y, winner,
-        H, W, N // v, OW, z, s, pads[0], pads[2], V=v,
+        H, W, N // v, OW, *z, *s, pads[0], pads[2], V=v,
     )  # fmt: skip
     return y, MaxPoolCache(winner, x.shape, x.dtype, z, s, pads)
 
@@ -47,7 +47,7 @@ def max_pool_backward(dy, cache):
     v = images(N, dy, winner, dx)
     launch(
         "pool.max_pool_backward", (W * N // v, H, C), dy, winner, dx,
-        W, N // v, OH, OW, z, s, pads[0], pads[2], V=v,
+        W, N // v, OH, OW, *z, *s, pads[0], pads[2], V=v,
     )  # fmt: skip
     return dx
 
@@ -60,7 +60,7 @@ def avg_pool_forward(x, size, z, s, pads):
     x, y = xp.ascontiguousarray(x), empty(xp, (C, OH, OW, N), x.dtype)
     v = images(N, x, y)
     launch(
-        "pool.avg_pool_forward", (OW * N // v, OH, C), x, y, H, W, N // v, OW, z, s, pads[0], pads[2], V=v
+        "pool.avg_pool_forward", (OW * N // v, OH, C), x, y, H, W, N // v, OW, *z, *s, pads[0], pads[2], V=v
     )  # fmt: skip
     return y
 
@@ -73,6 +73,6 @@ def avg_pool_backward(dy, x_shape, z, s, pads):
     dy, dx = xp.ascontiguousarray(dy), empty(xp, x_shape, dy.dtype)
     v = images(N, dy, dx)
     launch(
-        "pool.avg_pool_backward", (W * N // v, H, C), dy, dx, W, N // v, OH, OW, z, s, pads[0], pads[2], V=v
+        "pool.avg_pool_backward", (W * N // v, H, C), dy, dx, W, N // v, OH, OW, *z, *s, pads[0], pads[2], V=v
     )  # fmt: skip
     return dx

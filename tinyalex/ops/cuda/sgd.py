@@ -46,7 +46,7 @@ class Update:
         """The addresses and sizes, on the device: sent when an array has moved."""
         now = [(*(a.data.ptr for a in three), size) for three, size in zip(arrays, self.sizes, strict=True)]
         if graph.recording() or now != self.places:
-            table = empty(self.xp, (len(now), 4), "uint64")
+            table = graph.own(self.xp, (len(now), 4), "uint64")
             graph.host(functools.cache(lambda: graph.upload(table, now)))  # one time is enough
             self.places, self.table = now, table
         return self.table

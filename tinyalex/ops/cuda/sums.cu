@@ -1,21 +1,6 @@
-// Sums of rows, and which images are wrong: a block of THREADS for each row or image.
-//
-// Every thread sums its share, and shows the sum to the others.  Then half of them add the other half's, half
-// of these again, and so on: always in the same order, so that the same numbers give the same bits.
-#ifndef THREADS
-#define THREADS 128
-#endif
+// Sums of rows, and which images are wrong: a block of TEAM for each row or image.
 
-template <typename T> static __device__ T sum_of_all(T *shown, T mine)
-{
-    shown[threadIdx.x] = mine;
-    for (int half = THREADS / 2; half; half /= 2) {
-        __syncthreads();
-        if ((int)threadIdx.x < half)
-            shown[threadIdx.x] += shown[threadIdx.x + half];
-    }
-    return shown[0];  // to thread 0 alone
-}
+#include "sum_of_all.cuh"
 
 // sums[f] = sum of x[f, 0 ... columns-1] / divisor.
 //
@@ -25,9 +10,9 @@ template <typename T> static __device__ T sum_of_all(T *shown, T mine)
 // grid    (1, rows)
 extern "C" __global__ void sum_rows(const REAL *x, REAL *sums, int columns, REAL divisor)
 {
-    __shared__ REAL shown[THREADS];
+    __shared__ REAL shown[TEAM];
     REAL sum = 0;
-    for (int n = threadIdx.x; n < columns; n += THREADS)
+    for (int n = threadIdx.x; n < columns; n += TEAM)
         sum += x[(long long)blockIdx.y * columns + n];
     sum = sum_of_all(shown, sum);
     if (!threadIdx.x)
@@ -44,13 +29,13 @@ extern "C" __global__ void sum_rows(const REAL *x, REAL *sums, int columns, REAL
 extern "C" __global__ void topk_error(const REAL *scores, const long long *labels, double *error, int K, int N,
                                       int k)
 {
-    __shared__ int higher[THREADS], same[THREADS];
+    __shared__ int higher[TEAM], same[TEAM];
     int n = blockIdx.y;
     long long label = labels[n];
     bool known = label >= 0 && label < K;
     REAL own = scores[(known ? label : 0) * N + n];
     int above = 0, equal = 0;
-    for (int c = threadIdx.x; c < K; c += THREADS) {
+    for (int c = threadIdx.x; c < K; c += TEAM) {
         REAL score = scores[(long long)c * N + n];
         above += score > own;
         equal += score == own;

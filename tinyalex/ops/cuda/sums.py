@@ -4,15 +4,15 @@ from tinyalex.memory import empty
 from tinyalex.ops.checks import xp_of
 from tinyalex.ops.cuda.launch import launch
 
-THREADS = 128  # of a block: a row's
+TEAM = 128  # threads of a block: a row's
 
 
 def sum_rows(x, out, divisor=1.0):
     """out[f] = Σ x[f] / divisor; x (F, …), out of F numbers, contiguous."""
     x = xp_of(x).ascontiguousarray(x)
     launch(
-        "sums.sum_rows", (THREADS, out.size), x, out, x.size // max(1, out.size), float(divisor),
-        block=THREADS, THREADS=THREADS,
+        "sums.sum_rows", (TEAM, out.size), x, out, x.size // max(1, out.size), float(divisor),
+        block=TEAM, TEAM=TEAM,
     )  # fmt: skip
     return out
 
@@ -23,5 +23,5 @@ def topk_error(scores, labels, k):
     K, N = scores.shape
     scores, labels = xp.ascontiguousarray(scores), xp.ascontiguousarray(labels, "int64")
     error = empty(xp, (N,), "float64")
-    launch("sums.topk_error", (THREADS, N), scores, labels, error, K, N, k, block=THREADS, THREADS=THREADS)
+    launch("sums.topk_error", (TEAM, N), scores, labels, error, K, N, k, block=TEAM, TEAM=TEAM)
     return error

@@ -106,11 +106,9 @@ static __device__ __forceinline__ void count(Digits *at, Digits step, int B, int
 // ---- the products --------------------------------------------------------------------------------------
 
 #if TF32
-#define PAD 8 // numbers after each row of a stage, so that a warp's 4 x 8 loads lie in different banks
 #define ROWS_HELD (2 * PF)
 #define COLUMNS_HELD (8 * PN)
 #else
-#define PAD 0
 #define ROWS_HELD (4 * PF)
 #define COLUMNS_HELD (4 * PN)
 #endif
@@ -137,13 +135,25 @@ static __device__ __forceinline__ Place place_in_block()
 //   a: [g][t], [g+8][t], [g][t+4], [g+8][t+4]      b: [t][g], [t+4][g]
 //   sums: [g][2t], [g][2t+1], [g+8][2t], [g+8][2t+1]
 #ifndef STAND_IN
+// The nearest number of 10 bits, as bits.
 static __device__ __forceinline__ unsigned int to_tf32(float value)
 {
-    unsigned int rounded = 0;
+    unsigned int nearest = 0;
 #if __CUDA_ARCH__ >= 800
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(value));
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(nearest) : "f"(value));
 #endif
-    return rounded;
+    return nearest;
+}
+
+// Four matrices of 8 x 4 numbers: out[m] is [g][t] of matrix m, whose row r stands where thread 8m + r says.
+static __device__ __forceinline__ void load_matrices(float *out, const float *row)
+{
+#if __CUDA_ARCH__ >= 800
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=f"(out[0]), "=f"(out[1]), "=f"(out[2]), "=f"(out[3])
+                 : "r"(shared_place((void *)row))
+                 : "memory");
+#endif
 }
 
 static __device__ __forceinline__ void multiply_16x8x8(float *d0, float *d1, const unsigned int *a,
@@ -158,6 +168,7 @@ static __device__ __forceinline__ void multiply_16x8x8(float *d0, float *d1, con
 }
 #endif
 
+// sum->of[2r + h][2c + e] is [g + 8h][2t + e] of the product of u[r] and v[c].
 static __device__ __forceinline__ void multiply_8_terms(const unsigned int (*u)[4], const unsigned int (*v)[2],
                                                         Sums *sum)
 {
