@@ -101,7 +101,7 @@ def write(books, out, on_page=lambda done, of: None):
     contents = markdown.render((course.folder() / "README.md").read_text(encoding="utf-8"))
     written = [_write(out / "index.html", contents, _nav(None, stems[0] if stems else None))]
     (out / "touch").mkdir(exist_ok=True)
-    touch = touch_page().replace("../README.md", "../index.html").replace('.ipynb"', '.html"')
+    touch = course.touch_page().replace("../README.md", "../index.html").replace('.ipynb"', '.html"')
     (out / "touch" / "index.html").write_text(touch, encoding="utf-8")
     for before, stem, after in zip([None, *stems], stems, [*stems[1:], None], strict=False):
         number = int(stem[:2])
@@ -109,18 +109,6 @@ def write(books, out, on_page=lambda done, of: None):
         written.append(_write(out / f"{stem}.html", body, _nav(before, after)))
         on_page(len(written) - 1, len(books))
     return written
-
-
-def touch_page():
-    """Return the page on which backward can be touched, with both modules inside: it opens from a disk as well."""
-    folder = resources.files("tinyalex.lessons").joinpath("touch")
-    page, touch, maths = (
-        folder.joinpath(name).read_text(encoding="utf-8") for name in ("index.html", "touch.js", "maths.js")
-    )
-    maths, touch = re.sub("(?m)^export ", "", maths), re.sub("(?m)^import .*\n", "", touch)
-    return page.replace(
-        '<script type="module" src="touch.js">', f'<script type="module">\n{maths}\n{touch}'
-    )
 
 
 def _write(path, body, nav):

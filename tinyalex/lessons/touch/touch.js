@@ -229,7 +229,7 @@ function text(value) {
   return String(Number(rounded)).replaceAll("-", "−");
 }
 const factor = value => (value < 0 ? `(${text(value)})` : text(value));
-const named = (array, index) => `${array}[${index.join(", ")}]`;
+const named = (array, index) => `${array}[${index.map(text).join(", ")}]`;
 const escaped = string => String(string).replace(/[&<>"]/g, sign => `&#${sign.charCodeAt(0)};`);
 
 /* ---- painting: arrays as tables of numbers ---- */
@@ -239,7 +239,7 @@ let numbers; // what `compute` returned for the state on the page
 
 /** One table.  index(row, column) is that of the array's element, or null where there is none. */
 function grid({ array, caption, rows, cols, index, value, can = false, limit, edge = {}, from = [0, 0], outside }) {
-  let html = `<div class="grid${cols < 5 ? " narrow" : ""}"><table role="grid"><caption>${escaped(caption)}</caption><tbody>`;
+  let html = `<div class="grid"><table role="grid"><caption>${escaped(caption)}</caption><tbody>`;
   let first = true;
   for (let r = from[0]; r < from[0] + rows; r++) {
     html += edge.row === r ? '<tr class="edge">' : "<tr>";
@@ -293,6 +293,14 @@ function maps(array, shape, value, captions, options = {}) {
 }
 
 const section = (title, ...tables) => `<h2>${title}</h2><div class="row">${tables.join("")}</div>`;
+const backward = (...tables) => `<h2>Backward: click the numbers of dy</h2>${tools()}<div class="row">${tables.join("")}</div>`;
+
+function tools() {
+  const [add, set] = ["add", "set"].map(rule => `value="${rule}"${state.rule === rule ? " selected" : ""}`);
+  return `<div class="tools"><button type="button" id="next">stamp the next</button>
+    <button type="button" id="all">stamp all</button><button type="button" id="none">take all back</button>
+    <label>a stamp is put in by<select id="rule"><option ${add}>dx += (right)</option><option ${set}>dx = (the famous bug)</option></select></label></div>`;
+}
 
 function paintPictures() {
   const { arrays, shapes, own, dx, wins, op, o } = numbers;
@@ -305,7 +313,7 @@ function paintPictures() {
     can: true, limit: 2 * largest(arrays.x), outside,
   });
   const y = maps("y", shapes.y, read("y"), f => `y${severalY(f)}`, { limit: 1.3 * largest(arrays.y) });
-  const dy = maps("dy", shapes.y, read("dy"), f => `dy${severalY(f)}: click to stamp`, { can: true, limit: 1.3 * largest(arrays.dy) });
+  const dy = maps("dy", shapes.y, read("dy"), f => `dy${severalY(f)}`, { can: true, limit: 1.3 * largest(arrays.dy) });
   const sums = maps("dx", shapes.x, index => dx.get(index.join()) ?? 0, c => `dx${several(c)}`, {
     limit: 1.3 * largest(dx.values()), outside,
   });
@@ -314,7 +322,7 @@ function paintPictures() {
   const count = maps("windows", [1, ...shapes.x.slice(1)], times, () => "windows that own each pixel", { limit: 20 });
   const won = wins ? maps("won", shapes.x, index => wins.get(index.join()) ?? 0, c => `windows won${several(c)}`, { limit: 8 }) : "";
   const weights = kind => (op === conv ? kernels(kind) + biases(kind) : "");
-  return section("Forward", x, weights(""), y) + section("Backward", dy, sums, weights("d"), count, won);
+  return section("Forward", x, weights(""), y) + backward(dy, sums, weights("d"), count, won);
 }
 
 function kernels(kind) {
@@ -358,15 +366,15 @@ function paintLrn() {
   const windows = arrays.x.map((_, i) => own.get(String(i)).length);
   return (
     section("Forward", row("x", arrays.x, "x, one number of each map", true), row("s", arrays.s, "s"), row("y", arrays.y, "y")) +
-    section("Backward", row("dy", arrays.dy, "dy: click to stamp", true), row("dx", vector(dx, C), "dx"), row("windows", windows, "windows that own each map"), matrix)
+    backward(row("dy", arrays.dy, "dy", true), row("dx", vector(dx, C), "dx"), row("windows", windows, "windows that own each map"), matrix)
   );
 }
 
 function paintDropout() {
   const { arrays, shapes, dx } = numbers;
   return (
-    section("Forward", row("x", arrays.x, "x", true), row("mask", arrays.mask, "mask: click to change", true), row("y", arrays.y, "y")) +
-    section("Backward", row("dy", arrays.dy, "dy: click to stamp", true), row("dx", vector(dx, shapes.x[0]), "dx"))
+    section("Forward", row("x", arrays.x, "x", true), row("mask", arrays.mask, "mask: click to change it", true), row("y", arrays.y, "y")) +
+    backward(row("dy", arrays.dy, "dy", true), row("dx", vector(dx, shapes.x[0]), "dx"))
   );
 }
 
@@ -386,12 +394,12 @@ function paintTowers() {
       },
       value: index => at(values, index),
     });
-  const said = words.map((word, r) => column(`word${r}`, vector(word, shapes.x[0]), `g: device ${r} says`, false, o.C));
+  const said = words.map((word, r) => column(`word${r}`, vector(word, shapes.x[0]), `g${r}`, false, o.C));
   const crossing = o.read === "meet" ? o.C : 0;
   return (
     section("Forward", column("x", arrays.x, "x", true, o.C), matrix("w", arrays.w, "w", true), column("y", arrays.y, "y", false, o.F)) +
-    section("Backward", column("dy", arrays.dy, "dy: click to stamp", true, o.F), ...said, column("dx", vector(dx, shapes.x[0]), "dx", false, o.C), matrix("dw", arrays.dw, "dw")) +
-    `<p>Above the double line is device 0, below it device 1.  Each device receives ${crossing} numbers forward and ${crossing} backward.</p>`
+    backward(column("dy", arrays.dy, "dy", true, o.F), ...said, column("dx", vector(dx, shapes.x[0]), "dx", false, o.C), matrix("dw", arrays.dw, "dw")) +
+    `<p>Above the double line is device 0, below it device 1; g0 and g1 are what the kernels of each say about all units, and dx their sum.  Each device receives ${crossing} numbers forward and ${crossing} backward.</p>`
   );
 }
 
@@ -447,7 +455,7 @@ function spellStamp(index) {
   const { op, o, arrays } = numbers;
   const dy = at(arrays.dy, index);
   const stamps = op.stamp(o, arrays, index);
-  const parts = stamps.map(t => `dx[${t.at.join(", ")}] ${state.rule === "add" ? "+=" : "="} ${factor(dy)}·${factor(t.slope)}`);
+  const parts = stamps.map(t => `${named("dx", t.at)} ${state.rule === "add" ? "+=" : "="} ${factor(dy)}·${factor(t.slope)}`);
   const shown = parts.length > 12 ? [...parts.slice(0, 12), `… ${parts.length} in all`] : parts;
   const click = isStamped(index) ? "It is stamped: click to take it back." : "It is not stamped yet: click.";
   return lines(`${bold(named("dy", index), dy)}, and its stamp is dy times ${OPERATIONS[state.name].slope}.  ${click}`, shown.join(" &nbsp; "));
@@ -653,8 +661,8 @@ function paintAlexNet(at) {
   const unit = size / 150;
   const window = [at.j * o.S - left, at.i * o.S - top];
   const dot = (u, v, side) => `<rect class="here" x="${v}" y="${u}" width="${Math.max(1, side)}" height="${Math.max(1, side)}"/>`;
-  const input = `<figure><figcaption>x, channel ${m.x[0]}: the window, and its pixel</figcaption><svg role="img" width="260" height="260" viewBox="${-left - unit} ${-top - unit} ${size + 2 * unit} ${size + 2 * unit}" stroke-width="${unit}"><title>A window of ${o.K} by ${o.K} at row ${window[1]}, column ${window[0]} of a map of ${o.H} by ${o.W}</title><rect class="zeros" x="${-left}" y="${-top}" width="${o.W + left + right}" height="${o.H + top + bottom}"/><rect class="map" width="${o.W}" height="${o.H}"/><rect class="win" x="${window[0]}" y="${window[1]}" width="${o.K}" height="${o.K}"/>${dot(m.x[1], m.x[2], 1)}</svg></figure>`;
-  const output = `<figure><figcaption>y, filter ${at.f}: the output</figcaption><svg role="img" width="160" height="160" viewBox="-0.5 -0.5 ${y[2] + 1} ${y[1] + 1}" stroke-width="${y[1] / 100}"><title>Row ${at.i}, column ${at.j} of a map of ${y[1]} by ${y[2]}</title><rect class="map" width="${y[2]}" height="${y[1]}"/>${dot(at.i, at.j, 1)}</svg></figure>`;
+  const input = `<figure><figcaption>x, channel ${m.x[0]}: the window, and its pixel</figcaption><svg role="img" width="260" height="260" viewBox="${-left - unit} ${-top - unit} ${size + 2 * unit} ${size + 2 * unit}"><title>A window of ${o.K} by ${o.K} at row ${window[1]}, column ${window[0]} of a map of ${o.H} by ${o.W}</title><rect class="zeros" x="${-left}" y="${-top}" width="${o.W + left + right}" height="${o.H + top + bottom}"/><rect class="map" width="${o.W}" height="${o.H}"/><rect class="win" x="${window[0]}" y="${window[1]}" width="${o.K}" height="${o.K}"/>${dot(m.x[1], m.x[2], 1)}</svg></figure>`;
+  const output = `<figure><figcaption>y, filter ${at.f}: the output</figcaption><svg role="img" width="160" height="160" viewBox="-0.5 -0.5 ${y[2] + 1} ${y[1] + 1}"><title>Row ${at.i}, column ${at.j} of a map of ${y[1]} by ${y[2]}</title><rect class="map" width="${y[2]}" height="${y[1]}"/>${dot(at.i, at.j, 1)}</svg></figure>`;
   const flat = fully ? `  Flat, as the library keeps it: w[${at.f}, ${m.number}] · x[${m.number}].` : "";
   const pixel = m.padding
     ? "That place is padding: the factor is 0."
@@ -664,7 +672,7 @@ function paintAlexNet(at) {
     `<div class="tools"><label>multiplication ${counted(m.number + 1)} of ${counted(m.perOutput)} of this output
     <input type="range" id="product" min="0" max="${m.perOutput - 1}" value="${m.number}"></label></div>
     <p>${at.layer}: x ${shape(x)}, w ${shape(w)}, y ${shape(y)}, stride ${o.S}, padding ${shape(pads(o))} at top, bottom, left, right${o.G > 1 ? `, ${o.G} towers of ${o.F / o.G} filters that read ${w[1]} maps each` : ""}${fully ? ".  A fully connected layer is a convolution whose window is the whole map" : ""}.</p>
-    <p class="big"><strong>y[${at.f}, ${at.i}, ${at.j}] = b[${at.f}] + … + w[${m.w.join(", ")}] · x[${m.x.join(", ")}] + …</strong></p>
+    <p class="big"><strong>y[${at.f}, ${at.i}, ${at.j}] = b[${at.f}] + … + ${named("w", m.w)} · ${named("x", m.x)} + …</strong></p>
     <p>${counted(m.perOutput)} products are summed for this output; this is number ${counted(m.number + 1)}.${flat}  Of the layer's ${counted(m.perLayer)} multiplications for one picture it is number ${counted(m.numberInLayer + 1)}; conv1 to fc8 have ${counted(total)}.</p>
     <p>Backward: ${pixel}  That w is used for ${counted(y[1] * y[2])} output${y[1] * y[2] === 1 ? "" : "s"} of its filter${m.windowsOfW < y[1] * y[2] ? `, in ${counted(m.windowsOfW)} of them on a real pixel` : ""}: its dw is a sum of ${counted(m.windowsOfW)} product${m.windowsOfW === 1 ? "" : "s"} dy·x for each picture.</p>` +
     `<div class="row">${input}${output}</div>` +
@@ -683,17 +691,6 @@ function paintKnobs(knobs, o) {
   byId("knobs").innerHTML = knobs.map(field).join("");
 }
 
-function tools() {
-  const picture = numbers.shapes.x.length === 3
-    ? `<label>your own picture, made small and grey<input type="file" id="file" accept="image/*"></label>
-       <label>its side<select id="side">${[12, 16, 20, 24].map(n => `<option>${n}</option>`).join("")}</select></label>`
-    : "";
-  return `<div class="tools"><button type="button" id="next">stamp the next</button><button type="button" id="all">stamp all</button>
-    <button type="button" id="none">take all back</button>
-    <label>a stamp is put in by<select id="rule"><option value="add">dx += (right)</option><option value="set"${state.rule === "set" ? " selected" : ""}>dx = (the famous bug)</option></select></label>
-    <button type="button" id="fresh">other numbers</button>${picture}</div>`;
-}
-
 function paint(troubles = []) {
   const focus = document.activeElement?.closest("main") && (cellAt(document.activeElement) ? selected : document.activeElement.id);
   for (const link of byId("ops").children) {
@@ -702,7 +699,8 @@ function paint(troubles = []) {
   }
   byId("trouble").textContent = troubles.join("; ");
   const alexnet = state.name === "alexnet";
-  byId("panel").hidden = alexnet;
+  byId("panel").hidden = byId("fresh").hidden = alexnet;
+  byId("main").classList.toggle("split", !alexnet);
   if (alexnet) {
     byId("lead").textContent = "The network at its real size, down to one multiplication: choose a layer, one of its outputs, and one place in its window.";
     paintKnobs(alexNetKnobs(state.o), state.o);
@@ -712,13 +710,16 @@ function paint(troubles = []) {
     numbers = compute(state);
     byId("lead").textContent = OPERATIONS[state.name].lead;
     paintKnobs(OPERATIONS[state.name].knobs, state.o);
-    byId("work").innerHTML = tools() + (PAINTERS[state.name] ?? paintPictures)();
+    byId("work").innerHTML = (PAINTERS[state.name] ?? paintPictures)();
     byPlace = new Map([...byId("work").querySelectorAll("td[data-a]")].map(td => [`${td.dataset.a} ${td.dataset.i}`, td]));
     if (!selected || !cellOf(selected)) selected = { array: "dy", index: state.outputs.at(-1) ?? indices(numbers.shapes.y)[0] };
     select(selected);
   }
+  for (const field of document.querySelectorAll(".picture")) field.hidden = !droppable();
   if (focus) (typeof focus === "string" ? byId(focus) : cellOf(focus))?.focus();
 }
+
+const droppable = () => state.name !== "alexnet" && numbers.shapes.x.length === 3;
 
 /** Show what an address describes: the door for links, for tests, and for the console. */
 function show(hash) {
@@ -802,8 +803,10 @@ function start() {
   });
   work.addEventListener("change", event => {
     if (event.target.id === "rule") change({ ...state, rule: event.target.value });
-    if (event.target.id === "file" && event.target.files[0]) open(event.target.files[0]);
   });
+  byId("fresh").addEventListener("click", CLICKS.fresh);
+  for (const id of ["file", "side"])
+    byId(id).addEventListener("change", () => byId("file").files[0] && open(byId("file").files[0]));
   work.addEventListener("input", event => {
     if (event.target.id !== "product") return;
     const { K } = ALEXNET[state.o.layer];
@@ -820,7 +823,6 @@ function start() {
     cellOf(selected).focus();
   });
   byId("value").addEventListener("keydown", event => event.key === "Escape" && cellOf(selected).focus());
-  const droppable = () => state.name !== "alexnet" && numbers.shapes.x.length === 3;
   addEventListener("dragover", event => {
     event.preventDefault();
     byId("main").classList.toggle("dropping", droppable());
@@ -831,6 +833,7 @@ function start() {
     byId("main").classList.remove("dropping");
     if (droppable() && event.dataTransfer.files[0]) open(event.dataTransfer.files[0]);
   });
+  byId("settings").open = innerWidth > 900; // on a phone the arrays come first
   addEventListener("hashchange", () => show(location.hash));
   show(location.hash);
 }
