@@ -170,7 +170,7 @@ def pages(shipped, tmp_path_factory):
 def test_page_is_whole(stem, pages):
     page = _Page(pages[stem])
     for link in page.links:
-        assert (pages[stem].parent / link).exists(), link
+        assert (pages[stem].parent / link.partition("#")[0]).exists(), link
     assert all(source.startswith("data:") for source in page.sources)  # nothing is fetched
     assert "img" in page.tags
     assert "math" in page.tags

@@ -7,6 +7,7 @@ its accessibility is checked as well.
 
 import json
 import os
+import re
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -33,9 +34,9 @@ def page(tmp_path_factory):
 @pytest.fixture
 def opened(page, browser):
     """The browser with the page, from a file, at the width of a desktop."""
-    look(browser, 1280)
     browser.get("about:blank")
     browser.get(page.as_uri())
+    look(browser, 1280)
     yield browser
     assert browser.get_log("browser") == []
 
@@ -297,6 +298,27 @@ def test_a_bad_address_is_told_so_and_something_is_shown(setting, words, opened)
     show(opened, **setting)
     assert words in opened.find_element("id", "trouble").text
     assert opened.find_element("id", "work").text
+
+
+def _links():
+    """(lesson, the address that it links to), of all lessons."""
+    for path in sorted((Path(__file__).parents[1] / "lessons").glob("[0-9]*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        for source in ("".join(cell["source"]) for cell in cells):
+            for link in re.findall(r"\]\(\s*touch/index\.html#([^\s)]*)\s*\)", source):
+                yield path.name[:2], link
+
+
+def test_the_lessons_links_show_what_they_promise(opened):
+    dx = {}
+    for lesson, link in _links():
+        opened.execute_script("touch.show(arguments[0])", link)
+        assert opened.find_element("id", "trouble").text == "", link
+        if "alexnet" not in link:
+            opened.find_element("id", "all").click()
+            dx[lesson] = shown(opened, "dx")
+    assert list(dx) == ["04", "05", "07", "08", "09", "12"]
+    assert list(dx["12"].values())[:2] == [4, 1]  # the lesson's numbers
 
 
 # ---- AlexNet ----
