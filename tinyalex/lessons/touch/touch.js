@@ -229,7 +229,7 @@ function text(value) {
   return String(Number(rounded)).replaceAll("-", "−");
 }
 const factor = value => (value < 0 ? `(${text(value)})` : text(value));
-const named = (array, index) => `${array}[${index.map(text).join(", ")}]`;
+const named = (array, index) => `${array}[${index.map(text).join(",\u00a0")}]`;
 const escaped = string => String(string).replace(/[&<>"]/g, sign => `&#${sign.charCodeAt(0)};`);
 
 /* ---- painting: arrays as tables of numbers ---- */
@@ -310,7 +310,7 @@ function paintPictures() {
   const severalY = shapes.y[0] > 1 ? f => `, ${op === conv ? "filter" : "channel"} ${f}` : () => "";
   const read = array => index => at(arrays[array], index);
   const x = maps("x", shapes.x, index => at(arrays.x, index) ?? filler, c => `x${several(c)}`, {
-    can: true, limit: 2 * largest(arrays.x), outside,
+    can: true, limit: 1.3 * largest(arrays.x), outside,
   });
   const y = maps("y", shapes.y, read("y"), f => `y${severalY(f)}`, { limit: 1.3 * largest(arrays.y) });
   const dy = maps("dy", shapes.y, read("dy"), f => `dy${severalY(f)}`, { can: true, limit: 1.3 * largest(arrays.dy) });
@@ -455,10 +455,10 @@ function spellStamp(index) {
   const { op, o, arrays } = numbers;
   const dy = at(arrays.dy, index);
   const stamps = op.stamp(o, arrays, index);
-  const parts = stamps.map(t => `${named("dx", t.at)} ${state.rule === "add" ? "+=" : "="} ${factor(dy)}·${factor(t.slope)}`);
+  const parts = stamps.map(t => `${named("dx", t.at)}\u00a0${state.rule === "add" ? "+=" : "="}\u00a0${factor(dy)}·${factor(t.slope)}`);
   const shown = parts.length > 12 ? [...parts.slice(0, 12), `… ${parts.length} in all`] : parts;
   const click = isStamped(index) ? "It is stamped: click to take it back." : "It is not stamped yet: click.";
-  return lines(`${bold(named("dy", index), dy)}, and its stamp is dy times ${OPERATIONS[state.name].slope}.  ${click}`, shown.join(" &nbsp; "));
+  return lines(`${bold(named("dy", index), dy)}, and its stamp is dy times ${OPERATIONS[state.name].slope}.  ${click}`, shown.join(" &ensp;"));
 }
 
 function spellGradient(index) {
@@ -474,10 +474,10 @@ function spellGradient(index) {
   const outside = inside(shapes.x, index) ? "" : "  This is padding: nobody learns it, and what falls here is cut off.";
   const sum =
     state.rule === "add"
-      ? `= ${products(terms)}`
-      : `: only the last of ${products(terms)} has stayed.  Right is ${text(rightly)}`;
+      ? ` = ${products(terms)}`
+      : `: only the last of ${products(terms)} has stayed.  Right is ${text(rightly)}.`;
   return lines(
-    `${bold(named("dx", index), value)} ${sum}`,
+    `${bold(named("dx", index), value)}${sum}`,
     `Σ dy · ${OPERATIONS[state.name].slope}.  ${reading.length} outputs read this number${waiting ? `; ${waiting} of them are not stamped yet` : ""}.${outside}`,
   );
 }
@@ -702,6 +702,7 @@ function paint(troubles = []) {
   byId("panel").hidden = byId("fresh").hidden = alexnet;
   byId("main").classList.toggle("split", !alexnet);
   if (alexnet) {
+    byId("settings").open = true;
     byId("lead").textContent = "The network at its real size, down to one multiplication: choose a layer, one of its outputs, and one place in its window.";
     paintKnobs(alexNetKnobs(state.o), state.o);
     byId("work").innerHTML = paintAlexNet(state.o);
