@@ -70,6 +70,9 @@ draw.frame(right, 0, 1, 1, 1, draw.INK[1])
 #
 # $$y[f,i,j,n] = b[f] + \sum_{c,p,q} w[f,c,p,q]\; x[c,\; i\,s+p,\; j\,s+q,\; n]$$
 #
+# [Touch it](touch/index.html#op=conv&C=2&F=2&H=7&W=7&S=2): point at an output, and see its window and its
+# sum.
+#
 # **Your turn.**  Four loops are given, and the other three sums are one product of two small arrays.
 
 
@@ -310,7 +313,7 @@ assert round(290_400 * 150_528 / 1e9, 1) == 43.7
 # The answer is in the 2012 code: it rounds **up**.  $\lceil 53.25 \rceil + 1 = 55$.  The last window starts
 # at pixel $54\cdot4 = 216$ and would end at 226, but the picture ends at 223.  What is outside counts as
 # zero.  So the code puts three zeros at the right and three at the bottom, none at the left and none on
-# top: $224 + 3 = 227$.
+# top: $224 + 3 = 227$.  ([Touch that last window](touch/index.html#op=alexnet&layer=conv1&i=54&j=54&p=10).)
 #
 # Those who re-implemented the paper met the same riddle and solved it otherwise.  Caffe feeds crops of
 # $227\times227$: $(227 - 11)/4 + 1 = 55$.  torchvision pads 2 on all sides:

@@ -370,6 +370,9 @@ print("dx, dw, db: ours, the plain and the fast ones agree")
 # numbers.  Then `dcols` $= W^{\mathsf T} g$ is the kernel itself, times that number, in the column of that
 # window; and col2im **stamps the kernel** into the picture at that window.  Where stamps overlap, they add;
 # a negative `dy` stamps the negative.
+# ([Stamp this kernel yourself](
+# touch/index.html#op=conv&H=8&W=10&K=5&w=0,0,0,0,2,0,0,1,2,1,0,1,2,1,0,1,2,1,0,0,2,0,0,0,0&stamps=1,8),
+# one click at a time.)
 
 # %%
 kernel = np.array(
@@ -467,6 +470,8 @@ for stride, OW_ in ((3, 4), (2, 5), (1, 6)):
 # %% [markdown]
 # With stride 3 the windows do not overlap, no pixel has two copies, and the bug is invisible: **a test must
 # have overlap in it.**  The same will be true of pooling in lesson 7.
+# ([See what `=` throws away](touch/index.html#op=conv&H=5&W=9&S=2&stamps=all&rule=set): set the stride to
+# 3, and nothing is lost.)
 #
 # A subtler one.  NumPy can add at a list of indices, so why not without a loop?
 

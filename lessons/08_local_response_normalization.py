@@ -73,6 +73,8 @@ step_through(one_map, C)
 # Look at who won. The 9 is now 0.31. Each 2 beside it has become 0.07; each 1 that stands alone at the ends
 # kept 0.44. Before, a 2 was twice a 1; now it is six times *smaller*, because of its neighbour. That is the
 # competition of the quoted sentence: to be heard, a unit must be loud where its neighbours are not.
+# ([Touch these seven maps](touch/index.html#op=lrn&x=1,0,2,9,2,0,1): make the 9 louder, and see who is
+# turned down.)
 
 # %%
 assert [round(v, 2) for v in y] == [0.44, 0, 0.07, 0.31, 0.07, 0, 0.44]
@@ -228,6 +230,8 @@ axes[0].set_ylabel("output j", size=8)
 # %% [markdown]
 # The column of the loud map 3 is negative all over: make the 9 louder, and its neighbours' outputs fall,
 # *and its own falls too*, −0.01. Here at $\alpha = 1$ the loudest unit is past the bend of the curve above.
+# ([Touch the backward](touch/index.html#op=lrn&x=1,0,2,9,2,0,1&stamps=3): click one `dy` after the other,
+# and watch the matrix's rows add up in `dx`.)
 
 # %%
 assert ((numerator + through_s)[2:5, 3] < 0).all()

@@ -597,7 +597,8 @@ shapes |= {"conv4": (384, 192, 3, 13), "conv5": (256, 192, 3, 13)}
 fewer = dict(macs)
 for name, (F, C, k, size) in shapes.items():
     assert macs[name] == F * C * k * k * size**2
-    stride, groups = (4 if name == "conv1" else 1), (2 if C in (48, 192) else 1)
+    stride = (4, 4) if name == "conv1" else (1, 1)
+    groups = 2 if C in (48, 192) else 1
     if winograd.pays(np.broadcast_to(np.float32(0), (F, C, k, k)), stride, groups):
         tiles = (-(-size // 4)) ** 2
         fewer[name] = F * C * tiles * per_tile(4, k)[0]
@@ -622,7 +623,7 @@ for axes, counts, title in ((left, macs, "as written"), (right, fewer, "with 4×
 # %%
 x = rng.standard_normal((32, 13, 13, 4))
 w = rng.standard_normal((48, 32, 3, 3)) / 17  # 17 ≈ √(32·9)
-assert winograd.pays(w, 1, 1)
+assert winograd.pays(w, (1, 1), 1)
 exact, _ = plain.conv2d_forward(x, w, np.zeros(48), pad=1)
 y, _ = conv2d_forward(x, w, np.zeros(48), pad=1)
 np.testing.assert_allclose(y, exact, rtol=1e-10, atol=1e-10)

@@ -153,7 +153,7 @@ print(after)
 # This is the library's kernel, as it stands in `tinyalex/ops/cuda/bias.cu`:
 
 # %%
-from tinyalex.ops.cuda.launch import BLOCK, SOURCES, source
+from tinyalex.ops.cuda.launch import BLOCK, source
 
 text = source("bias")
 print(text[text.index("// maps[f, start+t]") :])
@@ -200,7 +200,7 @@ def compiled(code):
         return None if done.returncode else ctypes.CDLL(str(library))
 
 
-library = compiled("".join(source(name) for name in ("bias", "conv", "pool")))
+library = compiled("".join(source(name) for name in ("bias", "pool")))
 print("compiled" if library else "no C++ compiler here: Python must do")
 
 
@@ -390,17 +390,25 @@ draw.plain(
 )
 
 # %% [markdown]
-# 12.1 GB move in a step, and that takes 4.03 ms at least. The largest part, 41 percent, is im2col: it
-# writes each pixel many times. (The matrix products are not in it. They are the one thing that waits for
-# arithmetic, and NVIDIA's cuBLAS does them.) These are forecasts from shapes, not measurements. What they
-# are good for: a kernel that is measured at twice its least time has something to gain, one at 1.1 times
-# has not.
+# 5.7 GB move in a step, and that takes 1.89 ms at least. The largest part, 22 percent, is the update: of
+# 61 million weights it reads the gradient, the weight and its velocity, and writes the last two. Next comes
+# ReLU's gradient, 18 percent.
+#
+# Where is im2col? Nowhere. It wrote each pixel many times (lesson 5), and with it the same step moved
+# 12.1 GB. The kernels of `conv.cu` never write the columns: a block copies a piece of `x` to the small fast
+# memory that its threads share, and finds there what would stand in the columns. This is called **implicit
+# GEMM**. Convolutions are also the one thing here that waits for arithmetic, not for memory: on an H100 a
+# whole step was measured at 27.1 ms before and 15.4 ms since, far more than 1.89.
+#
+# These are forecasts from shapes, not measurements. What they are good for: a kernel that waits for memory
+# and is measured at twice its least time has something to gain, one at 1.1 times has not.
 
 # %%
-assert round(total / 1e9, 1) == 12.1
-assert round(1e3 * total / 3e12, 2) == 4.03
-assert largest[-1] == "im2col"
-assert round(100 * by_kernel["im2col"] / total) == 41
+assert round(total / 1e9, 1) == 5.7
+assert round(1e3 * total / 3e12, 2) == 1.89
+assert largest[-2:] == ["activate_backward", "sgd"]
+assert round(100 * by_kernel["sgd"] / total) == 22
+assert round(100 * by_kernel["activate_backward"] / total) == 18
 
 # %% [markdown]
 # ## Why a GPU is slow on small arrays
@@ -411,7 +419,7 @@ assert round(100 * by_kernel["im2col"] / total) == 41
 # threads each holds 270,336 at once, and a kernel with 1,000 threads leaves more than 99 percent of it
 # idle.
 #
-# So count. Of the 47 pieces of work in AlexNet's step with 128 pictures, how many move less than 15 MB? And
+# So count. Of the 63 pieces of work in AlexNet's step with 128 pictures, how many move less than 15 MB? And
 # with a single picture?
 
 # %%
@@ -428,9 +436,9 @@ print(
     "   with one:",
     small[1],
 )
-assert len(step) == 47
+assert len(step) == 63
 assert round(step[-1].bytes / (5 * 4) / 1e6) == 61  # the update moves 5 floats a weight
-assert small == {128: 12, 1: 46}
+assert small == {128: 33, 1: 62}
 
 # %% [markdown]
 # With 128 pictures the big pieces hide the starts of the small ones: a launch returns at once, and the host
@@ -584,24 +592,28 @@ dx = col2im_row(lambda kernel: launch(kernel, (3, 1, 1), 4), dcols, W, s, 0)
 assert list(dx) == [1, 2, 7, -1, 0, 5, 4, 2, -4]  # as in lesson 5
 
 # %% [markdown]
-# The library's kernel is this loop twice, one inside the other, for rows and columns. Here it is; then it
-# runs, if there was a compiler, against the `col2im` of the CPU.
+# The library's kernels have this loop twice, one inside the other, for rows and columns. In the gradient of
+# a convolution (`conv.cu`) it is woven into the matrix product, since `dcols` is never written either.
+# Where you can read it best is average pooling: each window gives its pixels equal shares of its `dy`, so
+# the gather is the same, with `dy / count` for `dcols[p, j]`. Here it is; then it runs, if there was a
+# compiler, against the CPU's.
 
 # %%
-from tinyalex.ops import col2im
+from tinyalex.ops.pool import avg_pool_backward, avg_pool_forward
 
-text = source("conv")
-print(text[text.index('extern "C" __global__ void col2im') :])
+text = source("pool")
+print(text[text.index('extern "C" __global__ void avg_pool_backward') :])
 
-C, H, W, N, KH, KW, s, pad = 2, 7, 9, 3, 3, 4, 2, 1
-OH, OW = (H + 2 * pad - KH) // s + 1, (W + 2 * pad - KW) // s + 1
-received = rng.standard_normal((C * KH * KW, OH * OW * N)).astype(np.float32)
+C, H, W, N, z, s = 2, 7, 9, 3, 3, 2
+windows = z, z, s, s, 0, 0  # rows and columns of a window, of its steps, of padding
+y, cache = avg_pool_forward(rng.standard_normal((C, H, W, N)).astype(np.float32), z, s)
+_, OH, OW, _ = y.shape
+dy = rng.standard_normal(y.shape).astype(np.float32)
 if library:
     dx = np.full((C, H, W, N), np.nan, np.float32)
-    sizes = (H, W, N, KH, KW, OW, s, pad, pad, 0, OH, 0, 0)
-    run_source("col2im", (W * N, H, C), received, dx, *sizes)
-    np.testing.assert_allclose(dx, col2im(received, dx.shape, KH, KW, s, pad), atol=1e-5)
-    print("col2im: conv.cu and the CPU's agree")
+    run_source("avg_pool_backward", (W * N, H, C), dy, dx, W, N, OH, OW, *windows)
+    np.testing.assert_allclose(dx, avg_pool_backward(dy, cache), atol=1e-6)
+    print("average pooling: pool.cu and the CPU's agree")
 
 # %% [markdown]
 # ## Max pooling, backward
@@ -641,20 +653,15 @@ assert list(dx_row) == [0, 0, 5, 0, 0, 0, 1]
 # %%
 from tinyalex.ops.pool import max_pool_backward, max_pool_forward
 
-z, s, H, W = 3, 2, 7, 9
 x = rng.standard_normal((C, H, W, N)).astype(np.float32)
 y, cache = max_pool_forward(x, z, s)
-_, OH, OW, _ = y.shape
-dy = rng.standard_normal(y.shape).astype(np.float32)
 if library:
     found, winner = np.empty_like(y), np.empty(y.shape, np.uint16)
     dx = np.full_like(x, np.nan)
     run_source(
-        "max_pool_forward", (OW * N, OH, C), x, found, winner, H, W, N, OW, z, s, 0, 0
+        "max_pool_forward", (OW * N, OH, C), x, found, winner, H, W, N, OW, *windows
     )
-    run_source(
-        "max_pool_backward", (W * N, H, C), dy, winner, dx, W, N, OH, OW, z, s, 0, 0
-    )
+    run_source("max_pool_backward", (W * N, H, C), dy, winner, dx, W, N, OH, OW, *windows)
     assert (found == y).all()
     np.testing.assert_allclose(dx, max_pool_backward(dy, cache), atol=1e-6)
     print("max pooling: pool.cu and the CPU's agree, forward and backward")
@@ -769,34 +776,34 @@ assert list(np.flatnonzero(in_step != expected)) == [2, 4, 6]
 #    96 threads in conv1. What is wrong with that, and how would you do better?
 # 2. The gather of col2im reads `dcols`. Do neighbouring threads read neighbouring numbers, although
 #    neighbouring *pixels* are covered by different windows?
-# 3. The first convolution computes no `dx`, since nobody needs the gradient of a picture. By how many
-#    megabytes would its col2im have lengthened the step?
+# 3. If columns were written: how many megabytes would im2col move at least in the first convolution, and
+#    how many does its forward kernel move now, with the product in it?
 #
 # <details><summary>What we would answer</summary>
 #
 # 1. 96 threads leave nearly the whole card idle, and neighbours read whole maps apart. Cut each map into
 #    pieces, let many threads sum a piece each, then sum the pieces: a tree. Its order is fixed, so runs can
-#    be repeated. The library leaves this to CuPy's `sum`, and does the same by hand in `softmax.cu`
-#    (slices).
+#    be repeated. The library does so in `sums.cu` and `softmax.cu` (slices).
 # 2. Yes. Threads run along $(v,n)$ with the pictures innermost: neighbours have the same $v$ and the same
 #    windows, in neighbouring pictures. That is the use of the layout, backward as well.
-# 3. As many as its im2col moves, which reads what col2im writes: 639.3 MB, 0.2 ms at least.
+# 3. It reads 128 pictures and writes a row of 55·55·128 numbers for each of 3·11·11 terms: 639.3 MB. Then
+#    the product would have to read them again. Now 225.9 MB, and the product is done.
 #
 # </details>
 
 # %%
-first = next(piece for piece in step if piece.kernel == "im2col")
-assert first.layer == "conv1"
-assert round(first.bytes / 1e6, 1) == 639.3
-assert round(1e3 * first.bytes / 3e12, 1) == 0.2
-assert sum(source(file.stem).count("\n") for file in SOURCES) < 500
+columns = 4 * 128 * (3 * 224**2 + 3 * 11 * 11 * 55 * 55)
+assert round(columns / 1e6, 1) == 639.3
+forward = next(piece for piece in step if piece.kernel == "conv_forward")
+assert forward.layer == "conv1"
+assert round(forward.bytes / 1e6, 1) == 225.9
 
 # %% [markdown]
 # ## What comes next
 #
 # This was the last lesson. You have derived, written, checked and broken every part of AlexNet, from a
-# pixel to the threads that move it. All of the library is open to you now; its kernels are under 500 lines
-# of CUDA, and you have read two of them and run four (with a compiler).
+# pixel to the threads that move it. All of the library is open to you now; its kernels are some 1,700 lines
+# of CUDA, most of them for convolution, and you have read two of them and run four (with a compiler).
 #
 # Three ideas for evenings of your own:
 #
@@ -804,8 +811,8 @@ assert sum(source(file.stem).count("\n") for file in SOURCES) < 500
 #   bytes do its maps take, and which of the numbers of [lesson 13](13_alexnet.ipynb) explode?
 # - **A deconvnet.** Send one feature back to the pixels through the backward passes of lessons 5 and 7, and
 #   see what a unit of conv5 looks for, where [lesson 14](14_looking_inside.ipynb) could only show conv1.
-# - **A kernel of your own.** Average pooling without looking at `pool.cu`: Python, then CUDA C, checked
-#   with `run_source`.
+# - **A kernel of your own.** Average pooling, forward, without looking at `pool.cu`: Python, then CUDA C,
+#   checked with `run_source`.
 #
 # Or begin again at [lesson 1](01_pictures_as_arrays.ipynb), and find what you would now explain better than
 # we did.

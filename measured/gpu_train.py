@@ -1,7 +1,8 @@
 """Training from prepared pictures on one GPU, beside `bench`'s step in the same run, in about 40 seconds.
 
-    python measured/gpu_train.py FOLDER           a new folder, for 400 MB of made-up pictures; prints JSON
-    python measured/gpu_train.py FOLDER --standin a dry run without a GPU, on the tests' stand-in
+    python measured/gpu_train.py              prints a line of JSON for each of these as soon as it is found;
+                                              a temporary folder gets 400 MB of made-up pictures, and a run
+    python measured/gpu_train.py --standin    a dry run without a GPU, on the tests' stand-in
 
 bits        whether the GPU's batch is the host's, bit for bit
 loader      images/s of the loader alone, by threads: pictures for the GPU, and batches that the host makes
@@ -15,7 +16,7 @@ train       `tinyalex train` itself, and what 90 epochs of ILSVRC-2012 would tak
 import argparse
 import json
 import statistics
-import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -27,15 +28,14 @@ BATCH, STEPS, SIDE = 128, 112, 256
 
 
 def main():
-    """Measure everything in this process."""
+    """Measure everything, in a temporary folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("folder", type=Path)
     parser.add_argument("--standin", action="store_true")
     args = parser.parse_args()
     how = {}
     if args.standin:
         global BATCH, STEPS, SIDE
-        BATCH, STEPS, SIDE, how = 4, 12, 80, {"width": 1 / 16, "size": 67}
+        BATCH, STEPS, SIDE, how = 4, 42, 80, {"width": 1 / 16, "size": 67}
         stand_in()
 
     from tinyalex.comm import launch
@@ -45,28 +45,32 @@ def main():
     from tinyalex.runs.recipe import recipe_of
     from tinyalex.runs.settings import Settings, open_data
 
-    network = make("paper", **how)
-    made_up(args.folder / "pictures", network.outputs[0])
-    data = open_data(args.folder / "pictures")
-    recipe = recipe_of("paper", batch=BATCH, epochs=1, rate=1e-4)
-    settings = Settings.of(args.folder / "pictures", network, recipe, SIDE)
-    found, at = {}, []
-    launch(lambda comm: parts(comm, settings, data, found), [Device("cuda:0")])
+    at = []
 
     def note(record):
         if record["kind"] == "step":
             at.append(time.perf_counter())
 
-    launch(run.job(args.folder / "run", settings, data, new=True, on_event=note), [Device("cuda:0")])
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        network = make("paper", **how)
+        made_up(folder / "pictures", network.outputs[0])
+        data = open_data(folder / "pictures")
+        recipe = recipe_of("paper", batch=BATCH, epochs=1, rate=1e-4)
+        settings = Settings.of(folder / "pictures", network, recipe, SIDE)
+        [bench] = launch(lambda comm: parts(comm, settings, data), [Device("cuda:0")])
+        launch(run.job(folder / "run", settings, data, new=True, on_event=note), [Device("cuda:0")])
     warm = STEPS // 5
     rate = BATCH * (len(at) - 1 - warm) / (at[-1] - at[warm])
-    found["train"] = {
-        "images_a_second": rate,
-        "of_bench": rate / statistics.mean(one["images_a_second"] for one in found["bench"]),
-        "hours_of_90_epochs": 90 * ILSVRC / rate / 3600,
-        "slowest_step_ms": 1e3 * max(np.diff(at[warm:])),
-    }
-    print(json.dumps(found, indent=1, default=float))
+    show(
+        "train", images_a_second=rate, of_bench=rate / bench, hours_of_90_epochs=90 * ILSVRC / rate / 3600,
+        slowest_step_ms=1e3 * max(np.diff(at[warm:])),
+    )  # fmt: skip
+
+
+def show(name, **values):
+    """Print a line."""
+    print(json.dumps({name: values}, default=float), flush=True)
 
 
 def made_up(folder, classes):
@@ -90,8 +94,8 @@ def made_up(folder, classes):
     (folder / "index.json").write_text(json.dumps(index))
 
 
-def parts(comm, settings, data, found):
-    """All but `train`."""
+def parts(comm, settings, data):
+    """All but `train`; return the images a second of `bench`."""
     from tinyalex.ops.cuda.pictures import feed, to_batch
     from tinyalex.optim import SGD
     from tinyalex.train import Step
@@ -103,19 +107,16 @@ def parts(comm, settings, data, found):
 
     def loader(where, threads):
         return data.loader(
-            "train",
-            settings,
-            augmentation=settings.recipe.augmentation,
-            train=True,
-            device=where,
+            "train", settings, augmentation=settings.recipe.augmentation, train=True, device=where,
             threads=threads,
-        )
+        )  # fmt: skip
 
     with loader(device, 1) as ours, loader(None, 1) as host:
         raw, expected = next(ours), next(host).images
         [(images, labels)] = feed(device, [raw])
         labels = device.put(labels)
-        found["bits"] = bool((device.get(images) == expected).all())
+        here = device.get(images)
+        show("bits", equal=bool((here == expected).all()), largest_difference=abs(here - expected).max())
 
     def bench():
         for _ in range(3):
@@ -124,9 +125,10 @@ def parts(comm, settings, data, found):
         for _ in range(steps):
             step(images, labels)
         seconds = (time.perf_counter() - start) / steps
-        found.setdefault("bench", []).append({"ms": 1e3 * seconds, "images_a_second": BATCH / seconds})
+        show("bench", ms=1e3 * seconds, images_a_second=BATCH / seconds)
+        return BATCH / seconds
 
-    bench()
+    before = bench()
     for name, where, some in (("loader", device, (1, 2, 4, 8)), ("loader, host", None, (1, 4))):
         for threads in some:
             with loader(where, threads) as batches:
@@ -136,19 +138,19 @@ def parts(comm, settings, data, found):
                 for _ in range(steps):
                     next(batches)
                 rate = BATCH * steps / (time.perf_counter() - start)
-            found.setdefault(name, {})[threads] = rate
+            show(name, threads=threads, images_a_second=rate)
     for name, where, some in (("fed", device, (1, 2, 4, 8)), ("fed, host", None, (1, 4))):
         for threads in some:
             with loader(where, threads) as batches:
-                found.setdefault(name, {})[threads] = fed(device, feed(device, batches), step, steps)
-    bench()
+                show(name, threads=threads, **fed(device, feed(device, batches), step, steps))
+    after = bench()
 
     pixels = xp.empty(raw.pixels.shape, np.uint8)
     there = [device.put(a) for a in (raw.windows, raw.mean, raw.noise)]
     stream = xp.cuda.get_current_stream()
-    for name, work in (
-        ("copy", lambda: pixels.set(raw.pixels, stream)),
-        ("to_batch", lambda: to_batch(pixels, *there, raw.divisor)),
+    for name, work, nbytes in (
+        ("copy", lambda: pixels.set(raw.pixels, stream), raw.pixels.nbytes),
+        ("to_batch", lambda: to_batch(pixels, *there, raw.divisor), images.nbytes * 5 / 4),
     ):
         times = []
         for _ in range(10):
@@ -158,8 +160,8 @@ def parts(comm, settings, data, found):
             end.record()
             device.finish()
             times.append(xp.cuda.get_elapsed_time(start, end))
-        found[name] = {"ms": statistics.median(times), "MB": (raw.pixels.nbytes + images.nbytes) / 1e6}
-    found["copy"]["MB"] = raw.pixels.nbytes / 1e6
+        show(name, ms=statistics.median(times), MB=nbytes / 1e6)
+    return (before + after) / 2
 
 
 def fed(device, batches, step, steps):
@@ -179,5 +181,4 @@ def fed(device, batches, step, steps):
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent))
     main()

@@ -1,6 +1,7 @@
-"""The table of faults, how often each was tried and survived; NumPy, the stand-in for CuPy, and CuPy."""
+"""The table of faults, how often each was tried and survived; NumPy, the stand-in, and CuPy; a browser."""
 
 import contextlib
+import shutil
 from collections import Counter
 
 import backends
@@ -66,3 +67,25 @@ def each_backend(request, kernel_cache):
     """The same for a single test, in a module whose others run on NumPy alone."""
     with backends.use(request.param, kernel_cache):
         yield request.param
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Start a headless Chromium that sees no network, as wide as a phone."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    chromium, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("chromium and chromedriver are not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in (
+        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+        "--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFOUND",
+    ):  # fmt: skip
+        options.add_argument(argument)
+    phone = {"width": 390, "height": 844, "pixelRatio": 2.0}
+    options.add_experimental_option("mobileEmulation", {"deviceMetrics": phone})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield started
+    started.quit()

@@ -198,9 +198,10 @@ class RawMemory:
         raw_memory[self.bytes.ctypes.data] = self.bytes
 
     @staticmethod
-    def has(address):
+    def _has(address):
         """Whether an address lies in such memory, be there still an array or not."""
-        return any(start <= address < start + b.size for start, b in list(raw_memory.items()))
+        pieces = ((ref.key, ref()) for ref in raw_memory.valuerefs())  # a list: threads make others
+        return any(b is not None and start <= address < start + b.size for start, b in pieces)
 
 
 class Bytes(np.ndarray):
@@ -275,7 +276,7 @@ class Memory:
                 self.bytes, self.writer, self.readers = pool.pop()
             else:
                 chunk = getattr(local, "allocator", raw_pointer)(self.room + 2 * GUARD)
-                self.bytes, self.writer, self.readers = chunk.mem.bytes, None, {}
+                self.bytes, self.writer, self.readers = np.asarray(chunk.mem.bytes), None, {}
             live[self.bytes.ctypes.data + GUARD] = weakref.ref(self)
         self.bytes.fill(0xFF)  # NaN, in float32 and float64
 

@@ -29,6 +29,8 @@ using std::tanh;
 
 static inline float rsqrt(float x) { return 1 / sqrt(x); }
 static inline double rsqrt(double x) { return 1 / sqrt(x); }
+static inline float __fmul_rn(float a, float b) { return a * b; } // g++ fuses only with -mfma
+static inline double __dmul_rn(double a, double b) { return a * b; }
 
 struct Index {
     unsigned int x, y, z;

@@ -465,7 +465,7 @@ class Kernel:
 
         def run():
             addresses = [int(n) for table in tables for n in table.ravel() if n >> 32]  # else it is a size
-            if not all(map(RawMemory.has, addresses)):
+            if not all(map(RawMemory._has, addresses)):
                 raise IndexError(f"{self.name}: a table names an address of no memory")
             named = [memory for address in addresses if (memory := Memory.at(address))]
             touch([], named)  # a table of addresses: of what the kernel writes, as far as we can know

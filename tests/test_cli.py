@@ -23,7 +23,6 @@ from tinyalex.comm import Comm
 from tinyalex.data import Images, augment, imagenet
 from tinyalex.devices import Device
 from tinyalex.errors import DataError
-from tinyalex.lessons import site
 from tinyalex.look import figures
 from tinyalex.models.alexnet import PRESETS, alexnet, narrow
 from tinyalex.runs import checkpoint, run
@@ -413,7 +412,7 @@ def test_ctrl_c_ends_any_command_with_one_line(world, monkeypatch):
 
     monkeypatch.setattr(evaluate, "probabilities", interrupted)
     assert tinyalex("evaluate", world.a, world.data) == (130, "", "stopped\n")
-    monkeypatch.setattr(site, "build", interrupted)
+    monkeypatch.setattr("tinyalex.lessons.site.build", interrupted)
     assert tinyalex("lessons", "--html", "pages") == (130, "", "stopped\n")
 
 

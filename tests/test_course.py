@@ -121,13 +121,13 @@ def test_check_gives_the_right_function_back_and_the_book_s_for_a_wrong_one(caps
 def test_copying_never_overwrites(tmp_path):
     target = tmp_path / "mine"
     copied, left = course.copy(target)
-    assert copied == [*NAMES, "README.md"]
+    assert copied == [*NAMES, "README.md", "touch/index.html"]
     assert left == []
     assert (target / NAMES[0]).read_bytes() == (LESSONS / NAMES[0]).read_bytes()
 
     (target / NAMES[0]).write_text("my work")
     (target / NAMES[-1]).unlink()
-    assert course.copy(target) == ([NAMES[-1]], [*NAMES[:-1], "README.md"])
+    assert course.copy(target) == ([NAMES[-1]], [*NAMES[:-1], "README.md", "touch/index.html"])
     assert (target / NAMES[0]).read_text() == "my work"
 
     with pytest.raises(DataError, match="expected a folder for the lessons, found a file"):

@@ -5,6 +5,8 @@ threads of one kernel (the kernels write each place from one thread, which is wh
 loads are coalesced, how fast anything is, or the last bits of cuBLAS and of fused multiply-adds.
 """
 
+import gc
+import itertools
 import re
 import sys
 from collections import Counter
@@ -164,18 +166,19 @@ def check_dropout():
 
 
 def check_sgd():
-    runs = []
-    for device in (Device("cpu:0"), backends.device()):
-        rng = np.random.default_rng(4)
-        net = Sequential([Linear(71, std=1.0, name="fc")], (73,), Comm(device), rng, np.float64)
-        optimizer = SGD(net, 0.1, momentum=0.9, decay=0.05, bias_rate=0.3)
-        for _ in range(3):
-            for _, layer, key in net.parameters():
-                layer.grads[key] = device.put(rng.standard_normal(layer.params[key].shape))
-            optimizer.step()
-        runs.append([device.get(layer.params[key]) for _, layer, key in net.parameters()])
-    for found, expected in zip(*runs, strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-13)
+    for dtype, decay in itertools.product((np.float32, np.float64), (0.0, 0.05)):
+        runs = []
+        for device in (Device("cpu:0"), backends.device()):
+            rng = np.random.default_rng(4)
+            net = Sequential([Linear(71, std=1.0, name="fc")], (73,), Comm(device), rng, dtype)
+            optimizer = SGD(net, 0.1, momentum=0.9, decay=decay, bias_rate=0.3)
+            for _ in range(3):
+                for _, layer, key in net.parameters():
+                    layer.grads[key] = device.put(rng.standard_normal(layer.params[key].shape).astype(dtype))
+                optimizer.step()
+            runs.append([device.get(layer.params[key]) for _, layer, key in net.parameters()])
+        for found, expected in zip(*runs, strict=True):
+            np.testing.assert_array_equal(found, expected)
 
 
 def towers(comm, dtype=np.float64):
@@ -320,6 +323,7 @@ def test_pairs_that_cannot_read_each_other_go_through_the_host(names, way, stand
 def test_gpu_memory_is_given_back(standin):
     import cupy
 
+    gc.collect()  # of other tests, whose errors hold on to arrays
     trained("cuda:0,cuda:1", steps=2)
     free, total = cupy.cuda.runtime.memGetInfo()
     assert total - free < 1e6

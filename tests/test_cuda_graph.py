@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 
 import backends
 import cuda_machine
@@ -19,6 +20,7 @@ from tinyalex.ops.cuda import graph
 from tinyalex.ops.cuda.graph import Captured
 from tinyalex.ops.softmax import softmax_loss_backward, softmax_loss_forward, topk_error
 from tinyalex.optim import SGD
+from tinyalex.train import Step
 
 
 def figure1(neuron):
@@ -157,3 +159,28 @@ def test_the_host_draws_a_key_in_each_replay(gpu):
 
     masks = launch(rank, [backends.device()])[0]
     assert len({str(mask) for mask in masks}) == 4
+
+
+def test_a_recording_that_is_let_go_gives_its_memory_back(standin):
+    """At once, not when Python next looks for cycles."""
+    import cupy
+
+    def rank(comm):
+        net = Sequential([Linear(5)], (1000,), comm, np.random.default_rng(1))
+        x = comm.device.put(np.ones((1000, 8), np.float32))
+        labels = comm.device.put(np.zeros(8, np.int64))
+        step = Step(net, SGD(net, 0.1))
+        step(x, labels)
+        before, _ = cupy.cuda.runtime.memGetInfo()
+        step(x, labels)
+        during, _ = cupy.cuda.runtime.memGetInfo()
+        del step, net
+        after, _ = cupy.cuda.runtime.memGetInfo()
+        assert after > before > during
+
+    gc.collect()
+    gc.disable()
+    try:
+        launch(rank, [Device("cuda:0")])
+    finally:
+        gc.enable()

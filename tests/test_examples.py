@@ -9,6 +9,8 @@ import pytest
 
 import tinyalex
 from tinyalex.cli import learn
+from tinyalex.lessons import lesson, trace
+from tinyalex.lessons.checks import holes_of
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -35,6 +37,15 @@ def test_the_readme_shows_an_operation_as_it_stands():
     plain = (ROOT / "tinyalex" / "ops" / "plain.py").read_text(encoding="utf-8")
     assert PYTHON[0].startswith("def max_pool_backward")
     assert PYTHON[0] in plain
+
+
+def test_the_readme_shows_a_verdict_as_it_is_given(capsys):
+    hole = holes_of(5)["add_back"]
+    check, *_ = lesson(5)
+    check(trace.compiled(hole, hole.source.replace("+=", "=")))
+    said = " ".join(capsys.readouterr().out.split())
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert said[: said.index("tutor(")].strip() in readme
 
 
 @pytest.mark.parametrize("name", tinyalex.PUBLIC)

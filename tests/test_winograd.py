@@ -106,16 +106,16 @@ def test_rounding_in_float32(k, C, bound):
     w, b = rng.standard_normal((64, C, k, k)) * 0.03, np.zeros(64)
     exact = conv2d_forward(x, w, b, 1, k // 2)[0]
     single = [a.astype(np.float32) for a in (x, w, b)]
-    assert winograd.pays(single[1], 1, 1)
+    assert winograd.pays(single[1], (1, 1), 1)
     found = conv2d_forward(*single, 1, k // 2)[0]
     assert np.abs(found - exact).max() < bound * np.abs(exact).max()
 
 
 def test_what_is_left_to_im2col():
     w = np.empty((64, 64, 3, 3))
-    assert winograd.pays(w, 1, 1)
-    assert not winograd.pays(w, 2, 1)
-    assert not winograd.pays(w[:, :, :, :2], 1, 1)  # not square
-    assert not winograd.pays(np.empty((64, 64, 7, 7)), 1, 1)  # points for 3 and 5 only
-    assert not winograd.pays(w[:, :8], 1, 1)  # too few channels
-    assert not winograd.pays(w[:, :16], 1, 4)
+    assert winograd.pays(w, (1, 1), 1)
+    assert not winograd.pays(w, (2, 2), 1)
+    assert not winograd.pays(w[:, :, :, :2], (1, 1), 1)  # not square
+    assert not winograd.pays(np.empty((64, 64, 7, 7)), (1, 1), 1)  # points for 3 and 5 only
+    assert not winograd.pays(w[:, :8], (1, 1), 1)  # too few channels
+    assert not winograd.pays(w[:, :16], (1, 1), 4)

@@ -5,6 +5,7 @@ batches = InMemory(shapes.load(), batch=100)
 fit(net, SGD(net, 1e-3), lambda epoch, start: batches.epoch(rng), batches.steps, epochs=5)
 """
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -38,8 +39,9 @@ class Step:
     def __init__(self, net: Sequential, optimizer: SGD, data: Comm | None = None):
         self.net, self.optimizer, self.data = net, optimizer, data
         self.ranks = data.size if data else 1
+        work = functools.partial(_queue, net, optimizer, data, self.ranks)
         alone = net.comm.size == self.ranks == 1
-        self._work = Captured(self._queue, net.comm.device) if alone else self._queue
+        self._work = Captured(work, net.comm.device) if alone else work
 
     def __call__(self, images: Array, labels: Array, number: int = 0) -> StepResult:
         """Do the step of this number."""
@@ -48,17 +50,18 @@ class Step:
         _check_finite(loss, self.net, self.data or self.net.comm, self.optimizer, images, number)
         return StepResult(loss, errors / (labels.size * self.ranks))
 
-    def _queue(self, images, labels):
-        """Forward, loss, backward, update; return the loss and the number of errors as one array."""
-        logits = self.net.forward(images, train=True)
-        loss_of, slope_of = chosen(softmax_loss_forward), chosen(softmax_loss_backward)
-        loss, cache = loss_of(logits, labels, total=labels.size * self.ranks)
-        errors = topk_error(logits, labels).sum()
-        self.net.backward(slope_of(cache))
-        if self.ranks > 1:
-            loss, errors = _meet(self.net, self.data, loss, errors)
-        self.optimizer.step(loss)  # nothing where the loss is not finite
-        return self.net.comm.device.xp.stack([loss, errors])
+
+def _queue(net, optimizer, data, ranks, images, labels):
+    """Forward, loss, backward, update; return the loss and the number of errors as one array."""
+    logits = net.forward(images, train=True)
+    loss_of, slope_of = chosen(softmax_loss_forward), chosen(softmax_loss_backward)
+    loss, cache = loss_of(logits, labels, total=labels.size * ranks)
+    errors = topk_error(logits, labels).sum()
+    net.backward(slope_of(cache))
+    if ranks > 1:
+        loss, errors = _meet(net, data, loss, errors)
+    optimizer.step(loss)  # nothing where the loss is not finite
+    return net.comm.device.xp.stack([loss, errors])
 
 
 def train_step(

@@ -54,7 +54,7 @@ def import_network(
         str | None,
         typer.Option(
             help="What goes into it: caffe, torchvision, pixels (0-255), unit (0-1), or a JSON file; "
-            "see the README."
+            "see docs/exchange.md."
         ),
     ] = None,
     classes: Annotated[

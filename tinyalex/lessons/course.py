@@ -1,16 +1,16 @@
-"""The notebooks: where they are, a working copy for the learner, and running them."""
+"""The notebooks: where they are, a working copy for the learner, and running them; the page to touch."""
 
 import asyncio
 import importlib.util
 import itertools
 import os
-import shutil
+import re
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from importlib import metadata
+from importlib import metadata, resources
 from pathlib import Path
 
 from tinyalex.errors import DataError, TinyalexError
@@ -32,22 +32,38 @@ def notebooks():
     return sorted(folder().glob("[0-9][0-9]_*.ipynb"))
 
 
-def copy(target):
-    """Copy notebooks and map into the folder `target`; return ([copied], [left as they were]) by name.
+def touch_page():
+    """Return the page on which backward can be touched, its two modules inside: it opens from a disk as well.
 
+    Its links are those of the learner's copies, beside whose folder `touch` the notebooks lie.
+    """
+    folder = resources.files("tinyalex.lessons").joinpath("touch")
+    page, touch, maths = (
+        folder.joinpath(name).read_text(encoding="utf-8") for name in ("index.html", "touch.js", "maths.js")
+    )
+    maths, touch = re.sub("(?m)^export ", "", maths), re.sub("(?m)^import .*\n", "", touch)
+    return page.replace('<script type="module" src="touch.js">', f'<script type="module">\n{maths}\n{touch}')
+
+
+def copy(target):
+    """Copy notebooks, map and the page to touch into the folder `target`; return their names.
+
+    Two lists: those copied, and those left as they were.
     A file that is there already is the learner's work: it is never written to.
     """
     if target.exists() and not target.is_dir():
         raise DataError(f"{target}: expected a folder for the lessons, found a file")
-    target.mkdir(parents=True, exist_ok=True)
+    (target / "touch").mkdir(parents=True, exist_ok=True)
+    files = {path.name: path.read_bytes() for path in [*notebooks(), folder() / "README.md"]}
+    files["touch/index.html"] = touch_page().encode()
     copied, left = [], []
-    for source in [*notebooks(), folder() / "README.md"]:
+    for name, content in files.items():
         try:
-            with open(source, "rb") as original, open(target / source.name, "xb") as mine:
-                shutil.copyfileobj(original, mine)
-            copied.append(source.name)
+            with open(target / name, "xb") as mine:
+                mine.write(content)
+            copied.append(name)
         except FileExistsError:
-            left.append(source.name)
+            left.append(name)
     return copied, left
 
 

@@ -100,6 +100,9 @@ def write(books, out, on_page=lambda done, of: None):
     stems = list(books)
     contents = markdown.render((course.folder() / "README.md").read_text(encoding="utf-8"))
     written = [_write(out / "index.html", contents, _nav(None, stems[0] if stems else None))]
+    (out / "touch").mkdir(exist_ok=True)
+    touch = course.touch_page().replace("../README.md", "../index.html").replace('.ipynb"', '.html"')
+    (out / "touch" / "index.html").write_text(touch, encoding="utf-8")
     for before, stem, after in zip([None, *stems], stems, [*stems[1:], None], strict=False):
         number = int(stem[:2])
         body = "\n".join(_cells(books[stem], {**holes_of(number), **exercises_of(number)}, markdown))

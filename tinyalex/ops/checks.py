@@ -6,6 +6,8 @@ import numpy as np
 
 from tinyalex.errors import ArgumentError
 
+REALS = {np.float32, np.float64}
+
 
 def xp_of(*arrays):
     """Return the module, numpy or cupy, whose arrays these are; mixing the two raises TypeError."""
@@ -19,9 +21,9 @@ def xp_of(*arrays):
 
 def same_dtype(operation, **arrays):
     """Raise TypeError, naming each argument, unless all arrays (None apart) are of one float dtype."""
-    dtypes = {name: a.dtype.name for name, a in arrays.items() if a is not None}
-    if len(set(dtypes.values())) > 1 or not set(dtypes.values()) <= {"float32", "float64"}:
-        found = ", ".join(f"{name} is {dtype}" for name, dtype in dtypes.items())
+    dtypes = {a.dtype.type for a in arrays.values() if a is not None}
+    if len(dtypes) > 1 or not dtypes <= REALS:
+        found = ", ".join(f"{name} is {a.dtype.name}" for name, a in arrays.items() if a is not None)
         raise TypeError(f"{operation}: expected arguments all float32 or all float64, found: {found}")
 
 

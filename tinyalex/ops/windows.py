@@ -23,6 +23,8 @@ def two_of(value, what):
 
 def whole_numbers(value, count):
     """Return so many Python ints, given as one of them or as all, of any integer type; else None."""
+    if type(value) is int:
+        return (value,) * count
     numbers = (value,) * count if isinstance(value, Integral) else value
     if not isinstance(numbers, tuple | list) or len(numbers) != count:
         return None

@@ -10,7 +10,7 @@ from tinyalex.ops.cuda.launch import images, launch
 def bias(block, b, maps, start, activation):
     """maps[f, start:] = block[f] + b[f], through the neuron if it is ReLU.  block (F,columns), maps (F,…)."""
     F, columns = block.shape
-    b, pitch = xp_of(b).ascontiguousarray(b), maps[0].size
+    b, pitch = xp_of(b).ascontiguousarray(b), maps.size // F
     v = images(math.gcd(columns, pitch, start), block, maps)
     launch(
         "bias.bias_relu", (columns // v, F), block, b, maps,

@@ -158,7 +158,7 @@ def backward_w(g, x, w_shape, stride, pads, groups, tile=None, chunks=None):
     tile = tile or choose_tile_w(F // groups, g.itemsize)
     across, down = -(-K // tile.TN), -(-F // groups // tile.TF)
     most = SCRATCH_BYTES // (F * (K + 1) * g.itemsize)
-    chunks = chunks or _chunks(xp, tile, across * down * groups, columns, most)
+    chunks = chunks or _chunks(_wave(xp, tile), tile, across * down * groups, columns, most)
     per = -(-columns // (chunks * tile.TK)) * tile.TK
     chunks = -(-columns // per)
     defines = {"V": images(N, g, x), **tile._asdict()}
@@ -205,7 +205,7 @@ class _Cut(NamedTuple):
         tiles = -(-columns // tile.TN) * -(-filters // tile.TF) * groups
         last, area = tiles % _wave(xp, tile), tile.TF * tile.TN
         most = SCRATCH_BYTES // (area * y.itemsize * max(1, last))
-        chunks = _chunks(xp, tile, last, terms, most)
+        chunks = _chunks(_wave(xp, tile), tile, last, terms, most)
         if chunks == 1:
             return cls((tiles * tile.threads,), tiles, 1, y)
         part = empty(xp, (last, chunks, area), y.dtype)
@@ -222,13 +222,15 @@ class _Cut(NamedTuple):
         )  # fmt: skip
 
 
-def _chunks(xp, tile, tiles, terms, most):
+@functools.cache
+def _chunks(wave, tile, tiles, terms, most):
     """Into how many chunks of its terms to cut each of these tiles, so that all are done soonest.
 
-    A wave takes as long as one chunk.  Writing and reading the sums of a whole wave takes as long as 64
-    terms, at 3 TB/s and 45 TFLOP/s; and so long, or longer, the second kernel's launch.
+    wave: how many blocks the device holds at once.  A wave takes as long as one chunk.  Writing and reading
+    the sums of a whole wave takes as long as 64 terms, at 3 TB/s and 45 TFLOP/s; and so long, or longer, the
+    second kernel's launch.
     """
-    wave, steps = _wave(xp, tile), -(-terms // tile.TK)
+    steps = -(-terms // tile.TK)
     most = max(1, min(most, steps, 4 * wave // max(1, tiles)))
     time = {
         n: -(-tiles * n // wave) * -(-steps // n) * tile.TK + (tiles * n / wave + 2) * 64 * (n > 1)

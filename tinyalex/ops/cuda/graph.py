@@ -96,14 +96,14 @@ class _Recording:
     """Graphs, and the calls between them, of one function for inputs of one shape."""
 
     def __init__(self, function, xp, arrays):
-        self.memory, self.before, self.parts = [], [], []
+        self.before, self.parts = [], []
+        self.memory = memory = []
         self.stream = xp.cuda.get_current_stream()
         xp.get_default_memory_pool().free_all_blocks()  # what the first call left: it is needed here
 
         def allocate(nbytes):
-            memory = xp.cuda.Memory(nbytes)
-            self.memory.append(memory)  # the graphs refer to it, whoever else has let it go
-            return xp.cuda.MemoryPointer(memory, 0)
+            memory.append(xp.cuda.Memory(nbytes))  # the graphs refer to it, whoever else has let it go
+            return xp.cuda.MemoryPointer(memory[-1], 0)
 
         self.allocate = allocate
         with xp.cuda.using_allocator(xp.cuda.MemoryPool(allocate).malloc):

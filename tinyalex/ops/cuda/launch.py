@@ -18,6 +18,7 @@ BLOCK = 256  # threads in a block
 FOLDER = Path(__file__).parent
 SOURCES = sorted(FOLDER.glob("*.cu"))
 REALS = {np.dtype(real): real for real in (np.float32, np.float64)}
+_int32 = functools.lru_cache(4096)(np.int32)  # making one takes five times as long as finding it
 
 
 def launch(kernel, threads, *args, nbytes=None, flop=0, block=BLOCK, **defines):
@@ -39,14 +40,14 @@ def launch(kernel, threads, *args, nbytes=None, flop=0, block=BLOCK, **defines):
     device, ndarray, passed = xp.cuda.runtime.getDevice(), xp.ndarray, []
     for a in args:
         kind = type(a)
-        if kind is int or kind is bool:
-            a = np.int32(a)
-        elif kind is float:
-            a = real(a)
-        elif kind is ndarray and a.data.device_id != device:
+        if kind is ndarray and a.data.device_id != device:
             raise DeviceError(
                 f"{kernel}: expected arrays on cuda:{device}, found some on cuda:{a.data.device_id}"
             )
+        if kind is int or kind is bool:
+            a = _int32(a)
+        elif kind is float:
+            a = real(a)
         passed.append(a)
     function = _function(xp, device, kernel, real, tuple(defines.items()))
     block = min(block, -(-x // 32) * 32)

@@ -1,5 +1,9 @@
 // Pictures, as they lie on the disk, made into a batch: cut out, mirrored, less the mean picture, plus a colour.
 
+#ifndef RUN
+#define RUN 32
+#endif
+
 // images[c,i,j,m] = (pixels[n,c,y+i,x+j] - mean[c,i,j] + noise[c,m]) / divisor, with n = m % N and
 // (y, x, mirrored) = windows[m]; for a mirrored one x + crop-1-j in place of x + j.
 // The four operations are the host's, in its order (augment.to_batch): so are the bits.

@@ -5,6 +5,8 @@
 // A block of threads updates a chunk of `size` numbers: chunks[block] = (parameter, number of the chunk in it).
 // table[parameter] = (address of w, of v, of g, how many numbers), rates[parameter] = (momentum, rate,
 // decay_rate).  A parameter whose rate is 0 stands still; where guard, the loss, is not finite, all do.
+// Each product is rounded before it is subtracted, as NumPy does it, so that the bits are those of the CPU: a
+// compiler makes one fused operation of `a * b - c`, but not of these.
 //
 // reads   w, v, g
 // writes  w, v
@@ -17,9 +19,17 @@ struct alignas(16) Many {  // numbers of one load
     REAL of[16 / sizeof(REAL)];
 };
 
+static __device__ REAL product(REAL a, REAL b)
+{
+    return sizeof(REAL) == 4 ? __fmul_rn(a, b) : __dmul_rn(a, b);
+}
+
 static __device__ void update(REAL *w, REAL *v, REAL g, const REAL *rates)
 {
-    REAL velocity = rates[0] * *v - rates[2] * *w - rates[1] * g;
+    REAL velocity = product(rates[0], *v);
+    if (rates[2] != 0)
+        velocity -= product(rates[2], *w);
+    velocity -= product(rates[1], g);
     *v = velocity;
     *w += velocity;
 }

@@ -45,8 +45,12 @@ class Update:
     def _table(self, arrays):
         """The addresses and sizes, on the device: sent when an array has moved."""
         now = [(*(a.data.ptr for a in three), size) for three, size in zip(arrays, self.sizes, strict=True)]
-        if graph.recording() or now != self.places:
+        if graph.recording():
             table = graph.own(self.xp, (len(now), 4), "uint64")
             graph.host(functools.cache(lambda: graph.upload(table, now)))  # one time is enough
-            self.places, self.table = now, table
+            return table
+        if now != self.places:
+            self.table = empty(self.xp, (len(now), 4), "uint64")
+            graph.upload(self.table, now)
+            self.places = now
         return self.table
