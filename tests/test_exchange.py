@@ -22,7 +22,7 @@ from tinyalex.exchange import state_dict
 from tinyalex.look import figures
 from tinyalex.models import Network, figure1
 from tinyalex.models.alexnet import PRESETS, alexnet, narrow
-from tinyalex.nn import Conv2d, Linear
+from tinyalex.nn import Activate, Conv2d, Dropout, Flatten, Linear
 from tinyalex.runs import checkpoint
 from tinyalex.runs import trained as reading
 from tinyalex.runs.recipe import Recipe
@@ -333,6 +333,49 @@ def as_imported(path, layers, shape, pictures=None):
     metadata = {"network": network.to_json(), "classes": ["a", "b"]}
     checkpoint.save(path, arrays, metadata | {"pictures": pictures and pictures._asdict()})
     return arrays
+
+
+SIGMOIDS = {  # the layers after the last product, and the name in the message
+    "in it": ([Linear(2, "logistic")], "fc1"),
+    "after it": ([Linear(2), Activate("logistic")], "act1"),
+    "before others": ([Linear(2, "logistic"), Dropout(0.5), Flatten()], "fc1"),
+}
+
+
+@pytest.mark.parametrize("end", SIGMOIDS)
+def test_no_softmax_is_taken_of_an_imported_network_that_ends_in_a_sigmoid(end, caffe_and_data, tmp_path):
+    layers, name = SIGMOIDS[end]
+    net, picture = tmp_path / "net.safetensors", tmp_path / "x.png"
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(picture)
+    stated = pictures.Pictures("RGB", (0.0,) * 3, (1.0,) * 3, 9, 8)
+    as_imported(net, [Conv2d(2, 3), *layers], (3, 8, 8), stated)
+    message = refused("predict", net, picture)
+    assert f"{name}: expected logits, of which softmax makes probabilities" in message
+    assert "ends in a sigmoid" in message
+    assert "ends in a sigmoid" in refused("evaluate", caffe_and_data[1], net)
+
+
+def test_a_sigmoid_inside_an_imported_network_is_none_at_its_end(tmp_path):
+    net, picture = tmp_path / "net.safetensors", tmp_path / "x.png"
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(picture)
+    stated = pictures.Pictures("RGB", (0.0,) * 3, (1.0,) * 3, 9, 8)
+    as_imported(net, [Conv2d(2, 3, activation="logistic"), Linear(2)], (3, 8, 8), stated)
+    assert "%" in done("predict", net, picture)
+
+
+@pytest.mark.parametrize("command", ["export", "import"])
+def test_the_file_that_is_read_is_not_written(command, caffe_and_data, tmp_path):
+    net = tmp_path / "net.safetensors"
+    safetensors.numpy.save_file(caffe_arrays(), net)
+    if command == "export":
+        net.write_bytes(caffe_and_data[0].read_bytes())
+    link = tmp_path / "link.onnx"
+    link.symlink_to(net)
+    before = net.read_bytes()
+    for out in (net, link):
+        assert "expected another file than the one that is read" in refused(command, net, out)
+    assert net.read_bytes() == before
+    assert "expected the name of a file in a folder that exists" in refused(command, net, tmp_path)
 
 
 def test_kernels_are_shown_in_their_colours_and_towers(tmp_path, monkeypatch):

@@ -723,20 +723,20 @@ def square_backward(dy, x):
 @pytest.mark.parametrize(
     ("forward", "message"),
     [
-        (lambda x: x**2, "forward: expected (y, cache), found an array (4, 3)"),
-        (lambda x: x[:2], "forward: expected (y, cache), found an array (2, 3)"),  # two rows are no pair
-        (lambda x: None, "forward: expected (y, cache), found None"),
-        (lambda x: (x, x, x), "forward: expected (y, cache), found a tuple of 3"),
+        (lambda x: x**2, "forward: expected two, (y, cache), found ndarray"),
+        (lambda x: x[:2], "forward: expected two, (y, cache), found ndarray"),  # two rows are no pair
+        (lambda x: None, "forward: expected two, (y, cache), found NoneType"),
+        (lambda x: (x, x, x), "forward: expected two, (y, cache), found tuple"),
         (
             lambda x: ((x, x.sum(0)), x),
-            "forward: expected one output y, an array or a number, found a tuple of 2",
+            "forward: expected one output, found tuple",
         ),
-        (lambda x: ((x, x), x), "forward: expected one output y, an array or a number, found a tuple of 2"),
-        (lambda x: (None, x), "forward: expected one output y, an array or a number, found None"),
-        (lambda x: (x > 0, x), "forward: expected an output y of floats, found bool"),
-        (lambda x: ((x**2).astype(np.float32), x), "x: float64, but forward computes in float32"),
-        (lambda x: (np.where(x > 1, np.nan, x**2), x), "forward: expected a finite y, found 1 of 12 numbers"),
-        (lambda x: (np.where(x > 1, np.inf, x**2), x), "forward: expected a finite y, found 1 of 12 numbers"),
+        (lambda x: ((x, x), x), "forward: expected one output, found tuple"),
+        (lambda x: (None, x), "forward: expected one output, found NoneType"),
+        (lambda x: (x > 0, x), "x: float64, but y is bool"),
+        (lambda x: ((x**2).astype(np.float32), x), "x: float64, but y is float32"),
+        (lambda x: (np.where(x > 1, np.nan, x**2), x), "forward: expected a finite y, found NaN or infinity"),
+        (lambda x: (np.where(x > 1, np.inf, x**2), x), "forward: expected a finite y, found NaN or infinity"),
         (
             rounded_inside,
             "x: the slope jumps at each of 20 points tried: forward rounds (float32 inside?)",
@@ -756,15 +756,15 @@ def test_what_is_wrong_with_a_forward_is_said(forward, message):
     [
         (
             lambda dy, x: 2 * x * dy,
-            "backward: expected a dict of gradients by variable, found an array (4, 3)",
+            "backward: expected a dict of gradients by variable, found ndarray",
         ),
         (
             lambda dy, x: (2 * x * dy,),
-            "backward: expected a dict of gradients by variable, found a tuple of 1",
+            "backward: expected a dict of gradients by variable, found tuple",
         ),
-        (lambda dy, x: None, "backward: expected a dict of gradients by variable, found None"),
-        (lambda dy, x: {"x": None}, "x: expected an array as its gradient, found None"),
-        (lambda dy, x: {"x": [1.0, 2.0]}, "x: expected an array as its gradient, found a list of 2"),
+        (lambda dy, x: None, "backward: expected a dict of gradients by variable, found NoneType"),
+        (lambda dy, x: {"x": None}, "x: expected an array as its gradient, found NoneType"),
+        (lambda dy, x: {"x": [1.0, 2.0]}, "x: expected an array as its gradient, found list"),
         (lambda dy, x: {"x": np.multiply(dy, 2 * x, out=dy)}, "forward or backward wrote to its argument dy"),
     ],
 )

@@ -98,10 +98,8 @@ def check(forward, backward, variables, *, rng, linear=(), directions=4):
     or if every draw meets a kink.  Raises ValueError for a name or dtype that cannot be checked.
     """
     errors, kinks = {}, 0
-    unknown = [name for name in linear if name not in variables]
-    if unknown:
-        raise ArgumentError(f"linear: expected names among {sorted(variables)}, found {unknown[0]!r}")
-    linear = tuple(linear)
+    if not variables.keys() >= (linear := set(linear)):
+        raise ArgumentError(f"linear: expected names among {sorted(variables)}, found {sorted(linear)}")
     for name in _check_contract(forward, backward, variables, rng):
         key = variables[name].dtype.name, name in linear
         if key not in TOLERANCES:
@@ -119,8 +117,7 @@ def check(forward, backward, variables, *, rng, linear=(), directions=4):
                 kinks += 1
                 point = {**point, name: probe.x + 0.01 * _size(probe.x) * _normal(rng, probe.x)}
             else:
-                found = f"the slope jumps at each of {ATTEMPTS} points tried"
-                raise GradientError(f"{name}: {found}: {probe.cause(u, linear=step == 1)}")
+                _require(name, False, f"the slope jumps at each of {ATTEMPTS} points tried: {probe.cause(u)}")
             error = abs(numeric - _dot(probe.grad, u)) / scale if scale else 0.0
             if error > tolerance:
                 found = f"relative error {error:.1e} along a random direction (tolerance {tolerance:.0e})"
@@ -139,10 +136,8 @@ def check_layer(layer, x, rng, linear=()):
     """
     if isinstance(layer, Sequential):
         owners = {name: (part, key) for name, part, key in layer.learned()}
-        first = next(iter(layer.layers.values()))
     else:
-        statistics, first = getattr(layer, "statistics", ()), layer
-        owners = {key: (layer, key) for key in layer.params if key not in statistics}
+        owners = {key: (layer, key) for key in layer.params if key not in getattr(layer, "statistics", ())}
     params = {name: part.params[key].copy() for name, (part, key) in owners.items()}
 
     def put(values):
@@ -156,15 +151,12 @@ def check_layer(layer, x, rng, linear=()):
 
     def backward(dy, _):
         dx, grads = layer.backward(dy), {}
-        if dx is not None:
-            grads["x"] = dx
-        elif getattr(first, "need_dx", True):
-            raise GradientError("x: backward returned None, not dx: does it forget to return it?")
+        forgot = dx is None and all(getattr(part, "need_dx", True) for part, _ in owners.values())
+        _require("x", not forgot, "backward returned None, not dx: does it forget to return it?")
         for name, (part, key) in owners.items():
-            if key not in part.grads:
-                raise GradientError(f"{name}: backward left no gradient in grads[{key!r}]")
+            _require(name, key in part.grads, f"backward left no gradient in grads[{key!r}]")
             grads[name] = part.grads[key]
-        return grads
+        return grads if dx is None else {"x": dx, **grads}
 
     try:
         return check(forward, backward, {"x": x, **params}, rng=rng, linear=linear)
@@ -183,30 +175,27 @@ class _Probe:
         self.h = step * _size(self.x)
         self.floor = 1e-3 * _norm(self.dy) * _norm(self.y) / max(1, self.y.size) ** 0.5 / _size(self.x)
 
+    def rise(self, move):
+        """Return y(x + move) − y(x)."""
+        return self.forward(**{**self.variables, self.name: self.x + move})[0] - self.y
+
     def slope(self, u):
         """Return D(h/2) along u, and the sum that bounds what a kink can have done to it."""
-
-        def rise(t):  # L(x + tu) − L(x): the difference before the sum, for less rounding
-            y, _ = self.forward(**{**self.variables, self.name: self.x + t * u})
-            return _dot(self.dy, y - self.y)
-
         h = self.h
-        left2, left, right, right2 = rise(-h), rise(-h / 2), rise(h / 2), rise(h)
+        # L(x + tu) − L(x): the difference before the sum, for less rounding
+        left2, left, right, right2 = (_dot(self.dy, self.rise(t * u)) for t in (-h, -h / 2, h / 2, h))
         numeric = (right - left) / h
         doubt = abs((right2 - left2) / (2 * h) - numeric) + abs(left2 - 4 * left - 4 * right + right2) / h
         return numeric, doubt
 
-    def cause(self, u, linear):
+    def cause(self, u):
         """Say why the slope jumps wherever it is looked at: what can be seen first, else what is left."""
-        again, moved, ahead = (
-            xp_of(self.x).asarray(self.forward(**{**self.variables, self.name: self.x + t * u})[0])
-            for t in (0, 1e-11 * _size(self.x), self.h)
-        )
-        if (again != self.y).any():
+        again, little, step = ((self.rise(t * u) != 0).sum() for t in (0, 1e-11 * _size(self.x), self.h))
+        if again:
             return "forward draws random numbers, for y differs when it is called again"
-        if self.x.dtype == np.float64 and (moved == self.y).mean() > 0.99 and (ahead != self.y).any():
+        if self.x.dtype == np.float64 and little < 0.01 * step:
             return "forward rounds (float32 inside?), for y stays the same when x moves by 1e-11 of its size"
-        return "y is not linear in it, or kinks everywhere" if linear else "kinks everywhere"
+        return "kinks everywhere" + ", or y is not linear in it" * (self.h == _size(self.x))
 
     def worst(self, rng):
         """Say at which element, of all or of SAMPLE drawn ones, the gradient is furthest from the slope."""
@@ -224,23 +213,19 @@ class _Probe:
 
 def _check_contract(forward, backward, variables, rng):
     """Return the names that backward differentiates, once its gradients keep the contract of `check`."""
-    xp = xp_of(*variables.values())
     before = {name: x.copy() for name, x in variables.items()}
     y, cache = _output(forward, variables)
     dy = _normal(rng, y)
 
     def gradients(dy):
-        given = dy.copy()
-        grads = backward(given, cache)
-        if not isinstance(grads, dict):
-            raise GradientError(f"backward: expected a dict of gradients by variable, found {_called(grads)}")
+        now = {**variables, "dy": dy.copy()}
+        grads = backward(now["dy"], cache)
+        _require("backward", isinstance(grads, dict), "expected a dict of gradients by variable", grads)
         for name, grad in grads.items():
-            if not hasattr(grad, "dtype"):
-                raise GradientError(f"{name}: expected an array as its gradient, found {_called(grad)}")
-        written = [name for name, x in variables.items() if (x != before[name]).any()]
-        written += ["dy"] * bool((given != dy).any())
-        if written:
-            raise GradientError(f"forward or backward wrote to its argument {written[0]}")
+            _require(name, hasattr(grad, "dtype"), "expected an array as its gradient", grad)
+        for name, was in {**before, "dy": dy}.items():
+            if (now[name] != was).any():
+                raise GradientError(f"forward or backward wrote to its argument {name}")
         return {name: grad.copy() for name, grad in grads.items()}
 
     first, again, zero = gradients(dy), gradients(dy), gradients(0 * dy)
@@ -248,44 +233,30 @@ def _check_contract(forward, backward, variables, rng):
         raise ArgumentError(f"expected gradients among {sorted(variables)}, found {sorted(first)}")
     for name, grad in first.items():
         x = variables[name]
-        if (grad.shape, grad.dtype) != (x.shape, x.dtype):
-            raise GradientError(f"{name}: {x.dtype} {x.shape}, but its gradient is {grad.dtype} {grad.shape}")
-        if y.dtype.itemsize < x.dtype.itemsize:
-            raise GradientError(f"{name}: {x.dtype}, but forward computes in {y.dtype}")
-        if not xp.isfinite(grad).all():
-            raise GradientError(f"{name}: its gradient is not finite")
-        if _norm(again[name] - grad) > 1e-6 * _norm(grad):
-            raise GradientError(f"{name}: backward, called twice, gave two different gradients")
-        if zero[name].any():
-            raise GradientError(f"{name}: an upstream gradient of 0 gave a gradient that is not 0")
+        same = (grad.shape, grad.dtype) == (x.shape, x.dtype)
+        _require(name, same, f"{x.dtype} {x.shape}, but its gradient is {grad.dtype} {grad.shape}")
+        _require(name, np.result_type(y.dtype, x.dtype) == y.dtype, f"{x.dtype}, but y is {y.dtype}")
+        _require(name, np.isfinite(_norm(grad)), "its gradient is not finite")
+        same = _norm(again[name] - grad) <= 1e-6 * _norm(grad)
+        _require(name, same, "backward, called twice, gave two different gradients")
+        _require(name, not zero[name].any(), "an upstream gradient of 0 gave a gradient that is not 0")
     return list(first)
 
 
 def _output(forward, variables):
     """Return forward's y, as an array, and cache; GradientError if it has not returned the two, or NaN."""
     found = forward(**variables)
-    if not isinstance(found, tuple) or len(found) != 2:
-        raise GradientError(f"forward: expected (y, cache), found {_called(found)}")
-    y, cache = found
-    if isinstance(y, tuple | list | dict) or y is None:
-        raise GradientError(f"forward: expected one output y, an array or a number, found {_called(y)}")
-    xp = xp_of(*variables.values())
-    y = xp.array(y)
-    if y.dtype.kind != "f":
-        raise GradientError(f"forward: expected an output y of floats, found {y.dtype}")
-    bad = int((~xp.isfinite(y)).sum())
-    if bad:
-        raise GradientError(f"forward: expected a finite y, found {bad} of {y.size} numbers NaN or infinite")
-    return y, cache
+    _require("forward", isinstance(found, tuple) and len(found) == 2, "expected two, (y, cache)", found)
+    _require("forward", not isinstance(found[0], tuple | list | dict | None), "expected one output", found[0])
+    y = xp_of(*variables.values()).array(found[0])
+    _require("forward", np.isfinite(_norm(y)), "expected a finite y, found NaN or infinity")
+    return y, found[1]
 
 
-def _called(value):
-    """Name what was found: None, a tuple of 2, an array (4, 3), …"""
-    if value is None:
-        return "None"
-    if isinstance(value, tuple | list):
-        return f"a {type(value).__name__} of {len(value)}"
-    return f"an array {value.shape}" if hasattr(value, "shape") else f"a {type(value).__name__}"
+def _require(name, right, message, *found):
+    """Raise GradientError with the message, and the kind of what was found, unless it is right."""
+    if not right:
+        raise GradientError(f"{name}: {message}" + "".join(f", found {type(x).__name__}" for x in found))
 
 
 def _normal(rng, like):

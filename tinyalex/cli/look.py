@@ -78,7 +78,7 @@ def evaluate(
     def rank(comm):
         found, count = [], len(pictures.labels)
         for i, path in enumerate(paths):
-            trained = reading.load(comm, path)
+            trained = reading.load_classifier(comm, path)
             same_classes(path, trained, opened)
 
             def on_batch(done, before=i * count, path=path):
@@ -117,7 +117,7 @@ def predict(
         progress.update("classifying", done, len(images))
 
     def rank(comm):
-        trained, unreadable = reading.load(comm, path), {}
+        trained, unreadable = reading.load_classifier(comm, path), {}
         with reading.picture_loader(comm, trained, images, views, unreadable) as loader:
             return testing.probabilities(trained.net, loader, on_batch)[0], trained.classes, unreadable
 
@@ -221,7 +221,7 @@ def figure_predictions(
         progress.update("classifying", done, len(labels))
 
     def rank(comm):
-        trained = reading.load(comm, path)
+        trained = reading.load_classifier(comm, path)
         same_classes(path, trained, opened)
         with reading.array_loader(comm, trained, pictures, 10) as loader:
             return testing.probabilities(trained.net, loader, on_batch)[0], trained.classes

@@ -10,6 +10,7 @@ from tinyalex.data.loader import Batch, Loader
 from tinyalex.data.pictures import read_file
 from tinyalex.data.preprocessing import KNOWN, Pictures
 from tinyalex.errors import DataError
+from tinyalex.nn import AllGather, Dropout, Flatten
 from tinyalex.runs import checkpoint
 from tinyalex.runs.saved import load_network, mean_picture, open_network
 
@@ -42,6 +43,20 @@ def load(comm, path):
     if saved.pictures:
         return Trained(net, None, saved.pictures.rgb_mean, tuple(classes), saved.pictures)
     return Trained(net, saved.settings, mean_picture(path, arrays), tuple(classes))
+
+
+def load_classifier(comm, path):
+    """As `load`, for a softmax to be taken.  Raises DataError, naming the layer, for an imported network that
+    ends in a sigmoid: each of its outputs is a probability of its own, and softmax would make others of them.
+    """
+    trained = load(comm, path)
+    last = [x for x in trained.net.layers.values() if not isinstance(x, AllGather | Dropout | Flatten)][-1:]
+    if trained.pictures and last and getattr(last[0], "activation", None) == "logistic":
+        raise DataError(
+            f"{path}: {last[0].name}: expected logits, of which softmax makes probabilities, found a network "
+            "that ends in a sigmoid"
+        )
+    return trained
 
 
 @contextlib.contextmanager
