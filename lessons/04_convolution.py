@@ -286,7 +286,7 @@ for image, found in ((plain[0, :, :, 0], maps_of_plain), (photo, maps)):
     draw.picture(axes[0], image, "a square")
     for axis, values in zip(axes[1:], found[..., 0], strict=True):
         limit = np.abs(values).max()
-        axis.imshow(values, cmap=draw.COLOURS, vmin=-limit, vmax=limit)
+        axis.imshow(values, cmap=draw.colours(), vmin=-limit, vmax=limit)
         axis.set_axis_off()
 
 # %% [markdown]

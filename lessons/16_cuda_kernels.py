@@ -351,6 +351,8 @@ max_pool_bytes = check(max_pool_bytes)
 # from shapes alone.
 
 # %%
+import math
+
 from tinyalex.measure import traffic
 from tinyalex.models import alexnet
 
@@ -359,7 +361,7 @@ assert round(pool1[0] / 1e6, 1) == 202.4
 assert round(pool1[1], 3) == 0.067
 
 paper = alexnet()  # a list of layers: shapes only, no memory
-parameters = sum(np.prod(size) for size in paper.sizes().values())
+parameters = sum(math.prod(size) for size in paper.sizes().values())
 
 
 def work(batch):

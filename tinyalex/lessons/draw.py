@@ -2,23 +2,33 @@
 
 Each function draws into the matplotlib axes that it is given.  Colours: orange is positive, blue negative,
 white is 0; both stay apart for colour-blind readers, and each ink has dashes of its own.  What is stepped
-through is painted by `paint`, with the same colours.
+through is painted by `paint`, with the same colours.  Matplotlib is imported when something is drawn.
 """
 
-import matplotlib.pyplot as plt
-import numpy as np
-from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.patches import Rectangle
+import functools
 
-COLOURS = LinearSegmentedColormap.from_list("signed", ["#1d4ed8", "#82b1ff", "#ffffff", "#f5a54a", "#b4570a"])
+import numpy as np
+
 INK = ["#c2410c", "#1d4ed8", "#15803d", "#7e22ce", "#b45309", "#0f766e"]  # of frames; dark on white
 DASHES = ["-", (0, (4, 2)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (2.5, 2.5)), (0, (1, 3))]  # of the inks
 INSIDE = {"in_layout": False}  # the layout need not look at what is inside the axes: twice as fast
 MOST_NUMBERS = 260  # a map with more cells is drawn without its numbers
 
 
+@functools.cache
+def colours():
+    """Return the colour map: blue is negative, white 0, orange positive."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list(
+        "signed", ["#1d4ed8", "#82b1ff", "#ffffff", "#f5a54a", "#b4570a"]
+    )
+
+
 def panels(*widths, height=2.6):
     """Axes side by side, as wide as the given proportions; one is returned as it is, several as an array."""
+    import matplotlib.pyplot as plt
+
     figure = plt.figure(figsize=(7, height), layout="constrained")
     return figure.subplots(1, len(widths), width_ratios=widths)
 
@@ -31,7 +41,7 @@ def array(axes, values, title="", fmt=None, limit=None, numbers=True):
     values = np.asarray(values)
     rows = np.atleast_2d(values)
     limit = limit or np.nanmax(np.abs(rows), initial=0) or 1
-    axes.imshow(rows, cmap=COLOURS, vmin=-limit, vmax=limit, aspect="equal")
+    axes.imshow(rows, cmap=colours(), vmin=-limit, vmax=limit, aspect="equal")
     if numbers and rows.size <= MOST_NUMBERS:
         fmt = fmt or ("{:d}" if rows.dtype.kind in "iub" else "{:.2g}")
         for (i, j), value in np.ndenumerate(rows):
@@ -59,6 +69,8 @@ def frame(axes, row, column, height=1, width=1, colour=INK[0], inset=0.0):
 
     inset: how far inside the cells' edge, in cells; different ones keep overlapping frames apart.
     """
+    from matplotlib.patches import Rectangle
+
     corner = (column - 0.5 + inset, row - 0.5 + inset)
     style = {"fill": False, "edgecolor": colour, "linewidth": 2.2, "zorder": 3, "clip_on": False}
     style["linestyle"] = DASHES[INK.index(colour)]

@@ -30,10 +30,6 @@ import math
 import re
 from typing import NamedTuple
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-
 from tinyalex.errors import ArgumentError, DataError
 from tinyalex.measure import print_whole
 from tinyalex.models import Network
@@ -184,6 +180,10 @@ def parse_memory(text):
 
 def print_description(description, console=None, memory=None):
     """Print the layers as a table, the memory by its parts, and whether it fits ``memory`` bytes."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
     console = console or Console()
     ranks, batch, rows, total = description
     table = Table(box=SIMPLE_HEAD, show_edge=False, padding=0, header_style="")  # 80 columns wide
