@@ -99,18 +99,39 @@ def lessons(
     html: Annotated[
         Path | None, typer.Option(help="Write the course as static pages into this folder instead.")
     ] = None,
+    live: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write pages in which the lessons are worked through in a browser: serve this folder."
+        ),
+    ] = None,
+    pyodide: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --live: a folder of Pyodide's files, copied into the course.  [default: its CDN]"
+        ),
+    ] = None,
 ):
     """Copy the lessons to a folder and open the first in JupyterLab; files that are there are left alone."""
     from tinyalex.lessons import course, site
 
     words = words or []
     folder = Path(words.pop(0) if words and not words[0].startswith("-") else "tinyalex-lessons")
-    if words and (html or not words[0].startswith("-")):
+    if (html and live) or (pyodide and not live):
+        raise DataError("lessons: expected --html FOLDER, or --live FOLDER with or without --pyodide FOLDER")
+    if words and (html or live or not words[0].startswith("-")):
         raise DataError(f"lessons: expected a folder and, after --, JupyterLab's options, found {words[0]!r}")
     if html:
         with Progress() as progress:
             pages = site.build(html, progress.update)
         console.print(f"{len(pages)} pages: open {pages[0]}")
+        return
+    if live:
+        from tinyalex.lessons import live as live_course
+
+        with Progress() as progress:
+            pages = live_course.build(live, pyodide, progress.update)
+        console.print(f"{len(pages)} pages; to try them:  python -m http.server --directory {live}")
         return
     copied, left = course.copy(folder)
     console.print(f"{folder}: {len(copied)} files copied")

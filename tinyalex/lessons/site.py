@@ -69,14 +69,14 @@ PAGE = """<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="icon" href="data:,">
 <title>{title}</title>
-<style>{style}</style>
+<style>{style}</style>{head}
 </head>
 <body>
 {nav}
 <main>
 {body}
 </main>
-{nav}
+{nav}{foot}
 </body>
 </html>
 """
@@ -93,25 +93,34 @@ def build(out, progress=lambda doing, done, of: None):
     return write(books, out, partial(progress, "writing page"))
 
 
-def write(books, out, on_page=lambda done, of: None):
-    """Write executed notebooks {stem: notebook} as pages, and the map as index.html; return the paths."""
+def nothing_more(stem):
+    """Return what a page has in its head and behind its text, beside what is read."""
+    return "", ""
+
+
+def write(books, out, on_page=lambda done, of: None, cells=None, more=nothing_more):
+    """Write executed notebooks {stem: notebook} as pages, and the map as index.html; return the paths.
+
+    cells(book, holes, markdown) yields the HTML of a lesson, by default `to_read`; more(stem) returns what
+    else goes into the page's head and behind its text (stem None: the map).
+    """
     out.mkdir(parents=True, exist_ok=True)
-    markdown = _markdown()
+    cells, markdown = cells or to_read, _markdown()
     stems = list(books)
     contents = markdown.render((course.folder() / "README.md").read_text(encoding="utf-8"))
-    written = [_write(out / "index.html", contents, _nav(None, stems[0] if stems else None))]
+    written = [_write(out / "index.html", contents, _nav(None, stems[0] if stems else None), *more(None))]
     (out / "touch").mkdir(exist_ok=True)
     touch = course.touch_page().replace("../README.md", "../index.html").replace('.ipynb"', '.html"')
     (out / "touch" / "index.html").write_text(touch, encoding="utf-8")
     for before, stem, after in zip([None, *stems], stems, [*stems[1:], None], strict=False):
         number = int(stem[:2])
-        body = "\n".join(_cells(books[stem], {**holes_of(number), **exercises_of(number)}, markdown))
-        written.append(_write(out / f"{stem}.html", body, _nav(before, after)))
+        body = "\n".join(cells(books[stem], {**holes_of(number), **exercises_of(number)}, markdown))
+        written.append(_write(out / f"{stem}.html", body, _nav(before, after), *more(stem)))
         on_page(len(written) - 1, len(books))
     return written
 
 
-def _write(path, body, nav):
+def _write(path, body, nav, head, foot):
     from pygments.formatters import HtmlFormatter
 
     title = html.escape(re.sub("<[^>]*>", "", re.search(r"<h1>(.*?)</h1>", body, re.DOTALL)[1]))
@@ -124,7 +133,9 @@ def _write(path, body, nav):
     # a comma or full stop stays with the formula before it
     body = re.sub(r'(<span class="math inline">(?:(?!</span>).)*</span>)([.,:;)]+)', _TOGETHER, body)
     body = body.replace("<table>", '<div class="table"><table>').replace("</table>", "</table></div>")
-    path.write_text(PAGE.format(title=title, style=style, nav=nav, body=body), encoding="utf-8")
+    path.write_text(
+        PAGE.format(title=title, style=style, nav=nav, body=body, head=head, foot=foot), encoding="utf-8"
+    )
     return path
 
 
@@ -149,21 +160,32 @@ def _markdown():
     return MarkdownIt("commonmark", {"html": True}).enable("table").use(dollarmath_plugin, renderer=mathml)
 
 
-def _cells(book, holes, markdown):
+def to_read(book, holes, markdown):
+    """Yield the HTML of a lesson's cells: texts, code with what it showed, help under each hole."""
     heading = ""
     for cell in book.cells:
         if cell.cell_type == "markdown":
-            heading = [heading, *re.findall(r"^#+ (.*)", cell.source, re.MULTILINE)][-1]
+            heading = heading_of(cell) or heading
             yield markdown.render(cell.source)
             continue
-        code = _code(re.sub(r"(?m)^# (hint|solution)\(.*\n?", "", cell.source).rstrip())
-        if cell.metadata.get("jupyter", {}).get("source_hidden"):
-            code = f'<details class="drawing"><summary>how it is drawn</summary>{code}</details>'
-        yield code
+        yield code_of(cell)
         for output in cell.outputs:
-            yield _output(output, heading)
+            yield shown(output, heading)
         if (name := hole_in(cell.source)) in holes:
-            yield _help(holes[name], markdown)
+            yield help_of(holes[name], markdown)
+
+
+def heading_of(cell):
+    """Return the last heading in a cell of text, or None."""
+    return next(reversed(re.findall(r"^#+ (.*)", cell.source, re.MULTILINE)), None)
+
+
+def code_of(cell):
+    """Return a cell's code, folded if it only draws."""
+    code = listing(re.sub(r"(?m)^# (hint|solution)\(.*\n?", "", cell.source).rstrip())
+    if cell.metadata.get("jupyter", {}).get("source_hidden"):
+        return f'<details class="drawing"><summary>how it is drawn</summary>{code}</details>'
+    return code
 
 
 def hole_in(source):
@@ -172,7 +194,8 @@ def hole_in(source):
     return found and found[1]
 
 
-def _code(source):
+def listing(source):
+    """Return Python in its colours."""
     from pygments import highlight
     from pygments.formatters import HtmlFormatter
     from pygments.lexers import PythonLexer
@@ -180,7 +203,8 @@ def _code(source):
     return f'<pre class="code">{highlight(source, PythonLexer(), HtmlFormatter(nowrap=True))}</pre>'
 
 
-def _output(output, heading):
+def shown(output, heading):
+    """Return what a cell showed."""
     if output.output_type == "stream":
         kind = "out verdict" if output.text.startswith(("✓", "…", "✗")) else "out"
         return f'<pre class="{kind}">{html.escape(output.text.rstrip())}</pre>'
@@ -193,18 +217,18 @@ def _output(output, heading):
     return f'<pre class="out">{html.escape(data["text/plain"])}</pre>'
 
 
-def _help(hole, markdown):
+def help_of(hole, markdown):
     """Return the hints, the typical wrong answers and the solution, one under the other, all folded."""
     folded = [(f"Hint {k}", markdown.render(text)) for k, text in enumerate(hole.hints, 1)]
     if wrong := [_wrong(hole, *answer, markdown) for answer in hole.wrong if len(answer) == 3]:
         folded.append(("Wrong answers", "".join(wrong)))
-    folded.append(("Solution", _code(hole.source)))
+    folded.append(("Solution", listing(hole.source)))
     return "\n".join(f"<details><summary>{title}</summary>{body}</details>" for title, body in folded)
 
 
 def _wrong(hole, old, new, message, markdown):
     """Return a typical wrong answer: its line, what check says, and what the tutor shows."""
     if not isinstance(hole, Hole):  # an exercise
-        return f"{_code(new)}{markdown.render(message)}"
+        return f"{listing(new)}{markdown.render(message)}"
     function = trace.compiled(hole, hole.source.replace(old, new))
     return f"{markdown.render(message)}{tutor.explain(hole, function, walk=False)}"
