@@ -15,9 +15,10 @@ export async function offline(sign) {
       if (registration.waiting && navigator.serviceWorker.controller)
         sign.textContent = "There is a newer course: close all its pages and open it again.";
     };
+    const follow = () => registration.installing?.addEventListener("statechange", waiting);
+    registration.addEventListener("updatefound", follow);
+    follow(); // it may have begun already
     waiting();
-    registration.addEventListener("updatefound", () =>
-      registration.installing?.addEventListener("statechange", waiting));
   } catch (error) {
     sign.textContent = `The course could not be kept for use without a network: ${error.message}`;
   }
