@@ -38,7 +38,7 @@ from tinyalex.ops.checks import xp_of
 
 __all__ = [
     "LRN", "Activate", "AllGather", "AvgPool", "BatchNorm", "Conv2d", "Dropout", "Flatten", "GlobalAvgPool",
-    "Layer", "Linear", "MaxPool", "Part", "Placed", "SameMapNorm", "Sequential", "Weighted", "ZeroPad",
+    "Layer", "Linear", "Local2d", "MaxPool", "Part", "Placed", "SameMapNorm", "Sequential", "Weighted", "ZeroPad",
     "on_towers", "plan",
 ]  # fmt: skip
 
@@ -297,6 +297,49 @@ class Conv2d(Weighted):
         """dy → dx, or None where need_dx is False."""
         self.grads.clear()  # the last step's memory is free for this one's
         dx, self.grads["w"], self.grads["b"] = self.undo(dy, self.need_dx)
+        return dx
+
+
+@dataclass(repr=False)
+class Local2d(Weighted):
+    """Unshared convolution and activation: filters of their own at each place (2011's `local` layers).
+
+    The fields are those of `Conv2d`; bias: of the starting biases, one for each filter and place.
+    """
+
+    filters: int
+    kernel: int | tuple[int, ...]
+    stride: int | tuple[int, ...] = 1
+    pad: int | tuple[int, ...] = 0
+    activation: str | tuple | None = None
+    std: float = 0.01
+    bias: float = 0.0
+
+    prefix = "local"
+    groups = 1
+    window, out, check_split = Conv2d.window, Conv2d.out, Conv2d.check_split
+
+    def sizes(self, shape):
+        """w (F, OH, OW, C, KH, KW), b (F, OH, OW)."""
+        y = self.out(shape)
+        return {"w": (*y, shape[0], *self.window), "b": y}
+
+    def multiply_adds(self, shape):
+        """Every weight once."""
+        return math.prod(self.sizes(shape)["w"])
+
+    def forward(self, x, train=False):
+        """x (C, H, W, N) → y (F/ranks, OH, OW, N)."""
+        pair = ops.local2d_forward, ops.local2d_backward
+        y, self.cache = self.run(
+            pair, x, *self.weights(), self.stride, self.pad, activation_of(self.activation)
+        )
+        return y
+
+    def backward(self, dy):
+        """dy → dx."""
+        self.grads.clear()
+        dx, self.grads["w"], self.grads["b"] = self.undo(dy)
         return dx
 
 

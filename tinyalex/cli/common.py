@@ -39,16 +39,16 @@ Split = Annotated[
 
 
 def _views(number):
-    if number not in (1, 10):
-        raise DataError(f"--views: expected 1 or 10, found {number}")
+    if number not in (1, 9, 10):
+        raise DataError(f"--views: expected 1, 9 or 10, found {number}")
     return number
 
 
 Views = Annotated[
     int,
-    typer.Option(help="Views of each picture: 1 (centre) or 10 (paper, section 4.1).", callback=_views),
+    typer.Option(help="Views of each picture: 1 (centre), 10 (paper, section 4.1), or 2011's 9.", callback=_views),
 ]
-_NETWORK = "paper, code2012, half, caffe, small, cifar4 …; a checkpoint or run; FILE.py or FILE.json"
+_NETWORK = "paper, code2012, half, caffe, small, cifar4, cifar-18pct …; a checkpoint or run; FILE.py or FILE.json"
 NetworkArgument = Annotated[str, typer.Argument(metavar="NETWORK", help=f"alexnet: {_NETWORK}.")]
 NetworkOption = Annotated[
     str | None, typer.Option("--network", "--preset", help=f"{_NETWORK}.", show_default="paper")

@@ -16,7 +16,8 @@ class Augmentation(NamedTuple):
     """How a training picture is varied. PAPER and CODE2012 below name what differs between the two.
 
     crop: side of the square that the network sees; None takes the whole picture.
-    offsets: how many positions a crop may have along each axis; None for all of them, full - crop + 1.
+    offsets: how many positions a crop may have along each axis; None for all of them, full - crop + 1; 0 for
+        the centre alone.
     group: this many neighbours in a batch share one crop and one flip.
     flip: mirror half of the pictures.
     noise: sigma of the colour noise, 0 for none (2012 switched it off for the last 20 epochs or so).
@@ -59,6 +60,8 @@ def random_crop_offsets(rng, n, full=256, crop=224, group=1, offsets=None):
     """
     most = full - crop + 1
     offsets = most if offsets is None else offsets
+    if offsets == 0 < most:
+        return np.full((n, 2), (full - crop) // 2)
     if not 1 <= offsets <= most:
         raise ArgumentError(
             f"offsets={offsets}: a crop of {crop} pixels in {full} has 1 to {most} positions an axis"
@@ -92,6 +95,20 @@ def ten_view_windows(full=256, crop=224):
     b = (full - crop) // 2
     corners = [(0, 0), (0, 2 * b), (b, b), (2 * b, 0), (2 * b, 2 * b)]
     return [(y, x, flip) for flip in (False, True) for y, x in corners]
+
+
+VIEWS = (1, 9, 10)
+
+
+def view_windows(full, crop, views):
+    """The (views, 3) windows (y, x, flip) of a test: the centre, 2011's nine, or the ten of 2012.
+
+    The nine (cuda-convnet, convdata.py, until March 2012; the 13% of its conv-local net is by these) are three
+    an axis, at the edges and the middle, none mirrored.
+    """
+    ten, b = ten_view_windows(full, crop), (full - crop) // 2
+    nine = [(y, x, False) for y in (0, b, 2 * b) for x in (0, b, 2 * b)]
+    return np.array({1: ten[2:3], 9: nine, 10: ten}[views])
 
 
 def ten_views(images, crop=224):

@@ -32,8 +32,11 @@ class Loader:
     source: imagenet.Shards, or data.Images (uint8 images (C, H, W, N), labels); square pictures.
     train=True: each epoch in its own random order, varied as augmentation says; the last, partial batch of
     an epoch is dropped (2012 trained on full minibatches only), so that every step has the same size.
+    data_batch: instead, in the source's order, the same in every epoch, each run of so many pictures cut into
+    batches of its own, the last of which may be smaller (2011; see runs.recipe.Recipe).
     train=False: in the source's order, centre crop, no flip, no noise; the partial batch is kept. views=10
-    gives a list of ten images (C, crop, crop, N), the test views in the order of augment.ten_view_windows.
+    (or 9) gives a list of ten images (C, crop, crop, N), the test views of augment.view_windows.
+    pictures: how many of the source's there are to be, the first; by default all.
 
     augmentation: an augment.Augmentation. mean: what is subtracted, (C, S, S) for a picture of side S, of
     which every crop, wherever it was taken, loses the centre (as in 2012), or one value a channel (C,), or
@@ -68,6 +71,8 @@ class Loader:
         mean=None,
         covariance=None,
         upscale=None,
+        data_batch=None,
+        pictures=None,
         views=1,
         start=(0, 0),
         epochs=1,
@@ -75,21 +80,21 @@ class Loader:
         threads=None,
         depth=None,
     ):
-        self.labels = np.asarray(source.labels)
+        self.labels = np.asarray(source.labels)[:pictures]
         self._pictures = source.images.transpose(3, 0, 1, 2) if isinstance(source, Images) else source
         C, side, width = self._pictures[0].shape if len(self.labels) else (0, 0, 0)
         if batch_size < 1:
             raise ArgumentError(f"batch_size={batch_size}: expected at least 1")
-        whole, rest = divmod(len(self.labels), batch_size)
-        self.batches_per_epoch = whole + (rest > 0 and not train)
+        self._run = data_batch if train else None
+        self.batches_per_epoch = minibatches(len(self.labels), batch_size, train, data_batch)
         if not self.batches_per_epoch:
             raise ArgumentError(f"batch_size={batch_size}: the source has only {len(self.labels)} pictures")
         if side != width:
             raise ArgumentError(f"source: pictures must be square, found {side} x {width}")
         if start[0] < 0 or not 0 <= start[1] < self.batches_per_epoch:
             raise ArgumentError(f"start={start}: an epoch has the batches 0 to {self.batches_per_epoch - 1}")
-        if views not in (1, 10) or (train and views == 10):
-            raise ArgumentError(f"views={views}: expected 1, or 10 with train=False")
+        if views not in augment.VIEWS or (train and views > 1):
+            raise ArgumentError(f"views={views}: expected 1, or 9 or 10 with train=False")
         if train and augmentation.noise and covariance is None:
             raise ArgumentError(
                 f"augmentation: colour noise of {augmentation.noise} needs the covariance of the pixels"
@@ -171,27 +176,34 @@ class Loader:
 
     def _prepare(self, epoch, batch):
         """The batch at a position, a function of (seed, epoch, batch) alone."""
-        chosen = np.arange(batch * self.batch_size, min((batch + 1) * self.batch_size, len(self.labels)))
+        chosen = self._places(batch)
         N, noise, divisor = len(chosen), None, 1.0
         if self.train:
-            chosen = epoch_order(self.seed, epoch, len(self.labels))[chosen]
-            windows, noise = self._drawn(epoch, batch)
+            if not self._run:
+                chosen = epoch_order(self.seed, epoch, len(self.labels))[chosen]
+            windows, noise = self._drawn(epoch, batch, N)
             divisor = self.augmentation.divisor
         else:
-            views = augment.ten_view_windows(self._side, self._crop)
-            windows = np.repeat(np.array(views if self._views == 10 else views[2:3]), N, axis=0)
+            windows = np.repeat(augment.view_windows(self._side, self._crop, self._views), N, axis=0)
         if self._device:
             return self._raw(chosen, windows, noise, divisor)
         views = [
             self._batch(chosen, windows[first : first + N], noise, divisor)
             for first in range(0, len(windows), N)
         ]
-        return Batch(views if self._views == 10 else views[0], self._labels(chosen))
+        return Batch(views if self._views > 1 else views[0], self._labels(chosen))
 
-    def _drawn(self, epoch, batch):
+    def _places(self, batch):
+        """The pictures of a batch, by their places in the epoch's order."""
+        run = self._run or len(self.labels)
+        number, batch = divmod(batch, -(-run // self.batch_size))
+        first = number * run + batch * self.batch_size
+        return np.arange(first, min(first + self.batch_size, (number + 1) * run, len(self.labels)))
+
+    def _drawn(self, epoch, batch, N):
         """The windows (N, 3) and the noise (C, N) or None of a training batch."""
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(epoch, batch)))
-        N, augmentation, noise = self.batch_size, self.augmentation, None
+        augmentation, noise = self.augmentation, None
         corners = augment.random_crop_offsets(
             rng, N, self._side, self._crop, augmentation.group, augmentation.offsets
         )
@@ -231,6 +243,14 @@ class Loader:
         if self._upscale is not None:
             mean = augment.upscale(mean, self._upscale)
         return np.ascontiguousarray(augment.centre_view(mean, self._crop))
+
+
+def minibatches(count, size, train, data_batch=None):
+    """Return how many batches of `size` the `Loader` makes of so many pictures."""
+    if train and data_batch:
+        runs, rest = divmod(count, data_batch)
+        return runs * -(-data_batch // size) + -(-rest // size)
+    return count // size if train else -(-count // size)
 
 
 @lru_cache(maxsize=2)  # 1.3 million pictures: 20 ms to draw, 10 MB to keep

@@ -35,7 +35,7 @@ class Settings(NamedTuple):
         """
         crop = network.input[-1]
         pictures = recipe.augmentation._replace(crop=crop)
-        if (others.get("upscale") or side, crop) != (256, recipe.augmentation.crop):
+        if pictures.offsets and (others.get("upscale") or side, crop) != (256, recipe.augmentation.crop):
             pictures = pictures._replace(offsets=None)
         return cls(str(data), network, recipe._replace(augmentation=pictures), **others)
 
@@ -72,7 +72,7 @@ class Data(NamedTuple):
         source = self.train if split == "train" else self.val
         return Loader(
             source, settings.recipe.batch, mean=self.mean, covariance=self.covariance,
-            seed=settings.seed, upscale=settings.upscale, **kwargs,
+            seed=settings.seed, upscale=settings.upscale, data_batch=settings.recipe.data_batch, **kwargs,
         )  # fmt: skip
 
 

@@ -80,7 +80,7 @@ def view_loader(comm, trained, source, views):
         upscale = wanted if side < wanted else None
     else:
         batch, augmentation, upscale = settings.recipe.batch, settings.recipe.augmentation, settings.upscale
-    batch = max(1, batch // 10) if views == 10 else batch
+    batch = max(1, batch // 10) if views > 1 else batch
     with Loader(
         source, batch, augmentation, train=False, mean=trained.mean, views=views, upscale=upscale,
         device=None if pictures else comm.device,  # what `_Adapted` does, the host does
