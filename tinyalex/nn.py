@@ -38,8 +38,8 @@ from tinyalex.ops.checks import xp_of
 
 __all__ = [
     "LRN", "Activate", "AllGather", "AvgPool", "BatchNorm", "Conv2d", "Dropout", "Flatten", "GlobalAvgPool",
-    "Layer", "Linear", "Local2d", "MaxPool", "Part", "Placed", "SameMapNorm", "Sequential", "Weighted", "ZeroPad",
-    "on_towers", "plan",
+    "Layer", "Linear", "Local2d", "MaxPool", "Part", "Placed", "SameMapNorm", "Sequential", "Weighted",
+    "ZeroPad", "on_towers", "plan",
 ]  # fmt: skip
 
 KINDS = {}  # every kind of layer, by its name

@@ -25,7 +25,9 @@ Devices = Annotated[str, typer.Option(help=f"{_RANKS}; mpi, mpi:cuda (mpiexec)."
 Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint, or a run folder: its newest checkpoint.")]
 DataSet = Annotated[
     Path,
-    typer.Argument(help="A folder made by `tinyalex prepare`, CIFAR-10's, or cifar10: found or fetched."),
+    typer.Argument(
+        help="A folder made by `tinyalex prepare`, CIFAR-10's, cifar10: found or fetched, or shapes."
+    ),
 ]
 Names = Annotated[
     Path | None,
@@ -46,9 +48,13 @@ def _views(number):
 
 Views = Annotated[
     int,
-    typer.Option(help="Views of each picture: 1 (centre), 10 (paper, section 4.1), or 2011's 9.", callback=_views),
+    typer.Option(
+        help="Views of each picture: 1 (centre), 10 (paper, section 4.1), or 2011's 9.", callback=_views
+    ),
 ]
-_NETWORK = "paper, code2012, half, caffe, small, cifar4, cifar-18pct …; a checkpoint or run; FILE.py or FILE.json"
+_NETWORK = (
+    "paper, code2012, half, caffe, small, cifar4, cifar-18pct …; a checkpoint or run; FILE.py or FILE.json"
+)
 NetworkArgument = Annotated[str, typer.Argument(metavar="NETWORK", help=f"alexnet: {_NETWORK}.")]
 NetworkOption = Annotated[
     str | None, typer.Option("--network", "--preset", help=f"{_NETWORK}.", show_default="paper")
@@ -131,7 +137,12 @@ def data_among(paths):
     def is_data(path):
         marked = any((path / name).exists() for name in ("index.json", "plan.json"))
         archive = path.is_file() and path.suffix in (".gz", ".tgz", ".tar")
-        return path == Path("cifar10") or marked or archive or (path.is_dir() and cifar10.find(path))
+        return (
+            path in (Path("cifar10"), Path("shapes"))
+            or marked
+            or archive
+            or (path.is_dir() and cifar10.find(path))
+        )
 
     places = range(len(paths))
     found = [i for i in places if is_data(paths[i])] or [i for i in places if not is_run(paths[i])] or places

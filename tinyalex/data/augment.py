@@ -103,8 +103,8 @@ VIEWS = (1, 9, 10)
 def view_windows(full, crop, views):
     """The (views, 3) windows (y, x, flip) of a test: the centre, 2011's nine, or the ten of 2012.
 
-    The nine (cuda-convnet, convdata.py, until March 2012; the 13% of its conv-local net is by these) are three
-    an axis, at the edges and the middle, none mirrored.
+    The nine (cuda-convnet, convdata.py, until March 2012; the 13% of its conv-local net is by these) are
+    three an axis, at the edges and the middle, none mirrored.
     """
     ten, b = ten_view_windows(full, crop), (full - crop) // 2
     nine = [(y, x, False) for y in (0, b, 2 * b) for x in (0, b, 2 * b)]

@@ -1,6 +1,6 @@
 """cuda-convnet's networks of 2011 and 2012 for CIFAR-10, on which the authors found what AlexNet is made of.
 
-Source: cuda-convnet 1, example-layers/layers-*.cfg; rates, decay and schedules: `tinyalex.runs.recipe.LADDER`.
+Source: cuda-convnet 1, example-layers/layers-*.cfg; rates, decay, schedules: `tinyalex.runs.recipe.LADDER`.
 The names are the test errors that were claimed: 26% (in 80 seconds on a GPU of 2011), 19%, 18%, 13%, 11%.
 
     80sec  conv32 max · relu   conv32 avg          conv64 avg           fc64  fc10       32×32

@@ -54,9 +54,9 @@ __all__ = [
     "dropout_forward", "dropout_mask", "four_pads", "global_avg_pool_backward", "global_avg_pool_forward",
     "im2col", "leaky_relu",
     "leaky_relu_backward", "leaky_relu_forward", "linear_backward", "linear_forward", "local2d_backward",
-    "local2d_forward", "logistic", "logistic_backward", "logistic_forward", "lrn_backward", "lrn_forward", "max_pool_backward",
-    "max_pool_forward", "output_size", "plain_ops", "pooled_size", "relu", "relu6", "relu6_backward",
-    "relu6_forward", "relu_backward", "relu_forward", "same_map_norm_backward", "same_map_norm_forward",
+    "local2d_forward", "logistic", "logistic_backward", "logistic_forward", "lrn_backward", "lrn_forward",
+    "max_pool_backward", "max_pool_forward", "output_size", "plain_ops", "pooled_size", "relu", "relu6",
+    "relu6_backward", "relu6_forward", "relu_backward", "relu_forward", "same_map_norm_backward", "same_map_norm_forward",
     "softmax", "softmax_loss_backward", "softmax_loss_forward", "tanh", "tanh_backward", "tanh_forward",
     "topk_error", "two_of",
 ]  # fmt: skip

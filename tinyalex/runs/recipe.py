@@ -101,8 +101,6 @@ PRESETS = {
 PRESETS |= {f"vgg-{name}": Recipe(batch=256, epochs=74) for name in ("a", "a-lrn", "b", "c", "d", "e")}
 
 
-
-
 def _ladder(epochs, *changes, decays, crops=False, **others):
     """One of cuda-convnet's recipes of 2011: layer-params-*.cfg, and the comments in them."""
     pictures = augment.Augmentation(crop=24 if crops else 32, flip=crops, noise=0.0)
@@ -115,8 +113,8 @@ def _ladder(epochs, *changes, decays, crops=False, **others):
 _CONVOLUTIONS = dict.fromkeys(("conv1", "conv2", "conv3"), 0.004)
 _LOCAL = {"local3": 0.004, "local4": 0.004}
 # 80sec: ÷10 after 8 epochs (where it ends is not said: Caffe's port does 10).  19pct: no schedule is given;
-# here 18pct's: "all learning rates" ÷10 after 120 epochs, ÷10 again after 10 more.  13pct (Methodology.md) and
-# 11pct train on the data batches 1–4 first, then on all five, then with epsW alone ÷10 and ÷100.
+# here 18pct's: "all learning rates" ÷10 after 120 epochs, ÷10 again after 10 more.  13pct (Methodology.md)
+# and 11pct train on the data batches 1–4 first, then on all five, then with epsW alone ÷10 and ÷100.
 _18PCT = Change(120, rate=1e-4), Change(130, rate=1e-5)
 LADDER = {
     "cifar-80sec": _ladder(10, Change(8, rate=1e-4), decays=_CONVOLUTIONS | {"fc64": 0.03, "fc10": 0.03}),

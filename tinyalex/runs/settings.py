@@ -6,13 +6,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyalex.data import augment, cifar10, imagenet
+from tinyalex.data import augment, cifar10, imagenet, shapes
 from tinyalex.data.loader import Loader
 from tinyalex.errors import DataError, few
 from tinyalex.fields import checked
 from tinyalex.models.network import Network
 from tinyalex.runs import recipe
 from tinyalex.runs.recipe import Recipe
+
+SHAPES = Path("shapes")  # the pictures that `tinyalex.data.shapes` draws
 
 
 class Settings(NamedTuple):
@@ -77,19 +79,27 @@ class Data(NamedTuple):
 
 
 def locate(data):
-    """Return the whole path of a data set; "cifar10" is CIFAR-10 where it is on the disk, else fetched."""
+    """Return the whole path of a data set; "cifar10" is CIFAR-10 where it is on the disk, else fetched.
+
+    "shapes" stays: they are drawn here.
+    """
     path = Path(data)
+    if path == SHAPES and not path.exists():
+        return path
     if path == Path("cifar10") and not path.exists():
         path = cifar10.find() or cifar10.fetch()
     return path.resolve()
 
 
 def open_data(path):
-    """Open a folder made by `tinyalex prepare`, or CIFAR-10 in any form that `cifar10.load` reads.
+    """Open a folder made by `tinyalex prepare`, CIFAR-10 in any form that `cifar10.load` reads, or "shapes".
 
     path: as for `locate`.  Raises DataError for anything else.
     """
     path = locate(path)
+    if path == SHAPES:
+        train, val = shapes.load("train"), shapes.load("test")
+        return Data(train, val, *augment.statistics(train.images), train.classes)
     if (path / "index.json").exists() or (path / "plan.json").exists():
         splits = imagenet.open_all(path)
         some = splits["train" if "train" in splits else "val"]
