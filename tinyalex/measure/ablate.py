@@ -34,7 +34,7 @@ from tinyalex.fields import checked
 from tinyalex.look.figures import ablation_figure
 from tinyalex.measure import print_whole
 from tinyalex.models.alexnet import PRESETS, alexnet
-from tinyalex.nn import AllGather
+from tinyalex.nn import AllGather, MaxPool
 from tinyalex.runs import recipe, run, trained
 from tinyalex.runs.settings import Settings
 
@@ -50,7 +50,7 @@ T95 = (
 
 
 class Row(NamedTuple):
-    """One change: options of `AlexNet`, a layer taken away, an activation, fields of `Augmentation`.
+    """One change: options of `AlexNet`, a layer taken away, an activation, pools, fields of `Augmentation`.
 
     paper: what the change costs there, in points of top-1 error on ImageNet, or in a word.  sign: of the
     difference that the paper claims, 0 where it claims none.
@@ -60,6 +60,7 @@ class Row(NamedTuple):
     options: dict | None = None
     without: str = ""
     activation: str = "relu"
+    overlap: bool = True
     pictures: dict | None = None
     section: str = ""
     paper: str = ""
@@ -71,7 +72,7 @@ ROWS = {
     WHOLE: Row("the network as it is", sign=0),
     "no-lrn": Row("without LRN", {"lrn": False}, section="3.3", paper="1.4"),
     "lrn-across": Row("LRN across the towers", {"lrn_within_towers": False}, section="3.3", sign=0),
-    "pool-2": Row("pooling 2/2 in place of 3/2", {"pool": 2}, section="3.4", paper="0.4"),
+    "pool-2": Row("pooling 2/2 in place of 3/2", overlap=False, section="3.4", paper="0.4"),
     "half": Row("half of the kernels, on one tower", HALF, section="3.2", paper="1.7"),
     "no-conv3": Row("without conv3", without="conv3", section="7", paper="about 2"),
     "no-conv4": Row("without conv4", without="conv4", section="7", paper="about 2"),
@@ -115,12 +116,24 @@ def settings(plan, row, seed, data):
     for layer in layers:
         if getattr(layer, "activation", None):
             layer.activation = change.activation
+    if not change.overlap:
+        layers = _without_overlap(layers, size)
     pictures = Augmentation(noise=0.1)._replace(**change.pictures or {})
     chosen = recipe.small(plan.epochs)._replace(batch=64, augmentation=pictures)
     upscale = 72 if side < 72 else None
     return Settings.of(
         plan.data, network._replace(layers=layers), chosen, side, upscale=upscale, seed=seed, keep=1
     )
+
+
+def _without_overlap(layers, size):
+    """Pools of 2 with paddings of 2012's config 147: maps keep their sizes."""
+    for layer in layers:
+        if isinstance(layer, MaxPool):
+            layer.window = 2
+        elif layer.name in ("conv2", "conv5"):
+            layer.pad -= 1
+    return [x for x in layers if x.name != "pool5" or size > 64]  # of 64, conv5 leaves one pixel to be pooled
 
 
 def begin(out, name, data, devices, rows=None, seeds=None, minutes=None, progress=lambda *now: None):

@@ -52,13 +52,12 @@ __all__ = [
     "ACTIVATIONS", "Activation", "avg_pool_backward", "avg_pool_forward", "batch_norm_backward",
     "batch_norm_forward", "chosen", "col2im", "conv2d_backward", "conv2d_forward", "dropout_backward",
     "dropout_forward", "dropout_mask", "four_pads", "global_avg_pool_backward", "global_avg_pool_forward",
-    "im2col", "leaky_relu",
-    "leaky_relu_backward", "leaky_relu_forward", "linear_backward", "linear_forward", "local2d_backward",
-    "local2d_forward", "logistic", "logistic_backward", "logistic_forward", "lrn_backward", "lrn_forward",
-    "max_pool_backward", "max_pool_forward", "output_size", "plain_ops", "pooled_size", "relu", "relu6",
-    "relu6_backward", "relu6_forward", "relu_backward", "relu_forward", "same_map_norm_backward", "same_map_norm_forward",
-    "softmax", "softmax_loss_backward", "softmax_loss_forward", "tanh", "tanh_backward", "tanh_forward",
-    "topk_error", "two_of",
+    "im2col", "leaky_relu", "leaky_relu_backward", "leaky_relu_forward", "linear_backward", "linear_forward",
+    "local2d_backward", "local2d_forward", "logistic", "logistic_backward", "logistic_forward",
+    "lrn_backward", "lrn_forward", "max_pool_backward", "max_pool_forward", "output_size", "plain_ops",
+    "pooled_size", "relu", "relu6", "relu6_backward", "relu6_forward", "relu_backward", "relu_forward",
+    "same_map_norm_backward", "same_map_norm_forward", "softmax", "softmax_loss_backward",
+    "softmax_loss_forward", "tanh", "tanh_backward", "tanh_forward", "topk_error", "two_of",
 ]  # fmt: skip
 
 _use_plain = False  # of the module, not of a thread: ranks are threads, and run what their starter chose
