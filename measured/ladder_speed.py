@@ -2,9 +2,9 @@
 
     python measured/ladder_speed.py [--rounds 5]
 
-Rounds alternate.  Each step is forward, loss, backward and update on one batch; PyTorch's unshared layers are `unfold` and a
-product at each place, its normalization within a map is by `avg_pool2d`.  Medians of the rounds, and their
-range.
+Rounds alternate.  Each step is forward, loss, backward and update on one batch; PyTorch's unshared layers are
+`unfold` and a product at each place, its normalization within a map is by `avg_pool2d`.  Medians of the
+rounds, and their range.
 """
 
 import argparse
