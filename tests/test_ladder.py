@@ -42,7 +42,7 @@ def test_11pct_without_lrn_lacks_nothing_else():
 
 def test_towers_of_local_layers_are_one_network_on_two_ranks():
     """Filters are the ranks' rows; a local layer reads all channels."""
-    layers = [Conv2d(4, 3, groups=2, std=0.3), Local2d(6, 2, std=0.3, activation="relu"), Linear(3, std=0.3)]
+    layers = [Conv2d(4, 3, groups=2, std=0.3), Local2d(6, 2, std=0.3, activation="relu"), Linear(4, std=0.3)]
     x = np.random.default_rng(0).standard_normal((2, 6, 5, 3))
 
     def rank(comm):
