@@ -16,7 +16,9 @@ import numpy as np
 
 from tinyalex.comm import Comm
 from tinyalex.errors import ArgumentError, DataError
-from tinyalex.nn import KINDS, Conv2d, Layer, Linear, Placed, Sequential, named, plan
+from tinyalex.nn import Conv2d, Layer, Linear, Placed, Sequential, plan
+from tinyalex.nn.layers import KINDS
+from tinyalex.nn.sequential import named, sizes
 
 MOST_NUMBERS = 1 << 28  # in a layer's output for one image, 1 GiB: larger ones are refused
 MOST_PADDING = 1 << 12
@@ -53,11 +55,7 @@ class Network(NamedTuple):
 
     def sizes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of every parameter by name: "conv1.w", …"""
-        return {
-            f"{place.layer.name}.{key}": size
-            for place in self.plan()
-            for key, size in place.layer.sizes(place.x).items()
-        }
+        return sizes(self.plan())
 
     @property
     def outputs(self) -> tuple[int, ...]:

@@ -69,7 +69,7 @@ def chosen(operation):
     A layer asks before its forward, for both of its pair, and keeps the backward: that of a plain forward is
     the plain one, even after the block has ended.
     """
-    return getattr(plain, operation.__name__, operation) if _use_plain else operation
+    return getattr(plain, getattr(operation, "__name__", ""), operation) if _use_plain else operation
 
 
 @contextlib.contextmanager
