@@ -29,7 +29,4 @@ from tinyalex.nn.later import *
 from tinyalex.nn.layers import *
 from tinyalex.nn.sequential import *
 
-__all__ = []
-__all__ += layers.__all__
-__all__ += later.__all__
-__all__ += sequential.__all__
+__all__ = [*layers.__all__, *later.__all__, *sequential.__all__]

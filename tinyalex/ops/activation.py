@@ -22,6 +22,12 @@ import numpy as np
 from tinyalex.ops.checks import check_dy, xp_of
 from tinyalex.ops.cuda import activation as cuda
 
+__all__ = [
+    "ACTIVATIONS", "Activation", "leaky_relu", "leaky_relu_backward", "leaky_relu_forward", "logistic",
+    "logistic_backward", "logistic_forward", "relu", "relu6", "relu6_backward", "relu6_forward",
+    "relu_backward", "relu_forward", "tanh", "tanh_backward", "tanh_forward",
+]  # fmt: skip
+
 
 def relu_forward(x, out=None):
     """y = max(0, x)  (paper, section 3.1).

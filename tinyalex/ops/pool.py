@@ -29,6 +29,11 @@ from tinyalex.ops.checks import check_dy, same_dtype, xp_of
 from tinyalex.ops.cuda import pool as cuda
 from tinyalex.ops.windows import four_pads, pooled_size, real_windows, two_of
 
+__all__ = [
+    "avg_pool_backward", "avg_pool_forward", "global_avg_pool_backward", "global_avg_pool_forward",
+    "max_pool_backward", "max_pool_forward",
+]  # fmt: skip
+
 BLOCK_BYTES = 1 << 21  # of input handled at a time, whole channels: smaller, and the ranks wait for the GIL
 
 

@@ -1,0 +1,1 @@
+"""What AlexNet does not have: an operation a file, and beside them `plain` and `reference` of these."""
