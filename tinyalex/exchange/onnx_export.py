@@ -19,8 +19,9 @@ import numpy as np
 
 from tinyalex.errors import ArgumentError, DataError
 from tinyalex.exchange import onnx_module
+from tinyalex.fields import finite
 from tinyalex.files import write_bytes
-from tinyalex.models.network import Network, finite
+from tinyalex.models.network import Network
 from tinyalex.nn import (
     LRN,
     Activate,

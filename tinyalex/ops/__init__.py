@@ -10,13 +10,12 @@ time as the formula reads (`plain`), and the fast one, which is exported here.
 
 import contextlib
 
-from tinyalex.ops import activation, conv, dropout, linear, lrn, plain, pool, windows
+from tinyalex.ops import activation, conv, dropout, later, linear, lrn, plain, pool, windows
 from tinyalex.ops import softmax as _softmax
 from tinyalex.ops.activation import *
 from tinyalex.ops.conv import *
 from tinyalex.ops.dropout import *
-from tinyalex.ops.later import batch_norm
-from tinyalex.ops.later.batch_norm import *
+from tinyalex.ops.later import *
 from tinyalex.ops.linear import *
 from tinyalex.ops.lrn import *
 from tinyalex.ops.plain import *
@@ -25,7 +24,7 @@ from tinyalex.ops.softmax import *
 from tinyalex.ops.windows import *
 
 __all__ = [
-    "chosen", "plain_ops", *activation.__all__, *conv.__all__, *dropout.__all__, *batch_norm.__all__,
+    "chosen", "plain_ops", *activation.__all__, *conv.__all__, *dropout.__all__, *later.__all__,
     *linear.__all__, *lrn.__all__, *plain.__all__, *pool.__all__, *_softmax.__all__, *windows.__all__,
 ]  # fmt: skip
 

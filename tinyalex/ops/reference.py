@@ -16,8 +16,6 @@ import math
 
 import numpy as np
 
-from tinyalex.ops.later.reference import batch_norm, batch_norm_backward  # noqa: F401
-
 
 def _float64(array):
     return np.asarray(array, dtype=np.float64)
@@ -190,16 +188,6 @@ def avg_pool_backward(dy, x, z, s, pad=0, ceil=True):
     return dx
 
 
-def global_avg_pool(x):
-    """y = the mean of all H x W pixels of a map.  x (C,H,W,N); returns y (C,1,1,N).  Lin, Chen, Yan 2013."""
-    return avg_pool(x, x.shape[1:3], 1)
-
-
-def global_avg_pool_backward(dy, x):
-    """dx, shaped like x: each map's dy, in equal shares, to its pixels."""
-    return avg_pool_backward(dy, x, x.shape[1:3], 1)
-
-
 # --- response normalization ----------------------------------------------------------------------
 
 
@@ -303,26 +291,6 @@ def relu(x):
 def relu_backward(dy, x):
     """dx = dy where x > 0, else 0. At x = 0, the kink, 0."""
     return _float64(dy) * _each(lambda v: 1.0 if v > 0 else 0.0, x)
-
-
-def relu6(x):
-    """y = min(max(0, x), 6), any shape."""
-    return _each(lambda v: min(max(0.0, v), 6.0), x)
-
-
-def relu6_backward(dy, x):
-    """dx = dy where 0 < x < 6, else 0, at both kinks too."""
-    return _float64(dy) * _each(lambda v: 1.0 if 0 < v < 6 else 0.0, x)
-
-
-def leaky_relu(x, slope=0.01):
-    """y = x where x > 0, else slope x, any shape."""
-    return _each(lambda v: v if v > 0 else slope * v, x)
-
-
-def leaky_relu_backward(dy, x, slope=0.01):
-    """dx = dy where x > 0, else slope dy."""
-    return _float64(dy) * _each(lambda v: 1.0 if v > 0 else slope, x)
 
 
 def tanh(x, a=1.0, b=1.0):
