@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tinyalex.files import printable
 from tinyalex.lessons import apart, sandbox
 from tinyalex.lessons.checks import PASSED, WRONG, Hole, Verdict, examine, holes_of
 from tinyalex.lessons.kill import exercises_of
@@ -54,7 +55,8 @@ def mark(answer, seed):
                 verdict = examine(hole._replace(cases=lambda rng: drawn), function)
     except Exception as error:
         verdict = Verdict(WRONG, f"{type(error).__name__}: {error}", "bare error")
-    return verdict._replace(message=verdict.message[:MOST_MESSAGE])
+    message = verdict.message[:MOST_MESSAGE].encode("utf-8", "replace").decode()
+    return verdict._replace(message="\n".join(map(printable, message.split("\n"))))
 
 
 def lent(hole, answer):
@@ -126,7 +128,7 @@ class _Marker:
 def _work(line):
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that gives the work
     sandbox.limit(MEMORY)
-    with contextlib.suppress(EOFError):
+    with contextlib.suppress(EOFError, OSError):
         while True:
             line.send(mark(*line.recv()))
 
