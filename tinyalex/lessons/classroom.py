@@ -31,6 +31,7 @@ from tinyalex.lessons import course, marking, sandbox
 from tinyalex.lessons.checks import NOT_YET, PASSED, WRONG, Verdict
 
 MOST_BYTES, MOST_TEXT = 50 << 20, 500_000  # of a file; characters of all its code
+OF_THE_SYSTEM = {".ipynb_checkpoints", "__MACOSX", ".DS_Store", "desktop.ini", "Thumbs.db", ".git"}
 MISSING = "– not there"
 MARK = {PASSED: "right", WRONG: "wrong", NOT_YET: "open", MISSING: "missing"}
 
@@ -166,11 +167,15 @@ def _files(paths):
             inside = sorted(Path(at) / name for at, _, names in os.walk(given) for name in names)
         for path in inside:
             parts = path.relative_to(given).parts if path != given else (path.name,)
-            if any(part.startswith(".") for part in parts):  # of the system, or JupyterLab's checkpoints
+            if OF_THE_SYSTEM & set(parts) or path.name.startswith("._"):
                 continue
             name = parts[0] if len(parts) > 1 else re.sub(rf"({stems}|\(\d+\)|\.ipynb$)", "", path.name)
-            name = unicodedata.normalize("NFC", files.printable(name))
-            yield path, name if len(parts) > 1 else name.strip(" _-.")
+            yield path, named(name if len(parts) > 1 else name.strip(" _-."))
+
+
+def named(student):
+    """A student's name as it is shown: one form of each letter, and nothing that cannot be printed."""
+    return unicodedata.normalize("NFC", files.printable(student))
 
 
 def _contents(path):
@@ -396,11 +401,12 @@ def report(folder):
 def _csv(table):
     """A table as CSV, as spreadsheets read it; no cell of it is taken for a formula."""
     out = io.StringIO()
-    csv.writer(out, lineterminator="\r\n").writerows([_cell(value) for value in row] for row in table)
+    csv.writer(out, lineterminator="\r\n").writerows([cell(value) for value in row] for row in table)
     return "\ufeff" + out.getvalue()
 
 
-def _cell(value):
+def cell(value):
+    """A value of a table such that no spreadsheet takes it for a formula."""
     return f"'{value}" if isinstance(value, str) and re.match(r"[\s]*[-=+@\t\r|%]", value) else value
 
 
@@ -474,7 +480,7 @@ def _lesson(found, number):
     if wrong:
         count, name, text = wrong[0]
         parts.append("<p>To say in the next lecture:</p>")
-        parts.append(f"<blockquote><p>{_shown(f'`{name}`: {text}')}</p></blockquote>")
+        parts.append(f"<blockquote><p>{as_html(f'`{name}`: {text}')}</p></blockquote>")
         parts.append(f'<p class="soft">The most frequent mistake: {_count(count, "student")}.</p>')
     parts.append(_table(("function", *MARK.values()), table))
     if wrong:
@@ -499,7 +505,7 @@ def _table(head, lines):
     def row(tag, cells):
         return "".join(
             f"<{tag}{' class=n' if isinstance(cell, int) else ''}{' scope=col' if tag == 'th' else ''}>"
-            f"{_shown(cell)}</{tag}>"
+            f"{as_html(cell)}</{tag}>"
             for cell in cells
         )
 
@@ -507,8 +513,8 @@ def _table(head, lines):
     return f'<div class="wide"><table>\n<tr>{row("th", head)}</tr>\n{body}\n</table></div>'
 
 
-def _shown(text):
-    """Text as HTML, what stands between backticks as code."""
+def as_html(text):
+    """Return text as HTML, what stands between backticks as code."""
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(str(text)))
 
 

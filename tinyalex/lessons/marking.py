@@ -13,6 +13,7 @@ import re
 import signal
 import time
 import types
+import warnings
 from multiprocessing.connection import wait
 from typing import NamedTuple
 
@@ -127,6 +128,7 @@ class _Marker:
 
 def _work(line):
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that gives the work
+    warnings.simplefilter("ignore")
     sandbox.limit(MEMORY)
     with contextlib.suppress(EOFError, OSError):
         while True:
