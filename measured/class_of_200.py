@@ -94,7 +94,7 @@ FORGED = {
     "views from beyond the arguments": """
         import os, json, struct
         for start in (-4096, 0, 10**6, 2**62):
-            for strides in ([8], [-8], [2**40], [0]):
+            for strides in ([8], [-8], [2**40], [0], [2**61], [-(2**60)]):
                 head = json.dumps({"changed": [], "result": ["view", 0, "float64", [1000], strides, start]})
                 data = struct.pack("=II", len(head), 0) + head.encode()
                 for file in range(3, 64):
@@ -430,7 +430,7 @@ def odd_files(folder, some):
     (folder / "huge").mkdir()
     with open(folder / "huge" / name, "wb") as file:
         file.truncate(80 << 20)
-    made["huge"] = "at most 50 MiB"
+    made["huge"] = "at most 32 MiB"
     (folder / "link").mkdir()
     (folder / "link" / name).symlink_to(folder / some.name / name)
     made["link"] = "found a link"

@@ -30,7 +30,7 @@ from tinyalex.errors import DataError
 from tinyalex.lessons import course, marking, sandbox
 from tinyalex.lessons.checks import NOT_YET, PASSED, WRONG, Verdict
 
-MOST_BYTES, MOST_TEXT = 50 << 20, 500_000  # of a file; characters of all its code
+MOST_BYTES, MOST_TEXT = 32 << 20, 500_000  # of a file; characters of all its code
 OF_THE_SYSTEM = {".ipynb_checkpoints", "__MACOSX", ".DS_Store", "desktop.ini", "Thumbs.db", ".git"}
 MISSING = "– not there"
 MARK = {PASSED: "right", WRONG: "wrong", NOT_YET: "open", MISSING: "missing"}
