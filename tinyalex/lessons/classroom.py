@@ -277,12 +277,12 @@ def mark(folder, progress=lambda doing, done, of: None):
     Each file's verdicts are kept as soon as they are all there: an interrupted `mark` goes on where it was.
     Raises DataError where this system cannot lock an answer in.
     """
+    about, todo, before = _class(folder), [], 0
     if problem := sandbox.missing():
         raise DataError(
             f"class mark: answers are only run where they can be locked in: {problem}.  A virtual machine "
             "with such a Linux will do"
         )
-    about, todo, before = _class(folder), [], 0
     for student, number, path in _books(folder):
         book = read(path.read_bytes(), about["lessons"])
         kept = _kept(folder, student, number, _key(path, about))
