@@ -37,7 +37,7 @@ from tinyalex.devices import Device
 from tinyalex.lessons import sandbox
 
 ANSWER = "<answer>"
-SECONDS, MEMORY = 10, 1 << 30  # of processor time, of bytes beside what Python and NumPy take
+SECONDS, MEMORY = 10, 512 << 20  # of processor time, of bytes beside what Python and NumPy take
 PATIENCE = 3  # times as long on the clock: the machine may be busy
 MOST_BYTES, MOST_TEXT = 64 << 20, 4 << 20  # of arrays, and of all else, in one message
 DEEPEST = 12  # calls within calls
