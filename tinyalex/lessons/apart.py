@@ -82,7 +82,7 @@ class _Packed:
         if isinstance(value, np.ndarray) and value.dtype.name in TYPES:
             value = value if value.dtype.isnative else value.astype(value.dtype.newbyteorder("="))
             return self._view(value) or ["array", *self._array(value)]
-        if isinstance(value, tuple | list) and depth < DEEPEST:
+        if isinstance(value, tuple | list | range) and depth < DEEPEST:
             values = [self.pack(part, depth + 1) for part in value]
             if hasattr(value, "_fields"):
                 return ["named", type(value).__name__, list(value._fields), values]
@@ -389,7 +389,7 @@ class Apart:
         self.line = _Line(self.process.stdout.fileno(), self.process.stdin.fileno(), until)
         packed = _Packed(self.line.functions)
         lent = {name: _lent(value) or ["value", packed.pack(value)] for name, value in self.lent.items()}
-        self.line.send({**self.setup, "lent": lent}, packed.blob)
+        self.line.send({**self.setup, "lent": lent, "parent": os.getpid()}, packed.blob)
 
     def close(self):
         """End the process."""
@@ -481,7 +481,7 @@ def serve():
     sys.path[:] = _python_files()
     sys.meta_path.insert(0, _NotHere())
     sandbox.limit(setup["memory"], setup["seconds"])
-    sandbox.lock(readable)
+    sandbox.lock(readable, setup["parent"])
     line.functions.append(_defined(setup, names))
     while True:
         line.answer(*line.receive())

@@ -117,12 +117,12 @@ def _landlock_version():
         return 0
 
 
-def lock(readable):
+def lock(readable, parent):
     """Lock this process in, for good: it can compute, use its pipes, and read these files and folders.
 
     It can start threads, but no process; open no connection; send no signal; write no file.  It ends with
-    the thread that started it.  Raises OSError where the system has no such lock, RuntimeError where another
-    thread runs, which would be left out.
+    its parent, the process of that number.  Raises OSError where the system has no such lock, RuntimeError
+    where another thread runs, which would be left out.
     """
     if problem := missing():
         raise OSError(problem)
@@ -132,6 +132,8 @@ def lock(readable):
     Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")  # where memory ends, it goes first
     prctl = _PRCTL[column]
     _call(prctl, _DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it has ended before
+        os._exit(1)
     _call(prctl, _NO_NEW_PRIVS, 1, 0, 0, 0)
     _call(prctl, _DUMPABLE, 0, 0, 0, 0)  # no other process looks into it, and a crash is not reported
     nothing = struct.pack("=6I", 0, 0, 0, 0, 0, 0)
