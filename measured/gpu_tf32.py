@@ -60,9 +60,7 @@ def gradients(path, kind, small):
     def rank(comm):
         net = network.build(comm, np.random.default_rng(0), dtype)
         for _, layer, key in net.parameters():
-            if (
-                key == "w"
-            ):  # weights through which a signal passes undiminished, not 2012's for days of training
+            if key == "w":  # weights through which a signal passes undiminished, not 2012's for days of training
                 w = layer.params[key]
                 w *= (2 / w[0].size) ** 0.5 / 0.01
         logits = net.forward(comm.device.put(x.astype(dtype)), train=True)
