@@ -31,8 +31,8 @@ from tinyalex.nn import (
     MaxPool,
     SameMapNorm,
     ZeroPad,
-    pads,
 )
+from tinyalex.ops import four_pads
 
 
 def check(device):
@@ -134,11 +134,11 @@ class _Tanh(nn.Module):
 
 @module.register
 def _(layer: Conv2d, place, tuned):
-    top, bottom, left, right = pads(layer)
+    top, bottom, left, right = four_pads(layer.pad)
     even = (top, left) == (bottom, right)
     before = [] if even else [nn.ZeroPad2d((left, right, top, bottom))]
     around = (top, left) if even else 0
-    conv = nn.Conv2d(place.x[0], layer.filters, layer.window, layer.stride, around, groups=layer.groups)
+    conv = nn.Conv2d(place.x[0], layer.filters, layer.kernel, layer.stride, around, groups=layer.groups)
     return [*before, conv, *_activation(layer)]
 
 
@@ -209,7 +209,7 @@ def _(layer: GlobalAvgPool, place, tuned):
 
 def _even(layer):
     """The padding, where it is the same above and below, left and right."""
-    top, bottom, left, right = pads(layer)
+    top, bottom, left, right = four_pads(layer.pad)
     if (top, left) != (bottom, right):
         raise ArgumentError(f"bench: {layer.name}: PyTorch pads both sides of a window alike")
     return top, left
@@ -238,7 +238,7 @@ def _(layer: Flatten, place, tuned):
 
 @module.register
 def _(layer: ZeroPad, place, tuned):
-    top, bottom, left, right = pads(layer)
+    top, bottom, left, right = four_pads(layer.pad)
     return [nn.ZeroPad2d((left, right, top, bottom))]
 
 

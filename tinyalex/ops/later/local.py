@@ -25,6 +25,8 @@ from tinyalex.ops.checks import check_dy, same_dtype, xp_of
 from tinyalex.ops.plain import col2im, im2col
 from tinyalex.ops.windows import four_pads, output_size, two_of
 
+__all__ = ["local2d_backward", "local2d_forward"]
+
 
 class LocalCache(NamedTuple):
     """What backward needs; y is None without activation."""
