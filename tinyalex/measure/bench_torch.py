@@ -153,8 +153,8 @@ class _Local(nn.Module):
 
     def forward(self, x):
         F, OH, OW = self.bias.shape
-        top, _, left, _ = pads(self.layer)
-        cols = functional.unfold(x, self.layer.window, padding=(top, left), stride=self.layer.stride)
+        top, _, left, _ = four_pads(self.layer.pad)
+        cols = functional.unfold(x, self.layer.kernel, padding=(top, left), stride=self.layer.stride)
         y = torch.einsum("fpk,nkp->nfp", self.weight.reshape(F, OH * OW, -1), cols)
         return y.reshape(-1, F, OH, OW) + self.bias
 
