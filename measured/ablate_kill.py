@@ -1,4 +1,4 @@
-"""`tinyalex ablate` is killed at five random moments: its table is that of a run that nothing killed.
+"""`tinyalex ablate` is killed five times, at random moments: its table is that of a run that nothing killed.
 
     python measured/ablate_kill.py [SEED]
 
@@ -42,18 +42,20 @@ def main(seed=0):
         one, two = Path(folder) / "one", Path(folder) / "two"
         start = time.monotonic()
         assert command(one).wait() == 0
-        whole = time.monotonic() - start
-        for kill in range(5):
-            work, moment = command(two), whole * drawn.uniform(0.15, 0.6)
+        a_run = (time.monotonic() - start) / len(PLAN.runs)
+        for kill, (row, seed) in enumerate(PLAN.runs[:5]):
+            work, moment = command(two), a_run * drawn.random()
+            begun = two / "runs" / f"{row}-{seed}" / "run.json"
+            while not (begun.exists() or begun.parent.with_suffix(".npy").exists()):
+                time.sleep(0.01)
             time.sleep(moment)
             ended = work.poll() is not None
             work.send_signal(signal.SIGKILL)
             work.wait()
             done = sorted(path.name for path in (two / "runs").glob("*")) if (two / "runs").exists() else []
-            print(
-                f"kill {kill + 1} after {moment:.1f} s{' (too late)' if ended else ''}: {', '.join(done)}",
-                flush=True,
-            )
+            late = " (too late)" if ended else ""
+            when = f"kill {kill + 1}, {moment:.1f} s after {row}-{seed} began{late}"
+            print(f"{when}: {', '.join(done)}", flush=True)
         assert command(two).wait() == 0
         same = results(one) == results(two)
         print(f"{len(results(one))} files, " + ("no bit differs" if same else "they differ"))
