@@ -10,11 +10,9 @@ from tinyalex import ops
 from tinyalex.comm import Comm
 from tinyalex.errors import ArgumentError
 from tinyalex.fields import fits, in_words, plain_data
-from tinyalex.memory import zeros
-from tinyalex.ops.checks import xp_of
 
 __all__ = [
-    "LRN", "Activate", "AllGather", "AvgPool", "Conv2d", "Dropout", "Layer", "Linear", "MaxPool", "Part",
+    "LRN", "Activate", "AllGather", "AvgPool", "Conv2d", "Dropout", "Layer", "Linear", "MaxPool",
     "SameMapNorm", "Weighted",
 ]  # fmt: skip
 
@@ -140,6 +138,10 @@ class Layer:
             if size[0] % ranks:
                 raise self.error(f"{size[0]} filters or features cannot be shared evenly by {ranks} ranks")
         return tuple(made)
+
+    def splits(self, split, ranks):
+        """Whether each of so many ranks holds only its part of the channels after it, if so before it."""
+        return ranks > 1 and (split if self.leaves is None else self.leaves == "part")
 
     # ---- arrays --------------------------------------------------------------------------------------
 
@@ -488,38 +490,6 @@ class AllGather(Layer):
         if self.replicated:
             return dy[self.comm.part(dy.shape[0])]
         return self.comm.reduce_scatter(dy, axis=0)
-
-
-@dataclass(repr=False)
-class Part(Layer):
-    """Keep this rank's channels of what every rank holds whole: AllGather's opposite.
-
-    The other channels get no gradient from this rank: what backward returns is its part of a sum over the
-    ranks, which the AllGather before adds up.
-    """
-
-    prefix = "part"
-    leaves = "part"
-    keeps = ()
-
-    def reads(self, ranks):
-        """All channels, to take its own of."""
-        return "all"
-
-    def is_view(self, ranks):
-        """Always."""
-        return True
-
-    def forward(self, x, train=False):
-        """x (C, …) → (C/ranks, …)."""
-        self.cache = x.shape
-        return x[self.comm.part(len(x))]
-
-    def backward(self, dy):
-        """dy (C/ranks, …) → dx (C, …), 0 outside this rank's channels."""
-        dx = zeros(xp_of(dy), self.kept(), dy.dtype)
-        dx[self.comm.part(len(dx))] = dy
-        return dx
 
 
 def maps(layer, shape):
