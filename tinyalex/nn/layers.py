@@ -228,9 +228,9 @@ class Conv2d(Weighted):
 
     filters: F.  kernel: its side, or (KH, KW).  stride: one number, or (vertical, horizontal).  pad: zeros
     around the maps, one number or (top, bottom, left, right).  groups: filters and channels are cut into so
-    many equal parts, and a filter sees only its own part (the paper's towers).  activation: see
-    `activation_of`.  std: standard deviation of the starting weights, by default the paper's 0.01; bias: of
-    the starting biases.
+    many equal parts, and a filter sees only its own part (the paper's towers).  activation: "relu", "tanh",
+    "logistic", ("tanh", a, b) for a tanh(b x), "relu6", ("leaky", slope), or None.  std: standard deviation of
+    the starting weights, by default the paper's 0.01; bias: of the starting biases.
     """
 
     filters: int
@@ -264,7 +264,7 @@ class Conv2d(Weighted):
 
     @property
     def arguments(self):
-        """The groups of one rank."""
+        """Stride, padding, activation, and the groups of one rank."""
         groups, activation = max(1, self.groups // self.comm.size), activation_of(self.activation)
         return {"stride": self.stride, "pad": self.pad, "groups": groups, "activation": activation}
 
