@@ -229,7 +229,7 @@ class Conv2d(Weighted):
     filters: F.  kernel: its side, or (KH, KW).  stride: one number, or (vertical, horizontal).  pad: zeros
     around the maps, one number or (top, bottom, left, right).  groups: filters and channels are cut into so
     many equal parts, and a filter sees only its own part (the paper's towers).  activation: "relu", "tanh",
-    "logistic", ("tanh", a, b) for a tanh(b x), "relu6", ("leaky", slope), or None.  std: standard deviation of
+    "logistic", ("tanh", a, b) for a tanh(b x), "relu6", ("leaky", slope) or None.  std: standard deviation of
     the starting weights, by default the paper's 0.01; bias: of the starting biases.
     """
 
