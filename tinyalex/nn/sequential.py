@@ -9,9 +9,10 @@ import numpy as np
 
 from tinyalex.comm import Comm
 from tinyalex.errors import ArgumentError
-from tinyalex.nn.layers import AllGather, Conv2d, Layer, Part
+from tinyalex.nn.later import on_towers
+from tinyalex.nn.layers import AllGather, Conv2d, Layer
 
-__all__ = ["Placed", "Sequential", "on_towers", "plan"]
+__all__ = ["Placed", "Sequential", "plan"]
 
 
 class Placed(NamedTuple):
@@ -65,7 +66,7 @@ def plan(layers: list[Layer], shape: tuple[int, ...], ranks: int = 1) -> list[Pl
     for layer in layers:
         if isinstance(layer, Conv2d):
             layer.need_dx = layer is not layers[0]
-        y, after = layer.place(shape, split, ranks), _splits(layer, split, ranks)
+        y, after = layer.place(shape, split, ranks), layer.splits(split, ranks)
         placed.append(Placed(layer, tuple(shape), y, split, after))
         shape, split = y, after
     if split:
@@ -73,30 +74,6 @@ def plan(layers: list[Layer], shape: tuple[int, ...], ranks: int = 1) -> list[Pl
             f"is the last, and {ranks} ranks hold parts of it: AllGather(replicated=True) joins them"
         )
     return placed
-
-
-def _splits(layer, split, ranks):
-    """Whether each rank holds only its part of the channels after a layer, if so before it."""
-    return ranks > 1 and (split if layer.leaves is None else layer.leaves == "part")
-
-
-def on_towers(layers: list[Layer], ranks: int) -> list[Layer]:
-    """Return the list with the layers by which towers, convolutions in groups, run a tower a rank.
-
-    The ranks meet (AllGather) before each layer that reads all channels, and part again (Part) before a layer
-    that reads its part of them.  A normalization whose windows cross the towers sees all channels, between
-    the two.
-    """
-    found, split = [], False
-    for layer in layers:
-        meet, part = AllGather(name=f"gather_{layer.name}"), Part(name=f"part_{layer.name}")
-        wanted = layer.reads(ranks)
-        meets = wanted == "all" and split
-        found += [meet] * meets + [part] * (wanted == "part" and not split) + [layer]
-        if meets and layer.leaves is None:
-            found.append(part)
-        split = _splits(layer, split or wanted == "part", ranks)
-    return [*found, AllGather(True, name="gather")] if split else found
 
 
 class Sequential:
