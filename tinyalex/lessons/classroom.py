@@ -459,7 +459,7 @@ def _page(about, found, unknown):
     remarks = [(row.student, text) for row in found for text in row.remarks]
     if remarks or unknown:
         body.append("<h2>Remarks</h2>")
-        body.append(_table(("whose", ""), [*remarks, *unknown]))
+        body.append(_table(("whose", "remark"), [*remarks, *unknown]))
     return PAGE.replace("BODY", "\n".join(body))
 
 
@@ -513,7 +513,8 @@ def _table(head, lines):
         )
 
     body = "\n".join(f"<tr>{row('td', cells)}</tr>" for cells in lines)
-    return f'<div class="wide"><table>\n<tr>{row("th scope=col", head)}</tr>\n{body}\n</table></div>'
+    table = f"<table>\n<tr>{row('th scope=col', head)}</tr>\n{body}\n</table>"
+    return f'<div class="wide" tabindex="0">{table}</div>'
 
 
 def as_html(text):
