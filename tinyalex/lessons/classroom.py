@@ -211,7 +211,7 @@ def read(data, lessons):
         raise DataError(f"expected at most {MOST_TEXT:,} characters of code, found {length:,}")
     names = [re.findall(r"^def +(\w+) *\(", text, re.MULTILINE) for text, _ in cells]
     defined = Counter(name for found in names for name in set(found))
-    every = {number: marking.asked(int(path.name[:2])) for path in course.notebooks()}
+    every = {int(path.name[:2]): marking.asked(int(path.name[:2])) for path in course.notebooks()}
     best = max(every, key=lambda number: len(defined.keys() & every[number].keys()))
     if not defined.keys() & every[best].keys():
         raise DataError("expected a notebook of the course, found none of its functions")
