@@ -52,7 +52,7 @@ def new(folder, lessons=None):
     known = {int(path.name[:2]): path for path in course.notebooks()}
     lessons = sorted(set(lessons or known))
     if unknown := [number for number in lessons if number not in known]:
-        raise DataError(f"class new: expected lessons 1 to {max(known)}, found {unknown[0]}")
+        raise DataError(f"class new: expected lessons {min(known)} to {max(known)}, found {unknown[0]}")
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder}: expected a folder that is empty or not there yet")
@@ -211,7 +211,7 @@ def read(data, lessons):
         raise DataError(f"expected at most {MOST_TEXT:,} characters of code, found {length:,}")
     names = [re.findall(r"^def +(\w+) *\(", text, re.MULTILINE) for text, _ in cells]
     defined = Counter(name for found in names for name in set(found))
-    every = {number: marking.asked(number) for number in range(1, len(course.notebooks()) + 1)}
+    every = {int(path.name[:2]): marking.asked(int(path.name[:2])) for path in course.notebooks()}
     best = max(every, key=lambda number: len(defined.keys() & every[number].keys()))
     if not defined.keys() & every[best].keys():
         raise DataError("expected a notebook of the course, found none of its functions")

@@ -129,7 +129,7 @@ def execute(books, stop=True, on_cell=lambda done, of: None):
         "on_cell_start": before,
         "on_cell_complete": after,
         "kernel_name": "python3",
-        "timeout": 120,  # seconds a cell
+        "timeout": 600,  # seconds a cell: the machine may be busy
         "allow_errors": not stop,
         "extra_arguments": ["--log-level=40"],  # errors only
     }
