@@ -153,14 +153,18 @@ class Layer:
 
     # ---- arrays --------------------------------------------------------------------------------------
 
-    def build(self, shape, comm=None, rng=None, dtype=np.float32, split=False):
+    images = 0, 1  # which part of the batch it is given, of how many equal ones
+
+    def build(self, shape, comm=None, rng=None, dtype=np.float32, split=False, data=None):
         """Lay it out on this rank of comm, and draw its parameters; return itself.
 
         shape: of its input, of all ranks together.  split: whether each rank holds only its part of that.
-        comm: by default one CPU core.  rng: draws parameters, and in training the dropout masks; without it
+        comm: by default one CPU core.  data: the ranks that are given the other parts of a batch; by default
+        each is given the whole.  rng: draws parameters, and in training the dropout masks; without it
         there are no parameters until `params` is filled from a checkpoint.
         """
         self.comm, self.rng, self.split = comm or Comm(Device("cpu:0")), rng, split
+        self.images = (data.rank, data.size) if data else (0, 1)
         self.check_split(split, self.comm.size)
         self.out(shape)
         sizes = self.sizes(shape)
@@ -566,8 +570,9 @@ class Dropout(Layer):
     keep: the probability of a unit to stay.  inverted: what stays is divided by keep in training; else, as in
     2012, everything is multiplied by keep at test.
 
-    The ranks' generators are equal, and each makes its own rows of the whole layer's mask: the same units
-    drop on any number of ranks and on any device.  Without training nothing is drawn.
+    The ranks' generators are equal, and each takes its own rows and images of one mask, that of the whole
+    layer and the whole batch: the same units drop on any number of ranks and on any device.  Without training
+    nothing is drawn.
     """
 
     keep: float = 0.5
@@ -592,8 +597,11 @@ class Dropout(Layer):
         if train:
             if self.rng is None:
                 raise self.error("training draws masks: build the network with rng")
-            first = self.comm.rank * x.size if self.split else 0
-            mask = ops.dropout_mask(self.rng, x.shape, self.keep, self.comm.device.xp, first)
+            (part, parts), xp = self.images, self.comm.device.xp
+            first = self.comm.rank * x.size * parts if self.split else 0
+            mask = ops.dropout_mask(self.rng, (*x.shape[:-1], parts * x.shape[-1]), self.keep, xp, first)
+            if parts > 1:
+                mask = xp.ascontiguousarray(mask[..., part * x.shape[-1] :][..., : x.shape[-1]])
         y, self.cache = self.run(self.pair, x, mask, self.keep, train, self.inverted)
         return y
 
@@ -761,10 +769,12 @@ class Placed(NamedTuple):
     y: tuple  # shape of its output
     split_x: bool  # each rank holds only its part of the channels
     split_y: bool
+    ranks: int = 1  # that share the layer
+    parts: int = 1  # of the batch, each for other such ranks
 
-    def own(self, shape, split, ranks):
+    def own(self, shape, split):
         """Return a shape as one rank holds it."""
-        return (shape[0] // ranks, *shape[1:]) if split else tuple(shape)
+        return (shape[0] // self.ranks, *shape[1:]) if split else tuple(shape)
 
 
 def named(layers):
@@ -790,10 +800,11 @@ def named(layers):
     return copies
 
 
-def plan(layers: list[Layer], shape: tuple[int, ...], ranks: int = 1) -> list[Placed]:
+def plan(layers: list[Layer], shape: tuple[int, ...], ranks: int = 1, parts: int = 1) -> list[Placed]:
     """Lay a list of layers out on so many ranks: return a list of `Placed`.
 
-    shape: (C, H, W) or (D,) of the input, which every rank holds whole.  Where the list has no `AllGather`,
+    shape: (C, H, W) or (D,) of the input, which every rank holds whole.  parts: of the batch, see
+    `tinyalex.parallel`.  Where the list has no `AllGather`,
     the places at which the ranks meet are found, see `on_towers`.  Raises ArgumentError, naming the layer,
     where a layer cannot follow the one before, or cannot be shared by so many ranks.
     """
@@ -810,7 +821,7 @@ def plan(layers: list[Layer], shape: tuple[int, ...], ranks: int = 1) -> list[Pl
         if any(n % ranks for n in rows):
             raise layer.error(f"{max(rows)} filters or features cannot be shared evenly by {ranks} ranks")
         after = split if layer.leaves is None else ranks > 1 and layer.leaves == "part"
-        placed.append(Placed(layer, tuple(shape), tuple(y), split, after))
+        placed.append(Placed(layer, tuple(shape), tuple(y), split, after, ranks, parts))
         shape, split = y, after
     if split:
         raise layer.error(
@@ -844,17 +855,19 @@ def on_towers(layers: list[Layer], ranks: int) -> list[Layer]:
 class Sequential:
     """Layers, one after the other, on this rank; backward is the same list reversed.
 
-    layers: a list of layers, which are copied.  input_shape: (C, H, W) or (D,) of one image.  comm: the ranks
-    that share the network, by default one CPU core.  rng: draws the starting weights, and in training the
-    dropout masks; without it there are no weights until a checkpoint's are loaded.
+    layers: a list of layers, which are copied, or of `Placed`, for a layout of `tinyalex.parallel`.
+    input_shape: (C, H, W) or (D,) of one image.  comm: all ranks, by default one CPU core.  rng: draws the
+    starting weights, and in training the dropout masks; without it there are no weights until a checkpoint's
+    are loaded.
     Raises ArgumentError, naming the layer, for a list that does not fit together.
 
-    ``layers``: the built layers by name.  ``placed``: the `Placed` of each.
+    ``layers``: the built layers by name.  ``placed``: the `Placed` of each.  ``row``: the ranks that are
+    given the same images.  ``data``: those that are given the other parts of a batch.
     """
 
     def __init__(
         self,
-        layers: list[Layer],
+        layers: list[Layer] | list[Placed],
         input_shape: tuple[int, ...],
         comm: Comm | None = None,
         rng: np.random.Generator | None = None,
@@ -862,11 +875,15 @@ class Sequential:
     ):
         self.comm = comm or Comm(Device("cpu:0"))
         self.input_shape, self.rng = tuple(input_shape), rng
-        placed = plan(layers, self.input_shape, self.comm.size)
+        known = isinstance(layers, list) and layers and isinstance(layers[0], Placed)
+        placed = layers if known else plan(layers, self.input_shape, self.comm.size)
         self.placed = {place.layer.name: place for place in placed}
         self.layers = {name: place.layer for name, place in self.placed.items()}
-        for layer, shape, _, split, _ in placed:
-            layer.build(shape, self.comm, rng, dtype, split)
+        grids = {ranks: self.comm.grid(ranks) for ranks in dict.fromkeys(place.ranks for place in placed)}
+        self.row, self.data = grids[placed[0].ranks]
+        for place in placed:
+            comm, data = grids[place.ranks]
+            place.layer.build(place.x, comm, rng, dtype, place.split_x, data)
 
     def forward(self, x, train=False, last=None):
         """x → the output of the last layer, or of the one named `last`."""
@@ -884,11 +901,15 @@ class Sequential:
                 break
         return x
 
-    def backward(self, dy):
-        """dy → dx (None where the first layer is a convolution); every layer's ``grads`` are filled."""
+    def backward(self, dy, after=lambda layer: None):
+        """dy → dx (None where the first layer is a convolution); every layer's ``grads`` are filled.
+
+        after(layer) is called when those of a layer are.
+        """
         for name, layer in reversed(self.layers.items()):
             with self.comm.on_behalf_of(f"{name} backward"):
                 dy = layer.backward(dy)
+                after(layer)
         return dy
 
     def parameters(self):
@@ -915,7 +936,7 @@ class Sequential:
         """A line a layer: its name, the call that makes it, what comes out, and its parameters."""
         rows = [("", "input", "×".join(map(str, self.input_shape)), "")]
         total = 0
-        for name, (layer, x, y, _, _) in self.placed.items():
+        for name, (layer, x, y, *_) in self.placed.items():
             count = layer.count(x)
             total += count
             call = repr(layer).replace(f"name={name!r}", "").replace("(, ", "(").replace(", )", ")")

@@ -54,7 +54,7 @@ def alone(network, name, ranks=1):
     if name not in placed:
         raise ArgumentError(f"bench: expected one of {', '.join(placed)}; found {name!r}")
     place = placed[name]
-    layer, own = place.layer, place.own(place.x, place.split_x, ranks)
+    layer, own = place.layer, place.own(place.x, place.split_x)
     if isinstance(layer, Conv2d):
         layer = replace(layer, filters=layer.filters // ranks, groups=max(1, layer.groups // ranks))
     elif isinstance(layer, Linear):

@@ -114,7 +114,7 @@ def largest_batch(network: Network, ranks: int, memory: int) -> int:
 
 def _numbers(place, batch, ranks):
     """How many numbers one rank's input and output are."""
-    x, y = (place.own(*side, ranks) for side in ((place.x, place.split_x), (place.y, place.split_y)))
+    x, y = (place.own(*side) for side in ((place.x, place.split_x), (place.y, place.split_y)))
     return math.prod(x) * batch, math.prod(y) * batch
 
 
@@ -127,7 +127,7 @@ def _row(place, ranks, batch, kept_bytes, towers):
     crossing = 4 * (ranks - 1) * x if isinstance(layer, AllGather) else 0
     return Row(
         layer=layer.name,
-        output=(*place.own(place.y, place.split_y, ranks), batch),
+        output=(*place.own(place.y, place.split_y), batch),
         parameters=learned,
         neurons=math.prod(place.y) if weighted else 0,
         multiply_adds=layer.multiply_adds(place.x),

@@ -25,7 +25,7 @@ class Launch(NamedTuple):
 
 def of_layer(place, batch, ranks=1):
     """Return the `Launch`es of a layer of `tinyalex.nn.plan` on one rank, over the whole batch."""
-    x, y = (place.own(*side, ranks) for side in ((place.x, place.split_x), (place.y, place.split_y)))
+    x, y = (place.own(*side) for side in ((place.x, place.split_x), (place.y, place.split_y)))
     kernels = _kernels(place, math.prod(x) * batch, math.prod(y) * batch, ranks)
     return [Launch(place.layer.name, direction, kernel, nbytes) for direction, kernel, nbytes in kernels]
 
