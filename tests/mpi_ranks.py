@@ -86,14 +86,14 @@ def mismatch(comm):
 def train(comm):
     """Ten data-parallel steps in float64 on random pictures; return losses, weights and the ledger."""
     rng = np.random.default_rng(3)
-    net = figure1().build(comm.alone(), rng, np.float64)
+    net = figure1().build(comm, rng, np.float64, parallel="data")
     optimizer = SGD(net, 0.001)
     results = []
     for step in range(10):
         pictures, labels = rng.uniform(-128, 128, (3, 32, 32, 6)), rng.integers(0, 10, 6)
         part = comm.part(6)
         x = np.ascontiguousarray(pictures[..., part])
-        results.append(train_step(net, optimizer, x, labels[part], step, comm))
+        results.append(train_step(net, optimizer, x, labels[part], step))
     return [results, *(layer.params[key] for _, layer, key in net.parameters())], comm.ledger, comm.calls
 
 

@@ -880,7 +880,7 @@ class Sequential:
         self.placed = {place.layer.name: place for place in placed}
         self.layers = {name: place.layer for name, place in self.placed.items()}
         grids = {ranks: self.comm.grid(ranks) for ranks in dict.fromkeys(place.ranks for place in placed)}
-        self.row, self.data = grids[placed[0].ranks]
+        (self.row, self.data), self.behind = grids[placed[0].ranks], None
         for place in placed:
             comm, data = grids[place.ranks]
             place.layer.build(place.x, comm, rng, dtype, place.split_x, data)

@@ -17,6 +17,7 @@ All others make the step that one rank makes, to rounding, dropout included.
 
 import copy
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from tinyalex.errors import ArgumentError
@@ -74,6 +75,29 @@ def lay_out(network, ranks: int, parallel: str = "model") -> list[Placed]:
     return [*front, Placed(meeting, maps, maps, False, False, ranks), *plan(layers[first:], maps, ranks)]
 
 
+def usual(network) -> str:
+    """Return the layout that a network gets where none is asked for: "model" if it has towers, else "data".
+
+    With batch normalization "model" too: its statistics are those of a rank's part of the batch.
+    """
+    normalized = any(layer.statistics for layer in network.layers)
+    return "model" if network.most_ranks > 1 or normalized else "data"
+
+
+def most_ranks(network, parallel: str, batch: int) -> int:
+    """Return into how many equal parts a step can be cut, for as many devices as there are."""
+    if parallel == "model":
+        return network.most_ranks
+    features = [layer.features for layer in network.layers if isinstance(layer, Linear)]
+    return batch if parallel == "data" else math.gcd(batch, *features)
+
+
+def keeps_ranks(network, parallel: str) -> bool:
+    """Whether what is learned depends on the number of ranks, beyond rounding."""
+    normalized = any(layer.statistics for layer in network.layers)
+    return parallel == "hybrid:variable" or (parallel != "model" and normalized)
+
+
 def buckets(placed: list[Placed]) -> list[list[Placed]]:
     """Return the layers whose gradients are summed over the ranks, by message, in the order of backward."""
     found, numbers = [], BUCKET
@@ -88,6 +112,35 @@ def buckets(placed: list[Placed]) -> list[list[Placed]]:
     return found
 
 
+class Background:
+    """Collectives that go on, in their order, while the ranks compute: in a thread, on a GPU's own stream."""
+
+    def __init__(self, comm):
+        self.comm, self._thread = comm, ThreadPoolExecutor(1, "tinyalex-comm")
+        comm._labels = [""]  # the thread's own
+
+    def start(self, collective, x, *args, label):
+        """Begin comm.collective(x, *args); return a function that waits for what it returns.
+
+        x must not be written to before that.  label: see `Comm.on_behalf_of`.
+        """
+        device, event = self.comm.device, self.comm.device.record()
+
+        def run():
+            with device.context(), self.comm.on_behalf_of(label):
+                device.wait(event)
+                return getattr(self.comm, collective)(x, *args)
+
+        return self._thread.submit(run).result
+
+
+def behind(net) -> Background:
+    """Return the `Background` of the ranks that share a network's batch, who ask for it together."""
+    if net.behind is None:
+        net.behind = Background(net.data.split(None))
+    return net.behind
+
+
 class Sums:
     """The sums of one step's gradients over the ranks that share the batch, and the averages of statistics.
 
@@ -100,7 +153,7 @@ class Sums:
 
     def start(self, what, x):
         """Begin to sum x over the ranks; return a function that waits for it."""
-        return self.net.data.behind().start("all_reduce", x, label=what)
+        return behind(self.net).start("all_reduce", x, label=what)
 
     def labels(self, labels):
         """Return those of the whole batch."""
@@ -151,11 +204,11 @@ def in_turn(net, optimizer, loss_of, images, labels):
     x = front.forward(images, train=True)
     loss, errors, slopes, gradients = 0, 0, [], {}
     generator = net.rng.bit_generator.state
-    coming = net.data.behind().start("broadcast", x, 0, label=forward)
+    coming = behind(net).start("broadcast", x, 0, label=forward)
     for turn in range(ranks):
         x_turn = coming()
         if turn + 1 < ranks:
-            coming = net.data.behind().start("broadcast", x, turn + 1, label=forward)
+            coming = behind(net).start("broadcast", x, turn + 1, label=forward)
         net.rng.bit_generator.state = generator  # the masks are those of the whole batch
         for layer in back.layers.values():
             layer.images = turn, ranks

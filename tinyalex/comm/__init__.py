@@ -18,7 +18,6 @@ other's memory, or processes under `mpi`.
 
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib import import_module
 
@@ -53,7 +52,6 @@ class Comm:
         self.ledger = Counter()  # (label, collective) → bytes this rank received from others
         self.calls = Counter()  # (label, collective) → how often
         self._labels = [""]
-        self._behind = None
 
     @property
     def label(self):
@@ -91,11 +89,6 @@ class Comm:
         if ranks == 1:
             return self.alone(), self
         return self.split(self.rank // ranks), self.split(self.rank % ranks)
-
-    def behind(self):
-        """Return a `Background` of the same ranks, always the same; all of them ask for it together."""
-        self._behind = self._behind or Background(self.split(None))
-        return self._behind
 
     def all_gather(self, x, axis=0):
         """Join the ranks' arrays along the axis, in the order of the ranks."""
@@ -184,28 +177,6 @@ class Comm:
     def _enter(self, collective, nbytes):
         self.calls[self.label, collective] += 1
         self.ledger[self.label, collective] += nbytes
-
-
-class Background:
-    """Collectives that go on, in their order, while the ranks compute: in a thread, on a GPU's own stream."""
-
-    def __init__(self, comm):
-        self.comm, self._thread = comm, ThreadPoolExecutor(1, "tinyalex-comm")
-        comm._labels = [""]  # the thread's own
-
-    def start(self, collective, x, *args, label):
-        """Begin comm.collective(x, *args); return a function that waits for what it returns.
-
-        x must not be written to before that.  label: see `Comm.on_behalf_of`.
-        """
-        device, event = self.comm.device, self.comm.device.record()
-
-        def run():
-            with device.context(), self.comm.on_behalf_of(label):
-                device.wait(event)
-                return getattr(self.comm, collective)(x, *args)
-
-        return self._thread.submit(run).result
 
 
 def launch(fn: Callable, devices: str | list[Device], parts: int | None = None) -> list:
