@@ -62,8 +62,6 @@ def rates(comm, network, batch):
 
 def crossed(comm):
     """Return the bytes of all ranks together, by label."""
-    rows = comm.share(None) or None
-    del rows
     labels = sorted(label for label, _ in comm.ledger)
     nbytes = np.array([sum(v for (name, _), v in comm.ledger.items() if name == label) for label in labels])
     return dict(zip(labels, comm.all_reduce(nbytes).tolist(), strict=True))
@@ -105,15 +103,17 @@ def compare(comm, name, network, batch, layouts):
 def print_row(row):
     """Print a comparison in one line."""
     middle, added = statistics.median(row["seconds"]), row["computing"] + row["receiving"]
-    print(
-        f"{row['network']:8} {row['layout']:16} {row['ranks']} ranks, batch {row['batch']}: "
-        f"link {row['link'] / 1e6:7.1f} MB/s, {row['flops'] / 1e9:5.1f} GF/s; bytes {row['bytes_predicted']:,} "
-        f"predicted, {row['bytes_found']:,} found, {'each layer' if row['layers_agree'] else 'NOT each layer'}; "
-        f"seconds {added:.3f} one after the other, {row['overlapped']:.3f} overlapping; found {middle:.3f} "
-        f"({min(row['seconds']):.3f} to {max(row['seconds']):.3f}): {middle / added:.2f}, "
-        f"{middle / row['overlapped']:.2f} of it",
-        flush=True,
-    )
+    agree = "in each layer" if row["layers_agree"] else "NOT in each layer"
+    for text in (
+        f"{row['network']} {row['layout']}, {row['ranks']} ranks, batch {row['batch']}: ",
+        f"link {row['link'] / 1e6:.1f} MB/s, {row['flops'] / 1e9:.1f} GF/s; ",
+        f"bytes {row['bytes_predicted']:,} predicted, {row['bytes_found']:,} found, {agree}; ",
+        f"seconds {added:.3f} without overlap, {row['overlapped']:.3f} with; found {middle:.3f} ",
+        f"({min(row['seconds']):.3f} to {max(row['seconds']):.3f}), ",
+        f"{middle / added:.2f} and {middle / row['overlapped']:.2f} of these\n",
+    ):
+        sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def ranks(options):
