@@ -140,7 +140,7 @@ def test_probabilities_of_a_part_each(backend):
 
     def tested(parallel):
         def rank(comm):
-            network = Network([Conv2d(4, 5, stride=4, std=0.1), Linear(10, std=0.1)], (3, 32, 32))
+            network = Network([Conv2d(4, 5, stride=4), Linear(10)], (3, 32, 32))
             net = network.build(comm, np.random.default_rng(0), parallel=parallel)
             part = net.data.rank, net.data.size
             others = {"mean": mean, "part": part, "threads": 0, "device": comm.device}

@@ -21,7 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from tinyalex.errors import ArgumentError
-from tinyalex.nn import Layer, Linear, Placed, named, plan
+from tinyalex.nn import Layer, Linear, Placed, plan
+from tinyalex.nn.sequential import named
 
 LAYOUTS = "model", "data", "hybrid", "hybrid:b", "hybrid:variable"
 BUCKET = 1 << 18  # numbers of gradients that travel together, at least
@@ -38,9 +39,7 @@ class AllImages(Layer, is_kind=False):
     in_turn: bool = False
     update: bool = False
 
-    def keeps(self, shape):
-        """Nothing."""
-        return []
+    keeps = ()
 
     def forward(self, x, train=False):
         """x (C, …, N/ranks) → (C, …, N)."""

@@ -332,7 +332,6 @@ extern "C" __global__ void add_chunks_of_terms(const REAL *part, const REAL *b, 
     if (f >= F || column >= M)
         return;
     REAL sum = 0;
-#pragma unroll 4
     for (int chunk = 0; chunk < chunks; chunk++)
         sum += part[((long long)blockIdx.y * chunks + chunk) * TF * TN + t];
     Picture out = {y, OW, N, YH, YW, apart, y0, x0};

@@ -240,7 +240,6 @@ extern "C" __global__ void add_chunks(const REAL *part, REAL *dw, REAL *db, int 
     if (k > K)
         return;
     REAL total = 0;
-#pragma unroll 8
     for (int chunk = 0; chunk < chunks; chunk++)
         total += part[((long long)chunk * F + f) * (K + 1) + k];
     if (k < K)

@@ -7,7 +7,6 @@ from tinyalex.ops.checks import xp_of
 from tinyalex.ops.cuda.launch import images, launch
 
 IMAGES = 2  # a thread takes no more: it keeps a window of channels in registers for each of them
-BLOCK = 64  # threads: they walk long, and blocks of 256 would leave half of the card idle in the last wave
 
 
 class LRNCache(NamedTuple):
@@ -34,7 +33,7 @@ def lrn_forward(x, n, k, a, beta, groups):
     v = min(IMAGES, images(x.shape[-1], x, y))
     launch(
         "lrn.lrn_forward", (x[0].size // v, groups), x, y,
-        x[0].size // v, len(x) // groups, n, float(k), float(a), float(beta), V=v, HALF=_half(n), block=BLOCK,
+        x[0].size // v, len(x) // groups, n, float(k), float(a), float(beta), V=v, HALF=_half(n),
     )  # fmt: skip
     return y, LRNCache(x, n, k, a, beta, groups)
 
@@ -47,7 +46,7 @@ def lrn_backward(dy, cache):
     v = min(IMAGES, images(x.shape[-1], x, dy, dx))
     launch(
         "lrn.lrn_backward", (x[0].size // v, groups), dy, x, dx,
-        x[0].size // v, len(x) // groups, n, float(k), float(a), float(beta), V=v, HALF=_half(n), block=BLOCK,
+        x[0].size // v, len(x) // groups, n, float(k), float(a), float(beta), V=v, HALF=_half(n),
     )  # fmt: skip
     return dx
 
