@@ -1,9 +1,6 @@
 """Predicted and measured: what crosses between ranks, and how long a step takes.
 
-    python measured/parallel.py here            2 and 4 MPI processes of this machine
-    python measured/parallel.py machines        2 "machines": network namespaces, a link between them whose
-                                                rate tc limits, a slow one, and one that goes away (root)
-    mpiexec -n 4 python measured/parallel.py ranks --batch 64 --layouts data,hybrid   on any machines
+    mpiexec -n 4 python measured/parallel.py --batch 64 --layouts data,hybrid
 
 The two rates of a prediction are measured first, by the same processes: the link by all-reduces of 16 MB, the
 arithmetic by steps of each rank alone on its part of the batch, all ranks at once.  Then the bytes of a step
@@ -133,7 +130,6 @@ def ranks(options):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("what", choices=["ranks"])
     parser.add_argument("--network", default="paper")
     parser.add_argument("--width", type=float, default=0.25)
     parser.add_argument("--size", type=int, default=224)
@@ -142,4 +138,3 @@ if __name__ == "__main__":
     parser.add_argument("--layouts", default="model,data,hybrid,hybrid:b")
     parser.add_argument("--out", type=Path)
     ranks(parser.parse_args())
-    sys.exit()

@@ -20,8 +20,9 @@ from tinyalex.models import Network, figure1
 from tinyalex.models.alexnet import AlexNet, alexnet, narrow
 from tinyalex.nn import BatchNorm, Conv2d, Dropout, Linear, MaxPool
 from tinyalex.optim import SGD
-from tinyalex.parallel import keeps_ranks, most_ranks, usual
+from tinyalex.parallel import keeps_ranks, most_ranks, updated_in_turn, usual
 from tinyalex.runs import checkpoint, run
+from tinyalex.runs.recipe import Schedule, recipe_of
 from tinyalex.train import train_step
 
 ALEXNET = alexnet(narrow(AlexNet(size=67, classes=12), 0.05))  # two towers, dropout
@@ -102,18 +103,16 @@ def test_variable_updates_the_fully_connected_layers_after_each_part(backend):
     """Against the same by hand: the product's weights move between the two parts, conv1's at the end."""
     layers = [Conv2d(4, 5, stride=4, activation="relu", std=0.1), Linear(4, std=0.1)]
     network, rate = Network(layers, (3, 32, 32)), 0.01
-    [*_, (_, found, _, _)] = trained(network, "hybrid:variable", 2, 1)
-    images, labels = (backends.put(a) for a in a_batch(network))
+    images, labels = a_batch(network)
 
     def by_hand(comm):
         net = network.build(comm, np.random.default_rng(0), np.float64)
         conv, fc = net.layers.values()
-        maps, slopes = conv.forward(images), []
+        maps, slopes = conv.forward(backends.put(images)), []
         for part in (slice(0, 4), slice(4, 8)):
-            z = fc.forward(maps[..., part])
-            p = np.exp(backends.get(z))
+            p = np.exp(backends.get(fc.forward(backends.put(backends.get(maps)[..., part]))))
             p /= p.sum(axis=0)
-            p[backends.get(labels)[part], np.arange(4)] -= 1
+            p[labels[part], np.arange(4)] -= 1
             slopes.append(backends.get(fc.backward(backends.put(p / 4))) / 2)
             for key, gradient in fc.grads.items():
                 fc.params[key] -= rate * gradient
@@ -122,15 +121,14 @@ def test_variable_updates_the_fully_connected_layers_after_each_part(backend):
             conv.params[key] -= rate * gradient
         return {name: backends.get(layer.params[key]).copy() for name, layer, key in net.parameters()}
 
-    def undecayed(comm):
+    def variable(comm):
         net = network.build(comm, np.random.default_rng(0), np.float64, "hybrid:variable")
         part = net.data.part(BATCH)
-        x, own = (backends.put(np.ascontiguousarray(backends.get(a)[..., part])) for a in (images, labels))
+        x, own = (backends.put(np.ascontiguousarray(a[..., part])) for a in (images, labels))
         train_step(net, SGD(net, rate, momentum=0.0), x, own)
         return checkpoint.state(net, None)
 
-    assert found.keys() > {"conv1.w", "fc1.w"}
-    agree(on(2, undecayed)[1], on(1, by_hand)[0])
+    agree(on(2, variable)[1], on(1, by_hand)[0])
 
 
 def test_probabilities_of_a_part_each(backend):
@@ -269,6 +267,27 @@ def test_a_run_learns_on_any_number_of_ranks_what_one_learns(tmp_path):
         for here, there in zip(run.metrics(out), run.metrics(one), strict=True):
             assert here["kind"] == there["kind"]
             assert here.get("loss", 0) == pytest.approx(there.get("loss", 0), rel=1e-4)
+
+
+def test_rates_grow_with_the_batch():
+    """As in the configurations of 2014: 512 images on four ranks, 128 in the fully connected layers."""
+    recipe = recipe_of("paper", batch=512, rate_by="k")
+
+    def rank(comm, recipe):
+        net = ALEXNET.build(comm, np.random.default_rng(0), parallel="hybrid:variable")
+        smaller = recipe.growth(recipe.batch / comm.size) / recipe.growth(recipe.batch)
+        schedule = Schedule(recipe, dict.fromkeys(updated_in_turn(net), smaller))
+        optimizer = SGD(net, recipe.rate)
+        schedule.begin_epoch(0, optimizer)
+        return [optimizer.rate_of(name) for name in ("conv1.w", "fc6.w", "fc8.b")]
+
+    devices = parse("cpu:0,cpu:1,cpu:2,cpu:3")
+    assert launch(lambda comm: rank(comm, recipe), devices)[0] == pytest.approx([0.04, 0.01, 0.01])
+    root = recipe._replace(rate_by="sqrt-k")
+    assert launch(lambda comm: rank(comm, root), devices)[0] == pytest.approx([0.02, 0.01, 0.01])
+    assert recipe._replace(rate_by=None).growth(512) == 1
+    with pytest.raises(ArgumentError, match="rate_by: expected k or sqrt-k, found 'log'"):
+        recipe_of("paper", rate_by="log")
 
 
 def test_a_run_keeps_its_layout(tmp_path):

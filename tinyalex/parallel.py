@@ -191,6 +191,13 @@ def turns(net):
     return next((a for a in net.layers.values() if isinstance(a, AllImages) and a.in_turn), None)
 
 
+def updated_in_turn(net) -> list[str]:
+    """Return the names of the layers that are updated after each turn."""
+    meeting = turns(net)
+    back = _halves(net, meeting)[1] if meeting and meeting.update else None
+    return [name for name, layer in back.layers.items() if layer.weights] if back else []
+
+
 def in_turn(net, optimizer, loss_of, images, labels):
     """One step of hybrid:b or hybrid:variable; return the loss and the number of errors as one array.
 

@@ -43,6 +43,10 @@ def train(
     rate: Annotated[
         float | None, typer.Option(help="First learning rate, instead of the recipe's.", min=0)
     ] = None,
+    rate_by: Annotated[
+        str | None,
+        typer.Option(help="Multiply the rate by k, or sqrt-k, for batches of k times 128 images."),
+    ] = None,
     patience: Annotated[
         int | None, typer.Option(help="Epochs without a better error before the rate drops.", min=1)
     ] = None,
@@ -70,7 +74,8 @@ def train(
     made, opened = new_run(
         data, network, recipe, upscale=upscale, seed=seed, save_every=save_every, keep=keep,
         width=None if width == 1 else width, size=size, bias=bias, dropout=None if dropout else False,
-        parallel=parallel, epochs=epochs, batch=batch, rate=rate, patience=patience, noise=noise,
+        parallel=parallel, epochs=epochs, batch=batch, rate=rate, rate_by=rate_by, patience=patience,
+        noise=noise,
     )  # fmt: skip
     _go(out, made, opened, devices, plain, new=True)
 

@@ -27,7 +27,7 @@ from tinyalex.errors import ArgumentError, DataError
 from tinyalex.evaluate import errors, probabilities
 from tinyalex.ops.cuda.pictures import feed
 from tinyalex.optim import SGD
-from tinyalex.parallel import keeps_ranks
+from tinyalex.parallel import keeps_ranks, updated_in_turn
 from tinyalex.runs import checkpoint, version1
 from tinyalex.runs.checkpoint import checkpoints
 from tinyalex.runs.recipe import Schedule
@@ -229,7 +229,8 @@ class _Run:
         self.net = settings.network.build(comm, self.rng, parallel=settings.parallel)
         r = settings.recipe
         self.optimizer = SGD(self.net, r.rate, r.momentum, r.decay, decay_biases=r.decay_biases)
-        self.schedule = Schedule(r)
+        smaller = r.growth(r.batch / comm.size) / r.growth(r.batch)  # of a turn's batch
+        self.schedule = Schedule(r, dict.fromkeys(updated_in_turn(self.net), smaller))
         self.place = Place()
         self.steps = len(data.train.labels) // r.batch  # in an epoch
         self.saved = None  # (step, epoch) of the newest checkpoint
@@ -316,7 +317,8 @@ class _Run:
             self._emit("validation", epoch=place.epoch + 1, loss=loss, top1=top1, top5=top5)
             error = top1
         if self.schedule.end_epoch(error):
-            rate = self.settings.recipe.rate * 0.1 ** self.schedule.state["drops"]
+            r = self.settings.recipe
+            rate = r.growth(r.batch) * r.rate * 0.1 ** self.schedule.state["drops"]
             self._emit("drop", epoch=place.epoch + 1, rate=rate, ended=int(self.schedule.ended))
         return self.schedule.ended
 
