@@ -154,21 +154,14 @@ class _Watch:
 
     def _lost(self, rank):
         error = DeviceError(f"rank {rank} on {self.hosts[rank]} has not been heard of for {LOST} seconds")
-        _end(self.mpi, error, 1.5)  # others have the same to say
+        _report(error, self.mpi.Get_rank(), self.mpi.Get_size())
+        time.sleep(1.5)  # other ranks of this machine have the same to say: mpiexec will end them
+        os._exit(1)  # Abort would wait for the machine that has gone away
 
     def stop(self):
         """Tell the others that this process has come to its end."""
         self.done.set()
         self.thread.join()
-
-
-def _end(mpi, error, seconds):
-    """End the whole job with an error of this rank, after so many seconds in which mpiexec reads it."""
-    _report(error, mpi.Get_rank(), mpi.Get_size())
-    time.sleep(seconds)
-    threading.Timer(2.0, os._exit, (1,)).start()  # Abort may wait for a machine that has gone away
-    mpi.Abort(1)  # the others may be waiting for this rank, for ever
-    os._exit(1)  # MPICH's Abort may return before the process is ended
 
 
 def launch(fn, devices):
@@ -208,7 +201,10 @@ def launch(fn, devices):
             raise
         if isinstance(error, mpi.Exception):  # by a rank that is lost, it may be: let the watch name it
             time.sleep(LOST + 2)
-        _end(world, error, 0.2)
+        _report(error, world.Get_rank(), world.Get_size())
+        time.sleep(0.2)  # Abort can overtake what was just printed: let mpiexec read it first
+        world.Abort(1)  # the others may be waiting for this rank, for ever
+        os._exit(1)  # MPICH's Abort may return before the process is ended
 
 
 def _report(error, rank, size):
