@@ -16,7 +16,7 @@ FLOORS = [  # each imports from its own floor and those above it in this list
     {"devices"},
     {"ops", "comm"},
     {"nn"},
-    {"models", "optim", "evaluate", "gradcheck", "train"},  # the core ends here
+    {"models", "optim", "evaluate", "gradcheck", "parallel", "train"},  # the core ends here
     {"data"},
     {"exchange", "runs"},
     {"look"},
