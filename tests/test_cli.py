@@ -586,7 +586,7 @@ REFUSED = [  # the command, and a part of the line
     (("describe", "vgg"), "vgg: expected a network: paper, code2012,"),
     (("describe", "--preset", "vgg"), "vgg: expected a network: paper, code2012,"),
     (("describe", "--memory", "much"), "--memory: expected a number"),
-    (("describe", "--devices", "cpu:0,cpu:1,cpu:2"), "the channels of 3 ranks"),
+    (("describe", "--devices", "cpu:0,cpu:1,cpu:2"), "each of 3 ranks holds its part"),
     (("describe", "--size", "20"), "pool2: window of 3 is larger than the map: 2 "),
     (("relu-vs-tanh", "--data", "shapes", "--full"), "--full"),
     (("bench", "cifar4-sine"), "cifar4-sine: expected a network: paper, code2012,"),
