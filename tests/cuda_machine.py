@@ -82,6 +82,8 @@ class Stream:
         self._graph = None  # that is being recorded
         streams[self.device].append(self)
 
+    ptr = property(lambda self: self.id)
+
     @classmethod
     def null(cls):
         """The device's null stream, with which every stream that is not non_blocking is in order."""
