@@ -142,6 +142,20 @@ def test_views_from_beyond_are_refused():
         apart._Unpacked(b"12345678", None, False).unpack(["array", "object", [1], 0])
 
 
+@LOCKED
+def test_where_no_process_can_be_locked_in_no_answer_is_to_blame(monkeypatch):
+    monkeypatch.setattr(
+        apart, "_BOOT", apart._BOOT.replace("serve()", "apart.sandbox.lock = None; serve()", 1)
+    )
+    monkeypatch.setattr(
+        apart,
+        "_BOOT",
+        apart._BOOT.replace("import serve", "import serve; from tinyalex.lessons import apart"),
+    )
+    with pytest.raises(apart.NotStarted, match="TypeError: 'NoneType' object is not callable"):
+        _marked(HOLE.source)
+
+
 # ---- a class
 
 
