@@ -1,9 +1,9 @@
-"""What PyTorch's exporters write of twelve networks: is every file that should be read, read rightly?
+"""What PyTorch's exporters write of fourteen networks: is every file that should be read, read rightly?
 
     python measured/onnx_exports.py [--network NAME] [--opset N] [--out exports.md]
 
-Each network goes out at opset 7 to 23, by the older exporter (TorchScript) and by today's (torch.export), with
-a fixed and with a free batch, and is read.  One that is read must give PyTorch's logits within 1e-4 of the
+Each network goes out at opset 7 to 23, by the older exporter (TorchScript) and by the newer (torch.export),
+with a fixed and with a free batch, and is read.  What is read must give PyTorch's logits within 1e-4 of the
 largest, for three pictures.  Prints a line for each network and exporter, and each reason of a refusal; exits
 with 1 if a file was read wrongly or not read.  What an exporter itself does not write is counted on its own.
 
@@ -11,6 +11,7 @@ Needs torch, onnx and onnxscript.
 """
 
 import argparse
+import copy
 import io
 import logging
 import sys
@@ -74,6 +75,22 @@ class TwoTowers(nn.Module):
         return self.last(torch.cat(parts, 1))
 
 
+class Sliced(nn.Module):
+    """Two towers by indices, a classifier of convolutions, and the mean over one axis after the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Sequential(*conv(3, 8, 3)), nn.Conv2d(10, 5, 1)
+        self.left, self.right = nn.Conv2d(4, 5, 3, bias=False), nn.Conv2d(4, 5, 3, bias=False)
+        self.bias = nn.Parameter(torch.randn(10, 1, 1))
+
+    def forward(self, x):
+        x = self.first(x)
+        x = torch.cat([self.left(x[:, :4]), self.right(x[:, 4:])], dim=1) + self.bias
+        x = functional.avg_pool2d(torch.relu(x), 2)
+        return self.last(x.clamp(0, 6)).mean(-1).mean(-1)
+
+
 class LeNet(nn.Module):
     """As PyTorch's tutorials write it."""
 
@@ -127,6 +144,7 @@ NETWORKS = {
         nn.Conv2d(8, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True),
         nn.MaxPool2d(2, 2), nn.AdaptiveAvgPool2d((8, 8)), Does(lambda x: torch.flatten(x, 1)), *head(),
     )),
+    "towers by indices": ((3, 18, 21), Sliced),
     "LeNet": ((3, 32, 32), LeNet),
     "averages of whole maps": ((3, 17, 14), lambda: nn.Sequential(
         *conv(3, 8, 3, stride=2), nn.Dropout2d(), *conv(8, 6, 1), Does(lambda x: x.mean((2, 3))),
@@ -143,7 +161,8 @@ NETWORKS = {
     )),
     "normalization anywhere": ((3, 14, 15), lambda: nn.Sequential(
         nn.BatchNorm2d(3), *conv(3, 8, 3), nn.BatchNorm2d(8, 0.01, 0.2), nn.MaxPool2d(2, 1),
-        nn.BatchNorm2d(8, affine=False), nn.Flatten(), nn.LazyLinear(6, bias=False), nn.BatchNorm1d(6),
+        nn.BatchNorm2d(8, affine=False), nn.LocalResponseNorm(4, 2.0, 0.6, 1.5), nn.Flatten(),
+        nn.LazyLinear(6, bias=False), nn.BatchNorm1d(6),
         nn.ReLU(), nn.BatchNorm1d(6), nn.Linear(6, 4),
     )),
     "pictures prepared inside": ((3, 18, 18), Prepared),
@@ -153,10 +172,13 @@ NETWORKS = {
         nn.AvgPool2d(3, 1, padding=1, count_include_pad=False), *conv(8, 8, 3, padding="same"),
         nn.MaxPool2d((3, 2), (2, 1), padding=(1, 0)), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(8, 4),
     )),
+    "half precision": ((3, 20, 20), lambda: nn.Sequential(
+        *conv(3, 8, 3), nn.BatchNorm2d(8), nn.MaxPool2d(2), nn.Flatten(), *head(),
+    )),
     "windows that are not square": ((3, 19, 25), lambda: nn.Sequential(
         *conv(3, 8, (3, 5), stride=(1, 2), padding=(1, 2)), nn.AvgPool2d((1, 3), (1, 2)),
         *conv(8, 8, (1, 3), padding=(0, 1), groups=4), nn.MaxPool2d((2, 1)),
-        Does(lambda x: x.reshape(x.shape[0], -1)), nn.LazyLinear(8), nn.LocalResponseNorm(1), nn.Linear(8, 4),
+        Does(lambda x: x.reshape(x.shape[0], -1)), nn.LazyLinear(8), nn.ReLU(), nn.Linear(8, 4),
     )),
 }  # fmt: skip
 ENDS = {"LeNet": lambda y: y - np.log(np.exp(y).sum(1, keepdims=True)),
@@ -169,7 +191,6 @@ class NotExported(Exception):
 
 def export(module, x, exporter, opset, is_free, path):
     """Write a network; return the opset that the file says."""
-    x = torch.from_numpy(x)
     try:
         if exporter == "TorchScript":
             made = io.BytesIO()
@@ -197,6 +218,8 @@ def made(name):
     with torch.no_grad():
         for _ in range(3):
             module.train()(torch.from_numpy(x))
+        if name == "half precision":  # its weights and pictures, computed with in float32
+            module, x = module.half().float(), x.astype(np.float16).astype(np.float32)
         return module.eval(), x, module(torch.from_numpy(x)).numpy()
 
 
@@ -232,9 +255,11 @@ def main(names, opsets, out):
                 counts = Counter()
                 for opset in opsets:
                     for is_free in (False, True):
-                        path = Path(folder, "net.onnx")
+                        path, given = Path(folder, "net.onnx"), (module, torch.from_numpy(x))
+                        if name == "half precision":
+                            given = copy.deepcopy(module).half(), given[1].half()
                         try:
-                            written = export(module, x, exporter, opset, is_free, path)
+                            written = export(*given, exporter, opset, is_free, path)
                         except NotExported as error:
                             counts["not exported"] += 1
                             bad[f"{exporter} does not write {name}, opset {opset}: {error}"[:200]] += 1
