@@ -322,6 +322,8 @@ class Graph:
                 more = {"pads": around} if self.opset < 11 else {}
                 inputs = [] if self.opset < 11 else [self.constant(around, np.int64)]
                 lifted, pads = self.node("Pad", lifted, *inputs, **more), None
+                if self.opset < 11 and self.chance(0.5):  # PyTorch's exporter, once more
+                    lifted = self.node("Pad", lifted, pads=self.pick([0] * 10, [0] * 10, around))
             else:
                 pads = [before, 0, 0, after, 0, 0]
             mean = self.node(

@@ -1,6 +1,6 @@
 """What PyTorch's exporters write of fourteen networks: is every file that should be read, read rightly?
 
-    python measured/onnx_exports.py [--network NAME] [--opset N] [--out exports.md]
+    python measured/onnx_exports.py [--exporter NAME] [--network NAME …] [--opset N …] [--out FILE.md]
 
 Each network goes out at opset 7 to 23, by the older exporter (TorchScript) and by the newer (torch.export),
 with a fixed and with a free batch, and is read.  What is read must give PyTorch's logits within 1e-4 of the
@@ -240,7 +240,7 @@ def judge(name, path, x, wanted):
     return None if error <= TOLERANCE else ("wrong", f"{error:.1e} of the largest number")
 
 
-def main(names, opsets, out):
+def main(exporters, names, opsets, out):
     """Print the table; return whether every file that was written is read rightly."""
     console = Console(width=110, markup=False, highlight=False)
     lines = ["| network | exporter | files | read, PyTorch's numbers | refused | wrong | not exported |"]
@@ -251,7 +251,7 @@ def main(names, opsets, out):
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
             module, x, wanted = made(name)
-            for exporter in EXPORTERS:
+            for exporter in exporters:
                 counts = Counter()
                 for opset in opsets:
                     for is_free in (False, True):
@@ -290,9 +290,9 @@ def main(names, opsets, out):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--network", choices=NETWORKS, help="this one alone")
-    parser.add_argument("--opset", type=int, choices=OPSETS, help="this one alone")
+    parser.add_argument("--exporter", nargs="+", choices=EXPORTERS, default=EXPORTERS)
+    parser.add_argument("--network", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--opset", nargs="+", type=int, choices=OPSETS, default=OPSETS)
     parser.add_argument("--out", type=Path, help="the table, as Markdown")
     options = parser.parse_args()
-    chosen = [options.network] if options.network else list(NETWORKS)
-    sys.exit(not main(chosen, [options.opset] if options.opset else OPSETS, options.out))
+    sys.exit(not main(options.exporter, options.network, options.opset, options.out))
