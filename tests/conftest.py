@@ -2,12 +2,16 @@
 
 import contextlib
 import shutil
+import signal
 from collections import Counter
 
 import backends
 import pytest
 
 TRIED, SURVIVED = Counter(), Counter()
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background processes are deaf to Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
