@@ -22,19 +22,27 @@ def probabilities(
     """Return the class probabilities (K, N) of every picture of a Loader, and the labels (N,).
 
     With ten views a batch's images are a list of ten; they go through the network side by side, and the ten
-    softmax outputs are averaged.  Every rank of the net must call this; the loader is rank 0's (None on the
-    others).  on_batch(done) is called on rank 0 after each batch: so many pictures are done.
+    softmax outputs are averaged.  Every rank of the net must call this; the loader is that of the first of
+    net.row (None on the others), and where the ranks share the batch gives its part of each: as many as every
+    other, those that are too many with a label below 0.  on_batch(done) is called where there is a loader
+    after each batch: so many pictures are done.
     """
     comm, done = net.comm, 0
     found, labels = [], []
-    for images, of_batch in feed(comm.device, _shared(comm, loader)):
+    parts = net.data.size
+    joined = parts if list(net.placed.values())[-1].parts == 1 else 1  # parts whose outputs a rank has
+    for images, of_batch in feed(comm.device, _shared(net.row, loader)):
         p = softmax(net.forward(images))
-        found.append(comm.device.get(p.reshape(len(p), -1, len(of_batch)).mean(axis=1)))
+        p = p.reshape(len(p), joined, -1, len(of_batch)).mean(axis=2).reshape(len(p), -1)
+        if parts > 1:
+            of_batch = comm.device.get(net.data.all_gather(comm.device.put(of_batch)))
+        found.append(comm.device.get(p if joined == parts else net.data.all_gather(p, axis=-1)))
         labels.append(of_batch)
         done += len(of_batch)
         if loader:
             on_batch(done)
-    return np.concatenate(found, axis=1), np.concatenate(labels)
+    labels = np.concatenate(labels)
+    return np.concatenate(found, axis=1)[:, labels >= 0], labels[labels >= 0]
 
 
 def _shared(comm, loader):

@@ -44,17 +44,13 @@ class _HostPool(threading.local):
         return buffer[start : start + nbytes].view(dtype).reshape(shape)
 
     def _free(self, serial):
-        return self._count(serial) == _IDLE
-
-    def _count(self, serial):
-        return sys.getrefcount(self.buffers[serial])
+        return sys.getrefcount(self.buffers[serial]) == _IDLE
 
 
 def _idle_count():
-    """Return the reference count of a buffer that only a pool refers to."""
-    pool = _HostPool()
-    pool.buffers[0] = np.empty(1, np.uint8)
-    return pool._count(0)
+    """Return the reference count of a buffer that only a pool's dictionary refers to."""
+    buffers = {0: np.empty(1, np.uint8)}
+    return sys.getrefcount(buffers[0])
 
 
 _IDLE = _idle_count()  # 2 in CPython 3.10 to 3.14: the dictionary's reference and the call's

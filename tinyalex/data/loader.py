@@ -40,6 +40,9 @@ class Loader:
     None. covariance: (C, C) of the pixels, needed for colour noise. upscale: side to which pictures (and the
     mean) are first enlarged (see augment.upscale).
 
+    part: (number, of how many equal parts) of each batch that is prepared: the same pictures, varied the
+    same, whatever the number of parts.  A partial batch is filled up with its last picture, labelled -1.
+
     device: where the batches are wanted. For a GPU they are Raw, from which ops.cuda.pictures.feed makes the
     same bits there: the host only copies pictures.
 
@@ -69,6 +72,7 @@ class Loader:
         covariance=None,
         upscale=None,
         views=1,
+        part=(0, 1),
         start=(0, 0),
         epochs=1,
         device=None,
@@ -111,7 +115,7 @@ class Loader:
         self._mean = None if mean is None else self._centre_of_mean(np.asarray(mean, np.float32), C, side)
         self._eigen = None if covariance is None else augment.pca(covariance)
         self.batch_size, self.augmentation, self.train, self.seed = batch_size, augmentation, train, seed
-        self._views, self._epochs = views, epochs
+        self._views, self._epochs, self._part = views, epochs, part
 
         self._asked = self._given = tuple(start)  # the next position to prepare, and to hand out
         if threads is None:
@@ -172,21 +176,27 @@ class Loader:
     def _prepare(self, epoch, batch):
         """The batch at a position, a function of (seed, epoch, batch) alone."""
         chosen = np.arange(batch * self.batch_size, min((batch + 1) * self.batch_size, len(self.labels)))
-        N, noise, divisor = len(chosen), None, 1.0
+        part, parts = self._part
+        N, noise, divisor = -(-len(chosen) // parts), None, 1.0
+        places = np.arange(part * N, (part + 1) * N)
+        mine, filled = np.minimum(places, len(chosen) - 1), places >= len(chosen)
         if self.train:
             chosen = epoch_order(self.seed, epoch, len(self.labels))[chosen]
             windows, noise = self._drawn(epoch, batch)
+            windows, noise = windows[mine], None if noise is None else noise.take(mine, axis=1)
             divisor = self.augmentation.divisor
         else:
             views = augment.ten_view_windows(self._side, self._crop)
             windows = np.repeat(np.array(views if self._views == 10 else views[2:3]), N, axis=0)
+        chosen = chosen[mine]
+        labels = np.where(filled, -1, self.labels[chosen]).astype(np.int64)
         if self._device:
-            return self._raw(chosen, windows, noise, divisor)
+            return self._raw(chosen, windows, noise, divisor, labels)
         views = [
             self._batch(chosen, windows[first : first + N], noise, divisor)
             for first in range(0, len(windows), N)
         ]
-        return Batch(views if self._views == 10 else views[0], self._labels(chosen))
+        return Batch(views if self._views == 10 else views[0], labels)
 
     def _drawn(self, epoch, batch):
         """The windows (N, 3) and the noise (C, N) or None of a training batch."""
@@ -207,16 +217,13 @@ class Loader:
             target[:] = augment.cut(self._enlarged(self._pictures[i]), y, x, crop, flip)
         return augment.to_batch(pixels, self._mean, noise, divisor)
 
-    def _raw(self, chosen, windows, noise, divisor):
+    def _raw(self, chosen, windows, noise, divisor, labels):
         pixels = self._device.pinned((len(chosen), self._channels, self._side, self._side), np.uint8)
         for target, i in zip(pixels, chosen, strict=True):
             target[:] = self._enlarged(self._pictures[i])
         if noise is None:
             noise = np.zeros((self._channels, len(windows)), np.float32)
-        return Raw(pixels, windows.astype(np.int32), self._mean, noise, divisor, self._labels(chosen))
-
-    def _labels(self, chosen):
-        return self.labels[chosen].astype(np.int64)
+        return Raw(pixels, windows.astype(np.int32), self._mean, noise, divisor, labels)
 
     def _enlarged(self, picture):
         if self._upscale is None:

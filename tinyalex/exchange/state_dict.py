@@ -29,8 +29,8 @@ import safetensors
 
 from tinyalex.errors import ArgumentError, DataError, few
 from tinyalex.exchange import Imported, other_kind
+from tinyalex.fields import finite
 from tinyalex.models import Network, make
-from tinyalex.models.network import finite
 from tinyalex.nn import LRN, AllGather, Conv2d, Dropout, Linear, MaxPool
 
 DTYPES = {"F32": "<f4", "F64": "<f8", "F16": "<f2", "BF16": "<u2", "I64": "<i8"}

@@ -15,6 +15,8 @@ from tinyalex.errors import ArgumentError
 from tinyalex.ops.checks import check_dy, same_dtype, xp_of
 from tinyalex.ops.cuda import dropout as cuda
 
+__all__ = ["dropout_backward", "dropout_forward", "dropout_mask"]
+
 
 def dropout_mask(rng, shape, keep=0.5, xp=np, first=0):
     """Draw a boolean mask, True with probability keep: the same bits on the host and on a GPU.
@@ -30,9 +32,7 @@ def dropout_mask(rng, shape, keep=0.5, xp=np, first=0):
     most = max(0, round(keep * 2**32) - 1)  # the words up to this one are kept
     if xp is not np:
         return cuda.dropout_mask(xp, draw, first, shape, most)
-    stream = np.random.Philox(key=draw()).advance(
-        first // 8
-    )  # eight words come from each value of its counter
+    stream = np.random.Philox(key=draw()).advance(first // 8)  # eight words come from each of its counter
     skipped, size = first % 8, math.prod(shape)
     words = stream.random_raw((skipped + size + 1) // 2).astype("<u8", copy=False).view("<u4")
     return (words[skipped : skipped + size] <= most).reshape(shape)

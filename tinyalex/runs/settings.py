@@ -11,6 +11,7 @@ from tinyalex.data.loader import Loader
 from tinyalex.errors import DataError, few
 from tinyalex.fields import checked
 from tinyalex.models.network import Network
+from tinyalex.parallel import LAYOUTS, most_ranks
 from tinyalex.runs import recipe
 from tinyalex.runs.recipe import Recipe
 
@@ -25,6 +26,8 @@ class Settings(NamedTuple):
     upscale: int | None = None  # side to which pictures are enlarged first
     save_every: int = 500  # steps
     keep: int = 3  # checkpoints
+    parallel: str = "model"  # how ranks share the work, see `tinyalex.parallel`
+    ranks: int | None = None  # how many, where what is learned depends on it
 
     @classmethod
     def of(cls, data, network, recipe, side, **others):
@@ -38,6 +41,11 @@ class Settings(NamedTuple):
         if (others.get("upscale") or side, crop) != (256, recipe.augmentation.crop):
             pictures = pictures._replace(offsets=None)
         return cls(str(data), network, recipe._replace(augmentation=pictures), **others)
+
+    @property
+    def most_ranks(self):
+        """Into how many equal parts a step can be cut."""
+        return most_ranks(self.network, self.parallel, self.recipe.batch)
 
     def to_json(self):
         """Return a dict of JSON's own types."""
@@ -53,6 +61,8 @@ class Settings(NamedTuple):
             "recipe": recipe.from_json(fields["recipe"]),
         }
         made = checked(cls, fields | parts, "settings")
+        if made.parallel not in LAYOUTS:
+            raise DataError(f"parallel: expected one of {', '.join(LAYOUTS)}, found {made.parallel!r}")
         if min(made.recipe.batch, made.recipe.epochs, made.recipe.patience, made.save_every, made.keep) < 1:
             raise DataError("settings: batch, epochs, patience, save_every, keep: expected at least 1")
         return made
