@@ -7,6 +7,7 @@ clock has what the host has waited for.
 
 import contextlib
 import itertools
+import sys
 import threading
 import time
 import types
@@ -283,7 +284,7 @@ class Memory:
         self.bytes.fill(0xFF)  # NaN, in float32 and float64
 
     def __del__(self):
-        if hasattr(self, "bytes"):
+        if hasattr(self, "bytes") and not sys.is_finalizing():
             live.pop(self.bytes.ctypes.data + GUARD, None)
             in_use[self.device] -= self.nbytes
             if self.stream.id not in retired:
