@@ -153,6 +153,8 @@ class Layer:
 
     # ---- arrays --------------------------------------------------------------------------------------
 
+    images = 0, 1  # which part of the batch it is given, of how many equal ones
+
     def build(self, shape, comm=None, rng=None, dtype=np.float32, split=False):
         """Lay it out on this rank of comm, and draw its parameters; return itself.
 
@@ -566,8 +568,9 @@ class Dropout(Layer):
     keep: the probability of a unit to stay.  inverted: what stays is divided by keep in training; else, as in
     2012, everything is multiplied by keep at test.
 
-    The ranks' generators are equal, and each makes its own rows of the whole layer's mask: the same units
-    drop on any number of ranks and on any device.  Without training nothing is drawn.
+    The ranks' generators are equal, and each takes its own rows and images of one mask, that of the whole
+    layer and the whole batch: the same units drop on any number of ranks and on any device.  Without training
+    nothing is drawn.
     """
 
     keep: float = 0.5
@@ -592,8 +595,11 @@ class Dropout(Layer):
         if train:
             if self.rng is None:
                 raise self.error("training draws masks: build the network with rng")
-            first = self.comm.rank * x.size if self.split else 0
-            mask = ops.dropout_mask(self.rng, x.shape, self.keep, self.comm.device.xp, first)
+            (part, parts), xp = self.images, self.comm.device.xp
+            first = self.comm.rank * x.size * parts if self.split else 0
+            mask = ops.dropout_mask(self.rng, (*x.shape[:-1], parts * x.shape[-1]), self.keep, xp, first)
+            if parts > 1:
+                mask = xp.ascontiguousarray(mask[..., part * x.shape[-1] :][..., : x.shape[-1]])
         y, self.cache = self.run(self.pair, x, mask, self.keep, train, self.inverted)
         return y
 

@@ -16,7 +16,7 @@ from tinyalex.comm import Comm
 from tinyalex.errors import NonFiniteError
 from tinyalex.nn import Sequential
 from tinyalex.ops import chosen, softmax_loss_backward, softmax_loss_forward, topk_error
-from tinyalex.ops.cuda.graph import Captured
+from tinyalex.ops.cuda.graph import Captured, host
 from tinyalex.optim import SGD
 
 Array = np.ndarray  # or CuPy's
@@ -34,12 +34,15 @@ class Step:
 
     On one GPU the launches of a step are recorded in the second call and replayed from then on
     (`tinyalex.ops.cuda.graph`): parameters must stay in their arrays.
+
+    parts: the batch goes through the network in so many equal parts, whose gradients are added up: the memory
+    of a part, and the update of the whole, dropout's masks included.  (Batch normalization sees its part.)
     """
 
-    def __init__(self, net: Sequential, optimizer: SGD, data: Comm | None = None):
+    def __init__(self, net: Sequential, optimizer: SGD, data: Comm | None = None, parts: int = 1):
         self.net, self.optimizer, self.data = net, optimizer, data
         self.ranks = data.size if data else 1
-        work = functools.partial(_queue, net, optimizer, data, self.ranks)
+        work = functools.partial(_queue, net, optimizer, data, self.ranks, parts)
         alone = net.comm.size == self.ranks == 1
         self._work = Captured(work, net.comm.device) if alone else work
 
@@ -51,17 +54,42 @@ class Step:
         return StepResult(loss, errors / (labels.size * self.ranks))
 
 
-def _queue(net, optimizer, data, ranks, images, labels):
+def _queue(net, optimizer, data, ranks, parts, images, labels):
     """Forward, loss, backward, update; return the loss and the number of errors as one array."""
-    logits = net.forward(images, train=True)
     loss_of, slope_of = chosen(softmax_loss_forward), chosen(softmax_loss_backward)
-    loss, cache = loss_of(logits, labels, total=labels.size * ranks)
-    errors = topk_error(logits, labels).sum()
-    net.backward(slope_of(cache))
+    xp, N, loss, errors, sums = net.comm.device.xp, labels.size // parts, 0, 0, {}
+    for part in _parts(net, parts):
+        mine = slice(part * N, (part + 1) * N)
+        logits = net.forward(xp.ascontiguousarray(images[..., mine]), train=True)
+        of_part, cache = loss_of(logits, labels[mine], total=labels.size * ranks)
+        loss, errors = loss + of_part, errors + topk_error(logits, labels[mine]).sum()
+        net.backward(slope_of(cache))
+        for name, layer, key in net.learned():
+            sums[name] = layer.grads[key] = layer.grads[key] + sums[name] if part else layer.grads[key]
     if ranks > 1:
         loss, errors = _meet(net, data, loss, errors)
     optimizer.step(loss)  # nothing where the loss is not finite
-    return net.comm.device.xp.stack([loss, errors])
+    return xp.stack([loss, errors])
+
+
+def _parts(net, parts):
+    """Count the parts of a batch; in each, dropout takes this part's images of one mask, drawn again."""
+    states, layers = [], list(net.layers.values())
+    whole = [layer.images for layer in layers]
+
+    def draw_again(part):
+        if part == 0:
+            states[:] = [net.rng.bit_generator.state]
+        net.rng.bit_generator.state = states[0]
+
+    for part in range(parts):
+        if parts > 1 and net.rng:
+            host(functools.partial(draw_again, part))
+        for layer, (first, of) in zip(layers, whole, strict=True):
+            layer.images = first * parts + part, of * parts
+        yield part
+    for layer, images in zip(layers, whole, strict=True):
+        layer.images = images
 
 
 def train_step(
@@ -165,6 +193,7 @@ def fit(
     epochs: int,
     *,
     data: Comm | None = None,
+    parts: int = 1,
     place: Place | None = None,
     begin_epoch: Callable[[Place], object] | None = None,
     on_step: Callable[[Place, StepResult], object] | None = None,
@@ -173,14 +202,14 @@ def fit(
     """Train until `epochs` epochs have ended; every rank runs this.  Returns the `Place` that was reached.
 
     batches(epoch, start): yields the (images, labels) of an epoch from batch number `start` on, on this
-    rank's device, as `train_step` wants them; steps: how many an epoch has.  data: as of `train_step`.
+    rank's device, as `train_step` wants them; steps: how many an epoch has.  data, parts: as of `Step`.
     place: where to begin, what an earlier call returned, or a checkpoint.
 
     begin_epoch(place) is called before an epoch, on_step(place, result) after each step, and end_epoch(place)
     after the last, before the epoch is counted: what it returns, if true, ends the training.  Any of them
     may raise `Stopped`; the place then says what was done.
     """
-    place, step = place or Place(), Step(net, optimizer, data)
+    place, step = place or Place(), Step(net, optimizer, data, parts)
     while place.epoch < epochs:
         if begin_epoch:
             begin_epoch(place)

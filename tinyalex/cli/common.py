@@ -200,6 +200,20 @@ def weights_of(text, count):
         ) from error
 
 
+def scales_of(option, text, counts=None):
+    """Read comma-separated sides of pictures, in pixels; one alone as a number.
+
+    counts: how many there may be.
+    """
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and 0 < int(part) < 1 << 15 for part in parts) or (
+        counts and len(parts) not in counts
+    ):
+        raise DataError(f"{option}: expected sides in pixels, as 256 or 256,512, found {text!r}")
+    sides = tuple(map(int, parts))
+    return sides if len(sides) > 1 else sides[0]
+
+
 def print_error(error):
     """Print an error that a user can mend, without a traceback."""
     error_console.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)

@@ -16,6 +16,7 @@ from tinyalex.cli.common import (
     devices_for_network,
     operations,
     run_on,
+    scales_of,
 )
 from tinyalex.cli.progress import Progress
 from tinyalex.devices import sharing
@@ -55,6 +56,30 @@ def train(
     width: Width = 1.0,
     size: Annotated[int | None, typer.Option(help="Side of the crop that the network sees.", min=1)] = None,
     upscale: Annotated[int | None, typer.Option(help="Enlarge pictures to this side first.", min=1)] = None,
+    scale: Annotated[
+        str | None,
+        typer.Option(
+            help="Shorter side to which whole pictures are rescaled before the crop: 384, or 256,512, of which "
+            "each picture draws its own (VGG's S)."
+        ),
+    ] = None,
+    accumulate: Annotated[
+        int, typer.Option(help="Parts of a batch, one after the other: less memory, the same update.", min=1)
+    ] = 1,
+    start_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="A run or checkpoint whose weights it begins with: of the same network, or vgg-a, of which a "
+            "deeper vgg takes what its authors took."
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="How vgg's weights start: glorot, deviation (0.01) or variance (0.01).",
+            show_default="glorot",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.", min=0)] = 0,
     save_every: Annotated[
         int, typer.Option(help="Steps between checkpoints; one is written at the end too.", min=1)
@@ -68,7 +93,8 @@ def train(
     made, opened = new_run(
         data, network, recipe, upscale=upscale, seed=seed, save_every=save_every, keep=keep,
         width=None if width == 1 else width, size=size, bias=bias, dropout=None if dropout else False,
-        epochs=epochs, batch=batch, rate=rate, patience=patience, noise=noise,
+        epochs=epochs, batch=batch, rate=rate, patience=patience, noise=noise, accumulate=accumulate,
+        start_from=start_from, weights=weights, scale=scale and scales_of("--scale", scale, (1, 2)),
     )  # fmt: skip
     _go(out, made, opened, devices, plain, new=True)
 
