@@ -59,8 +59,8 @@ def train(
     scale: Annotated[
         str | None,
         typer.Option(
-            help="Shorter side to which whole pictures are rescaled before the crop: 384, or 256,512, of which "
-            "each picture draws its own (VGG's S)."
+            help="VGG's S, the shorter side to which pictures are rescaled before the crop: 384, or 256,512, "
+            "of which each picture draws its own."
         ),
     ] = None,
     accumulate: Annotated[
@@ -69,8 +69,8 @@ def train(
     start_from: Annotated[
         Path | None,
         typer.Option(
-            help="A run or checkpoint whose weights it begins with: of the same network, or vgg-a, of which a "
-            "deeper vgg takes what its authors took."
+            help="A run or checkpoint whose weights it begins with: of the same network, or of vgg-a, for "
+            "the seven layers of a deeper vgg that its authors copied."
         ),
     ] = None,
     weights: Annotated[

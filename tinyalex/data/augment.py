@@ -38,7 +38,7 @@ class Augmentation(NamedTuple):
     @property
     def scales(self):
         """(least, most) of S."""
-        return self.scale if isinstance(self.scale, tuple) else (self.scale, self.scale)
+        return (self.scale[0], self.scale[-1]) if isinstance(self.scale, tuple) else (self.scale,) * 2
 
     @property
     def test_scale(self):
@@ -47,8 +47,9 @@ class Augmentation(NamedTuple):
 
     @property
     def test_scales(self):
-        """VGG's three Q (section 4.2): S − 32, S, S + 32 of pictures for crops of 224, in proportion for others;
-        or the ends and the middle of its range."""
+        """VGG's three Q (section 4.2): S − 32, S, S + 32 for crops of 224, in proportion for others; or the
+        ends and the middle of the range.
+        """
         least, most = self.scales
         step = round((self.crop or least) / 7) if least == most else 0
         return least - step, self.test_scale, most + step
@@ -104,6 +105,13 @@ def cut(images, y, x, crop, flip=False):
     return window[:, :, ::-1] if flip else window
 
 
+def middle(picture):
+    """The middle square of a picture (C, H, W), a view."""
+    _, H, W = picture.shape
+    side = min(H, W)
+    return cut(picture, (H - side) // 2, (W - side) // 2, side)
+
+
 def ten_view_windows(full=256, crop=224):
     """The ten (y, x, flip) of the test, in the order of 2012: five plain, then the same five mirrored.
 
@@ -153,8 +161,8 @@ def rescaled_size(height, width, scale):
 def rescaled(picture, scale, window=None):
     """A picture uint8 (C, H, W) with its shorter side rescaled to `scale`; or a window of that.
 
-    window: (y, x, height, width) in pixels of the result, the only ones that are computed.  Bicubic, averaging
-    over the pixels that fall together, as in prepare.
+    window: (y, x, height, width) in pixels of the result, the only ones that are computed.  Bicubic,
+    averaging over the pixels that fall together, as in prepare.
     """
     _, H, W = picture.shape
     h, w = rescaled_size(H, W, scale)

@@ -1,4 +1,4 @@
-"""Whole pictures, rescaled and cut as VGG was trained and tested  (Simonyan and Zisserman, 2014, section 3)."""
+"""Whole pictures, rescaled and cut as for VGG  (Simonyan and Zisserman, 2014, section 3)."""
 
 import numpy as np
 from PIL import Image
@@ -10,18 +10,18 @@ from tinyalex.ops.cuda.pictures import Raw
 
 
 class RescaledLoader(Loader):
-    """A `Loader` of pictures whose shorter side is first rescaled to S; of any shape, where the source has them.
+    """A `Loader` of pictures whose shorter side is first rescaled to S; of any shape, if the source has such.
 
     train=True: S is the augmentation's scale, or drawn from its range for each picture; the crop may lie
-    anywhere in the picture.  Each picture has a crop and a flip of its own.  S, crops, flips and noise of batch
-    b are drawn from SeedSequence(seed, spawn_key=(e, b)): the same whatever the number of threads.
+    anywhere in the picture.  Each picture has a crop and a flip of its own.  S, crops, flips and noise are
+    drawn for each batch as `Loader` draws: the same whatever the number of threads.
 
     train=False: `scale` is Q, by default the augmentation's test_scale.  views: 1, 10 or 50, the windows of
     augment.view_windows, a list of images where there is more than one.  dense=True: whole pictures
     (C, H, W, N), views=2: and their mirror images; a batch then holds neighbours of one size.
 
-    mean: of the mean picture (C, S, S) the mean colour is subtracted, or, where the augmentation has no scale,
-    the picture itself, rescaled with what it is subtracted from.  The other arguments are `Loader`'s.
+    mean: of the mean picture (C, S, S) the mean colour is subtracted, or, where the augmentation has no
+    scale, the picture itself, rescaled with what it is subtracted from.  The other arguments are `Loader`'s.
     """
 
     def __init__(self, source, *args, scale=None, dense=False, **kwargs):
@@ -51,7 +51,7 @@ class RescaledLoader(Loader):
         least = augmentation.scales[0] if self.train else self._scale
         if self._crop > least:
             raise ArgumentError(
-                f"scale: pictures are rescaled to {least} pixels, smaller than the {self._crop} that the network sees"
+                f"scale: pictures of {least} pixels are smaller than the {self._crop} that the network sees"
             )
         self._whole_mean = np.zeros(self._channels) if mean is None else np.asarray(mean, np.float32)
         if self._whole_mean.ndim == 3 and augmentation.scale is not None:

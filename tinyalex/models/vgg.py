@@ -34,10 +34,11 @@ def vgg(configuration, classes=1000, size=224, width=1.0, weights="glorot", lrn=
     width: factor on filters and hidden units.  lrn: after the first convolution (A-LRN, with AlexNet's
     constants).
 
-    weights: how they start.  "variance": N(0, 0.01) as section 3.1 prints it, a standard deviation of 0.1, with
-    which the activations of the full widths grow 10⁶-fold; "deviation": a standard deviation of 0.01, as
-    AlexNet's; "glorot": N(0, 2/(inputs + outputs)) of each layer (Glorot and Bengio, 2010), with which, says
-    the same section, no network needs another to start from.
+    weights: how they start, biases at 0.  "variance": N(0, 0.01), a standard deviation of 0.1, as section 3.1
+    prints it: A's first logits are then of the order of 10⁷; "deviation": a standard deviation of 0.01, as
+    AlexNet's: they are of the order of 10⁻⁴; "glorot": N(0, 2/(inputs + outputs)) of each layer (Glorot and
+    Bengio, 2010): they are of the order of 1, and no network needs another to start from, says the same
+    section.
     """
 
     def scaled(filters):
@@ -96,7 +97,8 @@ def inherited(theirs, ours):
     deeper = names == a and a < _layers(ours)
     if not deeper and names != _layers(ours):
         raise ArgumentError(
-            f"expected the weights of this network, or of vgg-a for a deeper configuration, found {few(names)}"
+            "expected the weights of this network, or of vgg-a for a deeper one, found layers "
+            + few(sorted(names))
         )
     copied = set(FROM_A) if deeper else names
     for key, size in theirs.items():

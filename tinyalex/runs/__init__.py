@@ -25,8 +25,8 @@ def new_run(
 
     data: a folder made by `tinyalex prepare`, CIFAR-10's, or "cifar10".  network: a `Network`, or a word that
     means one, see `tinyalex.runs.saved.find_network`; by default "paper", for the recipe "small" the network
-    of that name.  width, size, bias, dropout, weights: choices about one that is asked for by name.  recipe: a
-    `Recipe` or the name of one; by default that of the network's authors.
+    of that name.  width, size, bias, dropout, weights: choices about one that is asked for by name.  recipe:
+    a `Recipe` or the name of one; by default that of the network's authors.
     accumulate: parts of a batch.  start_from: a run or checkpoint whose weights it begins with.  scale: S, or
     (least, most), see `tinyalex.data.augment.Augmentation`.
     changes: of the recipe: epochs, batch, rate, patience, noise, …

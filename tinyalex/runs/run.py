@@ -99,8 +99,8 @@ def _check_scale(settings, data, least, most):
         )
     if most > side and not isinstance(data.train, Images):
         raise DataError(
-            f"{settings.data}: its pictures have a shorter side of {side} pixels, and --scale asks for {most}: "
-            f"prepare them with --side {most}"
+            f"{settings.data}: its pictures have a shorter side of {side} pixels, and --scale asks for "
+            f"{most}: prepare them with --side {most}"
         )
 
 

@@ -34,8 +34,8 @@ class Settings(NamedTuple):
         """Return the settings of a run whose crops are what the network sees.
 
         side: of the data's pictures.  A recipe counts the positions of its own crop in pictures of 256
-        pixels: with others, every crop that fits may be drawn.  Its scale is of its own crop too: with another,
-        pictures stay as large as they are.
+        pixels: with others, every crop that fits may be drawn.  Its scale is of its own crop too: with
+        another, pictures stay as large as they are.
         scale: instead of the recipe's.
         """
         crop, pictures, scale = network.input[-1], recipe.augmentation, others.pop("scale", None)
