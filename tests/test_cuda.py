@@ -22,10 +22,10 @@ from tinyalex.errors import DeviceError, DeviceMemoryError
 from tinyalex.measure import traffic
 from tinyalex.nn import LRN, AllGather, BatchNorm, Conv2d, Dropout, Linear, MaxPool, Sequential
 from tinyalex.ops.activation import logistic, relu, tanh
-from tinyalex.ops.batch_norm import batch_norm_backward, batch_norm_forward
 from tinyalex.ops.conv import conv2d_backward, conv2d_forward
 from tinyalex.ops.cuda.launch import timed
 from tinyalex.ops.dropout import dropout_backward, dropout_forward, dropout_mask
+from tinyalex.ops.later.batch_norm import batch_norm_backward, batch_norm_forward
 from tinyalex.ops.linear import linear_backward, linear_forward
 from tinyalex.ops.lrn import lrn_backward, lrn_forward, same_map_norm_backward, same_map_norm_forward
 from tinyalex.ops.pool import avg_pool_backward, avg_pool_forward, max_pool_backward, max_pool_forward

@@ -96,6 +96,33 @@ def test_only_the_last_wave_is_cut(gpu, monkeypatch):
         compare((4, 11, 9, 40), (6, 2, 3, 2), "float32", stride, 1, 2)
 
 
+class TestTensorCores:
+    """With CuPy's own switch, CUPY_TF32, factors are rounded to 10 bits and sums are float32."""
+
+    @pytest.fixture(autouse=True)
+    def switched_on(self, gpu, monkeypatch):
+        monkeypatch.setenv("CUPY_TF32", "1")
+
+    @pytest.mark.parametrize("filters", [6, 40, 64, 96, 128])
+    def test_small_whole_numbers_are_exact(self, filters, monkeypatch):
+        """So no product is left out, taken twice or put in another's place, in any tile."""
+        monkeypatch.setattr(cuda_conv, "_chunks", lambda *args: 3)
+        whole = lambda *shape: drawn(*shape).round()  # noqa: E731
+        x, w, b = whole(4, 7, 6, 8), whole(2 * filters, 2, 3, 2), whole(2 * filters)
+        y, cache = conv2d_forward(x, w, b, 2, 1, 2)
+        dy = whole(*y.shape)
+        there, cache_there = conv2d_forward(*map(backends.put, (x, w, b)), 2, 1, 2)
+        found = there, *conv2d_backward(backends.put(dy), cache_there)
+        for a, exact in zip(map(backends.get, found), (y, *conv2d_backward(dy, cache)), strict=True):
+            np.testing.assert_array_equal(a, exact)
+
+    def test_others_are_rounded_and_float64_is_not(self):
+        compare((6, 7, 6, 8), (10, 3, 3, 3), "float32", 1, 1, 2, None, tolerance=2e-3)
+        with pytest.raises(AssertionError):
+            compare((6, 7, 6, 8), (10, 3, 3, 3), "float32", 1, 1, 2, None, tolerance=1e-5)
+        compare((6, 7, 6, 8), (10, 3, 3, 3), "float64", 1, 1, 2, None)
+
+
 @pytest.mark.parametrize("activation", [None, ACTIVATIONS["tanh"]])
 def test_other_neurons(activation, gpu):
     compare((4, 6, 5, 3), (6, 2, 3, 2), "float32", 1, 1, 2, activation)

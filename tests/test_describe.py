@@ -111,7 +111,7 @@ def test_what_a_layer_is_said_to_keep_is_in_its_cache(network):
     net = network.build(rng=np.random.default_rng(0))
     for place in net.placed.values():
         y = place.layer.forward(x, train=True)
-        said = [{"x": x.nbytes, "y": y.nbytes}.get(k) or k * x.size for k in place.layer.keeps(place.x)]
+        said = [{"x": x.nbytes, "y": y.nbytes}.get(k) or k * x.size for k in place.layer.keeps]
         assert sorted(said) == sorted(kept_by(place.layer).values())
         assert not (said and isinstance(place.layer, (AvgPool, GlobalAvgPool)))
         assert np.shares_memory(x, y) == place.layer.is_view(1)
@@ -307,7 +307,7 @@ def test_memory_strings_that_mean_nothing(text):
 def test_what_cannot_be_described():
     with pytest.raises(ValueError, match="batch: expected at least 1 image, found 0"):
         describe(PAPER, 1, 0)
-    with pytest.raises(ValueError, match="lrn1: windows in 2 groups reach across the channels of 3"):
+    with pytest.raises(ValueError, match="lrn1: reads all of the channels, and each of 3 ranks holds"):
         describe(PAPER, 3, 1)
     with pytest.raises(ValueError, match="conv1: window of 11 is larger"):
         describe(Network(PAPER.layers, (3, 7, 7)), 1, 1)

@@ -5,12 +5,20 @@ import re
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import tinyalex
 from tinyalex.cli import learn
+from tinyalex.comm import Comm
+from tinyalex.gradcheck import check_layer
 from tinyalex.lessons import lesson, trace
 from tinyalex.lessons.checks import holes_of
+from tinyalex.measure.describe import describe
+from tinyalex.optim import SGD
+from tinyalex.runs import checkpoint
+from tinyalex.runs.saved import find_network, load_network, open_network
+from tinyalex.train import train_step
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -25,6 +33,64 @@ def test_example_runs(path, capsys):
 
 def test_there_are_five():
     assert len(EXAMPLES) >= 5
+
+
+SCALE = """
+from dataclasses import dataclass
+import numpy as np
+from tinyalex.models import Network
+from tinyalex.nn import Conv2d, Layer, Linear
+
+def scale_forward(x, w):
+    return w.reshape(-1, 1, 1, 1) * x, (x, w)
+
+def scale_backward(dy, cache):
+    x, w = cache
+    return w.reshape(-1, 1, 1, 1) * dy, (dy * x).sum(axis=(1, 2, 3))
+
+@dataclass(repr=False)
+class Scale(Layer):
+    start: float = 1.0
+
+    prefix = "scale"
+    pair = scale_forward, scale_backward
+    weights = ("w",)
+    arguments = {}
+
+    def sizes(self, shape):
+        return {"w": shape[:1]}
+
+    def draw(self, key, size, rng):
+        return np.full(size, self.start)
+
+network = Network([Conv2d(4, 5, 4), Scale(0.5), Linear(10)], (3, 12, 12))
+"""
+
+
+def test_a_kind_of_ones_own_in_one_file_is_like_any_other(tmp_path, capsys):
+    """Trained, its gradient checked, described, saved and opened again, as `train FILE.py` would find it."""
+    (tmp_path / "scale.py").write_text(SCALE, encoding="utf-8")
+    network, rng = find_network(tmp_path / "scale.py"), np.random.default_rng(0)
+    net, right = (network.build(rng=np.random.default_rng(1), dtype=t) for t in (np.float32, np.float64))
+    assert check_layer(right, rng.standard_normal((3, 12, 12, 2)), rng).errors.keys() > {"scale1.w"}
+
+    x, labels = rng.standard_normal((3, 12, 12, 8)).astype(np.float32), np.arange(8)
+    for layer in ("conv1", "fc1"):
+        net.layers[layer].params["w"] *= 10
+    losses = [train_step(net, SGD(net, 0.5), x, labels).loss for _ in range(20)]
+    assert losses[-1] < 0.5 * losses[0]
+    assert len(set(net.layers["scale1"].params["w"])) == 4
+    row = {row.layer: row for row in describe(network).rows}["scale1"]
+    assert (row.output, row.parameters) == ((4, 2, 2, 128), 4)
+    assert "scale1  Scale(start=0.5)" in repr(net)
+
+    metadata = {"network": network.to_json(), "classes": [str(n) for n in range(10)]}
+    path = tmp_path / "own.safetensors"
+    checkpoint.save(path, checkpoint.state(net, None), metadata)
+    saved = open_network(path)
+    opened = load_network(Comm("cpu:0"), path, saved, checkpoint.load(path)[0])
+    assert saved.network == network.named()
+    assert (opened.forward(x) == net.forward(x)).all()
 
 
 @pytest.mark.parametrize("number", range(len(PYTHON)))

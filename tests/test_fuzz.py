@@ -31,7 +31,8 @@ from tinyalex.data import preprocessing as pictures
 from tinyalex.data.pictures import read_picture
 from tinyalex.errors import DataError, TinyalexError
 from tinyalex.models import Network
-from tinyalex.nn import KINDS, Conv2d, Linear
+from tinyalex.nn import Conv2d, Linear
+from tinyalex.nn.layers import KINDS
 from tinyalex.runs import checkpoint, run, saved, version1
 from tinyalex.runs import trained as reading
 from tinyalex.runs.settings import Settings

@@ -14,7 +14,6 @@ from tinyalex.measure import gradtable
 from tinyalex.measure.gradtable import print_table
 from tinyalex.nn import Conv2d, Linear, MaxPool, Sequential
 from tinyalex.ops import (
-    batch_norm,
     batch_norm_backward,
     batch_norm_forward,
     conv2d_backward,
@@ -32,6 +31,7 @@ from tinyalex.ops import (
     winograd,
 )
 from tinyalex.ops.cases import CASES, Case, spread
+from tinyalex.ops.later import batch_norm
 
 BY_NAME = {case.title: case for case in CASES}
 ROWS = list(gradtable.run(seed=0))

@@ -468,7 +468,7 @@ def test_rows_that_cannot_be_shared_are_refused(layer):
 
 
 def test_batch_normalization_is_shared_by_the_channels():
-    """It stands before the ranks meet; before any convolution, each of them would hold all channels."""
+    """It stands before the ranks meet; before any convolution, they part for it."""
     after = plan([Conv2d(4, 3), BatchNorm(), Linear(6), BatchNorm(), Linear(2)], (2, 5, 5), ranks=2)
     kinds = [type(place.layer).__name__ for place in after]
     assert kinds == [
@@ -481,8 +481,10 @@ def test_batch_normalization_is_shared_by_the_channels():
         "Linear",
         "AllGather",
     ]
-    with pytest.raises(ArgumentError, match=r"bn1: on 2 ranks .* put Part\(\) before it"):
-        plan([BatchNorm(), Conv2d(4, 3)], (2, 5, 5), ranks=2)
+    first = [type(place.layer).__name__ for place in plan([BatchNorm(), Conv2d(4, 3)], (2, 5, 5), ranks=2)]
+    assert first == ["Part", "BatchNorm", "AllGather", "Conv2d", "AllGather"]
+    with pytest.raises(ArgumentError, match=r"bn1: reads part of the channels, .* put Part\(\) before it"):
+        plan([BatchNorm(), AllGather()], (2, 5, 5), ranks=2)
 
 
 # The paper's network in small: two towers that meet at three places.

@@ -21,17 +21,16 @@ from tinyalex.comm import launch
 from tinyalex.devices import parse
 from tinyalex.ops import (
     ACTIVATIONS,
-    batch_norm,
     chosen,
     dropout_mask,
     lrn,
     plain_ops,
     pool,
-    reference,
     strips,
     tanh,
 )
 from tinyalex.ops.cases import CASES
+from tinyalex.ops.later import batch_norm, reference
 
 
 @pytest.fixture(scope="module", params=["fast", "plain"], autouse=True)

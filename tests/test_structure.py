@@ -28,8 +28,8 @@ FLOORS = [  # each imports from its own floor and those above it in this list
 # What a reader of AlexNet on the CPU reads: the operations with their plain, looped and fast forms, layers,
 # ranks, networks, training, the gradient checker.  Not the GPU's side, MPI, the tests' table, later networks.
 CORE = {"ops", "comm", "memory", "devices", "nn", "models", "optim", "train", "gradcheck"}
-BESIDE = {"cuda", "mpi.py", "cases.py", "vgg.py"}
-MOST_LINES = 3000  # of code: without docstrings, comments and blank lines
+BESIDE = {"cuda", "cuda.py", "mpi.py", "cases.py", "vgg.py", "later", "later.py"}
+MOST_LINES = 2750  # of code: without docstrings, comments and blank lines
 
 
 def room(path):

@@ -47,7 +47,7 @@ def test_the_sizes_are_the_papers(name):
     assert (total.parameters, total.multiply_adds) == TOTALS[name]
     for place in network.plan():
         if isinstance(place.layer, Conv2d):
-            key = (place.x[0], place.y[0], place.layer.window[0], place.y[1])
+            key = (place.x[0], place.y[0], place.layer.kernel, place.y[1])
             parameters = sum(map(math.prod, place.layer.sizes(place.x).values()))
             assert (parameters, place.layer.multiply_adds(place.x)) == LAYERS[key]
     assert network.sizes()[network.plan()[-1].layer.name + ".w"] == (1000, 4096)

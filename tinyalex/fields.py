@@ -5,7 +5,9 @@ import numbers
 from types import UnionType
 from typing import get_args, get_origin
 
-from tinyalex.errors import DataError, few
+import numpy as np
+
+from tinyalex.errors import ArgumentError, DataError, few
 
 LARGEST = 1 << 63
 WORDS = {
@@ -35,6 +37,43 @@ def checked(kind, fields, what):
             found = repr(fields.get(name, value))[:80]
             raise DataError(f"{what}: {name}: expected {in_words(wanted)}, found {found}")
     return made
+
+
+def exactly(names, entry, what):
+    """Return a dict's values in the order of these names; DataError unless it has just these."""
+    if not isinstance(entry, dict) or set(entry) != set(names):
+        found = sorted(map(str, entry)) if isinstance(entry, dict) else type(entry).__name__
+        raise DataError(f"{what}: expected {' and '.join(sorted(names))}, found {str(found)[:80]}")
+    return [entry[name] for name in names]
+
+
+def each_of_a_kind(kinds, entries, what):
+    """Make what a list of dicts describes: of each entry's "kind", a name in kinds, with its other fields."""
+    if not isinstance(entries, list) or not entries:
+        raise DataError(f"{what}: expected a list of {what}, found {type(entries).__name__}")
+    return [_of_a_kind(kinds, entry, what) for entry in entries]
+
+
+def _of_a_kind(kinds, entry, what):
+    kind = kinds.get(str(entry.get("kind"))) if isinstance(entry, dict) else None
+    if kind is None:
+        raise DataError(f"{what}: expected one of the kinds {', '.join(kinds)}, found {str(entry)[:80]}")
+    try:
+        return kind(**{key: value for key, value in entry.items() if key != "kind"})
+    except ArgumentError as error:
+        raise DataError(f"{what}: {error}") from error
+    except TypeError as error:
+        raise DataError(f"{what}: {str(entry.get('name'))[:40]}: {error}") from error
+
+
+def finite(arrays):
+    """Return the arrays, a dict by name; DataError, naming the first, if one holds a NaN or an infinity."""
+    for name, array in arrays.items():
+        good = np.isfinite(array)
+        if not good.all():
+            bad = array.size - np.count_nonzero(good)
+            raise DataError(f"{name}: expected finite numbers, found {bad:,} of {array.size:,} that are not")
+    return arrays
 
 
 def fits(value, wanted):

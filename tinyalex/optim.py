@@ -10,7 +10,7 @@ of ε the old velocity fades with the old rate.
 import numpy as np
 
 from tinyalex.errors import ArgumentError
-from tinyalex.memory import empty, zeros
+from tinyalex.memory import zeros
 from tinyalex.ops.cuda.sgd import Update
 
 BLOCK = 1 << 16  # numbers: four arrays of them fit a core's second-level cache
@@ -82,19 +82,15 @@ class SGD:
 
 
 def _update(w, v, g, momentum, rate, decay_rate):
-    # In blocks: `term` is 256 KB.  For the whole of fc6 it would be 151 MB more, and each of six passes
-    # would fetch its arrays anew.
+    # In blocks: for the whole of fc6 each product would take 151 MB more, and each of six passes would fetch
+    # its arrays anew.
     if not rate:
         return
     number = w.dtype.type
-    size = min(BLOCK, w.size)
-    buffer = empty(np, (size,), w.dtype)
-    for start in range(0, w.size, size):
-        block = slice(start, start + size)
-        wb, gb, vb = w[block], g[block], v[block]
-        term = buffer[: wb.size]
+    for start in range(0, w.size, BLOCK):
+        wb, vb, gb = (a[start : start + BLOCK] for a in (w, v, g))
         vb *= number(momentum)
         if decay_rate:
-            vb -= np.multiply(wb, number(decay_rate), out=term)
-        vb -= np.multiply(gb, number(rate), out=term)
+            vb -= wb * number(decay_rate)
+        vb -= gb * number(rate)
         wb += vb

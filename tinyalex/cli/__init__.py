@@ -8,7 +8,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from tinyalex import __version__
-from tinyalex.cli import exchange, judge, learn, look, prepare, train
+from tinyalex.cli import classroom, exchange, judge, learn, look, prepare, train
 from tinyalex.cli.common import print_error
 from tinyalex.errors import TinyalexError
 
@@ -55,6 +55,13 @@ def _add(panel, **commands):
 
 
 _add("Learn", lessons=learn.lessons, check_grads=learn.check_grads, judge=judge.judge, docs=learn.docs)
+
+class_app = typer.Typer(
+    help="Hand lessons out to a class; collect, mark and report what comes back.", no_args_is_help=True
+)
+for step in (classroom.new, classroom.collect, classroom.mark, classroom.report):
+    class_app.command(step.__name__)(step)
+app.add_typer(class_app, name="class", rich_help_panel="Learn")
 
 prepare_app = typer.Typer(
     cls=prepare.Kinds, help="Turn pictures into the form that training reads.", no_args_is_help=True

@@ -19,8 +19,9 @@ import numpy as np
 
 from tinyalex.errors import ArgumentError, DataError
 from tinyalex.exchange import onnx_module
+from tinyalex.fields import finite
 from tinyalex.files import write_bytes
-from tinyalex.models.network import Network, finite
+from tinyalex.models.network import Network
 from tinyalex.nn import (
     LRN,
     Activate,
@@ -35,9 +36,8 @@ from tinyalex.nn import (
     MaxPool,
     SameMapNorm,
     ZeroPad,
-    pads,
-    pair_of,
 )
+from tinyalex.ops import four_pads, two_of
 
 OPSET, IR_VERSION = 13, 8
 LARGEST = (1 << 31) - (1 << 20)  # bytes that a protobuf file can hold, with room for all but the weights
@@ -153,8 +153,8 @@ class _Graph:
     @add.register
     def _(self, layer: Conv2d):
         self.node(
-            "Conv", layer.name, *_weights(layer), kernel_shape=layer.window, strides=pair_of(layer, "stride"),
-            pads=_pads(pads(layer)), group=layer.groups,
+            "Conv", layer.name, *_weights(layer), kernel_shape=two_of(layer.kernel, "kernel"),
+            strides=two_of(layer.stride, "stride"), pads=_pads(four_pads(layer.pad)), group=layer.groups,
         )  # fmt: skip
         self.activation(f"{layer.name}.neuron", layer.activation)
 
@@ -178,8 +178,8 @@ class _Graph:
         self.node("GlobalAveragePool", layer.name)
 
     def _pool(self, layer):
-        around = list(pads(layer))
-        window, stride = pair_of(layer, "window"), pair_of(layer, "stride")
+        around = list(four_pads(layer.pad))
+        window, stride = two_of(layer.window, "window"), two_of(layer.stride, "stride")
         for i, z, s, size, out in zip((0, 2), window, stride, self.shape[1:], self.after[1:], strict=True):
             around[i + 1] = max(around[i + 1], (out - 1) * s + z - size - around[i])
         return {"kernel_shape": window, "strides": stride, "pads": _pads(around)}
@@ -237,7 +237,7 @@ class _Graph:
 
     @add.register
     def _(self, layer: ZeroPad):
-        top, bottom, left, right = pads(layer)
+        top, bottom, left, right = four_pads(layer.pad)
         around = self.constant(f"{layer.name}.pads", [0, 0, top, left, 0, 0, bottom, right], np.int64)
         self.node("Pad", layer.name, around)
 

@@ -32,7 +32,8 @@ import numpy as np
 from tinyalex.errors import ArgumentError, DataError
 from tinyalex.exchange import Imported, onnx_export, onnx_module, onnx_norm, onnx_towers, other_kind
 from tinyalex.exchange.onnx_graph import ANY_BATCH, CONSTANT_OPS, FLOATS, Graph, called, meant
-from tinyalex.models.network import MOST_NUMBERS, Network, finite
+from tinyalex.fields import finite
+from tinyalex.models.network import MOST_NUMBERS, Network
 from tinyalex.nn import (
     LRN,
     Activate,

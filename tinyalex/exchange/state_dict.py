@@ -31,8 +31,8 @@ import safetensors
 
 from tinyalex.errors import ArgumentError, DataError, few
 from tinyalex.exchange import Imported, other_kind
+from tinyalex.fields import finite
 from tinyalex.models import Network, make
-from tinyalex.models.network import finite
 from tinyalex.models.vgg import layers_of
 from tinyalex.nn import LRN, AllGather, Conv2d, Dropout, Linear, MaxPool
 

@@ -6,7 +6,6 @@ and some fail, what the failing ones have in common names the mistake; where all
 compares with the known mistakes and says what is wrong with the numbers.
 """
 
-import contextlib
 import itertools
 import json
 import os
@@ -21,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyalex.errors import DataError
-from tinyalex.lessons import adapters, checks
+from tinyalex.lessons import adapters, checks, sandbox
 from tinyalex.ops import plain
 
 RIGHT, WRONG, SKIPPED = "✓ right", "✗ wrong", "– not judged"
@@ -488,7 +487,6 @@ def _apart(file, what, seconds, memory):
     """Run this file as a program; return what it found, or in words why it did not."""
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         command = [
             sys.executable,
             "-m",
@@ -498,44 +496,20 @@ def _apart(file, what, seconds, memory):
             str(memory),
             str(answer),
         ]
-        process = subprocess.Popen(
-            command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )  # fmt: skip
+        process = sandbox.start(command, {**os.environ, "CUDA_VISIBLE_DEVICES": ""})
         try:
             code = process.wait(seconds)
         except subprocess.TimeoutExpired:
-            _end(process)
+            sandbox.end(process)
             return f"it did not end within {seconds:g} seconds: an endless loop?"
         except BaseException:
-            _end(process)
+            sandbox.end(process)
             raise
         if answer.exists():
             return json.loads(answer.read_text(encoding="utf-8"))
         if code < 0:
             return f"its process was ended by signal {-code}"
         return f"its process ended with status {code} and said nothing"
-
-
-def _end(process):
-    """End a process and all that it has started."""
-    if hasattr(os, "killpg"):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, 9)
-    else:
-        process.kill()
-    process.wait()
-
-
-def _limit(memory):
-    """Limit this process's memory to `memory` bytes beyond what it has."""
-    if sys.platform != "linux":
-        return
-    import resource
-
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    most = pages * resource.getpagesize() + memory
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 def _imported(file):
@@ -554,7 +528,7 @@ def main(file, what, memory, answer):
     file, memory = Path(file), int(memory)
     if re.search(r"^\s*(import|from) torch\b", file.read_text(encoding="utf-8"), re.MULTILINE):
         import torch  # noqa: F401  # it takes much memory that is not the file's own
-    _limit(memory)
+    sandbox.limit(memory)
     try:
         layers = adapters.find(_imported(file))
         parts = [

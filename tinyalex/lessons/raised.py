@@ -270,7 +270,10 @@ _ADVICE = [
 
 
 def _name_error(hole, error, frame, args):
-    name = getattr(error, "name", None) or re.search(r"'(\w+)'", str(error))[1]
+    said = re.search(r"'(\w+)'", str(error))
+    name = getattr(error, "name", None) or (said[1] if said else "")
+    if not name:
+        return ""
     known = {*(frame.f_locals if frame else ()), *inspect.signature(hole.solution).parameters}
     if name in hole.solution.__globals__ or name == "np":
         return f"`{name}` comes from a cell further up: run the cells above this one first."

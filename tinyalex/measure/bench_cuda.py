@@ -10,7 +10,6 @@ The card's rates are measured in the same process: a copy of 256 MiB, reading an
 8192×8192 matrices of random numbers in float32 (zeros draw less power, and are faster).
 """
 
-import os
 from time import perf_counter
 
 import numpy as np
@@ -19,6 +18,7 @@ from rich.table import Table
 
 from tinyalex.memory import empty
 from tinyalex.ops.cuda.bias import bias
+from tinyalex.ops.cuda.conv import tf32
 from tinyalex.ops.cuda.launch import timed
 
 COPY, SIDE, REPEATS = 2**28, 8192, 10  # bytes, rows of a matrix, steps
@@ -40,7 +40,7 @@ def measure(device, step, place):
     copy, rate = _copying(device)
     found = {
         "card": cuda.runtime.getDeviceProperties(device.index)["name"].decode(),
-        "tf32": os.environ.get("CUPY_TF32", "0") != "0",
+        "tf32": tf32(),
         "step_ms": step_ms,
         "launches": _launches(device, step, place, copy, step_ms),
         "launch_us": _launch_microseconds(device),

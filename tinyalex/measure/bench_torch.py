@@ -29,8 +29,8 @@ from tinyalex.nn import (
     Linear,
     MaxPool,
     ZeroPad,
-    pads,
 )
+from tinyalex.ops import four_pads
 
 
 def check(device):
@@ -132,11 +132,11 @@ class _Tanh(nn.Module):
 
 @module.register
 def _(layer: Conv2d, place, tuned):
-    top, bottom, left, right = pads(layer)
+    top, bottom, left, right = four_pads(layer.pad)
     even = (top, left) == (bottom, right)
     before = [] if even else [nn.ZeroPad2d((left, right, top, bottom))]
     around = (top, left) if even else 0
-    conv = nn.Conv2d(place.x[0], layer.filters, layer.window, layer.stride, around, groups=layer.groups)
+    conv = nn.Conv2d(place.x[0], layer.filters, layer.kernel, layer.stride, around, groups=layer.groups)
     return [*before, conv, *_activation(layer)]
 
 
@@ -165,7 +165,7 @@ def _(layer: GlobalAvgPool, place, tuned):
 
 def _even(layer):
     """The padding, where it is the same above and below, left and right."""
-    top, bottom, left, right = pads(layer)
+    top, bottom, left, right = four_pads(layer.pad)
     if (top, left) != (bottom, right):
         raise ArgumentError(f"bench: {layer.name}: PyTorch pools with the same padding on opposite sides")
     return top, left
@@ -194,7 +194,7 @@ def _(layer: Flatten, place, tuned):
 
 @module.register
 def _(layer: ZeroPad, place, tuned):
-    top, bottom, left, right = pads(layer)
+    top, bottom, left, right = four_pads(layer.pad)
     return [nn.ZeroPad2d((left, right, top, bottom))]
 
 

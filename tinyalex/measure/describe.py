@@ -84,7 +84,7 @@ def describe(network: Network, ranks: int = 1, batch: int = 128) -> Description:
         y_array = x_array if place.layer.is_view(ranks) else object()
         x, y = _numbers(place, batch, ranks)
         kept = 0
-        for what in place.layer.keeps(place.x):
+        for what in place.layer.keeps:
             array, nbytes = {"x": (x_array, 4 * x), "y": (y_array, 4 * y)}.get(what) or (object(), what * x)
             kept += 0 if array in counted else nbytes
             counted.add(array)

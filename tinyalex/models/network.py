@@ -16,7 +16,10 @@ import numpy as np
 
 from tinyalex.comm import Comm
 from tinyalex.errors import ArgumentError, DataError
-from tinyalex.nn import KINDS, Conv2d, Layer, Linear, Placed, Sequential, named, plan
+from tinyalex.fields import each_of_a_kind, exactly, fits, plain_data
+from tinyalex.nn import Conv2d, Layer, Placed, Sequential, plan
+from tinyalex.nn.layers import KINDS
+from tinyalex.nn.sequential import named, sizes
 
 MOST_NUMBERS = 1 << 28  # in a layer's output for one image, 1 GiB: larger ones are refused
 MOST_PADDING = 1 << 12
@@ -53,11 +56,7 @@ class Network(NamedTuple):
 
     def sizes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of every parameter by name: "conv1.w", …"""
-        return {
-            f"{place.layer.name}.{key}": size
-            for place in self.plan()
-            for key, size in place.layer.sizes(place.x).items()
-        }
+        return sizes(self.plan())
 
     @property
     def outputs(self) -> tuple[int, ...]:
@@ -68,9 +67,7 @@ class Network(NamedTuple):
     def most_ranks(self) -> int:
         """How many ranks can share it, one a tower: as many as every group divides into; 1 without towers."""
         groups = [x.groups for x in self.layers if isinstance(x, Conv2d) and x.groups > 1]
-        rows = [x.filters for x in self.layers if isinstance(x, Conv2d)]
-        rows += [x.features for x in self.layers if isinstance(x, Linear)]
-        most = math.gcd(*groups, *rows) if groups else 1
+        most = math.gcd(*groups) if groups else 1
         small = [n for n in range(1, math.isqrt(most) + 1) if most % n == 0]
         for ranks in sorted({*small, *(most // n for n in small)}, reverse=True):
             try:
@@ -86,49 +83,24 @@ class Network(NamedTuple):
 
     def to_json(self) -> dict:
         """Return a dict of JSON's own types."""
-        return {"input": list(self.input), "layers": [_entry(layer) for layer in named(self.layers)]}
+        entries = [{"kind": type(x).__name__, "name": x.name, **x.data()} for x in named(self.layers)]
+        return {"input": list(self.input), "layers": entries}
 
     @classmethod
     def from_json(cls, entry: dict) -> "Network":
         """Undo `to_json`; DataError, naming the layer, for what is no network that can be built."""
-        if not isinstance(entry, dict) or set(entry) != {"input", "layers"}:
-            found = sorted(map(str, entry)) if isinstance(entry, dict) else type(entry).__name__
-            raise DataError(f"network: expected input and layers, found {str(found)[:80]}")
-        shape, entries = entry["input"], entry["layers"]
-        fits = isinstance(shape, list) and len(shape) == 3 and all(type(n) is int and n > 0 for n in shape)
-        if not fits or math.prod(shape) > MOST_NUMBERS:
+        entries, shape = exactly(cls._fields, entry, "network")
+        shape = plain_data(shape)
+        if (
+            not fits(shape, tuple[int, ...])
+            or len(shape) != 3
+            or min(shape) < 1
+            or math.prod(shape) > MOST_NUMBERS
+        ):
             raise DataError(f"input: expected three sizes (C, H, W), found {str(shape)[:80]}")
-        if not isinstance(entries, list) or not entries:
-            raise DataError(f"layers: expected a list of layers, found {type(entries).__name__}")
         try:
-            network = cls([_layer(one) for one in entries], tuple(shape))
+            network = cls(each_of_a_kind(KINDS, entries, "layers"), shape)
             network.plan()
         except ArgumentError as error:
             raise DataError(str(error)) from error
         return network
-
-
-def finite(arrays):
-    """Return the arrays, a dict by name; DataError, naming the first, if one holds a NaN or an infinity."""
-    for name, array in arrays.items():
-        good = np.isfinite(array)
-        if not good.all():
-            bad = array.size - np.count_nonzero(good)
-            raise DataError(f"{name}: expected finite numbers, found {bad:,} of {array.size:,} that are not")
-    return arrays
-
-
-def _entry(layer):
-    return {"kind": type(layer).__name__, "name": layer.name, **layer.data()}
-
-
-def _layer(entry):
-    kind = KINDS.get(str(entry.get("kind"))) if isinstance(entry, dict) else None
-    if kind is None:
-        raise DataError(f"layers: expected one of the kinds {', '.join(KINDS)}, found {str(entry)[:80]}")
-    try:
-        return kind(**{key: value for key, value in entry.items() if key != "kind"})
-    except ArgumentError as error:
-        raise DataError(f"layers: {error}") from error
-    except TypeError as error:
-        raise DataError(f"layers: {str(entry.get('name'))[:40]}: {error}") from error

@@ -4,8 +4,6 @@ Because dy/dx can be written in terms of y, backward needs only the output, whic
 keeps anyway, and a convolution can apply its activation in place while a block is in cache.
 
     ReLU      y = max(0, x)           dy/dx = 1 if y > 0 else 0          (paper, section 3.1)
-    ReLU6     y = min(max(0, x), 6)   dy/dx = 1 if 0 < y < 6 else 0
-    leaky     y = max(0, x) + slope · min(0, x)     dy/dx = 1 if y > 0 else slope
     tanh      y = a tanh(b x)         dy/dx = a b (1 - tanh²(b x)) = b (a - y²/a)
     logistic  y = 1 / (1 + exp(-x))   dy/dx = y (1 - y)
 
@@ -21,6 +19,11 @@ import numpy as np
 
 from tinyalex.ops.checks import check_dy, xp_of
 from tinyalex.ops.cuda import activation as cuda
+
+__all__ = [
+    "ACTIVATIONS", "Activation", "logistic", "logistic_backward", "logistic_forward", "relu", "relu_backward",
+    "relu_forward", "tanh", "tanh_backward", "tanh_forward",
+]  # fmt: skip
 
 
 def relu_forward(x, out=None):
@@ -39,41 +42,6 @@ def relu_backward(dy, y, out=None):
     if xp_of(dy, y) is not np:
         return cuda.activate_backward(cuda.RELU, dy, y, out)
     return np.multiply(dy, y > 0, out=out)
-
-
-def relu6_forward(x, out=None):
-    """y = min(max(0, x), 6)  (Krizhevsky, Convolutional deep belief networks on CIFAR-10, 2010).
-
-    Returns (y, cache); the cache is y.
-    """
-    xp = xp_of(x)
-    y = xp.maximum(x, 0, out=out)
-    xp.minimum(y, 6, out=y)
-    return y, y
-
-
-def relu6_backward(dy, y, out=None):
-    """dx = dy where 0 < y < 6, else 0 (at both kinks too)."""
-    xp = xp_of(dy, y)
-    check_dy("relu6 backward", dy, y.shape, y.dtype)
-    dx = xp.multiply(dy, y > 0, out=out)
-    return xp.multiply(dx, y < 6, out=dx)
-
-
-def leaky_relu_forward(x, slope=0.01, out=None):
-    """y = x where x > 0, else slope · x, slope > 0  (Maas et al. 2013).  Returns (y, cache), the cache y."""
-    xp = xp_of(x)
-    steeper = xp.maximum if slope <= 1 else xp.minimum
-    y = steeper(x, x * x.dtype.type(slope), out=out)
-    return y, y
-
-
-def leaky_relu_backward(dy, y, slope=0.01, out=None):
-    """dx = dy where y > 0, else slope · dy (at the kink, x = 0, the derivative is taken as the slope)."""
-    xp = xp_of(dy, y)
-    check_dy("leaky relu backward", dy, y.shape, y.dtype)
-    factor = xp.where(y > 0, y.dtype.type(1), y.dtype.type(slope))
-    return xp.multiply(dy, factor, out=out if out is not None else factor)
 
 
 def tanh_forward(x, a=1.0, b=1.0, out=None):
@@ -135,7 +103,6 @@ class Activation(NamedTuple):
 
 
 relu = Activation("relu", relu_forward, relu_backward)
-relu6 = Activation("relu6", relu6_forward, relu6_backward)
 logistic = Activation("logistic", logistic_forward, logistic_backward)
 
 
@@ -145,10 +112,4 @@ def tanh(a=1.0, b=1.0):
     return Activation(name, partial(tanh_forward, a=a, b=b), partial(tanh_backward, a=a, b=b))
 
 
-def leaky_relu(slope=0.01):
-    """Return the activation y = x where x > 0, else slope · x; slope > 0."""
-    forward, backward = partial(leaky_relu_forward, slope=slope), partial(leaky_relu_backward, slope=slope)
-    return Activation(f"leaky_relu[{slope:g}]", forward, backward)
-
-
-ACTIVATIONS = {"relu": relu, "relu6": relu6, "tanh": tanh(), "logistic": logistic}
+ACTIVATIONS = {"relu": relu, "tanh": tanh(), "logistic": logistic}  # and those of `later`

@@ -1,7 +1,7 @@
 """Every operation with arguments to try it on: one table for the gradient table, the doctor and the tests.
 
 A case names its operation once: the fast pair is `tinyalex.ops.NAME_forward` and `NAME_backward`, the plain
-pair has the same names in `ops.plain`, and the loops are `NAME` and `NAME_backward` in `ops.reference`.
+pair has the same names in `ops.plain`, and the loops are `NAME` and `NAME_backward` in `ops.later.reference`.
 
 H and W, C and F, KH and KW differ, so that exchanged axes show even in the shapes; only minimal filtering
 (`ops.winograd`) wants square kernels, and many channels.  LRN has alpha = 1: at the paper's 1e-4 its gradient
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyalex import ops
-from tinyalex.ops import reference
+from tinyalex.ops.later import reference
 
 
 class Case(NamedTuple):

@@ -38,6 +38,8 @@ from tinyalex.ops.checks import check_dy, same_dtype, xp_of
 from tinyalex.ops.cuda import conv as cuda
 from tinyalex.ops.windows import four_pads, output_size, two_of
 
+__all__ = ["conv2d_backward", "conv2d_forward"]
+
 
 class ConvCache(NamedTuple):
     """What backward needs: the input (unpadded), the weights, the output if an activation is fused."""

@@ -15,6 +15,8 @@ from tinyalex.errors import ArgumentError
 from tinyalex.ops.checks import check_dy, same_dtype, xp_of
 from tinyalex.ops.cuda import dropout as cuda
 
+__all__ = ["dropout_backward", "dropout_forward", "dropout_mask"]
+
 
 def dropout_mask(rng, shape, keep=0.5, xp=np, first=0):
     """Draw a boolean mask, True with probability keep: the same bits on the host and on a GPU.

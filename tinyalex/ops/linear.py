@@ -15,6 +15,8 @@ from tinyalex.ops.activation import Activation
 from tinyalex.ops.checks import check_dy, same_dtype, xp_of
 from tinyalex.ops.cuda import linear as cuda
 
+__all__ = ["linear_backward", "linear_forward"]
+
 
 class LinearCache(NamedTuple):
     """What backward needs; y is None without activation."""

@@ -25,6 +25,8 @@ from tinyalex.memory import empty
 from tinyalex.ops.checks import check_dy, same_dtype, xp_of
 from tinyalex.ops.cuda import lrn as cuda
 
+__all__ = ["lrn_backward", "lrn_forward", "same_map_norm_backward", "same_map_norm_forward"]
+
 # Of x handled at a time, all channels of some pixels: long runs, to be fetched ahead, and still in cache.
 BLOCK_BYTES = 1 << 21
 

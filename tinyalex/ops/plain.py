@@ -10,15 +10,17 @@ import math
 import numpy as np
 
 from tinyalex.ops import dropout
-from tinyalex.ops.batch_norm import BatchNormCache, check_batch_norm
 from tinyalex.ops.checks import check_dy, same_dtype, xp_of
 from tinyalex.ops.conv import ConvCache, check_conv2d, conv2d_shape
 from tinyalex.ops.dropout import DropoutCache, dropout_scale
+from tinyalex.ops.later.plain import batch_norm_backward, batch_norm_forward  # noqa: F401
 from tinyalex.ops.linear import LinearCache, check_linear
 from tinyalex.ops.lrn import NormCache, check_norm
 from tinyalex.ops.pool import AvgPoolCache, MaxPoolCache, pool_geometry
 from tinyalex.ops.softmax import LossCache, check_labels
 from tinyalex.ops.windows import four_pads, output_size, two_of
+
+__all__ = ["col2im", "im2col"]
 
 
 def im2col(x, kh, kw, stride=1, pad=0, fill=0):
@@ -198,39 +200,6 @@ def same_map_norm_forward(x, n=5, k=1.0, alpha=1e-3, beta=0.75):
 def same_map_norm_backward(dy, cache):
     """As lrn_backward, over n×n pixels."""
     return _norm_backward("same_map_norm", dy, cache, _within_map)
-
-
-def _of_channels(a, like):
-    """A number a channel, to be broadcast over maps or features."""
-    return a.reshape(-1, *(1,) * (like.ndim - 1))
-
-
-def batch_norm_forward(x, w, b, mean=None, var=None, eps=1e-5):
-    """y = w x̂ + b,  x̂ = (x − mean) / √(var + eps)."""
-    check_batch_norm(x, w, b, mean, var)
-    of_batch, axes = mean is None, tuple(range(1, x.ndim))
-    if of_batch:
-        mean = x.mean(axis=axes)
-        var = ((x - _of_channels(mean, x)) ** 2).mean(axis=axes)
-    cache = BatchNormCache(x, w, mean, var, eps, of_batch)
-    return _of_channels(w, x) * _normalized(cache)[0] + _of_channels(b, x), cache
-
-
-def batch_norm_backward(dy, cache):
-    """db = Σ g,  dw = Σ g x̂,  dx = w/s (g − db/n − x̂ dw/n); with given statistics dx = w/s g."""
-    x, w, axes = cache.x, cache.w, tuple(range(1, cache.x.ndim))
-    check_dy("batch_norm backward", dy, x.shape, x.dtype)
-    xhat, s = _normalized(cache)
-    dw, db, n = (dy * xhat).sum(axis=axes), dy.sum(axis=axes), x.size // len(x)
-    g = dy - _of_channels(db, x) / n - xhat * _of_channels(dw, x) / n if cache.of_batch else dy
-    return _of_channels(w, x) / s * g, dw, db
-
-
-def _normalized(cache):
-    """Return (x̂, s)."""
-    mean, var = _of_channels(cache.mean, cache.x), _of_channels(cache.var, cache.x)
-    s = (var + cache.eps) ** 0.5
-    return (cache.x - mean) / s, s
 
 
 def dropout_mask(rng, shape, keep=0.5, xp=np, first=0):

@@ -14,8 +14,6 @@ of every row, then over the z rows of that: 2z passes over the data in place of 
 
 Backward runs the two passes in the reverse order.  In each, pixel u = o·s + p gets something from every
 window o that covers it, so with overlap the contributions add up (`+=`, never `=`).
-
-At the end, global average pooling: one window, as large as the map.
 """
 
 import math
@@ -28,6 +26,8 @@ from tinyalex.memory import empty, zeros
 from tinyalex.ops.checks import check_dy, same_dtype, xp_of
 from tinyalex.ops.cuda import pool as cuda
 from tinyalex.ops.windows import four_pads, pooled_size, real_windows, two_of
+
+__all__ = ["avg_pool_backward", "avg_pool_forward", "max_pool_backward", "max_pool_forward"]
 
 BLOCK_BYTES = 1 << 21  # of input handled at a time, whole channels: smaller, and the ranks wait for the GIL
 
@@ -222,30 +222,3 @@ def avg_pool_backward(dy, cache):
 def _spread_along(axis, dy, z, s, before, dx):
     for windows, pixels in _covered(dx.shape[axis], z, s, before, dy.shape[axis]):
         dx[_along(axis, pixels)] += dy[_along(axis, windows)]
-
-
-class GlobalAvgPoolCache(NamedTuple):
-    """What backward needs: no pixels, only what they were."""
-
-    x_shape: tuple
-    dtype: object
-
-
-def global_avg_pool_forward(x):
-    """y = the mean of each map  (M. Lin, Q. Chen and S. Yan, *Network In Network*, 2013, section 3.2).
-
-    x: (C,H,W,N).  Returns (y, cache), y (C,1,1,N).  Raises ValueError for anything but maps.
-    """
-    same_dtype("global_avg_pool", x=x)
-    if x.ndim != 4:
-        raise ArgumentError(f"global_avg_pool: expected x (C,H,W,N), found shape {x.shape}")
-    return x.mean(axis=(1, 2), keepdims=True), GlobalAvgPoolCache(x.shape, x.dtype)
-
-
-def global_avg_pool_backward(dy, cache):
-    """dx = dy / (H·W) for every pixel of the map."""
-    C, H, W, N = cache.x_shape
-    check_dy("global_avg_pool backward", dy, (C, 1, 1, N), cache.dtype)
-    dx = empty(xp_of(dy), cache.x_shape, cache.dtype)
-    dx[...] = dy / (H * W)
-    return dx

@@ -34,6 +34,12 @@ def _sides(pad):
 # --- convolution ---------------------------------------------------------------------------------
 
 
+def _seen(place, stride, before, window, size):
+    """[(k, pixel), ...]: the places k of a window, 0 ... window-1, that lie on real pixels, 0 ... size-1."""
+    pixels = [(k, place * stride + k - before) for k in range(window)]
+    return [(k, pixel) for k, pixel in pixels if 0 <= pixel < size]
+
+
 def _products(x_shape, w_shape, stride, pad, groups):
     """A convolution as a list: which output gets which weight times which pixel.
 
@@ -44,19 +50,17 @@ def _products(x_shape, w_shape, stride, pad, groups):
     """
     _, H, W, N = x_shape
     F, CG, KH, KW = w_shape  # CG channels a group
-    top, bottom, left, right = _sides(pad)
-    SH, SW = _two(stride)
+    (SH, SW), (top, bottom, left, right) = _two(stride), _sides(pad)
     OH = (H + top + bottom - KH) // SH + 1
     OW = (W + left + right - KW) // SW + 1
 
     products = []
     for f, oh, ow, n in np.ndindex(F, OH, OW, N):
-        group = f // (F // groups)
-        for c, kh, kw in np.ndindex(CG, KH, KW):
-            h = oh * SH + kh - top  # row in x: negative, or H and more, is padding
-            w = ow * SW + kw - left
-            if 0 <= h < H and 0 <= w < W:
-                products.append(((f, oh, ow, n), (f, c, kh, kw), (group * CG + c, h, w, n)))
+        first = f // (F // groups) * CG  # channel that the filter sees
+        for c in range(CG):
+            for kh, h in _seen(oh, SH, top, KH, H):
+                for kw, w in _seen(ow, SW, left, KW, W):
+                    products.append(((f, oh, ow, n), (f, c, kh, kw), (first + c, h, w, n)))
     return (F, OH, OW, N), products
 
 
@@ -120,17 +124,25 @@ def _pool_windows(x_shape, z, s, pad, ceil):
     z and s may be two numbers, (vertical, horizontal).
     """
     C, H, W, N = x_shape
-    top, bottom, left, right = _sides(pad)
-    (ZH, ZW), (SH, SW) = _two(z), _two(s)
+    (ZH, ZW), (SH, SW), (top, bottom, left, right) = _two(z), _two(s), _sides(pad)
     OH = _pooled_size(H, top, bottom, ZH, SH, ceil)
     OW = _pooled_size(W, left, right, ZW, SW, ceil)
 
     windows = []
     for c, oh, ow, n in np.ndindex(C, OH, OW, N):
-        rows = [h for h in range(oh * SH - top, oh * SH - top + ZH) if 0 <= h < H]
-        columns = [w for w in range(ow * SW - left, ow * SW - left + ZW) if 0 <= w < W]
-        windows.append(((c, oh, ow, n), [(c, h, w, n) for h in rows for w in columns]))
+        rows, columns = _seen(oh, SH, top, ZH, H), _seen(ow, SW, left, ZW, W)
+        windows.append(((c, oh, ow, n), [(c, h, w, n) for _, h in rows for _, w in columns]))
     return (C, OH, OW, N), windows
+
+
+def _pooled(of, x, *geometry):
+    """y = a function of each window's real pixels."""
+    x = _float64(x)
+    y_shape, windows = _pool_windows(x.shape, *geometry)
+    y = np.zeros(y_shape)
+    for output, pixels in windows:
+        y[output] = of([x[pixel] for pixel in pixels])
+    return y
 
 
 def max_pool(x, z, s, pad=0, ceil=True):
@@ -138,12 +150,7 @@ def max_pool(x, z, s, pad=0, ceil=True):
 
     x (C,H,W,N); returns y (C,OH,OW,N). Padding counts as -infinity: it is never the largest.
     """
-    x = _float64(x)
-    y_shape, windows = _pool_windows(x.shape, z, s, pad, ceil)
-    y = np.zeros(y_shape)
-    for output, pixels in windows:
-        y[output] = max(x[pixel] for pixel in pixels)
-    return y
+    return _pooled(max, x, z, s, pad, ceil)
 
 
 def max_pool_backward(dy, x, z, s, pad=0, ceil=True):
@@ -168,12 +175,7 @@ def avg_pool(x, z, s, pad=0, ceil=True):
 
     x (C,H,W,N); returns y (C,OH,OW,N). As cuda-convnet's conv_util.cu, kLocalAvgUndo.
     """
-    x = _float64(x)
-    y_shape, windows = _pool_windows(x.shape, z, s, pad, ceil)
-    y = np.zeros(y_shape)
-    for output, pixels in windows:
-        y[output] = sum(x[pixel] for pixel in pixels) / len(pixels)
-    return y
+    return _pooled(lambda pixels: sum(pixels) / len(pixels), x, z, s, pad, ceil)
 
 
 def avg_pool_backward(dy, x, z, s, pad=0, ceil=True):
@@ -183,26 +185,6 @@ def avg_pool_backward(dy, x, z, s, pad=0, ceil=True):
     for output, pixels in _pool_windows(x.shape, z, s, pad, ceil)[1]:
         for pixel in pixels:
             dx[pixel] += dy[output] / len(pixels)
-    return dx
-
-
-def global_avg_pool(x):
-    """y = the mean of all H x W pixels of a map.  x (C,H,W,N); returns y (C,1,1,N).  Lin, Chen, Yan 2013."""
-    x = _float64(x)
-    C, H, W, N = x.shape
-    y = np.zeros((C, 1, 1, N))
-    for c, h, w, n in np.ndindex(x.shape):
-        y[c, 0, 0, n] += x[c, h, w, n] / (H * W)
-    return y
-
-
-def global_avg_pool_backward(dy, x):
-    """dx, shaped like x: each map's dy, in equal shares, to its pixels."""
-    dy = _float64(dy)
-    _, H, W, _ = x.shape
-    dx = np.zeros(x.shape)
-    for c, h, w, n in np.ndindex(x.shape):
-        dx[c, h, w, n] += dy[c, 0, 0, n] / (H * W)
     return dx
 
 
@@ -216,25 +198,19 @@ def _across_maps(x_shape, n, groups):
     for even n there is one more below than above (2012: kFCNorm). In the two-tower net a group is
     what one GPU holds: windows do not reach over to the other.
     """
-    C, H, W, N = x_shape
-    size = C // groups
+    size = x_shape[0] // groups
     windows = []
-    for c, h, w, image in np.ndindex(C, H, W, N):
+    for c, *place in np.ndindex(x_shape):
         first = c // size * size  # of the group that c is in
-        maps = [j for j in range(c - n // 2, c - n // 2 + n) if first <= j < first + size]
-        windows.append(((c, h, w, image), [(j, h, w, image) for j in maps]))
+        maps = [first + j for _, j in _seen(c - first, 1, n // 2, n, size)]
+        windows.append(((c, *place), [(j, *place) for j in maps]))
     return windows
 
 
 def _within_map(x_shape, n):
     """[(i, [j, ...]), ...]: the n x n pixels around pixel i in its own map, cut off at the border."""
-    C, H, W, N = x_shape
-    windows = []
-    for c, h, w, image in np.ndindex(C, H, W, N):
-        rows = [r for r in range(h - n // 2, h - n // 2 + n) if 0 <= r < H]
-        columns = [q for q in range(w - n // 2, w - n // 2 + n) if 0 <= q < W]
-        windows.append(((c, h, w, image), [(c, r, q, image) for r in rows for q in columns]))
-    return windows
+    before, after = n // 2, n - 1 - n // 2
+    return _pool_windows(x_shape, n, 1, (before, after, before, after), ceil=False)[1]
 
 
 def _normalize(x, windows, k, a, beta):
@@ -295,54 +271,6 @@ def same_map_norm_backward(dy, x, n=5, k=1.0, alpha=1e-3, beta=0.75):
     return _normalize_backward(dy, x, _within_map(x.shape, n), k, alpha / n**2, beta)
 
 
-def _channel(x, c, mean, var):
-    """The places of channel c in x, and its mean and variance: the given ones, or else those of x."""
-    places = [(c, *place) for place in np.ndindex(x.shape[1:])]
-    if mean is not None:
-        return places, float(mean[c]), float(var[c])
-    mu = sum(x[i] for i in places) / len(places)
-    return places, mu, sum((x[i] - mu) ** 2 for i in places) / len(places)
-
-
-def batch_norm(x, w, b, mean=None, var=None, eps=1e-5):
-    """Batch normalization: y_i = w_c (x_i - mean_c) / sqrt(var_c + eps) + b_c.  Ioffe, Szegedy 2015.
-
-    x (C,H,W,N) or (D,N): the mean and variance of channel c are over its numbers, where none are given.
-    """
-    x = _float64(x)
-    y = np.zeros(x.shape)
-    for c in range(len(x)):
-        places, mu, variance = _channel(x, c, mean, var)
-        for i in places:
-            y[i] = w[c] * (x[i] - mu) / math.sqrt(variance + eps) + b[c]
-    return y
-
-
-def batch_norm_backward(dy, x, w, mean=None, var=None, eps=1e-5):
-    """dx, dw, db; dx by the quotient rule, one pair (output i, input j) of a channel at a time.
-
-    y_i = w u / v + b with u = x_i - mu and v = sqrt(var + eps), so dy_i/dx_j = w (du v - u dv) / v^2. Given
-    mean and var are constants: du = 1 if i is j, else 0, and dv = 0. Those of x move with x_j:
-    du = [i is j] - 1/n, and dv = dvar / 2v, where dvar = 2 (x_j - mu) / n.
-    """
-    dy, x = _float64(dy), _float64(x)
-    dx, dw, db = np.zeros(x.shape), np.zeros(len(x)), np.zeros(len(x))
-    for c in range(len(x)):
-        places, mu, variance = _channel(x, c, mean, var)
-        n, v = len(places), math.sqrt(variance + eps)
-        for i in places:
-            u = x[i] - mu
-            dw[c] += dy[i] * u / v
-            db[c] += dy[i]
-            for j in places:
-                du, dv = (1.0 if i == j else 0.0), 0.0
-                if mean is None:
-                    du -= 1 / n
-                    dv = 2 * (x[j] - mu) / n / (2 * v)
-                dx[j] += dy[i] * w[c] * (du * v - u * dv) / v**2
-    return dx, dw, db
-
-
 # --- activations ---------------------------------------------------------------------------------
 
 
@@ -363,26 +291,6 @@ def relu(x):
 def relu_backward(dy, x):
     """dx = dy where x > 0, else 0. At x = 0, the kink, 0."""
     return _float64(dy) * _each(lambda v: 1.0 if v > 0 else 0.0, x)
-
-
-def relu6(x):
-    """y = min(max(0, x), 6), any shape."""
-    return _each(lambda v: min(max(0.0, v), 6.0), x)
-
-
-def relu6_backward(dy, x):
-    """dx = dy where 0 < x < 6, else 0, at both kinks too."""
-    return _float64(dy) * _each(lambda v: 1.0 if 0 < v < 6 else 0.0, x)
-
-
-def leaky_relu(x, slope=0.01):
-    """y = x where x > 0, else slope x, any shape."""
-    return _each(lambda v: v if v > 0 else slope * v, x)
-
-
-def leaky_relu_backward(dy, x, slope=0.01):
-    """dx = dy where x > 0, else slope dy."""
-    return _float64(dy) * _each(lambda v: 1.0 if v > 0 else slope, x)
 
 
 def tanh(x, a=1.0, b=1.0):

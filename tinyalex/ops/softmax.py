@@ -17,6 +17,8 @@ from tinyalex.ops.checks import same_dtype, xp_of
 from tinyalex.ops.cuda import softmax as cuda
 from tinyalex.ops.cuda import sums
 
+__all__ = ["softmax", "softmax_loss_backward", "softmax_loss_forward", "topk_error"]
+
 
 def softmax(logits):
     """Probabilities over axis 0 of logits (K, …), stable for logits of any size."""

@@ -4,6 +4,8 @@ from numbers import Integral
 
 from tinyalex.errors import ArgumentError
 
+__all__ = ["four_pads", "output_size", "pooled_size", "two_of"]
+
 
 def four_pads(pad):
     """Return (top, bottom, left, right) for a pad given as one number or as all four."""

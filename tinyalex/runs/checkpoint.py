@@ -21,8 +21,8 @@ import safetensors
 import safetensors.numpy
 
 from tinyalex.errors import ArgumentError, DataError
+from tinyalex.fields import finite
 from tinyalex.files import write_bytes
-from tinyalex.models.network import finite
 from tinyalex.models.vgg import inherited as inherited_layers
 from tinyalex.runs import version1
 

@@ -52,7 +52,8 @@ IN_THE_BROWSER = ("lessons/live/session.py", "lessons/live/turns.py")
 NOT_IN_THE_BROWSER = (  # of the package tinyalex; no lesson uses it
     "cli/", "exchange/", "runs/", "data/imagenet/", "data/cifar10", "lessons/live/", "lessons/mutants",
     "lessons/adapters", "lessons/judge", "lessons/site", "lessons/course", "measure/bench", "measure/doctor",
-    "measure/relu_vs_tanh", "measure/gradtable",
+    "measure/relu_vs_tanh", "measure/gradtable", "lessons/apart", "lessons/classroom", "lessons/marking",
+    "lessons/sandbox",
 )  # fmt: skip
 
 HEAD = """

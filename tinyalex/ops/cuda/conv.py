@@ -2,10 +2,14 @@
 
 The kernels make tiles of the result; which tile, how deep its stages are and how many there are is set for
 each layer's shape.  conv.cu has the formulas, tiles.cuh what a tile is.
+
+With CUPY_TF32=1 in the environment, CuPy's own switch, float32 products are made by the tensor cores, from
+factors rounded to 10 bits: here as in cuBLAS's.
 """
 
 import functools
 import itertools
+import os
 from typing import NamedTuple
 
 from tinyalex.memory import empty
@@ -44,9 +48,27 @@ TILES = (  # by measured/gpu_conv.py on an H100
 )
 TILES_W = (
     Tile(64, 64, 16, 2, 2, 2, 6),
-    Tile(96, 128, 16, 2, 3, 2, 3),
+    Tile(96, 128, 16, 2, 3, 2, 2, UNROLL=4),
     Tile(32, 128, 16, 2, 1, 2, 4),
 )
+TILES_TF32 = (
+    Tile(128, 128, 16, 2, 4, 2, 2, TF32=1),
+    Tile(64, 256, 16, 2, 4, 2, 2, TF32=1),
+    Tile(64, 128, 16, 2, 4, 2, 4, TF32=1),
+    Tile(96, 128, 16, 2, 3, 2, 3, TF32=1),
+    Tile(48, 128, 16, 3, 3, 2, 5, TF32=1),
+    Tile(32, 128, 8, 3, 1, 2, 4, TF32=1),
+)
+TILES_W_TF32 = (
+    Tile(128, 128, 16, 2, 4, 2, 2, TF32=1),
+    Tile(96, 192, 16, 2, 3, 2, 2, TF32=1),
+    Tile(32, 128, 16, 2, 1, 2, 4, TF32=1),
+)
+
+
+def tf32():
+    """Whether products of float32 numbers may round their factors to 10 bits: CUPY_TF32, as CuPy reads it."""
+    return os.environ.get("CUPY_TF32", "0") != "0"
 
 
 def choose_tile(filters, itemsize, v):
@@ -56,7 +78,8 @@ def choose_tile(filters, itemsize, v):
     """
     if itemsize == 8:
         return Tile(64, 64, 8, 2, 1, 1, 1)
-    fit = (tile for tile in TILES if tile.threads * v >= tile.TN)
+    tiles = TILES_TF32 if tf32() else TILES
+    fit = (tile for tile in tiles if tile.threads * v >= tile.TN)
     return min(fit, key=lambda tile: -(-filters // tile.TF) * tile.TF)
 
 
@@ -64,7 +87,7 @@ def choose_tile_w(filters, itemsize):
     """The tile of the weights' gradient for so many filters (of one group)."""
     if itemsize == 8:
         return Tile(64, 64, 8, 2, 1, 1, 1)
-    return min(TILES_W, key=lambda tile: -(-filters // tile.TF) * tile.TF)
+    return min(TILES_W_TF32 if tf32() else TILES_W, key=lambda tile: -(-filters // tile.TF) * tile.TF)
 
 
 def conv2d_forward(y, b, cache):

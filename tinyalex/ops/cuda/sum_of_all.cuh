@@ -16,6 +16,6 @@ template <typename T> static __device__ T sum_of_all(T *shown, T mine)
         if ((int)threadIdx.x < half)
             shown[threadIdx.x] += shown[threadIdx.x + half];
     }
-    return shown[0];  // to thread 0 alone
+    return shown[threadIdx.x];  // the sum, to thread 0
 }
 #endif

@@ -16,103 +16,58 @@ Which devices a program runs on is said in one way everywhere (`--devices`, `tin
 
 import contextlib
 import functools
-import math
 import os
 import re
 from collections import Counter
 
 import numpy as np
 
-from tinyalex.errors import DeviceError, DeviceMemoryError
-from tinyalex.memory import empty
+from tinyalex.errors import DeviceError
 
 
 class Device:
     """One device: ``name``, array module ``xp``, ``put`` (host → here) and ``get`` (here → host).
 
-    Work on a GPU is queued on the rank's own stream, and the host does not wait for it: only ``get`` (and
-    float() of an array) does.  Devices exchange arrays in three steps: the giver calls ``record`` when it has
-    queued what writes the array, the taker ``wait``, then ``fetch``.
+    A GPU's is a `tinyalex.devices.cuda.GPU`: work on it is queued on the rank's own stream, and the host does
+    not wait for it; only ``get`` (and float() of an array) does.  Devices exchange arrays in three steps: the
+    giver calls ``record`` when it has queued what writes the array, the taker ``wait``, then ``fetch``.
     """
+
+    def __new__(cls, name=""):
+        if cls is Device and name.startswith("cuda"):
+            from tinyalex.devices.cuda import GPU
+
+            cls = GPU
+        return super().__new__(cls)
 
     def __init__(self, name):
         self.name, (self.kind, self.index) = name, kind_and_index(name)
-        self.xp = np if self.kind == "cpu" else _cupy(self)
+        self.xp = np
 
     def __repr__(self):
         return f"Device({self.name!r})"
 
     @contextlib.contextmanager
     def context(self):
-        """Return a context manager in which arrays are made on this device; a GPU gets a stream of its own.
-
-        At its end, by an error too, all work of the stream is done.  (The stream is in order with the default
-        one, on which arrays may have been made before.)  Running out of the GPU's memory raises
-        DeviceMemoryError, whether CuPy, cuBLAS or the driver asked for it.
-        """
-        if self.kind == "cpu":
-            yield
-            return
-        with self.xp.cuda.Device(self.index):
-            try:
-                with self.xp.cuda.Stream():
-                    try:
-                        yield
-                    finally:  # or the stream's memory might be given away while the GPU still works on it
-                        self.finish()
-            except (MemoryError, RuntimeError) as error:
-                free, total = self.xp.cuda.runtime.memGetInfo()
-                if not self._is_full(error, free):
-                    raise
-                ours = self.xp.get_default_memory_pool().total_bytes()
-                raise DeviceMemoryError(self.name, str(error), free, total, free + ours) from error
-
-    def _is_full(self, error, free):
-        """Whether the error, raised with so many bytes free, says that this GPU's memory is full."""
-        if isinstance(error, self.xp.cuda.memory.OutOfMemoryError):
-            return True
-        codes = ["CUBLAS_STATUS_ALLOC_FAILED", "CUDA_ERROR_OUT_OF_MEMORY", "cudaErrorMemoryAllocation"]
-        if free < 2**28:  # cuBLAS, when it begins, wants memory for itself, and does not name the reason
-            codes.append("CUBLAS_STATUS_NOT_INITIALIZED")
-        return str(error).startswith(tuple(codes))
+        """Return a context manager in which arrays are made on this device."""
+        yield
 
     def finish(self):
         """Wait until all that this device has been given to do is done."""
-        if self.kind == "cuda":
-            self.xp.cuda.get_current_stream().synchronize()
 
     def record(self):
         """Return an event: what this device has been given to do so far (on the CPU it is done: None)."""
-        if self.kind == "cpu":
-            return None
-        event = self.xp.cuda.Event(disable_timing=True)
-        event.record()
-        return event
 
     def wait(self, event):
         """Let what this device is given to do from now on wait for another's event; the host goes on."""
-        if event is not None:
-            self.xp.cuda.get_current_stream().wait_event(event)
 
     def fetch(self, array):
-        """Return the array, or a copy of it here if it is another GPU's (and then it must be C-contiguous).
-
-        GPUs read each other directly where the pair can; elsewhere the driver goes through the host.
-        """
-        if self.kind == "cpu" or array.device.id == self.index:
-            return array
-        out = empty(self.xp, array.shape, array.dtype)
-        out.data.copy_from_device_async(array.data, array.nbytes)
-        return out
+        """Return the array, or a copy of it here if it is another GPU's."""
+        return array
 
     def pinned(self, shape, dtype):
-        """Return an array of the host's that a GPU can copy by itself; any thread may ask for one."""
-        if self.kind == "cpu":
-            return np.empty(shape, dtype)
-        count = math.prod(shape)
-        with self.xp.cuda.Device(self.index):
-            memory = self.xp.cuda.alloc_pinned_memory(count * np.dtype(dtype).itemsize)
-        return np.frombuffer(memory, dtype, count).reshape(shape)
+        """Return an array of the host's that this device can copy by itself; any thread may ask for one."""
+        return np.empty(shape, dtype)
 
     def put(self, array):
         """Copy a host array to this device (on the CPU: the array itself)."""
@@ -120,7 +75,7 @@ class Device:
 
     def get(self, array):
         """Copy an array of this device to the host (on the CPU: the array itself)."""
-        return array if self.kind == "cpu" else self.xp.asnumpy(array)
+        return array
 
 
 def kind_and_index(name):
@@ -129,27 +84,6 @@ def kind_and_index(name):
     if not match:
         raise DeviceError(f"device {name!r}: expected 'cpu:K' or 'cuda:K' with K = 0, 1, 2, …")
     return match[1], int(match[2])
-
-
-def _cupy(device):
-    """Return CuPy; DeviceError unless it is installed and the device is here."""
-    try:
-        import cupy
-    except ImportError as error:
-        raise DeviceError(
-            f"device {device.name}: CuPy is not installed ({error}); "
-            "pip install 'tinyalex[cuda12]' or 'tinyalex[cuda13]', whichever the driver supports"
-        ) from error
-    try:
-        count = cupy.cuda.runtime.getDeviceCount()
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        raise DeviceError(
-            f"device {device.name}: the CUDA driver answered: {error}; `tinyalex doctor` says what is here"
-        ) from error
-    if device.index >= count:
-        found = {0: "no GPU", 1: "1 GPU (cuda:0)"}.get(count, f"{count} GPUs (cuda:0 … cuda:{count - 1})")
-        raise DeviceError(f"device {device.name}: this machine has {found}")
-    return cupy
 
 
 def cpu_count():

@@ -27,6 +27,8 @@ from tinyalex.memory import empty
 from tinyalex.ops.checks import check_dy, same_dtype, xp_of
 from tinyalex.ops.cuda import batch_norm as cuda
 
+__all__ = ["batch_norm_backward", "batch_norm_forward"]
+
 BLOCK_BYTES = 1 << 21  # of x handled at a time, some whole channels: they stay in cache
 
 

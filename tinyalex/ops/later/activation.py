@@ -1,0 +1,58 @@
+"""Activations that AlexNet does not have: ReLU6 and the leaky ReLU; see `tinyalex.ops.activation`.
+
+ReLU6     y = min(max(0, x), 6)                 dy/dx = 1 if 0 < y < 6 else 0
+leaky     y = max(0, x) + slope · min(0, x)     dy/dx = 1 if y > 0 else slope
+"""
+
+from functools import partial
+
+from tinyalex.ops.activation import ACTIVATIONS, Activation
+from tinyalex.ops.checks import check_dy, xp_of
+
+__all__ = [
+    "leaky_relu", "leaky_relu_backward", "leaky_relu_forward", "relu6", "relu6_backward", "relu6_forward",
+]  # fmt: skip
+
+
+def relu6_forward(x, out=None):
+    """y = min(max(0, x), 6)  (Krizhevsky, Convolutional deep belief networks on CIFAR-10, 2010).
+
+    Returns (y, cache); the cache is y.
+    """
+    xp = xp_of(x)
+    y = xp.maximum(x, 0, out=out)
+    xp.minimum(y, 6, out=y)
+    return y, y
+
+
+def relu6_backward(dy, y, out=None):
+    """dx = dy where 0 < y < 6, else 0 (at both kinks too)."""
+    xp = xp_of(dy, y)
+    check_dy("relu6 backward", dy, y.shape, y.dtype)
+    dx = xp.multiply(dy, y > 0, out=out)
+    return xp.multiply(dx, y < 6, out=dx)
+
+
+def leaky_relu_forward(x, slope=0.01, out=None):
+    """y = x where x > 0, else slope · x, slope > 0  (Maas et al. 2013).  Returns (y, cache), the cache y."""
+    xp = xp_of(x)
+    steeper = xp.maximum if slope <= 1 else xp.minimum
+    y = steeper(x, x * x.dtype.type(slope), out=out)
+    return y, y
+
+
+def leaky_relu_backward(dy, y, slope=0.01, out=None):
+    """dx = dy where y > 0, else slope · dy (at the kink, x = 0, the derivative is taken as the slope)."""
+    xp = xp_of(dy, y)
+    check_dy("leaky relu backward", dy, y.shape, y.dtype)
+    factor = xp.where(y > 0, y.dtype.type(1), y.dtype.type(slope))
+    return xp.multiply(dy, factor, out=out if out is not None else factor)
+
+
+relu6 = ACTIVATIONS["relu6"] = Activation("relu6", relu6_forward, relu6_backward)
+
+
+def leaky_relu(slope=0.01):
+    """Return the activation y = x where x > 0, else slope · x; slope > 0."""
+    forward, backward = partial(leaky_relu_forward, slope=slope), partial(leaky_relu_backward, slope=slope)
+    return Activation(f"leaky_relu[{slope:g}]", forward, backward)

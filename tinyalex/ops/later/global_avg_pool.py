@@ -1,0 +1,36 @@
+"""Global average pooling: one window, as large as the map  (Lin, Chen and Yan, 2013)."""
+
+from typing import NamedTuple
+
+from tinyalex.errors import ArgumentError
+from tinyalex.memory import empty
+from tinyalex.ops.checks import check_dy, same_dtype, xp_of
+
+__all__ = ["global_avg_pool_backward", "global_avg_pool_forward"]
+
+
+class GlobalAvgPoolCache(NamedTuple):
+    """What backward needs: no pixels, only what they were."""
+
+    x_shape: tuple
+    dtype: object
+
+
+def global_avg_pool_forward(x):
+    """y = the mean of each map  (M. Lin, Q. Chen and S. Yan, *Network In Network*, 2013, section 3.2).
+
+    x: (C,H,W,N).  Returns (y, cache), y (C,1,1,N).  Raises ValueError for anything but maps.
+    """
+    same_dtype("global_avg_pool", x=x)
+    if x.ndim != 4:
+        raise ArgumentError(f"global_avg_pool: expected x (C,H,W,N), found shape {x.shape}")
+    return x.mean(axis=(1, 2), keepdims=True), GlobalAvgPoolCache(x.shape, x.dtype)
+
+
+def global_avg_pool_backward(dy, cache):
+    """dx = dy / (H·W) for every pixel of the map."""
+    C, H, W, N = cache.x_shape
+    check_dy("global_avg_pool backward", dy, (C, 1, 1, N), cache.dtype)
+    dx = empty(xp_of(dy), cache.x_shape, cache.dtype)
+    dx[...] = dy / (H * W)
+    return dx
