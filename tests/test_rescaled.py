@@ -1,17 +1,23 @@
 """Pictures rescaled as for VGG, whole pictures in shards, the dense test and 50 crops."""
 
+import threading
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from tinyalex import runs
+from tinyalex.comm import Comm, launch
 from tinyalex.data import Images, augment, imagenet
 from tinyalex.data.rescaled import RescaledLoader
-from tinyalex.errors import ArgumentError, DataError
+from tinyalex.devices import Device
+from tinyalex.errors import ArgumentError, DataError, TinyalexError
 from tinyalex.evaluate import Dense, probabilities
 from tinyalex.models import make
 from tinyalex.models.network import Network
 from tinyalex.nn import Conv2d, Flatten, Linear, MaxPool
 from tinyalex.ops import softmax
+from tinyalex.runs import checkpoint, run, trained
 
 rng = np.random.default_rng(0)
 SQUARES = Images(rng.integers(0, 256, (3, 20, 20, 12), np.uint8), np.arange(12) % 3, ("a", "b", "c"))
@@ -186,14 +192,14 @@ SIZES = [(60, 40), (40, 60), (40, 40), (90, 40)]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Four pictures and a strip, in two classes; prepared whole with a shorter side of 20."""
+    """Four pictures and a strip, in two classes; prepared whole with a shorter side of 36."""
     src, dst = tmp_path_factory.mktemp("src"), tmp_path_factory.mktemp("dst") / "whole"
     for i, (w, h) in enumerate(SIZES):
         (src / "ab"[i % 2]).mkdir(exist_ok=True)
         pixels = np.random.default_rng(i).integers(0, 256, (h, w, 3), np.uint8)
         Image.fromarray(pixels).save(src / "ab"[i % 2] / f"{i}.png")
     Image.new("RGB", (200, 20)).save(src / "a" / "strip.png")
-    return src, dst, imagenet.prepare(src, dst, size=20, whole=True, workers=1, shard_size=2)
+    return src, dst, imagenet.prepare(src, dst, size=36, whole=True, workers=1, shard_size=2)
 
 
 def test_whole_pictures_in_shards(folder):
@@ -201,28 +207,131 @@ def test_whole_pictures_in_shards(folder):
     shards = imagenet.open(dst)
     assert (done.counts, done.unreadable) == ({"train": 4}, 1)
     assert "200 × 20 pixels: the longer side is more than 8 times" in (dst / "unreadable.txt").read_text()
-    assert sorted(map(tuple, shards.sizes.tolist())) == [(20, 20), (20, 30), (20, 45), (30, 20)]
+    assert sorted(map(tuple, shards.sizes.tolist())) == [(36, 36), (36, 54), (36, 81), (54, 36)]
     assert [shards[i].shape[1:] for i in range(4)] == [tuple(size) for size in shards.sizes]
     pixels = np.concatenate([shards[i].reshape(3, -1) for i in range(4)], axis=1)
-    np.testing.assert_allclose(shards.mean, np.tile(pixels.mean(1)[:, None, None], (1, 20, 20)), rtol=1e-6)
+    np.testing.assert_allclose(shards.mean, np.tile(pixels.mean(1)[:, None, None], (1, 36, 36)), rtol=1e-6)
     np.testing.assert_allclose(shards.covariance, np.cov(pixels, bias=True), rtol=1e-9)
-    square = next(i for i in range(4) if shards.sizes[i][0] == shards.sizes[i][1])
+    square = next(i for i in range(4) if shards.sizes[i].max() == 36)
     picture = np.random.default_rng(2).integers(0, 256, (40, 40, 3), np.uint8)
-    scaled = Image.fromarray(picture).resize((20, 20), Image.Resampling.BICUBIC)
+    scaled = Image.fromarray(picture).resize((36, 36), Image.Resampling.BICUBIC)
     np.testing.assert_array_equal(shards[square], np.asarray(scaled).transpose(2, 0, 1))
 
 
 def test_whole_shards_are_verified_and_not_taken_for_squares(folder):
     src, dst, _ = folder
-    assert imagenet.prepare(src, dst, size=20, whole=True, workers=1, shard_size=2).verified
+    assert imagenet.prepare(src, dst, size=36, whole=True, workers=1, shard_size=2).verified
     with pytest.raises(DataError, match="was begun with whole True, now False"):
-        imagenet.prepare(src, dst, size=20, workers=1, shard_size=2)
+        imagenet.prepare(src, dst, size=36, workers=1, shard_size=2)
 
 
-def test_whole_pictures_are_fed_to_training(folder):
-    shards = imagenet.open(folder[1])
-    augmentation = augment.Augmentation(crop=16, noise=0.1, scale=(16, 20))
-    with RescaledLoader(
-        shards, 2, augmentation, train=True, mean=shards.mean, covariance=shards.covariance
-    ) as loader:
-        assert [batch.images.shape for batch in loader] == [(3, 16, 16, 2)] * 2
+@pytest.fixture(scope="module")
+def a(folder, tmp_path_factory):
+    """A run of A on them, its batches in two parts, stopped after an epoch; and one that was not stopped."""
+    path = tmp_path_factory.mktemp("runs")
+    options = {"width": 1 / 64, "size": 32, "scale": (33, 36), "batch": 2, "accumulate": 2}
+    runs.train(path / "whole", folder[1], "vgg-a", epochs=2, **options)
+    runs.train(path / "a", folder[1], "vgg-a", epochs=1, **options)
+    runs.resume(path / "a", epochs=2)
+    return path / "a", path / "whole"
+
+
+def arrays_of(run, which=-1):
+    return checkpoint.load(checkpoint.checkpoints(run)[which])[0]
+
+
+def test_a_run_in_parts_with_jitter_goes_on_as_if_it_had_not_stopped(a):
+    found, wanted = map(arrays_of, a)
+    assert found.keys() == wanted.keys()
+    for name in wanted:
+        np.testing.assert_array_equal(found[name], wanted[name])
+
+
+def test_a_deeper_run_starts_from_a_and_does_not_need_it_again(folder, a, tmp_path):
+    """Its checkpoint of step 0 holds A's seven layers; the run goes on from that when A's is gone."""
+    source = tmp_path / "a.safetensors"
+    source.write_bytes(checkpoint.newest(a[0]).read_bytes())
+    made, opened = runs.new_run(
+        folder[1], "vgg-d", width=1 / 64, size=32, scale=36, batch=2, epochs=1, start_from=source
+    )
+    stop = threading.Event()
+    stop.set()
+    launch(run.job(tmp_path / "d", made, opened, new=True, stop=stop), "cpu:0")
+    source.unlink()
+    theirs, ours = arrays_of(a[0]), arrays_of(tmp_path / "d", 0)
+    same = {name for name in ours if name in theirs and np.array_equal(ours[name], theirs[name])}
+    seven = ("conv1_1", "conv2_1", "conv3_1", "conv3_2", "fc6", "fc7", "fc8")
+    assert {f"{layer}.w" for layer in seven} <= same
+    assert not {"conv4_1.w", "conv4_2.w", "conv5_1.w", "conv5_2.w"} & same
+    runs.resume(tmp_path / "d")
+    assert checkpoint.newest(tmp_path / "d").name == "step-00000002.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scale": 48}, "shorter side of 36 pixels, and --scale asks for 48: prepare them with --side 48"),
+        ({"scale": 20}, "--scale: expected the shorter side, at least the 32 pixels .* found 20"),
+        (
+            {"scale": 36, "accumulate": 3},
+            "--accumulate: expected a number of equal parts of a batch of 2, found 3",
+        ),
+        ({"scale": 36, "upscale": 40}, "--scale: rescales pictures itself, found --upscale"),
+        ({"recipe": "paper"}, "holds whole pictures, of a shorter side of 36: --scale 36 at most"),
+        ({"start_from": "a", "width": 1 / 32}, "--start-from: .*conv1_1.b: this network has"),
+    ],
+)
+def test_runs_that_cannot_be_are_refused_before_their_folder(folder, a, tmp_path, options, message):
+    options = {"width": 1 / 64, "batch": 2, "epochs": 1} | options
+    if "start_from" in options:
+        options["start_from"] = a[0]
+    with pytest.raises(DataError, match=message):
+        runs.train(tmp_path / "run", folder[1], "vgg-d", size=32, **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_tests_of_a_run_over_scales_dense_and_crops(folder, a):
+    """Each is the average of its passes, computed one by one; both kinds together of both."""
+    trained_a = trained.load(Comm(Device("cpu:0")), checkpoint.newest(a[0]))
+    source = imagenet.open(folder[1])
+
+    def tested(*how):
+        p, labels = trained.probabilities_of(trained_a.net.comm, trained_a, source, trained.Test(*how), count)
+        np.testing.assert_array_equal(labels, source.labels)
+        return p
+
+    def count(done, of):
+        counted.append((done, of))
+
+    counted = []
+    dense = [tested(0, True, True, (scale,)) for scale in (32, 36)]
+    crops = [tested(50, False, False, (scale,)) for scale in (33, 34, 36)]
+    np.testing.assert_allclose(tested(0, True, True, (32, 36)), np.mean(dense, axis=0), atol=1e-7)
+    counted.clear()
+    both = tested(150, True, True, (33, 34, 36))
+    assert counted[-1] == (24, 24)
+    three = tested(0, True, True, (33, 34, 36))
+    np.testing.assert_allclose(both, (three + np.mean(crops, axis=0)) / 2, atol=1e-7)
+    np.testing.assert_array_equal(tested(150, False, False, None), tested(50, False, False, (33, 34, 36)))
+    one = tested(1, False, False, None)  # at the middle of [33, 36]
+    assert (
+        np.abs(one - tested(1, False, False, (34,))).max()
+        == 0
+        < np.abs(one - tested(1, False, False, (36,))).max()
+    )
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ((0, True, False, (31,)), "pictures of 31 pixels are smaller than the window of 32"),
+        ((1, False, False, (40,)), "pictures of 36 pixels, to be tested at 40: prepare with --side 40"),
+        ((150, False, False, (33, 36)), "--views 150: expected three scales, found 2"),
+    ],
+)
+def test_tests_that_cannot_be(folder, a, how, message):
+    trained_a = trained.load(Comm(Device("cpu:0")), checkpoint.newest(a[0]))
+    with pytest.raises(TinyalexError, match=message):
+        trained.probabilities_of(
+            trained_a.net.comm, trained_a, imagenet.open(folder[1]), trained.Test(*how), print
+        )

@@ -193,8 +193,11 @@ def _batch_that_fits(settings, devices, memory):
     from tinyalex.ops.cuda.conv import SCRATCH_BYTES
 
     memory -= SCRATCH_BYTES  # what describe does not count: a layer's partial sums
-    batch = settings.recipe.batch
+    batch = settings.recipe.batch // settings.accumulate
     fits = largest_batch(settings.network, len(devices.split(",")), memory)
     if fits >= batch:
         return f"a batch of {batch} should just fit by `tinyalex describe`: try a smaller one"
-    return f"in place of {batch}, a batch of {fits} images would fit" if fits else "not one image would fit"
+    if not fits:
+        return "not one image would fit"
+    parts = next(n for n in range(1, batch + 1) if batch % n == 0 and batch // n <= fits)
+    return f"in place of {batch}, a batch of {fits} images would fit, or --accumulate {parts}"

@@ -53,10 +53,9 @@ def check(settings, data, ranks):
         )
     if settings.recipe.batch % settings.accumulate:
         raise DataError(
-            f"--accumulate: {settings.accumulate} equal parts of a batch of {settings.recipe.batch} expected"
+            f"--accumulate: expected a number of equal parts of a batch of {settings.recipe.batch}, found "
+            f"{settings.accumulate}"
         )
-    if settings.start_from:
-        checkpoint.inherited(settings.network, settings.start_from)
     _check_pictures(settings, data)
     with data.loader("train", settings, augmentation=settings.recipe.augmentation, train=True):
         pass
@@ -218,6 +217,8 @@ def job(out, settings, data, new=False, longer=False, stop=None, on_event=lambda
             if comm.rank == 0:
                 check(settings, data, comm.size)
                 if new:
+                    if settings.start_from:
+                        checkpoint.inherited(settings.network, settings.start_from)
                     begin(out, settings)
                 stack.enter_context(lock(out))
             comm.share(None)  # nobody looks into the folder before

@@ -192,7 +192,7 @@ def _begin(dst, plan):
     return not complete
 
 
-def _jobs(dst, split, entries, classes, size, shard_size, exif, whole):
+def _jobs(dst, split, entries, classes, size, shard_size, exif, whole=False):
     n = shard_size or max(64, -(-len(entries) // 100))
     numbers = {name: k for k, name in enumerate(classes)}
     labels = np.array([numbers[e.label] for e in entries], np.int32)
@@ -345,12 +345,13 @@ def _shard_path(job):
 def _finish(dst, plan, jobs, classes):
     """From the shards' sums: labels, mean, covariance, the unreadable pictures, and last the index."""
     splits, unreadable, sums, counts = {}, [], {}, {}
+    keys = ("labels", "unreadable", "sha256") + ("sizes",) * plan["whole"]
     for split, some in jobs.items():
         parts, total, cross = [], 0, 0
         for job in some:
             with np.load(job.stem + ".npz", allow_pickle=False) as part:
                 total, cross = total + part["total"], cross + part["cross"]
-                parts.append({key: part[key] for key in ("labels", "sizes", "unreadable", "sha256")})
+                parts.append({key: part[key] for key in keys})
         labels = np.concatenate([part["labels"] for part in parts])
         if plan["whole"]:
             sizes = np.concatenate([part["sizes"] for part in parts])
