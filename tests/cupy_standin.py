@@ -18,6 +18,7 @@ and of fused multiply-adds.
 
 import ctypes
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -396,30 +397,15 @@ def compiled(code, options):
     library = Path(machine.cache) / f"{digest}.so"
     with lock:
         if not library.exists():
-            command = [
-                CXX,
-                "-O1" if barriers else "-O3",
-                "-std=c++14",
-                "-Wall",
-                "-Wextra",
-                "-Werror",
-                "-Wno-unused-function",
-            ]
-            command += [
-                "-Wno-unused-variable",
-                "-Wno-unknown-pragmas",
-                *options,
-                "-shared",
-                "-fPIC",
-                "-x",
-                "c++",
-                "-",
-                "-o",
-                library,
-            ]
-            done = subprocess.run(command, input=source, capture_output=True, text=True)
+            made = library.with_suffix(f".{os.getpid()}")  # another process may be compiling the same
+            command = (
+                f"{CXX} {'-O1' if barriers else '-O3'} -std=c++14 -Wall -Wextra -Werror -Wno-unused-function"
+            )
+            command += f" -Wno-unused-variable -Wno-unknown-pragmas -shared -fPIC -x c++ - -o {made}"
+            done = subprocess.run([*command.split(), *options], input=source, capture_output=True, text=True)
             if done.returncode:
                 raise RuntimeError(f"g++ cannot compile the kernel:\n{done.stderr}")
+            made.replace(library)
     return ctypes.PyDLL(str(library))  # keeps the GIL: the shim's indices are global
 
 

@@ -23,7 +23,7 @@ def test_products_are_the_networks_multiply_adds(ranks):
     """Three products a layer, two for conv1: what `describe` counts for one image and all ranks."""
     rows = describe(alexnet(), ranks, 3).rows
     for place, row in zip(alexnet().plan(ranks), rows, strict=True):
-        products = bench.products(place, 3, ranks)
+        products = bench.products(place, 3)
         found = {d: sum(n * m * k * j for n, m, k, j in products[d]) for d in products}
         whole = 3 * row.multiply_adds // ranks
         assert found == {"forward": whole, "backward": whole * (1 if row.layer == "conv1" else 2)}
@@ -40,8 +40,8 @@ def test_a_layer_alone_is_a_rank_s_share_of_it(ranks):
         only = bench.alone(network, name, ranks)
         (own,) = only.plan()
         own.layer.need_dx = getattr(place.layer, "need_dx", True)
-        assert bench.products(own, 3) == bench.products(place, 3, ranks), name
-        assert own.y == place.own(place.y, place.split_y, ranks), name
+        assert bench.products(own, 3) == bench.products(place, 3), name
+        assert own.y == place.own(place.y, place.split_y), name
 
 
 def test_a_layer_from_the_command_line():

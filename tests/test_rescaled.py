@@ -44,6 +44,14 @@ def test_jitter_is_the_seeds_whatever_the_threads():
     np.testing.assert_array_equal(resumed[0].images, one[4].images)
 
 
+def test_ranks_that_share_a_batch_have_parts_of_the_same():
+    whole = batches(0, train=True, seed=3)
+    halves = [batches(0, train=True, seed=3, part=(k, 2)) for k in range(2)]
+    for one, *parts in zip(whole, *halves, strict=True):
+        np.testing.assert_array_equal(np.concatenate([p.images for p in parts], axis=-1), one.images)
+        np.testing.assert_array_equal(np.concatenate([p.labels for p in parts]), one.labels)
+
+
 def test_each_picture_draws_its_own_scale_and_its_crops_reach_the_corners():
     """Of a picture whose pixels are their own coordinates every crop tells its scale and place."""
     ys, xs = np.mgrid[0:200, 0:100]
@@ -229,10 +237,17 @@ def test_whole_shards_are_verified_and_not_taken_for_squares(folder):
 def a(folder, tmp_path_factory):
     """A run of A on them, its batches in two parts, stopped after an epoch; and one that was not stopped."""
     path = tmp_path_factory.mktemp("runs")
-    options = {"width": 1 / 64, "size": 32, "scale": (33, 36), "batch": 2, "accumulate": 2}
+    options = {
+        "width": 1 / 64,
+        "size": 32,
+        "scale": (33, 36),
+        "batch": 2,
+        "accumulate": 2,
+        "devices": "cpu:0",
+    }
     runs.train(path / "whole", folder[1], "vgg-a", epochs=2, **options)
     runs.train(path / "a", folder[1], "vgg-a", epochs=1, **options)
-    runs.resume(path / "a", epochs=2)
+    runs.resume(path / "a", epochs=2, devices="cpu:0")
     return path / "a", path / "whole"
 
 
@@ -263,7 +278,7 @@ def test_a_deeper_run_starts_from_a_and_does_not_need_it_again(folder, a, tmp_pa
     seven = ("conv1_1", "conv2_1", "conv3_1", "conv3_2", "fc6", "fc7", "fc8")
     assert {f"{layer}.w" for layer in seven} <= same
     assert not {"conv4_1.w", "conv4_2.w", "conv5_1.w", "conv5_2.w"} & same
-    runs.resume(tmp_path / "d")
+    runs.resume(tmp_path / "d", devices="cpu:0")
     assert checkpoint.newest(tmp_path / "d").name == "step-00000002.safetensors"
 
 
@@ -274,7 +289,7 @@ def test_a_deeper_run_starts_from_a_and_does_not_need_it_again(folder, a, tmp_pa
         ({"scale": 20}, "--scale: expected the shorter side, at least the 32 pixels .* found 20"),
         (
             {"scale": 36, "accumulate": 3},
-            "--accumulate: expected a number of equal parts of a batch of 2, found 3",
+            "--accumulate: expected a number of equal parts of the 2 images .* found 3",
         ),
         ({"scale": 36, "upscale": 40}, "--scale: rescales pictures itself, found --upscale"),
         ({"recipe": "paper"}, "holds whole pictures, of a shorter side of 36: --scale 36 at most"),
@@ -282,7 +297,7 @@ def test_a_deeper_run_starts_from_a_and_does_not_need_it_again(folder, a, tmp_pa
     ],
 )
 def test_runs_that_cannot_be_are_refused_before_their_folder(folder, a, tmp_path, options, message):
-    options = {"width": 1 / 64, "batch": 2, "epochs": 1} | options
+    options = {"width": 1 / 64, "batch": 2, "epochs": 1, "devices": "cpu:0"} | options
     if "start_from" in options:
         options["start_from"] = a[0]
     with pytest.raises(DataError, match=message):

@@ -1,11 +1,12 @@
 """VGG: the sizes of the paper's Table 1 and 2, layer by layer, and PyTorch's numbers."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 
-from tinyalex.comm import Comm
+from tinyalex.comm import Comm, launch
 from tinyalex.devices import Device
 from tinyalex.errors import ArgumentError
 from tinyalex.gradcheck import check
@@ -153,21 +154,27 @@ def test_weights_of_another_configuration(theirs, message):
         inherited(theirs.sizes(), make("vgg-d", width=1 / 64, size=32).sizes())
 
 
-@pytest.mark.parametrize("parts", [2, 4])
-def test_a_batch_in_parts_is_the_batch_in_one_piece(parts):
-    """Dropout masks included, for three steps: gradients and weights are the same."""
+@pytest.mark.parametrize(("parts", "ranks"), [(2, 1), (4, 1), (2, 2)])
+def test_a_batch_in_parts_is_the_batch_in_one_piece(parts, ranks):
+    """Dropout masks included, for three steps: gradients and weights are the same; on ranks that share it too."""
 
-    def after(parts):
+    def rank(comm, parts):
         net = make("vgg-a", width=1 / 32, size=32, classes=4).build(
-            rng=np.random.default_rng(0), dtype=np.float64
+            comm, np.random.default_rng(0), np.float64, parallel="data"
         )
         step = Step(net, SGD(net, 1e-2, decay=5e-4), parts=parts)
-        rng = np.random.default_rng(1)
-        results = [step(rng.standard_normal((3, 32, 32, 8)), rng.integers(0, 4, 8)) for _ in range(3)]
+        rng, mine, results = np.random.default_rng(1), comm.part(8), []
+        for _ in range(3):
+            images, labels = rng.standard_normal((3, 32, 32, 8)), rng.integers(0, 4, 8)
+            results.append(step(images[..., mine], labels[mine]))
         grads = {name: layer.grads[key] for name, layer, key in net.learned()}
         return results, grads, {name: layer.params[key] for name, layer, key in net.learned()}
 
-    one, some = after(1), after(parts)
+    def after(parts, ranks):
+        devices = ",".join(f"cpu:{r}" for r in range(ranks))
+        return launch(partial(rank, parts=parts), devices)[-1]
+
+    one, some = after(1, 1), after(parts, ranks)
     np.testing.assert_allclose(some[0], one[0], rtol=1e-12)
     for found, wanted in zip(some[1:], one[1:], strict=True):
         for name in wanted:

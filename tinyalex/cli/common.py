@@ -78,9 +78,20 @@ Plain = Annotated[
 Width = Annotated[float, typer.Option(help="Factor on the numbers of filters and hidden units.", min=0.001)]
 
 
-def devices_for_network(devices, network):
-    """Return the devices asked for, spelled out; "cpu": a core for each rank that its towers allow."""
-    return _spelled(devices, network.most_ranks)
+Parallel = Annotated[
+    str | None,
+    typer.Option(
+        help="How devices share the work: model (layers), data (the batch), hybrid, hybrid:b or "
+        "hybrid:variable; by default model for a network of towers, else data."
+    ),
+]
+
+
+def devices_for_network(devices, network, parallel=None, batch=1):
+    """Return the devices asked for, spelled out; "cpu": a core for each rank that can share a step."""
+    from tinyalex.parallel import most_ranks, usual
+
+    return _spelled(devices, most_ranks(network, parallel or usual(network), batch))
 
 
 def devices_for_checkpoints(devices, *paths):

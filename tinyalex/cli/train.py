@@ -10,6 +10,7 @@ from tinyalex.cli.common import (
     DataSet,
     Devices,
     NetworkOption,
+    Parallel,
     Plain,
     Width,
     console,
@@ -35,12 +36,17 @@ def train(
         ),
     ] = None,
     devices: Devices = "cpu",
+    parallel: Parallel = None,
     epochs: Annotated[int | None, typer.Option(help="Instead of the recipe's.", min=1)] = None,
     batch: Annotated[
         int | None, typer.Option(help="Images per step, instead of the recipe's.", min=1)
     ] = None,
     rate: Annotated[
         float | None, typer.Option(help="First learning rate, instead of the recipe's.", min=0)
+    ] = None,
+    rate_by: Annotated[
+        str | None,
+        typer.Option(help="Multiply the rate by k, or sqrt-k, for batches of k times 128 images."),
     ] = None,
     patience: Annotated[
         int | None, typer.Option(help="Epochs without a better error before the rate drops.", min=1)
@@ -93,8 +99,9 @@ def train(
     made, opened = new_run(
         data, network, recipe, upscale=upscale, seed=seed, save_every=save_every, keep=keep,
         width=None if width == 1 else width, size=size, bias=bias, dropout=None if dropout else False,
-        epochs=epochs, batch=batch, rate=rate, patience=patience, noise=noise, accumulate=accumulate,
-        start_from=start_from, weights=weights, scale=scale and scales_of("--scale", scale, (1, 2)),
+        parallel=parallel, epochs=epochs, batch=batch, rate=rate, rate_by=rate_by, patience=patience,
+        noise=noise, accumulate=accumulate, start_from=start_from, weights=weights,
+        scale=scale and scales_of("--scale", scale, (1, 2)),
     )  # fmt: skip
     _go(out, made, opened, devices, plain, new=True)
 
@@ -107,12 +114,15 @@ def resume(
         typer.Option(help="Go on until so many epochs have ended, also after the run's end.", min=1),
     ] = None,
     devices: Devices = "cpu",
+    parallel: Annotated[
+        str | None, typer.Option(help="The run's own layout: another is refused.", hidden=True)
+    ] = None,
     plain: Plain = False,
 ):
-    """Go on with a run from its newest checkpoint, on any number of devices that its towers allow."""
+    """Go on with a run from its newest checkpoint, on any number of devices that its layout allows."""
     from tinyalex.runs import reopen
 
-    made, opened = reopen(out, epochs, data)
+    made, opened = reopen(out, epochs, data, parallel)
     _go(out, made, opened, devices, plain, longer=epochs is not None)
 
 
@@ -120,7 +130,7 @@ def _go(out, settings, data, devices, plain, **how):
     """Train in the run folder, with a live display; exit code 130 if it was stopped."""
     from tinyalex.runs import run
 
-    chosen = devices_for_network(devices, settings.network)
+    chosen = devices_for_network(devices, settings.network, settings.parallel, settings.recipe.batch)
     with run.stop_at_signal() as stop, Progress() as progress:
         rank = run.job(
             out, settings, data, stop=stop, on_event=_Display(progress, settings, data, chosen), **how

@@ -40,6 +40,9 @@ class Loader:
     None. covariance: (C, C) of the pixels, needed for colour noise. upscale: side to which pictures (and the
     mean) are first enlarged (see augment.upscale).
 
+    part: (number, of how many equal parts) of each batch that is prepared: the same pictures, varied the
+    same, whatever the number of parts.  A partial batch is filled up with its last picture, labelled -1.
+
     device: where the batches are wanted. For a GPU they are Raw, from which ops.cuda.pictures.feed makes the
     same bits there: the host only copies pictures.
 
@@ -69,6 +72,7 @@ class Loader:
         covariance=None,
         upscale=None,
         views=1,
+        part=(0, 1),
         start=(0, 0),
         epochs=1,
         device=None,
@@ -87,7 +91,7 @@ class Loader:
                 f"augmentation: colour noise of {augmentation.noise} needs the covariance of the pixels"
             )
         self._eigen = None if covariance is None else augment.pca(covariance)
-        self.batches_per_epoch = self._count()
+        self.batches_per_epoch, self._part = self._count(), part
         if not self.batches_per_epoch:
             raise ArgumentError(f"batch_size={batch_size}: the source has only {len(self.labels)} pictures")
         if start[0] < 0 or not 0 <= start[1] < self.batches_per_epoch:
@@ -177,21 +181,35 @@ class Loader:
     def _prepare(self, epoch, batch):
         """The batch at a position, a function of (seed, epoch, batch) alone."""
         chosen = np.arange(batch * self.batch_size, min((batch + 1) * self.batch_size, len(self.labels)))
-        N, noise, divisor = len(chosen), None, 1.0
+        mine, filled = self._share(len(chosen))
+        N, noise, divisor = len(mine), None, 1.0
         if self.train:
             chosen = epoch_order(self.seed, epoch, len(self.labels))[chosen]
             windows, noise = self._drawn(epoch, batch)
+            windows, noise = windows[mine], None if noise is None else noise.take(mine, axis=1)
             divisor = self.augmentation.divisor
         else:
             views = augment.ten_view_windows(self._side, self._crop)
             windows = np.repeat(np.array(views if self._views == 10 else views[2:3]), N, axis=0)
+        chosen = chosen[mine]
+        labels = self._labels(chosen, filled)
         if self._device:
-            return self._raw(chosen, windows, noise, divisor)
+            return self._raw(chosen, windows, noise, divisor, labels)
         views = [
             self._batch(chosen, windows[first : first + N], noise, divisor)
             for first in range(0, len(windows), N)
         ]
-        return Batch(views if self._views == 10 else views[0], self._labels(chosen))
+        return Batch(views if self._views == 10 else views[0], labels)
+
+    def _share(self, count):
+        """The places in a batch of so many that are this part's, and which of them only fill it."""
+        part, parts = self._part
+        N = -(-count // parts)
+        places = np.arange(part * N, (part + 1) * N)
+        return np.minimum(places, count - 1), places >= count
+
+    def _labels(self, chosen, filled):
+        return np.where(filled, -1, self.labels[chosen]).astype(np.int64)
 
     def _generator(self, epoch, batch):
         return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(epoch, batch)))
@@ -215,16 +233,13 @@ class Loader:
             target[:] = augment.cut(self._enlarged(self._pictures[i]), y, x, crop, flip)
         return augment.to_batch(pixels, self._mean, noise, divisor)
 
-    def _raw(self, chosen, windows, noise, divisor):
+    def _raw(self, chosen, windows, noise, divisor, labels):
         pixels = self._device.pinned((len(chosen), self._channels, self._side, self._side), np.uint8)
         for target, i in zip(pixels, chosen, strict=True):
             target[:] = self._enlarged(self._pictures[i])
         if noise is None:
             noise = np.zeros((self._channels, len(windows)), np.float32)
-        return Raw(pixels, windows.astype(np.int32), self._mean, noise, divisor, self._labels(chosen))
-
-    def _labels(self, chosen):
-        return self.labels[chosen].astype(np.int64)
+        return Raw(pixels, windows.astype(np.int32), self._mean, noise, divisor, labels)
 
     def _enlarged(self, picture):
         if self._upscale is None:

@@ -63,7 +63,8 @@ class RescaledLoader(Loader):
             return self._training(epoch, batch)
         first = batch * self.batch_size
         span = self._spans[batch] if self._spans else (first, min(first + self.batch_size, len(self.labels)))
-        chosen, views = np.arange(*span), []
+        mine, filled = self._share(span[1] - span[0])
+        chosen, views = span[0] + mine, []
         for i in chosen:
             picture = augment.rescaled(self._pictures[i], self._scale)
             _, H, W = picture.shape
@@ -76,36 +77,32 @@ class RescaledLoader(Loader):
             augment.to_batch(np.stack(view), self._mean_of(*view[0].shape[1:]))
             for view in zip(*views, strict=True)
         ]
-        return Batch(images if self._views > 1 else images[0], self._labels(chosen))
+        return Batch(images if self._views > 1 else images[0], self._labels(chosen, filled))
 
     def _training(self, epoch, batch):
-        rng, crop, N, augmentation = (
-            self._generator(epoch, batch),
-            self._crop,
-            self.batch_size,
-            self.augmentation,
-        )
+        rng, crop, N = self._generator(epoch, batch), self._crop, self.batch_size
         chosen = epoch_order(self.seed, epoch, len(self.labels))[batch * N : (batch + 1) * N]
-        scales = augment.random_scales(rng, N, *augmentation.scales).tolist()
-        pixels = np.empty((N, self._channels, crop, crop), np.uint8)
+        scales = augment.random_scales(rng, N, *self.augmentation.scales)
         corners = rng.random((N, 2))  # of the way from the first place to the last
-        flips = augment.random_flips(rng, N) if augmentation.flip else np.zeros(N, bool)
-        noise = None
-        if augmentation.noise:
-            noise = augment.colour_noise(rng, N, *self._eigen, augmentation.noise, augmentation.reading)
-        for target, i, S, at, flip in zip(pixels, chosen, scales, corners, flips, strict=True):
-            picture = self._pictures[i]
-            places = np.array(augment.rescaled_size(*picture.shape[1:], S)) - crop + 1
-            y, x = (at * places).astype(int).tolist()
-            found = augment.rescaled(picture, S, (y, x, crop, crop))
-            target[:] = found[:, :, ::-1] if flip else found
-        mean, divisor = self._mean_of(crop, crop), augmentation.divisor
-        if not self._device:
-            return Batch(augment.to_batch(pixels, mean, noise, divisor), self._labels(chosen))
-        pinned = self._device.pinned(pixels.shape, np.uint8)
-        pinned[:] = pixels
-        noise = np.zeros((self._channels, N), np.float32) if noise is None else noise
-        return Raw(pinned, np.zeros((N, 3), np.int32), mean, noise, divisor, self._labels(chosen))
+        flips = augment.random_flips(rng, N) if self.augmentation.flip else np.zeros(N, bool)
+        noise = np.zeros((self._channels, N), np.float32)
+        sigma, reading = self.augmentation.noise, self.augmentation.reading
+        if sigma:
+            noise = augment.colour_noise(rng, N, *self._eigen, sigma, reading)
+        mine, filled = self._share(N)
+        shape = (len(mine), self._channels, crop, crop)
+        pixels = self._device.pinned(shape, np.uint8) if self._device else np.empty(shape, np.uint8)
+        for target, n in zip(pixels, mine, strict=True):
+            picture = self._pictures[chosen[n]]
+            places = np.array(augment.rescaled_size(*picture.shape[1:], int(scales[n]))) - crop + 1
+            y, x = (corners[n] * places).astype(int).tolist()
+            found = augment.rescaled(picture, int(scales[n]), (y, x, crop, crop))
+            target[:] = found[:, :, ::-1] if flips[n] else found
+        mean, divisor, noise = self._mean_of(crop, crop), self.augmentation.divisor, noise.take(mine, axis=1)
+        labels = self._labels(chosen[mine], filled)
+        if self._device:
+            return Raw(pixels, np.zeros((len(mine), 3), np.int32), mean, noise, divisor, labels)
+        return Batch(augment.to_batch(pixels, mean, noise if sigma else None, divisor), labels)
 
     def _mean_of(self, height, width):
         """What is subtracted from pictures of this size, float32 (C, height, width)."""

@@ -77,7 +77,7 @@ def _started(layers, shape, weights):
     if weights not in WEIGHTS:
         raise ArgumentError(f"weights: expected one of {', '.join(WEIGHTS)}, found {weights!r}")
     found = []
-    for layer, x, _, _, _ in plan(layers, shape):
+    for layer, x, *_ in plan(layers, shape):
         if isinstance(layer, Weighted):
             outputs, inputs, *window = layer.sizes(x)["w"]
             places = window[0] * window[1] if window else 1

@@ -135,17 +135,20 @@ def of_this_version(found, upgrade):
 def state(model, optimizer):
     """Return the whole network's parameters and velocities, on the host: what a later `restore` needs.
 
-    Every rank must call this: where the ranks share the network, each has some rows (axis 0).
+    Every rank must call this: where the ranks share a layer, each has some rows (axis 0).
     """
-    comm = model.comm
-    with comm.on_behalf_of("checkpoint"):
-        return {name: comm.device.get(comm.all_gather(a)) for name, a in _arrays(model, optimizer).items()}
+    with model.comm.on_behalf_of("checkpoint"):
+        return {
+            name: model.comm.device.get(comm.all_gather(a))
+            for name, (comm, a) in _arrays(model, optimizer).items()
+        }
 
 
 def _arrays(model, optimizer):
-    arrays = {name: layer.params[key] for name, layer, key in model.parameters()}
+    """Return (the ranks that share it, this rank's rows) of each array by name."""
+    arrays = {name: (layer.comm, layer.params[key]) for name, layer, key in model.parameters()}
     if optimizer:
-        arrays |= {f"velocity.{name}": v for name, v in optimizer.velocity.items()}
+        arrays |= {f"velocity.{name}": (arrays[name][0], v) for name, v in optimizer.velocity.items()}
     return arrays
 
 
@@ -155,11 +158,10 @@ def restore(model, optimizer, arrays, path):
     The number of ranks need not be the one that saved it.  Raises DataError, naming the first array that
     differs, if the state is of another model.
     """
-    comm = model.comm
     targets = _arrays(model, optimizer)
-    wanted = {n: ((a.shape[0] * comm.size, *a.shape[1:]), a.dtype.name) for n, a in targets.items()}
+    wanted = {n: ((a.shape[0] * c.size, *a.shape[1:]), a.dtype.name) for n, (c, a) in targets.items()}
     _compare(wanted, arrays, path, exactly=optimizer)
-    for name, target in targets.items():
+    for name, (comm, target) in targets.items():
         target[...] = comm.device.put(arrays[name][comm.part(len(arrays[name]))])
 
 
@@ -168,14 +170,15 @@ def adopt(model, arrays, path):
 
     Raises DataError for parameters that are not finite as well.
     """
-    comm, sizes = model.comm, model.sizes()
+    sizes = model.sizes()
     _compare({name: (size, "float32") for name, size in sizes.items()}, arrays, path, exactly=False)
     try:
         finite({name: arrays[name] for name in sizes})
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     for name, layer, key in model.parameters():
-        layer.params[key] = comm.device.put(arrays[name][comm.part(len(arrays[name]))])
+        rows = layer.comm.part(len(arrays[name]))
+        layer.params[key] = model.comm.device.put(arrays[name][rows])
 
 
 def inherited(network, path):

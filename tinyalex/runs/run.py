@@ -24,10 +24,11 @@ import numpy as np
 
 from tinyalex import files
 from tinyalex.data import Images
-from tinyalex.errors import DataError
+from tinyalex.errors import ArgumentError, DataError
 from tinyalex.evaluate import errors, probabilities
 from tinyalex.ops.cuda.pictures import feed
 from tinyalex.optim import SGD
+from tinyalex.parallel import keeps_ranks, updated_in_turn
 from tinyalex.runs import checkpoint, version1
 from tinyalex.runs.checkpoint import checkpoints
 from tinyalex.runs.recipe import Schedule
@@ -40,7 +41,14 @@ CHANCE = 3  # epochs at the loss of chance, after which a run says so
 def check(settings, data, ranks):
     """Raise the error of settings that the data or this number of ranks do not allow."""
     network = settings.network
-    placed = network.plan(ranks)
+    placed, batch = network.plan(ranks, settings.parallel), settings.recipe.batch
+    if batch % placed[0].parts:
+        raise ArgumentError(f"batch: {batch} images cannot be shared evenly by {placed[0].parts} ranks")
+    if settings.ranks not in (None, ranks):
+        raise ArgumentError(
+            f"{settings.parallel}: what is learned depends on the number of ranks: the run was begun on "
+            f"{settings.ranks}, found {ranks}"
+        )
     if data.train is None:
         raise DataError(f"{settings.data}: expected pictures to train on, found a val split alone")
     if network.input[0] != 3 or network.input[1] != network.input[2]:
@@ -51,11 +59,13 @@ def check(settings, data, ranks):
             f"{settings.data}: has {len(data.classes)} classes; {name}, the network's last layer, makes "
             f"{' × '.join(map(str, network.outputs))} outputs"
         )
-    if settings.recipe.batch % settings.accumulate:
+    if batch // placed[0].parts % settings.accumulate:
         raise DataError(
-            f"--accumulate: expected a number of equal parts of a batch of {settings.recipe.batch}, found "
-            f"{settings.accumulate}"
+            f"--accumulate: expected a number of equal parts of the {batch // placed[0].parts} images that a "
+            f"rank has of a batch, found {settings.accumulate}"
         )
+    if settings.accumulate > 1 and settings.parallel.startswith("hybrid"):
+        raise DataError("--accumulate: hybrid layouts take the whole batch, or turns (hybrid:b)")
     _check_pictures(settings, data)
     with data.loader("train", settings, augmentation=settings.recipe.augmentation, train=True):
         pass
@@ -214,15 +224,18 @@ def job(out, settings, data, new=False, longer=False, stop=None, on_event=lambda
 
     def rank(comm):
         with contextlib.ExitStack() as stack:
+            chosen = settings
+            if new and keeps_ranks(settings.network, settings.parallel):
+                chosen = settings._replace(ranks=comm.size)
             if comm.rank == 0:
-                check(settings, data, comm.size)
+                check(chosen, data, comm.size)
                 if new:
                     if settings.start_from:
                         checkpoint.inherited(settings.network, settings.start_from)
-                    begin(out, settings)
+                    begin(out, chosen)
                 stack.enter_context(lock(out))
             comm.share(None)  # nobody looks into the folder before
-            return train(comm, out, settings, data, stop, on_event, longer)
+            return train(comm, out, chosen, data, stop, on_event, longer)
 
     return rank
 
@@ -248,10 +261,11 @@ class _Run:
         self.comm, self.out, self.settings, self.data = comm, out, settings, data
         self.stop, self.on_event = stop, on_event
         self.rng = np.random.default_rng(settings.seed)  # starting weights, then dropout
-        self.net = settings.network.build(comm, self.rng)
+        self.net = settings.network.build(comm, self.rng, parallel=settings.parallel)
         r = settings.recipe
         self.optimizer = SGD(self.net, r.rate, r.momentum, r.decay, decay_biases=r.decay_biases)
-        self.schedule = Schedule(r)
+        smaller = r.growth(r.batch / comm.size) / r.growth(r.batch)  # of a turn's batch
+        self.schedule = Schedule(r, dict.fromkeys(updated_in_turn(self.net), smaller))
         self.place = Place()
         self.steps = len(data.train.labels) // r.batch  # in an epoch
         self.saved = None  # (step, epoch) of the newest checkpoint
@@ -295,25 +309,25 @@ class _Run:
         self.clock = perf_counter()  # at the end of the step before
 
     def _batches(self, epoch, start):
-        """The epoch's batches from one on; on rank 0 they are loaded."""
+        """The epoch's batches from one on, this rank's part of each."""
         device = self.comm.device
         with self._loader("train", noise=self.noise, start=(epoch, start), epochs=epoch + 1) as loader:
             for images, labels in feed(device, self._shared(loader, self.steps - start)):
                 yield images, device.put(labels)
 
     def _shared(self, loader, count):
-        """So many batches of rank 0's loader, on every rank."""
+        """So many batches of the loader that the first of the row has, on every rank of it."""
         for _ in range(count):
-            batch, stopping = self.comm.share(self._next(loader))
+            batch, stopping = self.net.row.share(self._next(loader))
             if stopping:
                 raise Stopped
             yield batch
 
     def _next(self, loader):
-        """On rank 0: the next batch and False, or None and True to stop before it."""
+        """Where there is a loader: the next batch and False, or None and True to stop before it."""
         if loader is None:
             return None
-        if self.stop.is_set():
+        if self.net.data.share(self.stop.is_set()):
             return None, True
         return next(loader), False
 
@@ -343,7 +357,8 @@ class _Run:
             self._emit("validation", epoch=place.epoch + 1, loss=loss, top1=top1, top5=top5)
             error = top1
         if self.schedule.end_epoch(error):
-            rate = self.settings.recipe.rate * 0.1 ** self.schedule.state["drops"]
+            r = self.settings.recipe
+            rate = r.growth(r.batch) * r.rate * 0.1 ** self.schedule.state["drops"]
             self._emit("drop", epoch=place.epoch + 1, rate=rate, ended=int(self.schedule.ended))
         return self.schedule.ended
 
@@ -359,19 +374,19 @@ class _Run:
         for done, batch in enumerate(loader, 1):
             yield batch
             self._emit("validating", done=done, of=loader.batches_per_epoch)
-            if self.stop.is_set():
+            if self.net.data.share(self.stop.is_set()):
                 return
 
     @contextlib.contextmanager
     def _loader(self, split, noise=0.0, **kwargs):
-        """The split's Loader on rank 0, None on the others."""
-        if self.comm.rank:
+        """The split's Loader on the first of each row, for its part of the batch; None on the others."""
+        if self.net.row.rank:
             yield None
             return
         augmentation = self.settings.recipe.augmentation._replace(noise=noise)
         with self.data.loader(
             split, self.settings, augmentation=augmentation, train=split == "train",
-            device=self.comm.device, **kwargs,
+            device=self.comm.device, part=(self.net.data.rank, self.net.data.size), **kwargs,
         ) as loader:  # fmt: skip
             yield loader
 

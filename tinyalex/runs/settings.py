@@ -12,6 +12,7 @@ from tinyalex.data.rescaled import RescaledLoader
 from tinyalex.errors import DataError, few
 from tinyalex.fields import checked
 from tinyalex.models.network import Network
+from tinyalex.parallel import LAYOUTS, most_ranks
 from tinyalex.runs import recipe
 from tinyalex.runs.recipe import Recipe
 
@@ -28,6 +29,8 @@ class Settings(NamedTuple):
     keep: int = 3  # checkpoints
     accumulate: int = 1  # parts of a batch that go through the network one after the other
     start_from: str | None = None  # the checkpoint whose weights the run began with
+    parallel: str = "model"  # how ranks share the work, see `tinyalex.parallel`
+    ranks: int | None = None  # how many, where what is learned depends on it
 
     @classmethod
     def of(cls, data, network, recipe, side, **others):
@@ -48,6 +51,11 @@ class Settings(NamedTuple):
         pictures = pictures._replace(crop=crop)
         return cls(str(data), network, recipe._replace(augmentation=pictures), **others)
 
+    @property
+    def most_ranks(self):
+        """Into how many equal parts a step can be cut."""
+        return most_ranks(self.network, self.parallel, self.recipe.batch)
+
     def to_json(self):
         """Return a dict of JSON's own types."""
         return {**self._asdict(), "network": self.network.to_json(), "recipe": recipe.to_json(self.recipe)}
@@ -62,17 +70,10 @@ class Settings(NamedTuple):
             "recipe": recipe.from_json(fields["recipe"]),
         }
         made = checked(cls, fields | parts, "settings")
-        if (
-            min(
-                made.recipe.batch,
-                made.recipe.epochs,
-                made.recipe.patience,
-                made.save_every,
-                made.keep,
-                made.accumulate,
-            )
-            < 1
-        ):
+        if made.parallel not in LAYOUTS:
+            raise DataError(f"parallel: expected one of {', '.join(LAYOUTS)}, found {made.parallel!r}")
+        r = made.recipe
+        if min(r.batch, r.epochs, r.patience, made.save_every, made.keep, made.accumulate) < 1:
             raise DataError(
                 "settings: batch, epochs, patience, save_every, keep, accumulate: expected at least 1"
             )
