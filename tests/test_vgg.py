@@ -156,7 +156,7 @@ def test_weights_of_another_configuration(theirs, message):
 
 @pytest.mark.parametrize(("parts", "ranks"), [(2, 1), (4, 1), (2, 2)])
 def test_a_batch_in_parts_is_the_batch_in_one_piece(parts, ranks):
-    """Dropout masks included, for three steps: gradients and weights are the same; on ranks that share it too."""
+    """Dropout masks included, for three steps: gradients and weights are the same; on two ranks too."""
 
     def rank(comm, parts):
         net = make("vgg-a", width=1 / 32, size=32, classes=4).build(
