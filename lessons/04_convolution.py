@@ -71,7 +71,7 @@ draw.frame(right, 0, 1, 1, 1, draw.INK[1])
 # $$y[f,i,j,n] = b[f] + \sum_{c,p,q} w[f,c,p,q]\; x[c,\; i\,s+p,\; j\,s+q,\; n]$$
 #
 # [Touch it](touch/index.html#op=conv&C=2&F=2&H=7&W=7&S=2): point at an output, and see its window and its
-# sum.
+# sum.  The page to touch comes with the course, GitHub does not show it.
 #
 # **Your turn.**  Four loops are given, and the other three sums are one product of two small arrays.
 

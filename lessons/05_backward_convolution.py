@@ -372,7 +372,7 @@ print("dx, dw, db: ours, the plain and the fast ones agree")
 # a negative `dy` stamps the negative.
 # ([Stamp this kernel yourself](
 # touch/index.html#op=conv&H=8&W=10&K=5&w=0,0,0,0,2,0,0,1,2,1,0,1,2,1,0,1,2,1,0,0,2,0,0,0,0&stamps=1,8),
-# one click at a time.)
+# one click at a time.  The page to touch comes with the course, GitHub does not show it.)
 
 # %%
 kernel = np.array(

@@ -185,7 +185,7 @@ step_through(give_back, 6)
 # %% [markdown]
 # ([Touch the same picture](
 # touch/index.html#op=max&x=1,0,2,1,0,3,1,0,4,1,2,5,1,0,3,1,9,0,1,2,1,0,2,1,3,8,1,2,6,1,0,2,1,0,4):
-# change a number, and another pixel wins.)
+# change a number, and another pixel wins.  The page to touch comes with the course, GitHub does not show it.)
 #
 # The 9 won four windows and has $1 + 2 + 4 + 1 = 8$.  It stands where four windows meet.  Of four
 # neighbouring pixels in the middle of a large picture, one is in four windows, two are in two, and one is

@@ -74,7 +74,7 @@ step_through(one_map, C)
 # kept 0.44. Before, a 2 was twice a 1; now it is six times *smaller*, because of its neighbour. That is the
 # competition of the quoted sentence: to be heard, a unit must be loud where its neighbours are not.
 # ([Touch these seven maps](touch/index.html#op=lrn&x=1,0,2,9,2,0,1): make the 9 louder, and see who is
-# turned down.)
+# turned down. The page to touch comes with the course, GitHub does not show it.)
 
 # %%
 assert [round(v, 2) for v in y] == [0.44, 0, 0.07, 0.31, 0.07, 0, 0.44]

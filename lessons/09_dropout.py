@@ -124,7 +124,8 @@ print("in both scalings: the mean over all masks is the value at test")
 # For a given mask dropout multiplies each number by a constant, so its gradient is multiplied by **the
 # same** constant. A silenced unit gets no gradient: it did not contribute, nothing is to be learned from it
 # now. That is the whole derivation, and the one thing to get right is "the same": the mask of the forward
-# pass, not a fresh one. ([Touch five units](touch/index.html#op=dropout&C=5&x=4,1,3,0,2&stamps=all).)
+# pass, not a fresh one. ([Touch five units](touch/index.html#op=dropout&C=5&x=4,1,3,0,2&stamps=all), on
+# the page that comes with the course; GitHub does not show it.)
 
 
 # %%

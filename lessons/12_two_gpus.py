@@ -247,7 +247,8 @@ step_through(meeting, len(stages))
 # In the last step the framed cells of $g$ are the ones that travel.  Rank 0's kernels say 5 and −3 about
 # rank 0's units, rank 1's say −1 and 4: together 4 and 1 ([touch these numbers, and stamp all](
 # touch/index.html#op=towers&x=3,1,2,4&w=1,0,2,-1,0,1,1,0,2,-1,0,1,-1,1,0,2,1,2,-1,0,0,0,1,1&dy=1,-1,2,2,1,-1
-# )).  Had rank 0 asked only itself, it would have pushed its second unit the wrong way: −3 for 1.
+# ), on the page that comes with the course; GitHub does not show it).  Had rank 0 asked only itself, it
+# would have pushed its second unit the wrong way: −3 for 1.
 #
 # **Your turn.**
 

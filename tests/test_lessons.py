@@ -1,6 +1,7 @@
 """The lessons: sources and notebooks in step, run with and without solutions, wrong answers, the pages."""
 
 import ast
+import html
 import importlib.util
 import os
 import re
@@ -10,8 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from tinyalex.lessons import checks, course, kill, site
+from tinyalex.data import shapes
+from tinyalex.errors import DataError
+from tinyalex.lessons import checks, course, kill, site, zero
 
 for name in ("nbclient", "ipykernel", "jupytext", "latex2mathml", "mdit_py_plugins"):
     pytest.importorskip(name, reason="the lessons need their extra: pip install 'tinyalex[lessons]'")
@@ -179,6 +183,41 @@ def test_page_is_whole(stem, pages):
     visible = re.sub(r"<(pre|style|details)\b.*?</\1>|<[^>]*>", "", text, flags=re.DOTALL)
     assert "$" not in visible  # every formula was set
     assert "\\" not in visible
+
+
+@EACH_LESSON
+def test_the_teacher_s_page_has_minutes_mistakes_and_questions(stem, pages):
+    page = pages[f"teacher_{stem[:2]}"]
+    assert all((page.parent / link).exists() for link in _Page(page).links if ":" not in link)
+    text = re.sub(r"\s+", " ", html.unescape(re.sub("<[^>]*>", "", page.read_text(encoding="utf-8"))))
+    assert re.search(r"About \d+ minutes", text)
+    for hole in _asked(stem).values():
+        for *_, message in hole.wrong:
+            said = re.sub(r"<[^>]*>", "", site._markdown().render(message))
+            assert re.sub(r"\s+", " ", html.unescape(said)).strip() in text
+    asked, answered = text.split(" Questions ")[1].split(" Solutions ")[0].split("What we would answer")
+    assert len(asked) > 100
+    assert len(answered) > 100
+    assert len(text.split("Ask before they run it ")[1].split("Let them write")[0]) > 100
+    assert f'href="teacher_{stem[:2]}.html"' in pages[stem].read_text(encoding="utf-8")
+    assert f'href="teacher_{stem[:2]}.html"' in pages["teachers"].read_text(encoding="utf-8")
+
+
+def test_a_shape_drawn_on_paper_is_named(tmp_path, capsys):
+    net = zero.trained()
+    up = np.linspace(1.3, -1.3, 300)[:, None]
+    for k, shape in enumerate(shapes.SHAPES.values()):
+        paper = np.where(shape(up, -up.T) < 0, 45, 225 - 20 * up).astype(np.uint8)
+        Image.fromarray(paper).save(tmp_path / "photograph.jpg")
+        picture = zero.photograph(tmp_path / "photograph.jpg")
+        assert net.forward(zero.seen(picture[..., None]))[:, 0].argmax() == k
+    assert capsys.readouterr().out == ""
+    star = zero.photograph(tmp_path / "none.jpg")
+    assert star.shape == (3, 32, 32)
+    assert "There is no" in capsys.readouterr().out
+    (tmp_path / "text.jpg").write_text("no picture")
+    with pytest.raises(DataError, match=r"text\.jpg: expected a picture"):
+        zero.photograph(tmp_path / "text.jpg")
 
 
 LOOK = """

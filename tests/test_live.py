@@ -204,12 +204,16 @@ def _serving(folder):
 
 
 @pytest.fixture
-def driver():
+def chromium():
     pytest.importorskip("selenium")
     if not (BROWSER and shutil.which("chromedriver")):
         pytest.skip("chromium and chromedriver are not installed")
     if not PYODIDE:
         pytest.skip("TINYALEX_PYODIDE names no folder of Pyodide's files")
+
+
+@pytest.fixture
+def driver(chromium):
     from tinyalex.lessons.live import check
 
     with check.browser() as driver:
@@ -222,6 +226,42 @@ def test_a_first_verdict_in_a_browser(driver, tmp_path):
     live.write(_books(), tmp_path, Path(PYODIDE))
     with _serving(tmp_path) as server:
         check.first_verdict(driver, server)
+
+
+@pytest.mark.slow
+def test_nothing_typed_is_lost_and_what_lacks_is_told(chromium, tmp_path):
+    from tinyalex.lessons.live import check
+
+    course_, downloads = tmp_path / "course", tmp_path / "downloads"
+    downloads.mkdir()
+    live.write(_books(), course_, Path(PYODIDE))
+    with _serving(course_) as server:
+        with check.browser(downloads) as driver:
+            check.keeping(driver, server.address, downloads)
+            check.stopping(driver, server.address)
+        with check.browser() as driver:
+            check.refused(driver, server)
+
+
+@pytest.mark.slow
+def test_a_photograph_is_recognised_and_another_file_is_told(driver, tmp_path):
+    from tinyalex.lessons.live import check
+
+    stem = "00_ten_minutes"
+    book = nbformat.read(course.folder() / f"{stem}.ipynb", 4)
+    live.write({stem: book}, tmp_path / "course", Path(PYODIDE))
+    with _serving(tmp_path / "course") as server:
+        check.photographing(driver, server.address, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_course_goes_on_without_a_network(chromium, tmp_path):
+    from tinyalex.lessons.live import check
+
+    books = {path.stem: nbformat.read(path, 4) for path in course.notebooks() if path.stem[1] in "57"}
+    live.write(books, tmp_path, Path(PYODIDE))
+    with _serving(tmp_path) as server, check.browser() as driver:
+        check.offline(driver, server)
 
 
 @pytest.mark.slow

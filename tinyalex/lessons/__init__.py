@@ -4,6 +4,8 @@
     step_through    a computation, one step at a time
     paint           pictures of arrays as SVG, for steps and the tutor
     draw            pictures of arrays with Matplotlib, for all else
+    zero            the trained network of lesson 0; python lessons/train.py makes its weights
+    teacher         a page for the teacher of each lesson, from its text and the wrong answers of its holes
 
 To write or change a lesson:
 

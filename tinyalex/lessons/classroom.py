@@ -52,7 +52,7 @@ def new(folder, lessons=None):
     known = {int(path.name[:2]): path for path in course.notebooks()}
     lessons = sorted(set(lessons or known))
     if unknown := [number for number in lessons if number not in known]:
-        raise DataError(f"class new: expected lessons 1 to {max(known)}, found {unknown[0]}")
+        raise DataError(f"class new: expected lessons {min(known)} to {max(known)}, found {unknown[0]}")
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder}: expected a folder that is empty or not there yet")
@@ -211,7 +211,7 @@ def read(data, lessons):
         raise DataError(f"expected at most {MOST_TEXT:,} characters of code, found {length:,}")
     names = [re.findall(r"^def +(\w+) *\(", text, re.MULTILINE) for text, _ in cells]
     defined = Counter(name for found in names for name in set(found))
-    every = {number: marking.asked(number) for number in range(1, len(course.notebooks()) + 1)}
+    every = {int(path.name[:2]): marking.asked(int(path.name[:2])) for path in course.notebooks()}
     best = max(every, key=lambda number: len(defined.keys() & every[number].keys()))
     if not defined.keys() & every[best].keys():
         raise DataError("expected a notebook of the course, found none of its functions")
@@ -459,7 +459,7 @@ def _page(about, found, unknown):
     remarks = [(row.student, text) for row in found for text in row.remarks]
     if remarks or unknown:
         body.append("<h2>Remarks</h2>")
-        body.append(_table(("whose", ""), [*remarks, *unknown]))
+        body.append(_table(("whose", "remark"), [*remarks, *unknown]))
     return PAGE.replace("BODY", "\n".join(body))
 
 
@@ -502,20 +502,25 @@ def _students(about, found):
 
 
 def _table(head, lines):
+    """An HTML table; columns of numbers stand to the right."""
+    right = [bool(lines) and all(isinstance(cells[k], int) for cells in lines) for k in range(len(head))]
+
     def row(tag, cells):
+        styles = [' class="n"' if is_right else "" for is_right in right]
         return "".join(
-            f"<{tag}{' class=n' if isinstance(cell, int) else ''}{' scope=col' if tag == 'th' else ''}>"
-            f"{as_html(cell)}</{tag}>"
-            for cell in cells
+            f"<{tag}{style}>{as_html(cell)}</{tag.split()[0]}>"
+            for cell, style in zip(cells, styles, strict=True)
         )
 
     body = "\n".join(f"<tr>{row('td', cells)}</tr>" for cells in lines)
-    return f'<div class="wide"><table>\n<tr>{row("th", head)}</tr>\n{body}\n</table></div>'
+    table = f"<table>\n<tr>{row('th scope=col', head)}</tr>\n{body}\n</table>"
+    return f'<div class="wide" tabindex="0">{table}</div>'
 
 
 def as_html(text):
-    """Return text as HTML, what stands between backticks as code."""
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(str(text)))
+    """Return text as HTML, what stands between backticks as code, and between stars stressed."""
+    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(str(text)))
+    return re.sub(r"(?<![\w*])\*(\w+)\*(?![\w*])", r"<em>\1</em>", text)
 
 
 def _count(number, noun):

@@ -14,6 +14,7 @@ from importlib import metadata, resources
 from pathlib import Path
 
 from tinyalex.errors import DataError, TinyalexError
+from tinyalex.lessons.sandbox import ONE_THREAD
 
 
 def folder():
@@ -122,11 +123,13 @@ def execute(books, stop=True, on_cell=lambda done, of: None):
         if cell.cell_type == "code":
             on_cell(next(done), of)
 
+    # as many kernels as cores: more threads in each would only wait for one another
+    environment = os.environ | ONE_THREAD
     settings = {
         "on_cell_start": before,
         "on_cell_complete": after,
         "kernel_name": "python3",
-        "timeout": 120,  # seconds a cell
+        "timeout": 600,  # seconds a cell: the machine may be busy
         "allow_errors": not stop,
         "extra_arguments": ["--log-level=40"],  # errors only
     }
@@ -136,7 +139,7 @@ def execute(books, stop=True, on_cell=lambda done, of: None):
             start = time.perf_counter()
             try:
                 if not stop_now.is_set():
-                    await NotebookClient(book, **settings).async_execute()
+                    await NotebookClient(book, **settings).async_execute(env=environment)
             except BaseException:
                 stop_now.set()
                 raise

@@ -11,7 +11,7 @@ from importlib import resources
 
 import nbformat
 
-from tinyalex.lessons import course, trace, tutor
+from tinyalex.lessons import course, teacher, trace, tutor
 from tinyalex.lessons.checks import Hole, holes_of
 from tinyalex.lessons.kill import exercises_of
 
@@ -62,6 +62,10 @@ details.drawing summary { color: var(--soft); font-size: .85rem; }
 FONT = "stix-two-math.woff2"  # no device has to have a font for formulas
 _TOGETHER = r'<span class="together">\1\2</span>'
 
+FOR_TEACHERS = """
+<p><a href="teachers.html">For teachers</a>: of each lesson the minutes, what students get wrong
+and what to say then, questions.</p>
+"""
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -101,26 +105,36 @@ def nothing_more(stem):
 def write(books, out, on_page=lambda done, of: None, cells=None, more=nothing_more):
     """Write executed notebooks {stem: notebook} as pages, and the map as index.html; return the paths.
 
+    Beside them a page for the teacher of each, and teachers.html, the list of these.
+
     cells(book, holes, markdown) yields the HTML of a lesson, by default `to_read`; more(stem) returns what
     else goes into the page's head and behind its text (stem None: the map).
     """
     out.mkdir(parents=True, exist_ok=True)
     cells, markdown = cells or to_read, _markdown()
-    stems = list(books)
-    contents = markdown.render((course.folder() / "README.md").read_text(encoding="utf-8"))
-    written = [_write(out / "index.html", contents, _nav(None, stems[0] if stems else None), *more(None))]
+    stems, holes = list(books), {}
+    contents = markdown.render((course.folder() / "README.md").read_text(encoding="utf-8")) + FOR_TEACHERS
+    written = [
+        _write(out / "index.html", contents, _nav(None, None, stems[0] if stems else None), *more(None))
+    ]
     (out / "touch").mkdir(exist_ok=True)
     touch = course.touch_page().replace("../README.md", "../index.html").replace('.ipynb"', '.html"')
     (out / "touch" / "index.html").write_text(touch, encoding="utf-8")
     for before, stem, after in zip([None, *stems], stems, [*stems[1:], None], strict=False):
         number = int(stem[:2])
-        body = "\n".join(cells(books[stem], {**holes_of(number), **exercises_of(number)}, markdown))
-        written.append(_write(out / f"{stem}.html", body, _nav(before, after), *more(stem)))
+        holes[stem] = {**holes_of(number), **exercises_of(number)}
+        body = "\n".join(cells(books[stem], holes[stem], markdown))
+        written.append(_write(out / f"{stem}.html", body, _nav(before, stem, after), *more(stem)))
         on_page(len(written) - 1, len(books))
+    nav = '<nav><a href="index.html">contents</a><a href="teachers.html">for teachers</a></nav>'
+    written.append(_write(out / "teachers.html", teacher.contents(books, holes), nav))
+    for stem, book in books.items():
+        body = teacher.page(stem, book, holes[stem], markdown, listing)
+        written.append(_write(out / f"teacher_{stem[:2]}.html", body, nav))
     return written
 
 
-def _write(path, body, nav, head, foot):
+def _write(path, body, nav, head="", foot=""):
     from pygments.formatters import HtmlFormatter
 
     title = html.escape(re.sub("<[^>]*>", "", re.search(r"<h1>(.*?)</h1>", body, re.DOTALL)[1]))
@@ -139,10 +153,11 @@ def _write(path, body, nav, head, foot):
     return path
 
 
-def _nav(before, after):
+def _nav(before, stem, after):
+    teachers = f"teacher_{stem[:2]}.html" if stem else "teachers.html"
     links = [
         f'<a href="{before}.html">← lesson {int(before[:2])}</a>' if before else "<span></span>",
-        '<a href="index.html">contents</a>',
+        f'<span><a href="index.html">contents</a> · <a href="{teachers}">for teachers</a></span>',
         f'<a href="{after}.html">lesson {int(after[:2])} →</a>' if after else "<span></span>",
     ]
     return f"<nav>{''.join(links)}</nav>"

@@ -206,7 +206,7 @@ def _seconds_a_picture(made, data, devices):
 
     with tempfile.TemporaryDirectory() as folder:
         rank = run.job(Path(folder) / "run", made, data, new=True, stop=stop, on_event=note)
-        launch(rank, devices, made.network.most_ranks)
+        launch(rank, devices, made.most_ranks)
     return float(np.median(np.diff(at))) / made.recipe.batch if len(at) > 1 else 0.1
 
 
@@ -261,7 +261,7 @@ def _run(path, made, data, val, devices, stop, note):
     begun = (folder / "run.json").exists()
     if not begun:
         shutil.rmtree(folder, ignore_errors=True)  # killed before it held anything
-    parts = made.network.most_ranks
+    parts = made.most_ranks
     if not all(launch(run.job(folder, made, data, new=not begun, stop=stop, on_event=note), devices, parts)):
         return False
 

@@ -51,9 +51,9 @@ SCRIPTS = (
 IN_THE_BROWSER = ("lessons/live/session.py", "lessons/live/turns.py")
 NOT_IN_THE_BROWSER = (  # of the package tinyalex; no lesson uses it
     "cli/", "exchange/", "runs/", "data/imagenet/", "data/cifar10", "lessons/live/", "lessons/mutants",
-    "lessons/adapters", "lessons/judge", "lessons/site", "lessons/course", "measure/bench", "measure/doctor",
-    "measure/relu_vs_tanh", "measure/gradtable", "lessons/apart", "lessons/classroom", "lessons/marking",
-    "lessons/sandbox",
+    "lessons/adapters", "lessons/judge", "lessons/site", "lessons/teacher", "lessons/course", "lessons/apart",
+    "lessons/classroom", "lessons/marking", "lessons/sandbox", "measure/bench", "measure/doctor",
+    "measure/relu_vs_tanh", "measure/gradtable",
 )  # fmt: skip
 
 HEAD = """
@@ -182,7 +182,7 @@ def package():
         for path in sorted(root.rglob("*")):
             name = path.relative_to(root).as_posix()
             wanted = name.startswith(IN_THE_BROWSER) or not name.startswith(NOT_IN_THE_BROWSER)
-            if path.suffix in (".py", ".cu", ".cuh") and wanted:
+            if path.suffix in (".py", ".cu", ".cuh", ".npz") and wanted:
                 archive.writestr(zipfile.ZipInfo(f"tinyalex/{name}"), path.read_bytes(), zipfile.ZIP_DEFLATED)
     return file.getvalue()
 
@@ -200,6 +200,8 @@ def data_of(book, holes):
             name = site.hole_in(cell.source)
             given = {"id": cell.id, "source": cell.source}
             given["key"] = hashlib.sha256(cell.source.encode()).hexdigest()[:12]
+            if asks := re.search(r'\bphotograph\("(.+?)"\)', cell.source):
+                given["photograph"] = asks[1]  # the file that it reads
             if name in holes:
                 given |= {"name": name, "tutor": isinstance(holes[name], Hole)}
             yield given

@@ -1,11 +1,15 @@
-"""Try a live course in headless Chromium: python -m tinyalex.lessons.live.check DIR [lesson …]
+"""Try a live course in headless Chromium: python -m tinyalex.lessons.live.check DIR [lesson …] [--times]
 
 DIR was written by `tinyalex lessons --live DIR --pyodide FOLDER`; only this machine is reached.  Tried are
 the first verdict (seconds, and bytes as a server would compress them), every solution and every typical wrong
 answer of the lessons (all of them by default), whose message must be the one that Python gives here, all
 cells, one lesson by keyboard alone, the stop button, what is kept, other tabs, notebooks out and in, what a
-browser may lack, and the course without a network.  It prints a line for each and ends with exit code 1 if
-one failed.
+browser may lack, and the course without a network.  With AXE_CORE=…/axe.min.js (from  npm install axe-core)
+the accessibility of every page is checked too.  It prints a line for each and ends with exit code 1 if one
+failed.
+
+--times tries only how long a browser that knows nothing yet takes to its first verdict, over three lines.
+It wants a machine with nothing else to do.
 """
 
 import argparse
@@ -14,14 +18,19 @@ import gzip
 import http.server
 import inspect
 import json
+import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
+
+from tinyalex.data.shapes import SHAPES
 from tinyalex.lessons import course, live
 from tinyalex.lessons.checks import NOT_YET, PASSED, WRONG, judge
 
@@ -61,6 +70,7 @@ class Server(http.server.ThreadingHTTPServer):
 
     def __init__(self, folder, port=0):
         self.asked, self.refused = [], ()  # beginnings of paths that are answered with an error
+        self.rate, self.free, self.turn = None, 0.0, threading.Lock()  # bytes/s, on one line for all
         super().__init__(("localhost", port), functools.partial(_Handler, directory=str(folder)))
         self.address = f"http://localhost:{self.server_port}/"
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -69,6 +79,13 @@ class Server(http.server.ThreadingHTTPServer):
         """Say nothing of a page that was left before it had all."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
+
+    def send(self, size):
+        """Wait until the line has carried so many bytes."""
+        with self.turn:
+            self.free = max(self.free, time.monotonic()) + size / self.rate
+            until = self.free
+        time.sleep(max(0, until - time.monotonic()))
 
     def stop(self):
         """Serve no more."""
@@ -89,12 +106,73 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
     def do_GET(self):
         if self.path.lstrip("/").startswith(tuple(self.server.refused)):
             self.send_error(403)
+        elif self.server.rate and Path(self.translate_path(self.path)).is_file():
+            self._compressed(Path(self.translate_path(self.path)))
         else:
             super().do_GET()
+
+    def _compressed(self, path):
+        """Send a file as public servers do, at the server's rate."""
+        data = compressed(path)
+        self.send_response(200)
+        self.send_header("Content-Type", self.guess_type(path))
+        self.send_header("Content-Encoding", "gzip")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        for start in range(0, len(data), 1 << 14):
+            self.server.send(len(data[start : start + (1 << 14)]))
+            self.wfile.write(data[start : start + (1 << 14)])
 
     def end_headers(self):
         self.send_header("Access-Control-Allow-Origin", "*")  # as a public network has it
         super().end_headers()
+
+
+@functools.cache
+def compressed(path):
+    """Return a file's bytes as a server sends them."""
+    return gzip.compress(path.read_bytes(), 6)
+
+
+@contextmanager
+def slowed(driver, times):
+    """Let the browser run for one part in so many of the time.
+
+    (DevTools' own brake slows the page alone, not the worker that Python runs in.)
+    """
+    end = threading.Event()
+
+    def brake(seconds=0.02):
+        while not end.is_set():
+            family = _family(driver.service.process.pid)
+            for _ in range(20):
+                for what, part in ((signal.SIGSTOP, 1 - 1 / times), (signal.SIGCONT, 1 / times)):
+                    for process in family:
+                        with suppress(ProcessLookupError):
+                            os.kill(process, what)
+                    time.sleep(part * seconds)
+
+    thread = threading.Thread(target=brake, daemon=True)
+    if times > 1:
+        thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        if times > 1:
+            thread.join()
+
+
+def _family(ancestor):
+    """Return the processes that descend from one (Linux)."""
+    parents = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+    found = {ancestor}
+    while new := {child for child, parent in parents.items() if parent in found} - found:
+        found |= new
+    return found - {ancestor}
 
 
 @contextmanager
@@ -247,10 +325,49 @@ def first_verdict(driver, server, stem="05_backward_convolution", name="add_back
     page.put(name, answers(hole)[0])
     page.check(name)
     seconds = time.monotonic() - start
-    size = sum(len(gzip.compress((folder / file).read_bytes(), 6)) for file in set(server.asked))
+    size = sum(len(compressed(folder / file)) for file in set(server.asked))
     if size > 10e6:
         raise Failed(f"first verdict: expected at most 10 MB, found {size / 1e6:.1f} MB: {set(server.asked)}")
     return f"first verdict after {seconds:.1f} s, {size / 1e6:.1f} MB compressed"
+
+
+def in_time(driver, server, mbit, times, most):
+    """Return a line about the first verdict over a line of so many Mbit/s, on a CPU so many times slower."""
+    server.rate = mbit and mbit * 1e6 / 8
+    if mbit:  # it is the line that is tried, not our compressing
+        for path in Path(server.RequestHandlerClass.keywords["directory"]).rglob("*"):
+            if path.suffix in (".html", ".js", ".css", ".json", ".zip", ".mjs", ".wasm", ".whl"):
+                compressed(path)
+    with slowed(driver, times):
+        found = first_verdict(driver, server)
+    line = f"{mbit or 'no end of'} Mbit/s, CPU {times} times slower: {found}, wanted {most}"
+    if float(found.split()[3]) > most:
+        raise Failed(line)
+    return line
+
+
+def access(driver, address, pages, axe):
+    """Ask axe-core about pages, narrow and light, wide and dark; return a line about it."""
+    asked = 0
+    for name in pages:
+        for width, scheme in ((390, "light"), (1280, "dark")):
+            metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 1000}
+            driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+            theme = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+            driver.execute_cdp_cmd("Emulation.setEmulatedMedia", theme)
+            driver.get(f"{address}{name}")
+            time.sleep(0.5)
+            driver.execute_script(axe)
+            found = driver.execute_async_script(
+                "const done = arguments[0]; axe.run().then(r => done("
+                "r.violations.map(v => [v.id, v.nodes.length, v.nodes[0].html.slice(0, 200)])))"
+            )
+            if found:
+                raise Failed(f"{name}, {width} pixels, {scheme}: axe-core finds {found}")
+            if driver.execute_script("return document.documentElement.scrollWidth") > width:
+                raise Failed(f"{name}: wider than {width} pixels")
+            asked += 1
+    return f"axe-core finds nothing in {asked} views of {len(pages)} pages"
 
 
 def by_keyboard(driver, address, stem="05_backward_convolution"):
@@ -369,6 +486,32 @@ def keeping(driver, address, downloads, stem="05_backward_convolution"):
     return "a reload, a notebook out and in, a foreign one and two tabs lose nothing"
 
 
+def photographing(driver, address, folder, stem="00_ten_minutes"):
+    """Choose a photograph of a star, made of one, and a file that is none; return a line about it."""
+    from PIL import Image
+
+    up = np.linspace(1.3, -1.3, 600)[:, None]
+    star = SHAPES["star"](up, -up.T) < 0
+    paper = np.where(star, 45, 225 - 20 * up).clip(0, 255).astype(np.uint8)
+    Image.fromarray(paper).save(folder / "star.jpg")
+    (folder / "none.jpg").write_text("no picture")
+    page = Page(driver, address, stem)
+    cell = "#cell-" + driver.execute_script(
+        "return JSON.parse(document.getElementById('lesson').textContent).cells.find(c => c.photograph).id"
+    )
+
+    def choose(name):
+        driver.find_element("css selector", f"{cell} input[type=file]").send_keys(str(folder / name))
+
+    choose("star.jpg")
+    page.wait(lambda: "answer: star" in page.all(f"{cell} ~ .cell .outputs")[0].text, "the star's name")
+    choose("none.jpg")
+    page.wait(
+        lambda: "expected a picture" in page.all(f"{cell} .outputs")[0].text, "the word about no picture"
+    )
+    return "a photograph of a star is named, and a file that is none is told"
+
+
 def refused(driver, server, stem="05_backward_convolution", name="add_back"):
     """Open pages from the disk, without WebAssembly, storage or Python's files; return a line about it."""
     address = server.address
@@ -386,12 +529,12 @@ def refused(driver, server, stem="05_backward_convolution", name="add_back"):
         if "no WebAssembly" not in driver.find_element("css selector", ".notice").text:
             raise Failed("without WebAssembly the page says nothing")
 
-    def full():
+    def keeps_nothing(word):
         page = Page(driver, address, stem)
         page.put(name, "def typed(): ...")
-        page.wait(lambda: "storage is full" in page.text("notice"), "the word about a full storage")
+        page.wait(lambda: word in page.text("notice"), f"the words: {word}")
         if page.answer(name) != "def typed(): ...":
-            raise Failed("storage full: the text is lost")
+            raise Failed(f"{word}: the text is lost")
 
     server.refused = ["pyodide/"]
     page = Page(driver, address, stem)
@@ -404,13 +547,21 @@ def refused(driver, server, stem="05_backward_convolution", name="add_back"):
     if "opened from the disk" not in driver.find_element("css selector", ".notice").text:
         raise Failed("from the disk the page says nothing")
     without("delete self.WebAssembly", no_wasm)
+    leave = (  # without being asked whether to
+        "const add = addEventListener;"
+        "self.addEventListener = (what, act) => what === 'beforeunload' || add(what, act);"
+    )
     without(
         "Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError'); };"
-        "const add = addEventListener;"
-        "self.addEventListener = (what, act) => what === 'beforeunload' || add(what, act);",
-        full,
+        + leave,
+        lambda: keeps_nothing("its storage is full"),
     )
-    return "a page from the disk, no WebAssembly, a full storage, no Python: each has its word"
+    without(
+        "Object.defineProperty(self, 'localStorage', "
+        "{ get() { throw new DOMException('no', 'SecurityError'); } });" + leave,
+        lambda: keeps_nothing("storage is refused"),
+    )
+    return "a page from the disk, no WebAssembly, a full or refused storage, no Python: each has its word"
 
 
 def offline(driver, server, stem="07_overlapping_pooling"):
@@ -435,6 +586,7 @@ def main():
     parser = argparse.ArgumentParser(description="Try a live course in headless Chromium.")
     parser.add_argument("folder", type=Path, metavar="DIR")
     parser.add_argument("lessons", type=int, nargs="*", help="their numbers; all by default")
+    parser.add_argument("--times", action="store_true")
     asked = parser.parse_args()
     course.need("selenium")
     stems = [path.stem for path in course.notebooks()]
@@ -449,8 +601,13 @@ def main():
             failed += 1
             print(f"✗ {error}", flush=True)
 
+    server = Server(asked.folder)
+    if asked.times:
+        for case in ((None, 1, 5), (20, 1, 15), (9, 4, 30)):
+            with browser() as driver:
+                report(in_time, driver, server, *case)
+        return bool(failed)
     with tempfile.TemporaryDirectory() as downloads:
-        server = Server(asked.folder)
         with browser() as driver:
             report(first_verdict, driver, server)
             for stem in stems:
@@ -458,8 +615,14 @@ def main():
         with browser(downloads) as driver:
             report(keeping, driver, server.address, Path(downloads))
             report(stopping, driver, server.address)
+            report(photographing, driver, server.address, Path(downloads))
         with browser() as driver:
             report(by_keyboard, driver, server.address)
+        if "AXE_CORE" in os.environ:
+            pages = [path.relative_to(asked.folder).as_posix() for path in asked.folder.rglob("*.html")]
+            axe = Path(os.environ["AXE_CORE"]).read_text(encoding="utf-8")
+            with browser() as driver:
+                report(access, driver, server.address, sorted(pages), axe)
         with browser() as driver:
             report(refused, driver, server)
         with browser() as driver:

@@ -123,8 +123,8 @@ else python.start(); // beside all that follows
 // ---- Cells ----
 
 class Cell {
-  constructor({ id, source, name, key }, index) {
-    Object.assign(this, { id, source, name, key, index, ran: false });
+  constructor({ id, source, name, key, photograph }, index) {
+    Object.assign(this, { id, source, name, key, photograph, index, ran: false });
     this.element = document.getElementById(`cell-${id}`);
     this.outputs = this.element.querySelector(".outputs");
     this.bar = document.createElement("div");
@@ -234,8 +234,24 @@ class Code extends Cell {
     super(given, index);
     this.button("Run", "this cell, and those above it that have not run", () => runTo(this));
     this.editButton = this.button("Edit", "this cell", () => (this.open(), this.editor.focus()));
+    if (this.photograph) this.choosePhotograph();
     const kept = answers.read(`cell-${this.key}`);
     if (kept) this.open(kept.text);
+  }
+
+  // Let a photograph be chosen; it is given to Python, and goes nowhere else.
+  choosePhotograph() {
+    const label = document.createElement("label");
+    label.innerHTML = 'Your photograph: <input type="file" accept="image/*">';
+    label.lastChild.onchange = async ({ target }) => {
+      const [file] = target.files;
+      if (!file) return;
+      this.files = { [this.photograph]: new Uint8Array(await file.arrayBuffer()) };
+      const next = cells[this.index + 1]; // which draws it
+      this.ran = next.ran = false;
+      runTo(next);
+    };
+    this.bar.append(label);
   }
 
   open(text = this.source) {
@@ -253,7 +269,7 @@ class Code extends Cell {
   }
 
   async run() {
-    const { error } = await this.ask({ run: { cell: this.id, source: this.text } });
+    const { error } = await this.ask({ files: this.files, run: { cell: this.id, source: this.text } });
     this.ran = !error;
     if (error) this.error(error);
     return this.ran;

@@ -1,7 +1,8 @@
 // Python, in a thread of its own: it may loop for ever, and the page ends it.
-// A message {start: …} comes first; then {id, run: …}, {id, check: …} or {id, tutor: …}, one after the other.
+// A message {start: …} comes first; then {id, run: …}, {id, check: …} or {id, tutor: …}, one after the other;
+// {id, files: {name: bytes}, run: …} where a cell reads files.
 
-let session;
+let pyodide, session;
 
 self.onmessage = async ({ data }) => {
   try {
@@ -11,7 +12,9 @@ self.onmessage = async ({ data }) => {
       return;
     }
     const emit = (kind, text) => self.postMessage({ id: data.id, out: kind, text });
-    const answer = session.answer(JSON.stringify(data), emit);
+    const { files = {}, ...asked } = data;
+    for (const [name, bytes] of Object.entries(files)) pyodide.FS.writeFile(name, bytes);
+    const answer = session.answer(JSON.stringify(asked), emit);
     self.postMessage({ id: data.id, done: JSON.parse(answer) });
   } catch (error) {
     self.postMessage({ id: data.id, fatal: String(error.message || error) });
@@ -26,7 +29,7 @@ async function start({ lesson, base, hashes, course, lock }) {
     fetch(course + "tinyalex.zip").then((found) => found.arrayBuffer()),
   ]);
   const create = (await script(base, "pyodide.asm.mjs", hashes)).default;
-  const pyodide = await loadPyodide({
+  pyodide = await loadPyodide({
     indexURL: base,
     packageBaseUrl: base,
     lockFileContents: contents,
