@@ -14,11 +14,11 @@ pictures = shapes.make(96, np.random.default_rng(0))
 
 def rank(comm):
     """What every rank runs: the whole network, its part of each batch."""
-    net = make("cifar4").build(comm.alone(), np.random.default_rng(1), np.float64)
+    net = make("cifar4").build(comm, np.random.default_rng(1), np.float64, parallel="data")
     optimizer = SGD(net, rate=0.001, momentum=0.9)
     batches = InMemory(pictures, comm, batch=32, dtype=np.float64)
     for images, labels in batches.epoch(np.random.default_rng(2)):
-        train_step(net, optimizer, images, labels, data=comm)
+        train_step(net, optimizer, images, labels)
     received = sum(comm.ledger.values())
     return {name: layer.params[key] for name, layer, key in net.parameters()}, received
 

@@ -2,8 +2,8 @@
 
 Each kind of product is a process of its own, since CuPy reads CUPY_TF32 once.  Printed as Markdown:
 
-gradients   of AlexNet, 32 images of random numbers: |g - g64| / |g64| of each layer's weights (Euclidean norms),
-            g64 in float64 on the same card
+gradients   of AlexNet, 32 images of random numbers: |g - g64| / |g64| of each layer's weights in Euclidean
+            norms, g64 in float64 on the same card
 curves      Figure 1's two networks on 5,000 shapes, 10 epochs, two seeds: training error after each epoch
     --standin    a dry run without a GPU, on the tests' stand-in
 """
@@ -60,7 +60,7 @@ def gradients(path, kind, small):
     def rank(comm):
         net = network.build(comm, np.random.default_rng(0), dtype)
         for _, layer, key in net.parameters():
-            if key == "w":  # weights through which a signal passes undiminished, not 2012's for days of training
+            if key == "w":  # weights through which a signal passes undiminished: 2012's are too small
                 w = layer.params[key]
                 w *= (2 / w[0].size) ** 0.5 / 0.01
         logits = net.forward(comm.device.put(x.astype(dtype)), train=True)

@@ -1,13 +1,21 @@
 """The table of faults, how often each was tried and survived; NumPy, the stand-in, and CuPy; a browser."""
 
 import contextlib
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the tests run on as many processes as cores
+
 import shutil
+import signal
 from collections import Counter
 
 import backends
 import pytest
 
 TRIED, SURVIVED = Counter(), Counter()
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background processes are deaf to Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
@@ -36,7 +44,11 @@ def pytest_terminal_summary(terminalreporter):
 
 @pytest.fixture(scope="session")
 def kernel_cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("kernels")
+    """A folder for the stand-in's compiled kernels; pytest-xdist's processes share it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "kernels"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="module", params=backends.BACKENDS)

@@ -1,5 +1,6 @@
 """What the ranks of test_mpi.py run: mpiexec -n 2 python mpi_ranks.py PROGRAM."""
 
+import os
 import sys
 from types import SimpleNamespace
 
@@ -86,14 +87,14 @@ def mismatch(comm):
 def train(comm):
     """Ten data-parallel steps in float64 on random pictures; return losses, weights and the ledger."""
     rng = np.random.default_rng(3)
-    net = figure1().build(comm.alone(), rng, np.float64)
+    net = figure1().build(comm, rng, np.float64, parallel="data")
     optimizer = SGD(net, 0.001)
     results = []
     for step in range(10):
         pictures, labels = rng.uniform(-128, 128, (3, 32, 32, 6)), rng.integers(0, 10, 6)
         part = comm.part(6)
         x = np.ascontiguousarray(pictures[..., part])
-        results.append(train_step(net, optimizer, x, labels[part], step, comm))
+        results.append(train_step(net, optimizer, x, labels[part], step))
     return [results, *(layer.params[key] for _, layer, key in net.parameters())], comm.ledger, comm.calls
 
 
@@ -223,6 +224,30 @@ def towers(comm):
         assert np.abs(array - expected[name]).max() <= 1e-10 * scale, name
 
 
+def layouts(comm):
+    """Each layout on four processes against one rank: gradients, and ten steps later."""
+    network = alexnet(narrow(AlexNet(size=67, classes=12), 0.05))
+    rng = np.random.default_rng(3)
+    images, labels = rng.standard_normal((3, 67, 67, 8)) * 60, rng.integers(0, 12, 8)
+
+    def run(comm, parallel):
+        net = network.build(comm, np.random.default_rng(0), np.float64, parallel)
+        optimizer, part, found = SGD(net, 0.01, decay=0.0005), net.data.part(8), {}
+        for step in range(10):
+            train_step(net, optimizer, np.ascontiguousarray(images[..., part]), labels[part], step)
+            if not step:
+                found = {n: layer.comm.all_gather(layer.grads[key]) for n, layer, key in net.learned()}
+        return found | {f"later {name}": array for name, array in checkpoint.state(net, optimizer).items()}
+
+    expected = run(comm.alone(), "model")
+    for parallel in ("model", "data", "hybrid", "hybrid:b"):
+        found = run(comm, parallel)
+        assert found.keys() == expected.keys()
+        for name, array in found.items():
+            scale = np.abs(expected[name]).max()
+            assert np.abs(array - expected[name]).max() <= 1e-10 * scale, (parallel, name)
+
+
 def cards(comm):
     """Two ranks or more on two cards of the stand-in for CuPy, whose arrays MPI cannot read."""
     assert comm.device.name == f"cuda:{comm.rank % 2}"
@@ -244,7 +269,7 @@ def fail(comm):
 
 def wait(comm):
     """Meet until interrupted."""
-    print("ready", flush=True)
+    print("ready", comm.rank, os.getpid(), flush=True)
     while True:
         comm.all_reduce(np.ones(3))
 
@@ -253,6 +278,7 @@ PROGRAMS = {
     "check": check,
     "train": lambda comm: same_as_threads(comm, train),
     "towers": towers,
+    "layouts": layouts,
     "fail": fail,
     "wait": wait,
     "size": lambda comm: print(f"{comm.size} ranks, {comm.device}"),

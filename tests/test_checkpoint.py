@@ -360,7 +360,7 @@ def test_a_data_parallel_network_goes_from_two_ranks_to_one_and_three(tmp_path):
     path = tmp_path / "a.safetensors"
 
     def write(comm):
-        net = figure1().build(comm.alone(), np.random.default_rng(0))
+        net = figure1().build(comm, np.random.default_rng(0), parallel="data")
         optimizer = SGD(net, 0.1)
         optimizer.velocity["fc10.w"] += 2
         if comm.rank == 0:
@@ -368,7 +368,7 @@ def test_a_data_parallel_network_goes_from_two_ranks_to_one_and_three(tmp_path):
         return state(net, optimizer)
 
     def read(comm):
-        net = figure1().build(comm.alone(), np.random.default_rng(1))
+        net = figure1().build(comm, np.random.default_rng(1), parallel="data")
         optimizer = SGD(net, 0.1)
         arrays, metadata = load(path)
         restore(net, optimizer, arrays, path)

@@ -176,6 +176,7 @@ def test_archives_of_both_layouts(archive, tmp_path, plain):
     assert_same(cifar10.load(python, "test").images, plain)
 
 
+@pytest.mark.slow
 def test_real_pictures(tmp_path):
     root = Path(__file__).resolve().parents[1]
     if not (root / "../shared/data/cifar10-jpeg.zip").exists():

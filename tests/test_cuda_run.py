@@ -77,7 +77,7 @@ def test_bench_shows_what_each_kernel_achieves(standin, monkeypatch):
     flop = 2 * 2 * conv3.layer.multiply_adds(conv3.x) // 2  # a multiply-add is two; two images, two ranks
     assert rows["conv3 forward", "conv_forward"]["flop"] == flop
     assert sum(row["flop"] for row in rows.values()) == 3 * flop
-    for one in traffic.of_layer(conv3, 2, 2):
+    for one in traffic.of_layer(conv3, 2):
         assert rows[f"conv3 {one.direction}", one.kernel]["bytes"] == one.bytes
     total = sum(row["ms"] for row in rows.values())  # the row "other" among them
     assert total == pytest.approx(np.median(found["step_ms"]))

@@ -94,5 +94,6 @@ def test_nvcc_compiles_every_kernel(real, images, tmp_path):
     assert len(cuda_launch.SOURCES) == 12
     if real == "float":
         everything.write_text("".join(map(cuda_launch.source, ("conv", "conv_weights"))))
-        done = subprocess.run([*command, "-DTF32=1", everything, "-o", tmp_path / "all.o"], capture_output=True)
+        command += ["-DTF32=1", everything, "-o", tmp_path / "all.o"]
+        done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

@@ -64,6 +64,32 @@ def test_alexnets_towers_on_two_processes_are_one_network():
 
 
 @needs_mpi
+def test_four_processes_in_each_layout_are_one_rank():
+    code, output, errors = finish(start(4, "layouts"), seconds=100)
+    assert code == 0, errors
+    assert output.count("finished") == 4
+
+
+@needs_mpi
+def test_a_rank_that_is_not_heard_of_is_named():
+    """A process that stands still is to the others as a machine that has gone away."""
+    job = start(3, "wait")
+    found = [job.stdout.readline().split() for _ in range(3)]
+    process = {int(rank): int(number) for _, rank, number in found}
+    os.kill(process[1], signal.SIGSTOP)
+    begun = time.monotonic()
+    try:
+        errors = [job.stderr.readline() for _ in range(2)]
+        assert time.monotonic() - begun < 10
+    finally:
+        os.kill(process[1], signal.SIGKILL)
+    for rank in (0, 2):
+        assert f"rank {rank} of 3: DeviceError: rank 1 on " in "".join(errors)
+    assert all("has not been heard of for 6 seconds" in line for line in errors)
+    assert finish(job, seconds=10)[0] != 0
+
+
+@needs_mpi
 def test_an_error_on_one_rank_ends_the_job():
     begun = time.monotonic()
     code, output, errors = finish(start(2, "fail"), seconds=30)

@@ -12,7 +12,7 @@ from tinyalex.data import Images, shapes
 from tinyalex.data.loader import InMemory
 from tinyalex.devices import parse
 from tinyalex.errors import NonFiniteError
-from tinyalex.models import figure1
+from tinyalex.models import Network, figure1
 from tinyalex.nn import Activate, AllGather, BatchNorm, Conv2d, Linear, Sequential
 from tinyalex.ops.softmax import softmax_loss_forward, topk_error
 from tinyalex.optim import SGD
@@ -46,7 +46,7 @@ SMALL = [
 
 
 def small_net(comm, seed, dtype=np.float64):
-    return Sequential(SMALL, (3, 32, 32), comm.alone(), np.random.default_rng(seed), dtype)
+    return Network(SMALL, (3, 32, 32)).build(comm, np.random.default_rng(seed), dtype, parallel="data")
 
 
 def trained(size, pictures, make, steps, seed=0, dtype=np.float64, rate=1e-3):
@@ -59,7 +59,7 @@ def trained(size, pictures, make, steps, seed=0, dtype=np.float64, rate=1e-3):
         results, epoch = [], 0
         while len(results) < steps:
             for x, labels in batches.epoch(np.random.default_rng([seed, epoch])):
-                results.append(train_step(net, optimizer, x, labels, len(results), comm))
+                results.append(train_step(net, optimizer, x, labels, len(results)))
             epoch += 1
         return arrays_of(net), backends.get(dict(optimizer.velocity)), results
 
@@ -71,16 +71,16 @@ def trained(size, pictures, make, steps, seed=0, dtype=np.float64, rate=1e-3):
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_ranks_train_to_the_same_weights(activation, pictures):
-    """Ten steps of the network of Figure 1 on one rank, on two, and on three (on the stand-in, two steps)."""
-    steps = 2 if backends.name == "standin" else 10
+    """Ten steps of Figure 1's network on one rank, on two and on three; on the stand-in two steps, on two."""
+    steps, sizes = (2, [2]) if backends.name == "standin" else (10, [2, 3])
 
     def make(comm, seed, dtype):
-        return figure1(activation).build(comm.alone(), np.random.default_rng(seed), dtype)
+        return figure1(activation).build(comm, np.random.default_rng(seed), dtype, parallel="data")
 
     [(weights, velocities, results)] = trained(1, pictures, make, steps)
     start = arrays_of(make(Comm(backends.device()), 0, np.float64))
     assert len(results) == steps
-    for size in (2, 3):
+    for size in sizes:
         ranks = trained(size, pictures, make, steps)
         for found_weights, found_velocities, found_results in ranks:
             for name, w in weights.items():
@@ -108,10 +108,11 @@ def test_what_crosses_is_gradients(size, pictures):
     def rank(comm):
         net = small_net(comm, seed=3)
         x, labels = next(InMemory(pictures, comm, BATCH, np.float64).epoch(np.random.default_rng(0)))
-        train_step(net, SGD(net, 0.1), x, labels, data=comm)
+        train_step(net, SGD(net, 0.1), x, labels)
         return comm.calls
 
-    assert on(size, rank) == [{("gradients", "all_reduce"): 1}] * size
+    crossed = [("loss", "all_reduce"), ("fc conv2 conv1 gradients", "all_reduce")]
+    assert on(size, rank) == [dict.fromkeys(crossed, 1)] * size
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -120,19 +121,21 @@ def test_ranks_that_share_the_batch_have_the_same_statistics(size, pictures):
 
     def rank(comm):
         layers = [Conv2d(4, 5, stride=4), BatchNorm(name="bn"), Activate("relu"), Linear(10, std=0.1)]
-        net = Sequential(layers, (3, 32, 32), comm.alone(), np.random.default_rng(0), np.float64)
+        network = Network(layers, (3, 32, 32))
+        net = network.build(comm, np.random.default_rng(0), np.float64, parallel="data")
         x, labels = next(InMemory(pictures, comm, BATCH, np.float64).epoch(np.random.default_rng(0)))
         bn = net.layers["bn"]
         net.forward(x, train=True)
         alone = {key: backends.get(bn.params[key]).copy() for key in bn.statistics}
         for key, start in (("mean", 0), ("var", 1)):
             bn.params[key].fill(start)
-        train_step(net, SGD(net, 0.1), x, labels, data=comm)
+        train_step(net, SGD(net, 0.1), x, labels)
         return arrays_of(net), alone, dict(comm.calls)
 
     ranks = on(size, rank)
     for found, _, calls in ranks:
-        assert calls == {("gradients", "all_reduce"): 1}
+        crossed = [("loss", "all_reduce"), ("fc1 bn conv1 gradients", "all_reduce")]
+        assert calls == dict.fromkeys(crossed, 1)
         assert {name: a.tobytes() for name, a in found.items()} == {
             name: a.tobytes() for name, a in ranks[0][0].items()
         }
@@ -152,7 +155,7 @@ def test_result_is_of_the_whole_batch_before_the_update(size, pictures):
     def rank(comm):
         net = small_net(comm, seed=3)
         x, labels = next(InMemory(pictures, comm, BATCH, np.float64).epoch(np.random.default_rng(0)))
-        return train_step(net, SGD(net, 0.1), x, labels, data=comm)
+        return train_step(net, SGD(net, 0.1), x, labels)
 
     alone = Comm(backends.device())
     x, labels = next(InMemory(pictures, alone, BATCH, np.float64).epoch(np.random.default_rng(0)))
@@ -234,13 +237,13 @@ def test_what_is_not_finite_is_named_before_any_update(size, change, where, pict
         net.layers["fc"].params["w"][:5] *= 100
         optimizer = SGD(net, 0.125)
         x, labels = next(InMemory(pictures, comm, BATCH).epoch(np.random.default_rng(0)))
-        train_step(net, optimizer, x, labels, 6, data=comm)
+        train_step(net, optimizer, x, labels, 6)
         with np.errstate(all="ignore"):
             change(net, x)
         state = (net, optimizer.velocity, x)
         before = pickled(*state)
         try:
-            train_step(net, optimizer, x, labels, 7, data=comm)
+            train_step(net, optimizer, x, labels, 7)
         finally:
             kept.append(before == pickled(*state))
 
@@ -294,7 +297,7 @@ def test_a_picture_that_only_one_rank_saw_is_named_all_the_same(guilty, pictures
         x, labels = next(InMemory(pictures, comm, BATCH, np.float64).epoch(np.random.default_rng(0)))
         if comm.rank == guilty:
             x[0, 0, 0, 0] = np.nan
-        train_step(net, SGD(net, 0.1), x, labels, data=comm)
+        train_step(net, SGD(net, 0.1), x, labels)
 
     for _ in range(5):
         with pytest.raises(NonFiniteError, match="first not finite: the input"):
@@ -307,7 +310,7 @@ def test_mixed_dtypes_are_refused(size, net_dtype, data_dtype, pictures):
     def rank(comm):
         net = small_net(comm, 0, net_dtype)
         x, labels = next(InMemory(pictures, comm, BATCH, data_dtype).epoch(np.random.default_rng(0)))
-        train_step(net, SGD(net, 0.1), x, labels, data=comm)
+        train_step(net, SGD(net, 0.1), x, labels)
 
     data, weights = np.dtype(data_dtype).name, np.dtype(net_dtype).name
     with pytest.raises(TypeError, match=f"x is {data}, w is {weights}"):

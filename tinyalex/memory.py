@@ -16,7 +16,7 @@ class _HostPool(threading.local):
     one is free again when nobody but this pool refers to it.  Buffers idle for many requests are dropped.
 
     NumPy views refer to the array that owns the memory, so its reference count tells.  Such counts are
-    CPython's own affair: which one a buffer has when only the pool refers to it is tried (`_IDLE`).
+    CPython's own affair: which one a buffer has when only the pool refers to it is tried (`_idle_count`).
     """
 
     SMALL = 1 << 15  # bytes: below this the C library's own cache serves as well
@@ -47,8 +47,13 @@ class _HostPool(threading.local):
         return sys.getrefcount(self.buffers[serial]) == _IDLE
 
 
-_one = {0: np.empty(1, np.uint8)}
-_IDLE = sys.getrefcount(_one[0])  # 2 in CPython 3.10 to 3.14: the dictionary's reference and the call's
+def _idle_count():
+    """Return the reference count of a buffer that only a pool's dictionary refers to."""
+    buffers = {0: np.empty(1, np.uint8)}
+    return sys.getrefcount(buffers[0])
+
+
+_IDLE = _idle_count()  # 2 in CPython 3.10 to 3.14: the dictionary's reference and the call's
 _host_pool = _HostPool()
 
 

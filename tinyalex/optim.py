@@ -43,7 +43,7 @@ class SGD:
         for name, layer, key in model.learned():
             w = layer.params[key]
             self.velocity[name] = zeros(model.comm.device.xp, w.shape, w.dtype)
-        self._on_gpu = None  # the `Update` of a GPU's arrays
+        self._on_gpu = {}  # the `Update` of a GPU's arrays, by the name of the first
         known = self.velocity.keys() | {name.rpartition(".")[0] for name in self.velocity}
         if unknown := self.scale.keys() - known:
             raise ArgumentError(f"scale: the model has no weights in {', '.join(sorted(unknown))}")
@@ -54,27 +54,29 @@ class SGD:
         rate = self.bias_rate if key == "b" and self.bias_rate is not None else self.rate
         return rate * self.scale.get(name, 1.0) * self.scale.get(layer, 1.0)
 
-    def step(self, loss=None) -> None:
+    def step(self, loss=None, model=None) -> None:
         """Update every parameter in place from the layers' ``grads``.
 
         loss: a scalar array; where it is not finite nothing is updated.  (So the loss need not be read
-        before: on a GPU the host goes on at once.)
+        before: on a GPU the host goes on at once.)  model: a part of the model, to update no other layers.
         """
-        parameters = list(self.model.learned())
+        parameters = list((model or self.model).learned())
         arrays = [
             (layer.params[key], self.velocity[name], layer.grads[key]) for name, layer, key in parameters
         ]
         if self.model.comm.device.xp is not np:
-            self._on_gpu = self._on_gpu or Update([w for w, _, _ in arrays])
-            self._on_gpu(arrays, self._rates, loss)
+            first = parameters[0][0]
+            if first not in self._on_gpu:
+                self._on_gpu[first] = Update([w for w, _, _ in arrays])
+            self._on_gpu[first](arrays, lambda: self._rates(parameters), loss)
         elif loss is None or np.isfinite(loss):
-            for three, rates in zip(arrays, self._rates(), strict=True):
+            for three, rates in zip(arrays, self._rates(parameters), strict=True):
                 _update(*(a.reshape(-1) for a in three), *rates)
 
-    def _rates(self):
+    def _rates(self, parameters):
         """Return (momentum, ε, decay · ε) of each parameter."""
         found = []
-        for name, _, key in self.model.learned():
+        for name, _, key in parameters:
             rate = self.rate_of(name)
             decay = self.decay if key != "b" or self.decay_biases else 0.0
             found.append((self.momentum, rate, decay * rate))

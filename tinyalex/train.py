@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyalex.comm import Comm
 from tinyalex.errors import NonFiniteError
 from tinyalex.nn import Sequential
 from tinyalex.ops import chosen, softmax_loss_backward, softmax_loss_forward, topk_error
-from tinyalex.ops.cuda.graph import Captured
+from tinyalex.ops.cuda.graph import Captured, host
 from tinyalex.optim import SGD
+from tinyalex.parallel import Sums, in_turn, turns
 
 Array = np.ndarray  # or CuPy's
 
@@ -34,86 +34,105 @@ class Step:
 
     On one GPU the launches of a step are recorded in the second call and replayed from then on
     (`tinyalex.ops.cuda.graph`): parameters must stay in their arrays.
+
+    parts: the batch goes through the network in so many equal parts, whose gradients are added up: the memory
+    of a part, and the update of the whole, dropout's masks included.  (Batch normalization sees its part.)
+    Not for hybrid layouts.
     """
 
-    def __init__(self, net: Sequential, optimizer: SGD, data: Comm | None = None):
-        self.net, self.optimizer, self.data = net, optimizer, data
-        self.ranks = data.size if data else 1
-        work = functools.partial(_queue, net, optimizer, data, self.ranks)
-        alone = net.comm.size == self.ranks == 1
-        self._work = Captured(work, net.comm.device) if alone else work
+    def __init__(self, net: Sequential, optimizer: SGD, parts: int = 1):
+        self.net, self.optimizer = net, optimizer
+        work = functools.partial(in_turn if turns(net) else _at_once, net, optimizer, _loss)
+        if parts > 1:
+            work = functools.partial(_at_once, net, optimizer, _loss, parts=parts)
+        self._work = Captured(work, net.comm.device) if net.comm.size == 1 else work
 
     def __call__(self, images: Array, labels: Array, number: int = 0) -> StepResult:
         """Do the step of this number."""
         found = self.net.comm.device.get(self._work(images, labels))  # only here is a GPU waited for
         loss, errors = map(float, found)
-        _check_finite(loss, self.net, self.data or self.net.comm, self.optimizer, images, number)
-        return StepResult(loss, errors / (labels.size * self.ranks))
+        _check_finite(loss, self.net, self.optimizer, images, number)
+        return StepResult(loss, errors / (labels.size * self.net.data.size))
 
 
-def _queue(net, optimizer, data, ranks, images, labels):
-    """Forward, loss, backward, update; return the loss and the number of errors as one array."""
-    logits = net.forward(images, train=True)
+def _loss(logits, labels, total):
+    """Return the loss, the number of errors, and the loss's gradient."""
     loss_of, slope_of = chosen(softmax_loss_forward), chosen(softmax_loss_backward)
-    loss, cache = loss_of(logits, labels, total=labels.size * ranks)
-    errors = topk_error(logits, labels).sum()
-    net.backward(slope_of(cache))
-    if ranks > 1:
-        loss, errors = _meet(net, data, loss, errors)
+    loss, cache = loss_of(logits, labels, total=total)
+    return loss, topk_error(logits, labels).sum(), slope_of(cache)
+
+
+def _at_once(net, optimizer, loss_of, images, labels, parts=1):
+    """Forward, loss, backward, update; return the loss and the number of errors as one array."""
+    xp, sums, total = net.comm.device.xp, Sums(net), labels.size * net.data.size
+    loss, errors, before, N = 0, 0, {}, labels.size // parts
+    for part in _parts(net, parts):
+        mine = slice(part * N, (part + 1) * N)
+        logits, of_part = net.forward(xp.ascontiguousarray(images[..., mine]), train=True), labels[mine]
+        if logits.shape[-1] > N:  # of all ranks' images
+            of_part = sums.labels(of_part)
+        more, wrong, slope = loss_of(logits, of_part, total)
+        loss, errors, last = loss + more, errors + wrong, part == parts - 1
+        if last and (shared := parts * of_part.size < total):
+            wait = sums.start("loss", xp.stack([loss, errors]).astype(loss.dtype))
+        net.backward(slope, functools.partial(_add, before, sums.add if last else None))
+    if shared:
+        loss, errors = wait()
+    sums.take()
     optimizer.step(loss)  # nothing where the loss is not finite
-    return net.comm.device.xp.stack([loss, errors])
+    return xp.stack([loss, errors])
 
 
-def train_step(
-    net: Sequential, optimizer: SGD, images: Array, labels: Array, step: int = 0, data: Comm | None = None
-) -> StepResult:
+def _add(before, then, layer):
+    """After a layer's backward: add the gradients of the parts before; in the last part, hand them on."""
+    if then is None or before:
+        for key, gradient in layer.grads.items():
+            place = layer.name, key
+            before[place] = layer.grads[key] = before[place] + gradient if place in before else gradient
+    if then:
+        then(layer)
+
+
+def _parts(net, parts):
+    """Count the parts of a batch; in each, dropout takes this part's images of one mask, drawn again."""
+    states, layers = [], list(net.layers.values())
+    whole = [layer.images for layer in layers]
+
+    def draw_again(part):
+        if part == 0:
+            states[:] = [net.rng.bit_generator.state]
+        net.rng.bit_generator.state = states[0]
+
+    for part in range(parts):
+        if parts > 1 and net.rng:
+            host(functools.partial(draw_again, part))
+        for layer, (first, of) in zip(layers, whole, strict=True):
+            layer.images = first * parts + part, of * parts
+        yield part
+    for layer, images in zip(layers, whole, strict=True):
+        layer.images = images
+
+
+def train_step(net: Sequential, optimizer: SGD, images: Array, labels: Array, step: int = 0) -> StepResult:
     """One step of SGD on a batch.
 
-    images: (C,H,W,N) on this rank's device, labels: (N,).  Every rank that shares the network, those of
-    net.comm, is given the same images; each computes the same loss for itself.
-
-    data: ranks that hold the whole network each, and are given a part of the batch each, 1/data.size of it
-    (data parallelism).  The gradients of the parts are summed over them, so that every rank, dividing by the
-    whole batch, makes the update that one rank would make.
+    images: (C,H,W,N) on this rank's device, labels: (N,).  Every rank of net.row is given the same ones, and
+    those of net.data each a part of the batch, 1/net.data.size of it (`tinyalex.parallel`).
 
     step: its number, for messages.  Raises NonFiniteError on every rank, and updates no weight, where the
-    loss is not finite.
+    loss is not finite (hybrid:variable: no weight from that turn on).
     """
-    return Step(net, optimizer, data)(images, labels, step)
+    return Step(net, optimizer)(images, labels, step)
 
 
-def _meet(net, data, loss, errors):
-    """Sum the layers' gradients over the ranks, and average their statistics; return the other two's sums.
-
-    One message for all: these arrays laid end to end, then the loss and the number of errors.
-    """
-    xp = data.device.xp
-    arrays = [
-        (layer, key, layer.params[key] if key in layer.statistics else layer.grads[key])
-        for _, layer, key in net.parameters()
-    ]
-    tail = xp.stack([loss, errors]).astype(loss.dtype)
-    with data.on_behalf_of("gradients"):
-        summed = data.all_reduce(xp.concatenate([*(a.ravel() for *_, a in arrays), tail]))
-    start = 0
-    for layer, key, a in arrays:
-        found = summed[start : start + a.size].reshape(a.shape)
-        if key in layer.statistics:
-            layer.params[key][...] = found / data.size
-        else:
-            layer.grads[key] = found
-        start += a.size
-    return summed[start:]
-
-
-def _check_finite(loss, net, comm, optimizer, images, step):
+def _check_finite(loss, net, optimizer, images, step):
     if np.isfinite(loss):
         return
-    xp = comm.device.xp
+    xp = net.comm.device.xp
     found = [(place, bool(xp.isfinite(array).all())) for place, array in _trace(net, images)]
     places, finite = zip(*found, ("the loss", False), strict=True)
     # Some rank may have seen what the others did not.
-    first = int(comm.all_gather(xp.asarray([finite.index(False)])).min())
+    first = int(net.comm.all_gather(xp.asarray([finite.index(False)])).min())
     raise NonFiniteError(
         f"step {step}: the loss is {loss} (learning rate {optimizer.rate:g}); "
         f"first not finite: {places[first]}"
@@ -164,7 +183,7 @@ def fit(
     steps: int,
     epochs: int,
     *,
-    data: Comm | None = None,
+    parts: int = 1,
     place: Place | None = None,
     begin_epoch: Callable[[Place], object] | None = None,
     on_step: Callable[[Place, StepResult], object] | None = None,
@@ -173,14 +192,14 @@ def fit(
     """Train until `epochs` epochs have ended; every rank runs this.  Returns the `Place` that was reached.
 
     batches(epoch, start): yields the (images, labels) of an epoch from batch number `start` on, on this
-    rank's device, as `train_step` wants them; steps: how many an epoch has.  data: as of `train_step`.
-    place: where to begin, what an earlier call returned, or a checkpoint.
+    rank's device, as `train_step` wants them; steps: how many an epoch has.  place: where to begin, what an
+    earlier call returned, or a checkpoint.
 
     begin_epoch(place) is called before an epoch, on_step(place, result) after each step, and end_epoch(place)
     after the last, before the epoch is counted: what it returns, if true, ends the training.  Any of them
     may raise `Stopped`; the place then says what was done.
     """
-    place, step = place or Place(), Step(net, optimizer, data)
+    place, step = place or Place(), Step(net, optimizer, parts)
     while place.epoch < epochs:
         if begin_epoch:
             begin_epoch(place)

@@ -8,7 +8,9 @@ import typer
 
 from tinyalex import devices as device_names
 from tinyalex.cli.common import (
+    Devices,
     NetworkArgument,
+    Parallel,
     Plain,
     Preset,
     ThreadDevices,
@@ -19,6 +21,7 @@ from tinyalex.cli.common import (
     operations,
 )
 from tinyalex.cli.progress import Progress
+from tinyalex.devices import Device
 from tinyalex.errors import DataError
 
 
@@ -159,7 +162,16 @@ def docs(out: Annotated[Path, typer.Argument(help="A folder for the pages.")]):
 def describe(
     network: NetworkArgument = "alexnet",
     preset: Preset = None,
-    devices: ThreadDevices = "cpu",
+    devices: Annotated[
+        str, typer.Option(help="How many, or their names: cpu:0,cpu:1; cpu: as many as are here.")
+    ] = "cpu",
+    parallel: Parallel = None,
+    link: Annotated[
+        str | None, typer.Option(help="What a device receives, 12GB/s or 1Gbit/s: predicts a step's seconds.")
+    ] = None,
+    flops: Annotated[
+        str | None, typer.Option(help="What a device computes in a step, 100GF or 5TF (`bench` says it).")
+    ] = None,
     batch: Annotated[int, typer.Option(help="Images per training step.", min=1)] = 128,
     size: Annotated[int | None, typer.Option(help="Side of the picture in pixels.", min=1)] = None,
     width: Width = 1.0,
@@ -170,13 +182,26 @@ def describe(
 ):
     """Print a network layer by layer: shapes, parameters, multiply-adds, memory, bytes that cross."""
     from tinyalex.measure import describe as description
+    from tinyalex.parallel import usual
     from tinyalex.runs.saved import find_network
 
     held = description.parse_memory(memory) if memory else None
+    if bool(link) != bool(flops):
+        raise DataError("--link and --flops: expected both or none, found one")
+    rates = link and (
+        description.parse_rate(link, "--link", description.LINKS),
+        description.parse_rate(flops, "--flops", description.FLOPS),
+    )
     width = None if width == 1 else width
     found = find_network(of_preset(network, preset), width=width, size=size, towers=towers)
-    names = device_names.names(devices_for_network(devices, found))
-    description.print_description(description.describe(found, len(names), batch), console, held)
+    parallel = parallel or usual(found)
+    if devices.isdigit():
+        ranks = int(devices)
+    else:
+        ranks = len(device_names.names(devices_for_network(devices, found, parallel, batch)))
+    described = description.describe(found, ranks, batch, parallel)
+    predicted = rates and description.predict(described, *rates)
+    description.print_description(described, console, held, predicted)
 
 
 def bench(
@@ -185,7 +210,8 @@ def bench(
     preset: Preset = None,
     lrn: Annotated[bool, typer.Option(help="AlexNet with local response normalization.")] = True,
     width: Width = 1.0,
-    devices: ThreadDevices = "cpu",
+    devices: Devices = "cpu",
+    parallel: Parallel = None,
     batch: Annotated[int, typer.Option(help="Images per step.", min=1)] = 128,
     rounds: Annotated[int, typer.Option(help="Rounds measured.", min=1)] = 5,
     forward: Annotated[bool, typer.Option("--forward", help="The forward pass only.")] = False,
@@ -196,21 +222,26 @@ def bench(
 ):
     """Time training: images/s, time by layer, share of the matrix products' limit, PyTorch beside it."""
     from tinyalex.measure import bench as benchmark
+    from tinyalex.parallel import usual
     from tinyalex.runs.saved import find_network
 
     width = None if width == 1 else width
     found = find_network(of_preset(network, preset), lrn=None if lrn else False, width=width)
     if layer:
         benchmark.alone(found, layer)
-    ranks = found.most_ranks
-    chosen = device_names.parse(devices, ranks if ranks > 1 else batch)
-    benchmark.check(found, vs, chosen[0])
+    parallel = parallel or usual(found)
+    chosen = devices_for_network(devices, found, parallel, batch)
+    one_process = not chosen.startswith("mpi")
+    if vs and not one_process:
+        raise DataError(f"--vs {vs}: expected devices of one process, found {devices}")
+    benchmark.check(found, vs, Device(chosen.split(",")[0] if one_process else "cpu:0"))
     with Progress() as progress, operations(plain):
-        progress.update("round", 0, rounds)
         result = benchmark.measure(
-            found, chosen, batch, rounds, layer=layer, against=vs, forward=forward, what=network,
-            on_round=lambda number: progress.update("round", number + 1, rounds),
+            found, chosen, batch, rounds, layer=layer, against=vs, forward=forward, parallel=parallel,
+            what=network, on_round=lambda number: progress.update("round", number + 1, rounds),
         )  # fmt: skip
+    if not result:
+        return  # another process has it
     if as_json:
         print(benchmark.to_json(result))
     else:

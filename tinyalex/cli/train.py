@@ -10,12 +10,14 @@ from tinyalex.cli.common import (
     DataSet,
     Devices,
     NetworkOption,
+    Parallel,
     Plain,
     Width,
     console,
     devices_for_network,
     operations,
     run_on,
+    scales_of,
 )
 from tinyalex.cli.progress import Progress
 from tinyalex.devices import sharing
@@ -34,12 +36,17 @@ def train(
         ),
     ] = None,
     devices: Devices = "cpu",
+    parallel: Parallel = None,
     epochs: Annotated[int | None, typer.Option(help="Instead of the recipe's.", min=1)] = None,
     batch: Annotated[
         int | None, typer.Option(help="Images per step, instead of the recipe's.", min=1)
     ] = None,
     rate: Annotated[
         float | None, typer.Option(help="First learning rate, instead of the recipe's.", min=0)
+    ] = None,
+    rate_by: Annotated[
+        str | None,
+        typer.Option(help="Multiply the rate by k, or sqrt-k, for batches of k times 128 images."),
     ] = None,
     patience: Annotated[
         int | None, typer.Option(help="Epochs without a better error before the rate drops.", min=1)
@@ -55,6 +62,30 @@ def train(
     width: Width = 1.0,
     size: Annotated[int | None, typer.Option(help="Side of the crop that the network sees.", min=1)] = None,
     upscale: Annotated[int | None, typer.Option(help="Enlarge pictures to this side first.", min=1)] = None,
+    scale: Annotated[
+        str | None,
+        typer.Option(
+            help="VGG's S, the shorter side to which pictures are rescaled before the crop: 384, or 256,512, "
+            "of which each picture draws its own."
+        ),
+    ] = None,
+    accumulate: Annotated[
+        int, typer.Option(help="Parts of a batch, one after the other: less memory, the same update.", min=1)
+    ] = 1,
+    start_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="A run or checkpoint whose weights it begins with: of the same network, or of vgg-a, for "
+            "the seven layers of a deeper vgg that its authors copied."
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="How vgg's weights start: glorot, deviation (0.01) or variance (0.01).",
+            show_default="glorot",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.", min=0)] = 0,
     save_every: Annotated[
         int, typer.Option(help="Steps between checkpoints; one is written at the end too.", min=1)
@@ -68,7 +99,9 @@ def train(
     made, opened = new_run(
         data, network, recipe, upscale=upscale, seed=seed, save_every=save_every, keep=keep,
         width=None if width == 1 else width, size=size, bias=bias, dropout=None if dropout else False,
-        epochs=epochs, batch=batch, rate=rate, patience=patience, noise=noise,
+        parallel=parallel, epochs=epochs, batch=batch, rate=rate, rate_by=rate_by, patience=patience,
+        noise=noise, accumulate=accumulate, start_from=start_from, weights=weights,
+        scale=scale and scales_of("--scale", scale, (1, 2)),
     )  # fmt: skip
     _go(out, made, opened, devices, plain, new=True)
 
@@ -81,12 +114,15 @@ def resume(
         typer.Option(help="Go on until so many epochs have ended, also after the run's end.", min=1),
     ] = None,
     devices: Devices = "cpu",
+    parallel: Annotated[
+        str | None, typer.Option(help="The run's own layout: another is refused.", hidden=True)
+    ] = None,
     plain: Plain = False,
 ):
-    """Go on with a run from its newest checkpoint, on any number of devices that its towers allow."""
+    """Go on with a run from its newest checkpoint, on any number of devices that its layout allows."""
     from tinyalex.runs import reopen
 
-    made, opened = reopen(out, epochs, data)
+    made, opened = reopen(out, epochs, data, parallel)
     _go(out, made, opened, devices, plain, longer=epochs is not None)
 
 
@@ -94,7 +130,7 @@ def _go(out, settings, data, devices, plain, **how):
     """Train in the run folder, with a live display; exit code 130 if it was stopped."""
     from tinyalex.runs import run
 
-    chosen = devices_for_network(devices, settings.network)
+    chosen = devices_for_network(devices, settings.network, settings.parallel, settings.recipe.batch)
     with run.stop_at_signal() as stop, Progress() as progress:
         rank = run.job(
             out, settings, data, stop=stop, on_event=_Display(progress, settings, data, chosen), **how
@@ -167,8 +203,11 @@ def _batch_that_fits(settings, devices, memory):
     from tinyalex.ops.cuda.conv import SCRATCH_BYTES
 
     memory -= SCRATCH_BYTES  # what describe does not count: a layer's partial sums
-    batch = settings.recipe.batch
+    batch = settings.recipe.batch // settings.accumulate
     fits = largest_batch(settings.network, len(devices.split(",")), memory)
     if fits >= batch:
         return f"a batch of {batch} should just fit by `tinyalex describe`: try a smaller one"
-    return f"in place of {batch}, a batch of {fits} images would fit" if fits else "not one image would fit"
+    if not fits:
+        return "not one image would fit"
+    parts = next(n for n in range(1, batch + 1) if batch % n == 0 and batch // n <= fits)
+    return f"in place of {batch}, a batch of {fits} images would fit, or --accumulate {parts}"

@@ -82,6 +82,14 @@ class Comm:
         part.ledger, part.calls, part._labels = self.ledger, self.calls, self._labels
         return part
 
+    def grid(self, ranks):
+        """Lay the ranks out in rows of so many; return this rank's row and its column, two communicators."""
+        if ranks == self.size:
+            return self, self.alone()
+        if ranks == 1:
+            return self.alone(), self
+        return self.split(self.rank // ranks), self.split(self.rank % ranks)
+
     def all_gather(self, x, axis=0):
         """Join the ranks' arrays along the axis, in the order of the ranks."""
         if self.size == 1:

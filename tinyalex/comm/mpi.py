@@ -7,6 +7,13 @@ whose collectives give the same bits and enter the same bytes in the ledger as t
 the arrays, but it does not add them: MPI_Allreduce may add in any order, so that ranks would differ in the
 last bits.  Here the parts arrive and are added in the order of the ranks.
 
+A rank that waits asks again and again, and sleeps in between, so that what it computes meanwhile, and the
+other ranks of its core, go on.
+
+A rank whose machine has gone away would be waited for, for ever.  So each process says once a second, in a
+thread, that it is there, and ends, naming the rank and its machine, when it has not heard of one for `LOST`
+seconds.  A slow machine is waited for: its thread still speaks.
+
 Arrays may be of any size where the MPI follows version 4 of the standard; an older one (Open MPI 5) raises
 mpi4py's Exception beyond 2³¹ elements.
 """
@@ -14,15 +21,20 @@ mpi4py's Exception beyond 2³¹ elements.
 import math
 import os
 import sys
+import threading
 import time
 import traceback
 
 import numpy as np
 
 from tinyalex.comm import Comm
+from tinyalex.comm.nccl import through
 from tinyalex.devices import Device, blas_limits, count
 from tinyalex.errors import DeviceError, TinyalexError
 from tinyalex.memory import empty
+
+POLLS, PAUSE = 100, 5e-5  # questions before a rank that waits sleeps for so many seconds
+LOST = 6  # seconds
 
 
 class MPIComm(Comm):
@@ -50,23 +62,24 @@ class MPIComm(Comm):
         parts = empty(self._xp, (self.size, *mine.shape), x.dtype)
         counts[self.rank] = 0  # it need not travel
         from_all = [n * (r != self.rank) for r in range(self.size)], [n * r for r in range(self.size)]
-        self._move(self._mpi.Alltoallv, [self._xp.ascontiguousarray(x), (counts, starts)], [parts, from_all])
+        self._move(self._mpi.Ialltoallv, [self._xp.ascontiguousarray(x), (counts, starts)], [parts, from_all])
         return [mine if r == self.rank else part for r, part in enumerate(parts)]
 
     def _gather(self, part, out):
         whole = out if out.flags.c_contiguous else empty(self._xp, out.shape, out.dtype)
-        self._move(self._mpi.Allgatherv, self._xp.ascontiguousarray(part), [whole, self._cut(out)])
+        self._move(self._mpi.Iallgatherv, self._xp.ascontiguousarray(part), [whole, self._cut(out)])
         if whole is not out:
             out[...] = whole
 
     def _spread(self, x, root):
+        _wait(self._mpi.Ibarrier())
         kind = self._mpi.bcast((x.shape, x.dtype.str) if self.rank == root else None, root)
         if self.rank == root:
             there = self.device.get(x) if self._staged else x
-            self._move(self._mpi.Bcast, self._xp.ascontiguousarray(there), root)
+            self._move(self._mpi.Ibcast, self._xp.ascontiguousarray(there), root)
             return x
         out = empty(self._xp, *kind)
-        self._move(self._mpi.Bcast, out, root)
+        self._move(self._mpi.Ibcast, out, root)
         return self._end(out)
 
     def _end(self, out):
@@ -79,10 +92,12 @@ class MPIComm(Comm):
         """
         from mpi4py.util import pkl5
 
+        _wait(self._mpi.Ibarrier())
         shared = pkl5.Intracomm(self._mpi).bcast(obj, 0)
         return obj if self.rank == 0 else shared
 
     def _tell(self, thing):
+        _wait(self._mpi.Ibarrier())
         return self._mpi.allgather(thing)
 
     def _group(self, ranks):
@@ -97,7 +112,57 @@ class MPIComm(Comm):
         """Call MPI when the device has finished its work on the buffers: MPI knows of no streams."""
         if self._xp is not np:
             self._xp.cuda.get_current_stream().synchronize()
-        collective(*buffers)
+        _wait(collective(*buffers))
+
+
+def _wait(request):
+    while not any(request.Test() for _ in range(POLLS)):
+        time.sleep(PAUSE)
+
+
+class _Watch:
+    """The thread of this process that speaks to the others of the job, and hears of them."""
+
+    def __init__(self, world):
+        from mpi4py import MPI
+
+        self.mpi, self.done = world.Dup(), threading.Event()
+        self.hosts = world.allgather(MPI.Get_processor_name())
+        self.thread = threading.Thread(target=self._run, name="tinyalex-watch", daemon=True)
+        self.thread.start()
+
+    def _run(self):
+        others = [rank for rank in range(self.mpi.Get_size()) if rank != self.mpi.Get_rank()]
+        word = {rank: np.zeros(1, np.uint8) for rank in others}  # 1: it is there, 2: it has come to its end
+        heard = {rank: self.mpi.Irecv(word[rank], rank) for rank in others}
+        silent, said, last = dict.fromkeys(others, 0), [], False
+        while not last:
+            last = self.done.wait(1.0)
+            said = [request for request in said if not request.Test()]
+            if len(said) < LOST * len(others):
+                now = np.full(1, 1 + last, np.uint8)
+                said += [self.mpi.Isend(now, rank) for rank in others]
+            for rank in list(silent):
+                silent[rank] += 1  # in words that this process might have said: while it stood still, none
+                while heard[rank].Test():
+                    silent[rank] = 0
+                    if word[rank][0] == 2:
+                        del silent[rank]
+                        break
+                    heard[rank] = self.mpi.Irecv(word[rank], rank)
+                if silent.get(rank, 0) > LOST:
+                    self._lost(rank)
+
+    def _lost(self, rank):
+        error = DeviceError(f"rank {rank} on {self.hosts[rank]} has not been heard of for {LOST} seconds")
+        _report(error, self.mpi.Get_rank(), self.mpi.Get_size())
+        time.sleep(1.5)  # other ranks of this machine have the same to say: mpiexec will end them
+        os._exit(1)  # Abort would wait for the machine that has gone away
+
+    def stop(self):
+        """Tell the others that this process has come to its end."""
+        self.done.set()
+        self.thread.join()
 
 
 def launch(fn, devices):
@@ -111,21 +176,32 @@ def launch(fn, devices):
     """
     mpi = _mpi4py()
     world = mpi.COMM_WORLD
-    started = max(int(os.environ.get(name, 1)) for name in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE"))
+    library = mpi.Get_library_version().splitlines()[0]
+    counts = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+    started = max(int(os.environ.get(name, 1)) for name in counts)
     if world.Get_size() == 1 < started:
         raise DeviceError(
-            f"mpiexec started {started} processes, but each finds itself alone: this mpiexec is not that of "
-            f"the MPI library mpi4py has loaded ({mpi.Get_library_version().splitlines()[0]})"
+            f"mpiexec started {started} processes, but each finds itself alone: this mpiexec (or srun --mpi) "
+            f"is not that of the MPI library mpi4py has loaded ({library})"
         )
+    if world.Get_size() > 1 and mpi.Query_thread() < mpi.THREAD_MULTIPLE:
+        raise DeviceError(f"MPI: expected one that several threads may call at once, found {library}")
     try:
         [kind] = devices
         local = world.Split_type(mpi.COMM_TYPE_SHARED).Get_rank()
         device = Device(f"{kind}:{local % count('cuda') if kind == 'cuda' else local}")
         with blas_limits().limit(limits=1 if kind == "cpu" else None), device.context():
-            return [fn(MPIComm(device, world) if world.Get_size() > 1 else Comm(device))]
+            if world.Get_size() == 1:
+                return [fn(Comm(device))]
+            watch = _Watch(world)
+            done = [fn(through(MPIComm(device, world)))]
+            watch.stop()
+            return done
     except BaseException as error:
         if world.Get_size() == 1:
             raise
+        if isinstance(error, mpi.Exception):  # by a rank that is lost, it may be: let the watch name it
+            time.sleep(LOST + 2)
         _report(error, world.Get_rank(), world.Get_size())
         time.sleep(0.2)  # Abort can overtake what was just printed: let mpiexec read it first
         world.Abort(1)  # the others may be waiting for this rank, for ever

@@ -459,7 +459,7 @@ def _page(about, found, unknown):
     remarks = [(row.student, text) for row in found for text in row.remarks]
     if remarks or unknown:
         body.append("<h2>Remarks</h2>")
-        body.append(_table(("whose", ""), [*remarks, *unknown]))
+        body.append(_table(("whose", "remark"), [*remarks, *unknown]))
     return PAGE.replace("BODY", "\n".join(body))
 
 
@@ -502,20 +502,25 @@ def _students(about, found):
 
 
 def _table(head, lines):
+    """An HTML table; columns of numbers stand to the right."""
+    right = [bool(lines) and all(isinstance(cells[k], int) for cells in lines) for k in range(len(head))]
+
     def row(tag, cells):
+        styles = [' class="n"' if is_right else "" for is_right in right]
         return "".join(
-            f"<{tag}{' class=n' if isinstance(cell, int) else ''}{' scope=col' if tag == 'th' else ''}>"
-            f"{as_html(cell)}</{tag}>"
-            for cell in cells
+            f"<{tag}{style}>{as_html(cell)}</{tag.split()[0]}>"
+            for cell, style in zip(cells, styles, strict=True)
         )
 
     body = "\n".join(f"<tr>{row('td', cells)}</tr>" for cells in lines)
-    return f'<div class="wide"><table>\n<tr>{row("th", head)}</tr>\n{body}\n</table></div>'
+    table = f"<table>\n<tr>{row('th scope=col', head)}</tr>\n{body}\n</table>"
+    return f'<div class="wide" tabindex="0">{table}</div>'
 
 
 def as_html(text):
-    """Return text as HTML, what stands between backticks as code."""
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(str(text)))
+    """Return text as HTML, what stands between backticks as code, and between stars stressed."""
+    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(str(text)))
+    return re.sub(r"(?<![\w*])\*(\w+)\*(?![\w*])", r"<em>\1</em>", text)
 
 
 def _count(number, noun):

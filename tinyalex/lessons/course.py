@@ -14,6 +14,7 @@ from importlib import metadata, resources
 from pathlib import Path
 
 from tinyalex.errors import DataError, TinyalexError
+from tinyalex.lessons.sandbox import ONE_THREAD
 
 
 def folder():
@@ -122,6 +123,8 @@ def execute(books, stop=True, on_cell=lambda done, of: None):
         if cell.cell_type == "code":
             on_cell(next(done), of)
 
+    # as many kernels as cores: more threads in each would only wait for one another
+    environment = os.environ | ONE_THREAD
     settings = {
         "on_cell_start": before,
         "on_cell_complete": after,
@@ -136,7 +139,7 @@ def execute(books, stop=True, on_cell=lambda done, of: None):
             start = time.perf_counter()
             try:
                 if not stop_now.is_set():
-                    await NotebookClient(book, **settings).async_execute()
+                    await NotebookClient(book, **settings).async_execute(env=environment)
             except BaseException:
                 stop_now.set()
                 raise

@@ -3,8 +3,9 @@
     tinyalex bench alexnet --vs torch
 
 **Step**: forward, loss, backward, update, on one batch of random pictures; `forward` alone on request.  A
-round is one step, or as many as take half a second.  Rounds of tinyalex and of PyTorch alternate in one
-process, so that both see the same load on a shared machine; the figures are medians of the rounds.
+round is one step, or as many as take half a second.  Rounds of tinyalex and of PyTorch alternate, so that
+both see the same load on a shared machine; the figures are medians of the rounds.  PyTorch has a process of
+its own: its memory is counted apart, and it meets no limits that were set for our ranks.
 
 **Limit**: the matrix products of im2col alone, one for each output row of a convolution, on all ranks at
 once, one BLAS thread each.  What is above it went into everything else: columns, biases, neurons, pooling,
@@ -12,14 +13,16 @@ normalization, the exchange, the update.  Most convolutions take fewer multiplic
 (`ops.winograd`), so a step can reach more than 1 of the limit, and a layer more GFLOP/s than the processor
 has: both count im2col's arithmetic.
 
-**Memory** is the process's largest resident set, on the CPU before PyTorch is loaded; **page faults** are
-those of a step: each is 4 KiB of memory that the system had to find and clear.
+**Memory** is a process's largest resident set; **page faults** are those of a step: each is 4 KiB of memory
+that the system had to find and clear.
 """
 
 import json
 import math
+import subprocess
+import sys
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from time import perf_counter
@@ -29,11 +32,13 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from tinyalex.comm import launch
-from tinyalex.errors import ArgumentError
+from tinyalex.errors import ArgumentError, DeviceError
 from tinyalex.measure import bench_cuda, print_whole
+from tinyalex.measure.machine import blas, cpu
 from tinyalex.models import Network
 from tinyalex.nn import LRN, Conv2d, Linear, SameMapNorm
 from tinyalex.optim import SGD
+from tinyalex.parallel import usual
 from tinyalex.train import Step
 
 try:
@@ -54,7 +59,7 @@ def alone(network, name, ranks=1):
     if name not in placed:
         raise ArgumentError(f"bench: expected one of {', '.join(placed)}; found {name!r}")
     place = placed[name]
-    layer, own = place.layer, place.own(place.x, place.split_x, ranks)
+    layer, own = place.layer, place.own(place.x, place.split_x)
     if isinstance(layer, Conv2d):
         layer = replace(layer, filters=layer.filters // ranks, groups=max(1, layer.groups // ranks))
     elif isinstance(layer, Linear):
@@ -75,9 +80,7 @@ def check(network, against, device):
         if against and isinstance(layer, SameMapNorm):
             raise ArgumentError(f"--vs {against}: {layer.name}, 2012's SameMapNorm, has no twin in PyTorch")
     if against and device.kind == "cuda":
-        from tinyalex.measure import (
-            bench_torch,
-        )  # on the CPU not yet: its memory is not to be counted as ours
+        from tinyalex.measure import bench_torch
 
         bench_torch.check(device)
 
@@ -85,15 +88,13 @@ def check(network, against, device):
 class _Work:
     """What one rank repeats: a step of the network, or its forward pass; of one layer, both passes."""
 
-    def __init__(self, comm, network, layer, batch, forward):
+    def __init__(self, comm, network, layer, batch, forward, parallel):
         self.comm, self.forward, self.single = comm, forward, layer is not None
-        towers = network.most_ranks > 1
         if layer:
-            network, towers = alone(network, layer, comm.size if towers else 1), False
-        self.data = comm if comm.size > 1 and not towers else None  # each has a part of the batch
-        batch //= comm.size if self.data and not layer else 1
+            network = alone(network, layer, comm.size if parallel == "model" else 1)
         rng = np.random.default_rng(1)
-        self.net = network.build(comm if towers else comm.alone(), np.random.default_rng(0))
+        self.net = network.build(comm.alone() if layer else comm, np.random.default_rng(0), parallel=parallel)
+        batch //= self.net.data.size
         if layer:
             self.net.layers[layer].need_dx = getattr(network.layers[0], "need_dx", True)
         self.x = comm.device.put(rng.standard_normal((*network.input, batch), np.float32))
@@ -101,7 +102,7 @@ class _Work:
         self.dy = comm.device.put(rng.standard_normal((*y, batch), np.float32))
         self.labels = comm.device.put(rng.integers(0, y[0], batch))
         self.optimizer = SGD(self.net, RATE, decay=0.0005)
-        self.step = Step(self.net, self.optimizer, self.data)
+        self.step = Step(self.net, self.optimizer)
 
     def __call__(self):
         if self.forward:
@@ -114,70 +115,106 @@ class _Work:
 
 
 def measure(
-    network, devices, batch, rounds, *, layer=None, against=None, forward=False, what="", on_round=None
-):
+    network, devices, batch, rounds, *, layer=None, against=None, forward=False, parallel=None, what="",
+    on_round=None,
+):  # fmt: skip
     """Time the work on the devices; return a dict of what was found (numbers, strings, lists of them).
 
-    network: a `models.Network`: of towers, they are shared out among the devices; else each device has a part
-    of the batch.  layer: the name of one, to time it alone.  against: "torch" or "torch-tuned", see
-    `bench_torch`.  what: the network's name, for the result.
-    on_round(round) is called by rank 0 after each round.
+    Under MPI the processes but the first get None.
+
+    network: a `models.Network`.  parallel: how the devices share it, see `tinyalex.parallel`.  layer: the
+    name of one, to time it alone.  against: "torch" or "torch-tuned", see `bench_torch`.  what: the network's
+    name, for the result.
+    on_round(round) is called by rank 0 before the first round, with -1, and after each.
     """
 
+    parallel = parallel or usual(network)
+
     def rank(comm):
-        work = _Work(comm, network, layer, batch, forward)
+        work = _Work(comm, network, layer, batch, forward, parallel)
         for _ in range(2):  # buffers are made in the first step
             start = perf_counter()
             work()
             comm.device.finish()
         steps = comm.share(max(1, math.ceil(ROUND / (perf_counter() - start))))
-        found = {"steps_a_round": steps, "seconds": [], "faults": []}
-        found["peak_bytes"] = resource and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        other = None
+        found = {"ranks": comm.size, "steps_a_round": steps, "seconds": [], "faults": []}
+        found["flop"] = 0 if layer or forward else _flop(work)
+        found["peak_bytes"] = peak_bytes()
+        if on_round and comm.rank == 0:
+            on_round(-1)
+        rival = nullcontext()
         if against and comm.rank == 0:
-            other = _twin(network, layer, batch, forward, against == "torch-tuned", comm)
-        with _timed(work) as layers:
+            rival = _rival(network, layer, batch, forward, against == "torch-tuned", comm)
+        with rival as other, _timed(work) as layers:
             for number in range(rounds):
                 comm.share(None)  # the ranks begin together
-                start, faults = perf_counter(), _faults()
+                start, before = perf_counter(), faults()
                 for _ in range(steps):
                     work()
                 comm.device.finish()
                 comm.share(None)
                 found["seconds"].append((perf_counter() - start) / steps)
-                found["faults"].append((_faults() - faults) / steps)
-                if other:
-                    start = perf_counter()
-                    for _ in range(steps):
-                        other()
-                    found.setdefault("other_seconds", []).append((perf_counter() - start) / steps)
+                found["faults"].append((faults() - before) / steps)
+                for key, value in (other(steps) if other else {}).items():
+                    found.setdefault(f"other_{key}", []).append(value)
                 if on_round and comm.rank == 0:
                     on_round(number)
         if comm.device.kind == "cuda":  # the host's clock sees only that layers are queued
             found["limit"], found["layers"] = None, []
             found["gpu"] = bench_cuda.measure(comm.device, work, lambda: work.net.comm.label)
-            return found
-        found["limit"] = _limit(work) if not forward else None
-        found["layers"] = _layer_rows(work, layers, steps * rounds)
-        return found
+        else:
+            found["limit"] = _limit(work) if not forward else None
+            found["layers"] = _layer_rows(work, layers, steps * rounds)
+        return None if comm.rank else found
 
-    found = launch(rank, devices)[0]
-    return {
-        "what": layer or what, "devices": [d.name for d in devices], "batch": batch, "rounds": rounds,
-        "forward_only": forward, "against": against, **found,
+    [found, *_] = launch(rank, devices)
+    names = devices.split(",") if isinstance(devices, str) else [d.name for d in devices]
+    return found and {
+        "what": layer or what, "devices": names, "parallel": parallel, "batch": batch, "rounds": rounds,
+        "forward_only": forward, "against": against, "cpu": cpu(), "numpy": blas(), **found,
     }  # fmt: skip
 
 
-def _twin(network, layer, batch, forward, tuned, comm):
-    from tinyalex.measure.bench_torch import twin
+@contextmanager
+def _rival(network, layer, batch, forward, tuned, comm):
+    """Within the block, a process with the same work in PyTorch (`bench_torch.serve`).
 
-    network = alone(network, layer) if layer else network
-    name = comm.device.name if comm.device.kind == "cuda" else "cpu"
-    return twin(network, batch, forward, tuned, comm.size, name)
+    Yields a function of a number of steps: it has them done, and returns their mean seconds and page faults,
+    the process's largest resident set so far, and its threads.
+    """
+    order = {
+        "network": network.to_json(), "layer": layer, "batch": batch, "forward": forward, "tuned": tuned,
+        "threads": comm.size,
+        "device": comm.device.name if comm.device.kind == "cuda" else "cpu",
+    }  # fmt: skip
+    command = [sys.executable, "-m", "tinyalex.measure.bench_torch"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+
+        def ask(question):
+            answer = ""
+            with suppress(BrokenPipeError):
+                print(json.dumps(question), file=process.stdin, flush=True)
+                answer = process.stdout.readline()
+            if not answer:
+                raise DeviceError(f"PyTorch's process ended with exit code {process.wait()}")
+            return json.loads(answer)
+
+        try:
+            ask(order)
+            yield ask
+        finally:
+            with suppress(BrokenPipeError):
+                process.stdin.close()  # it ends
 
 
-def _faults():
+def faults():
+    """Return the page faults of this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt if resource else 0
+
+
+def peak_bytes():
+    """Return the largest resident set that this process has had; None where the system does not tell."""
+    return resource and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 @contextmanager
@@ -207,12 +244,13 @@ def _timed(work):
             delattr(owner, method)
 
 
-def products(place, batch, ranks=1):
+def products(place, batch):
     """Return one rank's matrix products of a `tinyalex.nn.Placed` in a step, by "forward" and "backward".
 
-    Each is (count, m, k, n): m×k times k×n.  The gradient to the pixels is not computed.
+    batch: images of all ranks.  Each is (count, m, k, n): m×k times k×n.  The gradient to the pixels is not
+    computed.
     """
-    layer = place.layer
+    layer, batch, ranks = place.layer, batch // place.parts, place.ranks
     if isinstance(layer, Linear):
         F, D = layer.sizes(place.x)["w"]
         F //= ranks
@@ -230,11 +268,11 @@ def products(place, batch, ranks=1):
 
 def _limit(work):
     """Seconds of the step's matrix products alone: see the module's docstring."""
-    batch = work.x.shape[-1]
+    batch = work.x.shape[-1] * work.net.data.size
     rng = np.random.default_rng(0)
     total = 0.0
     for place in work.net.placed.values():
-        both = products(place, batch, work.net.comm.size)
+        both = products(place, batch)
         for count, m, k, n in both["forward"] + both["backward"]:
             a, b = rng.standard_normal((m, k), np.float32), rng.standard_normal((k, n), np.float32)
             out = np.empty((m, n), np.float32)
@@ -248,13 +286,21 @@ def _limit(work):
     return total
 
 
+def _flop(work):
+    """FLOP of one rank's matrix products in a step."""
+    batch = work.x.shape[-1] * work.net.data.size
+    made = [products(place, batch) for place in work.net.placed.values()]
+    return 2 * sum(math.prod(one) for both in made for one in both["forward"] + both["backward"])
+
+
 def _layer_rows(work, seconds, steps):
     """One dict a layer and direction: milliseconds a step, GFLOP/s of the products (0 without)."""
     rows = []
     for (name, direction), total in seconds.items():
         made = []
         if name in work.net.placed:
-            made = products(work.net.placed[name], work.x.shape[-1], work.net.comm.size)[direction]
+            batch = work.x.shape[-1] * work.net.data.size
+            made = products(work.net.placed[name], batch)[direction]
         flop = sum(2 * count * m * k * n for count, m, k, n in made)
         rows.append(
             {"layer": name, "direction": direction, "ms": 1e3 * total / steps,
@@ -278,15 +324,17 @@ def print_result(found, console, layers=False):
     step = float(np.median(found["seconds"]))
     work = "forward pass" if found["forward_only"] else "step"
     console.print(
-        f"{found['what']}, batch {found['batch']}, {', '.join(found['devices'])}: a {work} takes "
+        f"{found['what']}, batch {found['batch']}, {_on(found)}: a {work} takes "
         f"{spread(found['seconds'])}, {found['batch'] / step:,.0f} images/s; "
         f"median of {found['rounds']} rounds of {found['steps_a_round']}"
     )
     if "gpu" in found:
         print_whole(console, bench_cuda.table(found["gpu"], layers))
         console.print(bench_cuda.summary(found["gpu"]))
-    elif layers:
-        print_whole(console, _table(found, step))
+    else:
+        console.print(f"{found['cpu']}; NumPy {found['numpy']}")
+        if layers:
+            print_whole(console, _table(found, step))
     if found["limit"]:
         console.print(
             f"its matrix products alone take {spread([found['limit']]).partition(' (')[0]}: "
@@ -297,12 +345,28 @@ def print_result(found, console, layers=False):
             f"peak memory {found['peak_bytes'] / 1e9:.2f} GB; "
             f"{np.median(found['faults']):,.0f} page faults per {work}"
         )
+    if found["flop"]:
+        console.print(
+            f"each device computes {found['flop'] / step / 1e9:.1f} GF a second (--flops of describe)"
+        )
     if found["against"]:
         other = np.median(found["other_seconds"])
         name = {"torch": "PyTorch", "torch-tuned": "PyTorch, tuned by an expert"}[found["against"]]
         console.print(
             f"{name} takes {spread(found['other_seconds'])}: tinyalex is {other / step:.2f} times as fast"
         )
+        if found["other_peak_bytes"][0]:
+            console.print(
+                f"its peak memory {found['other_peak_bytes'][-1] / 1e9:.2f} GB; "
+                f"{np.median(found['other_faults']):,.0f} page faults per {work}"
+            )
+
+
+def _on(found):
+    devices = ", ".join(found["devices"])
+    if found["devices"][0].startswith("mpi"):
+        devices += f" ({found['ranks']} ranks)"
+    return devices if found["ranks"] == 1 else f"{devices}, {found['parallel']} parallel"
 
 
 def _table(found, step):

@@ -34,6 +34,7 @@ from tinyalex.errors import ArgumentError, DataError
 from tinyalex.measure import print_whole
 from tinyalex.models import Network
 from tinyalex.nn import LRN, Activate, AllGather, Conv2d, Dropout, Linear, SameMapNorm, Weighted
+from tinyalex.parallel import AllImages, buckets
 
 UNITS = {"MB": 10**6, "MiB": 2**20, "GB": 10**9, "GiB": 2**30}
 
@@ -51,6 +52,7 @@ class Row(NamedTuple):
     temporary_bytes: int  # on one device, whole batch; total: the largest, since they are not there at once
     received_forward: int  # bytes that one device receives, whole batch
     received_backward: int
+    received_gradients: int  # on the average of the devices, which own nearly equal parts of the sums
     bytes_2012: int  # on one device, whole batch
 
     @property
@@ -60,42 +62,49 @@ class Row(NamedTuple):
 
 
 class Description(NamedTuple):
-    """A network on some devices, training on batches of some size."""
+    """A network on some devices, training on batches of some size.  placed: as `Network.plan` has it."""
 
     ranks: int
+    parallel: str
+    placed: list
     batch: int
     rows: list  # of Row, one a layer
     total: Row
 
 
-def describe(network: Network, ranks: int = 1, batch: int = 128) -> Description:
+def describe(network: Network, ranks: int = 1, batch: int = 128, parallel: str = "model") -> Description:
     """Return the `Description` of a network on ``ranks`` devices, training on batches of ``batch`` images.
 
-    network: a `tinyalex.models.Network`.  Nothing is run, and no memory of any size is taken.
-    Raises ArgumentError for a network that cannot be laid out on so many ranks, or a batch below 1.
+    network: a `tinyalex.models.Network`.  parallel: see `tinyalex.parallel`.  Nothing is run, and no memory
+    of any size is taken.  Raises ArgumentError for a network or a batch that so many ranks cannot share, or a
+    batch below 1.
     """
     if batch < 1:
         raise ArgumentError(f"batch: expected at least 1 image, found {batch}")
-    placed = network.plan(ranks)
+    placed = network.plan(ranks, parallel)
+    if batch % placed[0].parts:
+        raise ArgumentError(f"batch: {batch} images cannot be shared evenly by {placed[0].parts} ranks")
     towers = max((p.layer.groups for p in placed if isinstance(p.layer, Conv2d)), default=1)
     rows = []
     x_array, counted = object(), set()  # what stands for the memory of an array
     for place in placed:
-        y_array = x_array if place.layer.is_view(ranks) else object()
-        x, y = _numbers(place, batch, ranks)
+        y_array = x_array if place.layer.is_view(place.ranks) else object()
+        x, y = _numbers(place, batch)
         kept = 0
         for what in place.layer.keeps:
             array, nbytes = {"x": (x_array, 4 * x), "y": (y_array, 4 * y)}.get(what) or (object(), what * x)
             kept += 0 if array in counted else nbytes
             counted.add(array)
-        rows.append(_row(place, ranks, batch, kept, towers))
+        rows.append(_row(place, batch, kept, towers))
         x_array = y_array
+    if placed[0].parts > 1:
+        rows.append(_loss_row(placed, batch))
     sums = [sum(column) for column in list(zip(*rows, strict=True))[2:]]
-    shape = (*placed[-1].y, batch)
+    shape = (*placed[-1].y, batch // placed[-1].parts)
     total = Row("total", shape, *sums)._replace(temporary_bytes=max(r.temporary_bytes for r in rows))
-    pictures, logits = 4 * math.prod(network.input) * batch, 4 * math.prod(shape)
+    pictures, logits = 4 * math.prod(network.input) * batch // placed[0].parts, 4 * math.prod(shape)
     total = total._replace(bytes_2012=total.bytes_2012 + 2 * pictures + 2 * logits)  # and the softmax
-    return Description(ranks, batch, rows, total)
+    return Description(ranks, parallel, placed, batch, rows, total)
 
 
 def largest_batch(network: Network, ranks: int, memory: int) -> int:
@@ -112,22 +121,24 @@ def largest_batch(network: Network, ranks: int, memory: int) -> int:
     return fits
 
 
-def _numbers(place, batch, ranks):
+def _numbers(place, batch):
     """How many numbers one rank's input and output are."""
-    x, y = (place.own(*side, ranks) for side in ((place.x, place.split_x), (place.y, place.split_y)))
-    return math.prod(x) * batch, math.prod(y) * batch
+    x, y = (place.own(*side) for side in ((place.x, place.split_x), (place.y, place.split_y)))
+    return math.prod(x) * batch // place.parts, math.prod(y) * batch // place.parts
 
 
-def _row(place, ranks, batch, kept_bytes, towers):
-    layer = place.layer
-    x, y = _numbers(place, batch, ranks)
+def _row(place, batch, kept_bytes, towers):
+    layer, ranks = place.layer, place.ranks
+    x, y = _numbers(place, batch)
     learned, values = layer.count(place.x), sum(map(math.prod, layer.sizes(place.x).values()))
     weighted = isinstance(layer, Weighted)
     between = y if weighted and layer.activation else 0
     crossing = 4 * (ranks - 1) * x if isinstance(layer, AllGather) else 0
+    if isinstance(layer, AllImages):
+        crossing = 4 * (ranks - 1) * x // ranks
     return Row(
         layer=layer.name,
-        output=(*place.own(place.y, place.split_y, ranks), batch),
+        output=(*place.own(place.y, place.split_y), batch // place.parts),
         parameters=learned,
         neurons=math.prod(place.y) if weighted else 0,
         multiply_adds=layer.multiply_adds(place.x),
@@ -136,17 +147,32 @@ def _row(place, ranks, batch, kept_bytes, towers):
         temporary_bytes=4 * (y + between + getattr(layer, "need_dx", True) * x),
         received_forward=crossing,
         received_backward=0 if getattr(layer, "replicated", False) else crossing,
-        bytes_2012=_bytes_2012(place, ranks, batch, towers),
+        received_gradients=_summed(values // ranks, place.parts),
+        bytes_2012=_bytes_2012(place, batch, towers),
     )
+
+
+def _summed(numbers, ranks):
+    """The bytes that a rank receives in an all-reduce of so many numbers of 4 bytes."""
+    return 2 * 4 * numbers * (ranks - 1) // ranks
+
+
+def _loss_row(placed, batch):
+    """What crosses for the loss: its parts and the errors' number, or the labels of all images."""
+    parts, joined = placed[0].parts, placed[-1].parts == 1
+    row = Row("loss", (), *[0] * (len(Row._fields) - 2))
+    if joined:
+        return row._replace(received_forward=8 * batch * (parts - 1) // parts)
+    return row._replace(received_gradients=_summed(2, parts))
 
 
 PARTIAL_SUM = {"conv1": 5, "conv2": 3}  # layers-145.cfg; 13 in conv3, conv4, conv5
 
 
-def _bytes_2012(place, ranks, batch, towers):
+def _bytes_2012(place, batch, towers):
     """A layer's share of what the 2012 code allocated on a device: see the module's docstring."""
-    layer = place.layer
-    x, y = _numbers(place, batch, ranks)
+    layer, ranks = place.layer, place.ranks
+    x, y = _numbers(place, batch)
     if isinstance(layer, Activate):
         return 0
     if isinstance(layer, AllGather):  # a copy of what the others have, and of its gradient
@@ -164,6 +190,52 @@ def _bytes_2012(place, ranks, batch, towers):
     return 4 * numbers
 
 
+class Prediction(NamedTuple):
+    """Seconds of a step: of arithmetic, of bytes that come in, and until the last gradients are summed."""
+
+    computing: float
+    receiving: float
+    step: float  # gradients travel while backward goes on, by a link that leaves the processor alone
+
+
+def predict(description: Description, link: float, flops: float) -> Prediction:
+    """Predict a step of a `Description` from two rates of one device.
+
+    link: bytes a second that a device receives in a collective.  flops: FLOP a second that a whole step does
+    on one device, two for a multiply-add of im2col.  Forward costs the layers' multiply-adds, backward twice
+    that (once where no gradient of the pixels is needed).  Exchanges of activations are waited for, unless
+    the ranks take turns: then the next images travel while the fully connected layers work.  Messages of
+    gradients travel one after the other, each from the end of the backward pass of its last layer on.
+    """
+    _, _, placed, batch, rows, total = description
+    by_name = {row.layer: row for row in rows}
+    last = {bucket[-1].layer.name: bucket for bucket in buckets(placed)}
+    forward, waiting, meeting = {}, 0.0, None
+    for place in placed:
+        row, share = by_name[place.layer.name], place.ranks * place.parts
+        forward[row.layer] = 2 * row.multiply_adds * batch / share / flops
+        waiting += (row.received_forward + row.received_backward) / link
+        if isinstance(place.layer, AllImages) and place.layer.in_turn:
+            meeting = row
+    backward = {p.layer.name: forward[p.layer.name] * (1 + getattr(p.layer, "need_dx", True)) for p in placed}
+    after = [p.layer.name for p in placed if p.parts == 1]
+    computing = sum(forward.values()) + sum(backward.values())
+    hidden = 0.0
+    if meeting:  # all but the first rank's images travel behind the work on those before
+        turns = description.ranks
+        work = sum(forward[name] + backward[name] for name in after) / turns
+        hidden = (turns - 1) * min(work, meeting.received_forward / link / turns)
+    clock = free = sum(forward.values()) + waiting - hidden
+    for place in reversed(placed):
+        name = place.layer.name
+        clock += backward[name]
+        if name in last:
+            arrived = sum(by_name[p.layer.name].received_gradients for p in last[name])
+            free = max(free, clock) + arrived / link
+    receiving = waiting + total.received_gradients / link
+    return Prediction(computing, receiving, max(clock, free))
+
+
 # ---- the printed table -------------------------------------------------------------------------------
 
 
@@ -178,28 +250,45 @@ def parse_memory(text):
     return round(float(match[1]) * UNITS[match[2]])
 
 
-def print_description(description, console=None, memory=None):
-    """Print the layers as a table, the memory by its parts, and whether it fits ``memory`` bytes."""
+def parse_rate(text, option, units):
+    """Return the number a second of "12GB/s"; units: {"GB/s": 10⁹, …}.  Raises DataError otherwise."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(\D+)", text.strip())
+    if not match or match[2] not in units or not float(match[1]):
+        raise DataError(f"{option}: expected a number and {', '.join(units)}, found {text!r}")
+    return float(match[1]) * units[match[2]]
+
+
+LINKS = {"Mbit/s": 125e3, "Gbit/s": 125e6, "MB/s": 1e6, "GB/s": 1e9}
+FLOPS = {"GF": 1e9, "TF": 1e12}
+
+
+def print_description(description, console=None, memory=None, prediction=None):
+    """Print the layers as a table, the memory by its parts, and whether it fits ``memory`` bytes.
+
+    prediction: the `Prediction` of its step, to be printed too.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     console = console or Console()
-    ranks, batch, rows, total = description
+    ranks, parallel, placed, batch, rows, total = description
     table = Table(box=SIMPLE_HEAD, show_edge=False, padding=0, header_style="")  # 80 columns wide
     numbers = ("parameters", "neurons", "multiply-\nadds", "param.\nMB", "kept\nMB")
-    for head in ("layer", "output", *numbers, "MB in\nforward", "MB in\nbackward"):
+    summed = ["MB of\ngradients"] * (placed[0].parts > 1)
+    for head in ("layer", "output", *numbers, "MB in\nforward", "MB in\nbackward", *summed):
         table.add_column(head, justify="left" if head in ("layer", "output") else "right", vertical="bottom")
     for row in rows:
-        table.add_row(*_cells(row))
+        table.add_row(*_cells(row, summed))
     table.add_section()
-    table.add_row(*_cells(total._replace(output=())), style="bold")
+    table.add_row(*_cells(total._replace(output=()), summed), style="bold")
     print_whole(console, table)
 
     def say(text):
         console.print(text, highlight=False, soft_wrap=True)
 
-    say(f"\nDevices: {ranks}.  Of each, for a batch of {batch}: output, MB (10⁶ bytes), and MB received.")
+    shared = f" ({parallel} parallel, {placed[0].parts} parts of the batch)" if summed else ""
+    say(f"\nDevices: {ranks}{shared}.  Of each, for a batch of {batch}: output, MB (10⁶ bytes), MB received.")
     say("Of the whole network: parameters, neurons, multiply-adds (forward, one image).")
     say("\nMemory of one device in training, float32:")
     parts = {
@@ -217,12 +306,19 @@ def print_description(description, console=None, memory=None):
             for name, nbytes in (("this", total.memory), ("the 2012 code's", total.bytes_2012))
         ]
         say(f"In {memory / 1e6:.1f} MB ({memory / 2**30:.2f} GiB) {', '.join(said)}.")
+    if prediction is not None:
+        computing, receiving, step = prediction
+        say(
+            f"\nA step of {batch} images: {step:.3g} s predicted; {computing:.3g} s of arithmetic and "
+            f"{receiving:.3g} s of messages, {computing + receiving:.3g} s where nothing overlaps."
+        )
 
 
-def _cells(row):
+def _cells(row, summed):
     """A row as the table's strings; a number that is 0 is left blank."""
     shape = "×".join(map(str, row.output[:-1]))
     numbers = (row.parameters, row.neurons, row.multiply_adds)
-    nbytes = (row.parameter_bytes, row.kept_bytes, row.received_forward, row.received_backward)
+    nbytes = [row.parameter_bytes, row.kept_bytes, row.received_forward, row.received_backward]
+    nbytes += [row.received_gradients] * len(summed)
     counts = [f"{n:,}" if n else "" for n in numbers]
     return row.layer, shape, *counts, *(f"{b / 1e6:.1f}" if b else "" for b in nbytes)

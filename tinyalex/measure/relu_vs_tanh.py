@@ -87,7 +87,7 @@ def train(data, devices, activation, rate, seed, epochs, path=None, target=0.0, 
     network = figure1(activation)
 
     def rank(comm):
-        net = network.build(comm.alone(), np.random.default_rng(seed))
+        net = network.build(comm, np.random.default_rng(seed), parallel="data")
         optimizer = SGD(net, rate, momentum=0.9, decay=0.0)
         batches = InMemory(data, comm, BATCH)
         curve = Curve(activation, seed, rate, [], [], [])
@@ -120,8 +120,7 @@ def train(data, devices, activation, rate, seed, epochs, path=None, target=0.0, 
             return error <= target
 
         fit(
-            net, optimizer, epoch, batches.steps, epochs, data=comm, place=place,
-            on_step=step, end_epoch=ended,
+            net, optimizer, epoch, batches.steps, epochs, place=place, on_step=step, end_epoch=ended,
         )  # fmt: skip
         return curve
 

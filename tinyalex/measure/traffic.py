@@ -23,20 +23,20 @@ class Launch(NamedTuple):
     bytes: int
 
 
-def of_layer(place, batch, ranks=1):
-    """Return the `Launch`es of a layer of `tinyalex.nn.plan` on one rank, over the whole batch."""
-    x, y = (place.own(*side, ranks) for side in ((place.x, place.split_x), (place.y, place.split_y)))
-    kernels = _kernels(place, math.prod(x) * batch, math.prod(y) * batch, ranks)
+def of_layer(place, batch):
+    """Return the `Launch`es of a layer of `tinyalex.nn.plan` on one rank, which has so many images."""
+    x, y = (place.own(*side) for side in ((place.x, place.split_x), (place.y, place.split_y)))
+    kernels = _kernels(place, math.prod(x) * batch, math.prod(y) * batch)
     return [Launch(place.layer.name, direction, kernel, nbytes) for direction, kernel, nbytes in kernels]
 
 
-def _kernels(place, x, y, ranks):
+def _kernels(place, x, y):
     """(direction, kernel, bytes) of a layer that reads x numbers and makes y."""
     layer = place.layer
     neuron = [("backward", "activate_backward", 12 * y)] if getattr(layer, "activation", None) else []
     if isinstance(layer, Conv2d):
         F, CG, KH, KW = layer.sizes(place.x)["w"]
-        F //= ranks
+        F //= place.ranks
         w = F * CG * KH * KW
         return [
             ("forward", "lay_out_weights", 4 * 2 * w),
@@ -49,7 +49,7 @@ def _kernels(place, x, y, ranks):
             ("backward", "conv_backward_x", 4 * (y + w + x)),
         ] * layer.need_dx
     if isinstance(layer, Linear):
-        F = layer.features // ranks
+        F = layer.features // place.ranks
         return [("forward", "bias_relu", 4 * (2 * y + F)), ("backward", "sum_rows", 4 * (y + F)), *neuron]
     if isinstance(layer, Activate):
         return [("forward", "activate", 8 * x), ("backward", "activate_backward", 12 * x)]
@@ -69,7 +69,7 @@ def _kernels(place, x, y, ranks):
             ("backward", "same_map_backward", 20 * x),
         ]
     if isinstance(layer, BatchNorm):
-        C = layer.sizes(place.x)["w"][0] // ranks
+        C = layer.sizes(place.x)["w"][0] // place.ranks
         chunks = C * -(-x // C // CHUNK)
         return [
             ("forward", "batch_norm_chunks", 4 * (x + 2 * chunks)),

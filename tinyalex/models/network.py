@@ -20,6 +20,7 @@ from tinyalex.fields import each_of_a_kind, exactly, fits, plain_data
 from tinyalex.nn import Conv2d, Layer, Placed, Sequential, plan
 from tinyalex.nn.layers import KINDS
 from tinyalex.nn.sequential import named, sizes
+from tinyalex.parallel import lay_out
 
 MOST_NUMBERS = 1 << 28  # in a layer's output for one image, 1 GiB: larger ones are refused
 MOST_PADDING = 1 << 12
@@ -28,26 +29,32 @@ MOST_PADDING = 1 << 12
 class Network(NamedTuple):
     """layers: a list of `tinyalex.nn`'s, one after the other.  input: the shape of one image, (C, H, W).
 
-    Every rank is given the whole input; what comes out is the same on every rank.
+    parallel: how ranks share it, see `tinyalex.parallel`; by default each is given the same images, and what
+    comes out is the same on every rank.
     """
 
     layers: list[Layer]
     input: tuple[int, ...]
 
     def build(
-        self, comm: Comm | None = None, rng: np.random.Generator | None = None, dtype=np.float32
+        self,
+        comm: Comm | None = None,
+        rng: np.random.Generator | None = None,
+        dtype=np.float32,
+        parallel: str = "model",
     ) -> Sequential:
         """Return the `Sequential` on this rank of comm; rng draws starting weights and dropout masks."""
-        return Sequential(self.layers, self.input, comm, rng, dtype)
+        placed = lay_out(self, comm.size if comm else 1, parallel)
+        return Sequential(placed, self.input, comm, rng, dtype)
 
-    def plan(self, ranks: int = 1) -> list[Placed]:
+    def plan(self, ranks: int = 1, parallel: str = "model") -> list[Placed]:
         """Return its layers laid out on so many ranks, a list of `tinyalex.nn.Placed`.
 
         Raises ArgumentError, naming the layer, where the list does not fit together, or sizes are beyond
         reason.
         """
-        placed = plan(self.layers, self.input, ranks)
-        for layer, _, y, _, _ in placed:
+        placed = lay_out(self, ranks, parallel)
+        for layer, _, y, *_ in placed:
             if max(np.ravel(getattr(layer, "pad", 0))) > MOST_PADDING:
                 raise layer.error(f"expected padding ≤ {MOST_PADDING}, found {layer.pad}")
             if math.prod(y) > MOST_NUMBERS:
@@ -71,7 +78,7 @@ class Network(NamedTuple):
         small = [n for n in range(1, math.isqrt(most) + 1) if most % n == 0]
         for ranks in sorted({*small, *(most // n for n in small)}, reverse=True):
             try:
-                self.plan(ranks)
+                plan(self.layers, self.input, ranks)
                 return ranks
             except ArgumentError:
                 continue

@@ -1,4 +1,7 @@
-"""Kinds of layers that AlexNet does not have: of later networks, and of files of others."""
+"""What AlexNet does not have: kinds of later networks, and what files of others need.
+
+AlexNet's list says itself where its ranks meet; `on_towers` finds these places in a list that does not.
+"""
 
 import math
 from dataclasses import dataclass
@@ -7,10 +10,10 @@ import numpy as np
 
 from tinyalex import ops
 from tinyalex.memory import zeros
-from tinyalex.nn.layers import Layer, maps
+from tinyalex.nn.layers import AllGather, Layer, maps
 from tinyalex.ops.checks import xp_of
 
-__all__ = ["BatchNorm", "Flatten", "GlobalAvgPool", "ZeroPad"]
+__all__ = ["BatchNorm", "Flatten", "GlobalAvgPool", "Part", "ZeroPad", "on_towers"]
 
 
 @dataclass(repr=False)
@@ -135,3 +138,54 @@ class ZeroPad(Layer):
         """dy → dx, its part without the frame."""
         (top, _, left, _), (_, H, W, _) = ops.four_pads(self.pad), self.kept()
         return dy[:, top : top + H, left : left + W].copy()
+
+
+@dataclass(repr=False)
+class Part(Layer):
+    """Keep this rank's channels of what every rank holds whole: AllGather's opposite.
+
+    The other channels get no gradient from this rank: what backward returns is its part of a sum over the
+    ranks, which the AllGather before adds up.
+    """
+
+    prefix = "part"
+    leaves = "part"
+    keeps = ()
+
+    def reads(self, ranks):
+        """All channels, to take its own of."""
+        return "all"
+
+    def is_view(self, ranks):
+        """Always."""
+        return True
+
+    def forward(self, x, train=False):
+        """x (C, …) → (C/ranks, …)."""
+        self.cache = x.shape
+        return x[self.comm.part(len(x))]
+
+    def backward(self, dy):
+        """dy (C/ranks, …) → dx (C, …), 0 outside this rank's channels."""
+        dx = zeros(xp_of(dy), self.kept(), dy.dtype)
+        dx[self.comm.part(len(dx))] = dy
+        return dx
+
+
+def on_towers(layers: list[Layer], ranks: int) -> list[Layer]:
+    """Return the list with the layers by which towers, convolutions in groups, run a tower a rank.
+
+    The ranks meet (AllGather) before each layer that reads all channels, and part again (Part) before a layer
+    that reads its part of them.  A normalization whose windows cross the towers sees all channels, between
+    the two.
+    """
+    found, split = [], False
+    for layer in layers:
+        meet, part = AllGather(name=f"gather_{layer.name}"), Part(name=f"part_{layer.name}")
+        wanted = layer.reads(ranks)
+        meets = wanted == "all" and split
+        found += [meet] * meets + [part] * (wanted == "part" and not split) + [layer]
+        if meets and layer.leaves is None:
+            found.append(part)
+        split = layer.splits(split or wanted == "part", ranks)
+    return [*found, AllGather(True, name="gather")] if split else found

@@ -10,11 +10,9 @@ from tinyalex import ops
 from tinyalex.comm import Comm
 from tinyalex.errors import ArgumentError
 from tinyalex.fields import fits, in_words, plain_data
-from tinyalex.memory import zeros
-from tinyalex.ops.checks import xp_of
 
 __all__ = [
-    "LRN", "Activate", "AllGather", "AvgPool", "Conv2d", "Dropout", "Layer", "Linear", "MaxPool", "Part",
+    "LRN", "Activate", "AllGather", "AvgPool", "Conv2d", "Dropout", "Layer", "Linear", "MaxPool",
     "SameMapNorm", "Weighted",
 ]  # fmt: skip
 
@@ -141,7 +139,13 @@ class Layer:
                 raise self.error(f"{size[0]} filters or features cannot be shared evenly by {ranks} ranks")
         return tuple(made)
 
+    def splits(self, split, ranks):
+        """Whether each of so many ranks holds only its part of the channels after it, if so before it."""
+        return ranks > 1 and (split if self.leaves is None else self.leaves == "part")
+
     # ---- arrays --------------------------------------------------------------------------------------
+
+    images = 0, 1  # which part of the batch it is given, of how many equal ones
 
     def build(self, shape, comm=None, rng=None, dtype=np.float32, split=False):
         """Lay it out on this rank of comm, and draw its parameters; return itself.
@@ -226,9 +230,9 @@ class Conv2d(Weighted):
 
     filters: F.  kernel: its side, or (KH, KW).  stride: one number, or (vertical, horizontal).  pad: zeros
     around the maps, one number or (top, bottom, left, right).  groups: filters and channels are cut into so
-    many equal parts, and a filter sees only its own part (the paper's towers).  activation: see
-    `activation_of`.  std: standard deviation of the starting weights, by default the paper's 0.01; bias: of
-    the starting biases.
+    many equal parts, and a filter sees only its own part (the paper's towers).  activation: "relu", "tanh",
+    "logistic", ("tanh", a, b) for a tanh(b x), "relu6", ("leaky", slope) or None.  std: standard deviation of
+    the starting weights, by default the paper's 0.01; bias: of the starting biases.
     """
 
     filters: int
@@ -262,7 +266,7 @@ class Conv2d(Weighted):
 
     @property
     def arguments(self):
-        """The groups of one rank."""
+        """Stride, padding, activation, and the groups of one rank."""
         groups, activation = max(1, self.groups // self.comm.size), activation_of(self.activation)
         return {"stride": self.stride, "pad": self.pad, "groups": groups, "activation": activation}
 
@@ -427,8 +431,9 @@ class Dropout(Layer):
     keep: the probability of a unit to stay.  inverted: what stays is divided by keep in training; else, as in
     2012, everything is multiplied by keep at test.
 
-    The ranks' generators are equal, and each makes its own rows of the whole layer's mask: the same units
-    drop on any number of ranks and on any device.  Without training nothing is drawn.
+    The ranks' generators are equal, and each takes its own rows and images of one mask, that of the whole
+    layer and the whole batch: the same units drop on any number of ranks and on any device.  Without training
+    nothing is drawn.
     """
 
     keep: float = 0.5
@@ -450,8 +455,10 @@ class Dropout(Layer):
         if train:
             if self.rng is None:
                 raise self.error("training draws masks: build the network with rng")
-            first = self.comm.rank * x.size if self.split else 0
-            mask = ops.dropout_mask(self.rng, x.shape, self.keep, self.comm.device.xp, first)
+            (part, parts), N, xp = self.images, x.shape[-1], self.comm.device.xp
+            first = self.comm.rank * x.size * parts if self.split else 0
+            mask = ops.dropout_mask(self.rng, (*x.shape[:-1], parts * N), self.keep, xp, first)
+            mask = xp.ascontiguousarray(mask[..., part * N : part * N + N])
         return self.run(x, mask, self.keep, train, self.inverted)
 
 
@@ -488,38 +495,6 @@ class AllGather(Layer):
         if self.replicated:
             return dy[self.comm.part(dy.shape[0])]
         return self.comm.reduce_scatter(dy, axis=0)
-
-
-@dataclass(repr=False)
-class Part(Layer):
-    """Keep this rank's channels of what every rank holds whole: AllGather's opposite.
-
-    The other channels get no gradient from this rank: what backward returns is its part of a sum over the
-    ranks, which the AllGather before adds up.
-    """
-
-    prefix = "part"
-    leaves = "part"
-    keeps = ()
-
-    def reads(self, ranks):
-        """All channels, to take its own of."""
-        return "all"
-
-    def is_view(self, ranks):
-        """Always."""
-        return True
-
-    def forward(self, x, train=False):
-        """x (C, …) → (C/ranks, …)."""
-        self.cache = x.shape
-        return x[self.comm.part(len(x))]
-
-    def backward(self, dy):
-        """dy (C/ranks, …) → dx (C, …), 0 outside this rank's channels."""
-        dx = zeros(xp_of(dy), self.kept(), dy.dtype)
-        dx[self.comm.part(len(dx))] = dy
-        return dx
 
 
 def maps(layer, shape):

@@ -9,9 +9,10 @@ import numpy as np
 
 from tinyalex.comm import Comm
 from tinyalex.errors import ArgumentError
-from tinyalex.nn.layers import AllGather, Conv2d, Layer, Part
+from tinyalex.nn.later import on_towers
+from tinyalex.nn.layers import AllGather, Conv2d, Layer
 
-__all__ = ["Placed", "Sequential", "on_towers", "plan"]
+__all__ = ["Placed", "Sequential", "plan"]
 
 
 class Placed(NamedTuple):
@@ -22,10 +23,12 @@ class Placed(NamedTuple):
     y: tuple  # shape of its output
     split_x: bool  # each rank holds only its part of the channels
     split_y: bool
+    ranks: int = 1  # that share the layer
+    parts: int = 1  # of the batch, each for other such ranks
 
-    def own(self, shape, split, ranks):
+    def own(self, shape, split):
         """Return a shape as one rank holds it."""
-        return (shape[0] // ranks, *shape[1:]) if split else tuple(shape)
+        return (shape[0] // self.ranks, *shape[1:]) if split else tuple(shape)
 
 
 def named(layers):
@@ -51,10 +54,11 @@ def named(layers):
     return copies
 
 
-def plan(layers: list[Layer], shape: tuple[int, ...], ranks: int = 1) -> list[Placed]:
+def plan(layers: list[Layer], shape: tuple[int, ...], ranks: int = 1, parts: int = 1) -> list[Placed]:
     """Lay a list of layers out on so many ranks: return a list of `Placed`.
 
-    shape: (C, H, W) or (D,) of the input, which every rank holds whole.  Where the list has no `AllGather`,
+    shape: (C, H, W) or (D,) of the input, which every rank holds whole.  parts: of the batch, each for other
+    such ranks, see `tinyalex.parallel`.  Where the list has no `AllGather`,
     the places at which the ranks meet are found, see `on_towers`.  Raises ArgumentError, naming the layer,
     where a layer cannot follow the one before, or cannot be shared by so many ranks.
     """
@@ -65,8 +69,8 @@ def plan(layers: list[Layer], shape: tuple[int, ...], ranks: int = 1) -> list[Pl
     for layer in layers:
         if isinstance(layer, Conv2d):
             layer.need_dx = layer is not layers[0]
-        y, after = layer.place(shape, split, ranks), _splits(layer, split, ranks)
-        placed.append(Placed(layer, tuple(shape), y, split, after))
+        y, after = layer.place(shape, split, ranks), layer.splits(split, ranks)
+        placed.append(Placed(layer, tuple(shape), y, split, after, ranks, parts))
         shape, split = y, after
     if split:
         raise layer.error(
@@ -75,44 +79,21 @@ def plan(layers: list[Layer], shape: tuple[int, ...], ranks: int = 1) -> list[Pl
     return placed
 
 
-def _splits(layer, split, ranks):
-    """Whether each rank holds only its part of the channels after a layer, if so before it."""
-    return ranks > 1 and (split if layer.leaves is None else layer.leaves == "part")
-
-
-def on_towers(layers: list[Layer], ranks: int) -> list[Layer]:
-    """Return the list with the layers by which towers, convolutions in groups, run a tower a rank.
-
-    The ranks meet (AllGather) before each layer that reads all channels, and part again (Part) before a layer
-    that reads its part of them.  A normalization whose windows cross the towers sees all channels, between
-    the two.
-    """
-    found, split = [], False
-    for layer in layers:
-        meet, part = AllGather(name=f"gather_{layer.name}"), Part(name=f"part_{layer.name}")
-        wanted = layer.reads(ranks)
-        meets = wanted == "all" and split
-        found += [meet] * meets + [part] * (wanted == "part" and not split) + [layer]
-        if meets and layer.leaves is None:
-            found.append(part)
-        split = _splits(layer, split or wanted == "part", ranks)
-    return [*found, AllGather(True, name="gather")] if split else found
-
-
 class Sequential:
     """Layers, one after the other, on this rank; backward is the same list reversed.
 
-    layers: a list of layers, which are copied.  input_shape: (C, H, W) or (D,) of one image.  comm: the ranks
-    that share the network, by default one CPU core.  rng: draws the starting weights, and in training the
-    dropout masks; without it there are no weights until a checkpoint's are loaded.
-    Raises ArgumentError, naming the layer, for a list that does not fit together.
+    layers: a list of layers, which are copied, or of `Placed`, for a layout of `tinyalex.parallel`.
+    input_shape: (C, H, W) or (D,) of one image.  comm: all ranks, by default one CPU core.  rng: draws the
+    starting weights, and in training the dropout masks; without it there are no weights until a checkpoint's
+    are loaded.  Raises ArgumentError, naming the layer, for a list that does not fit together.
 
-    ``layers``: the built layers by name.  ``placed``: the `Placed` of each.
+    ``layers``: the built layers by name.  ``placed``: the `Placed` of each.  ``row``: the ranks that are
+    given the same images.  ``data``: those that are given the other parts of a batch.
     """
 
     def __init__(
         self,
-        layers: list[Layer],
+        layers: list[Layer] | list[Placed],
         input_shape: tuple[int, ...],
         comm: Comm | None = None,
         rng: np.random.Generator | None = None,
@@ -120,11 +101,16 @@ class Sequential:
     ):
         self.comm = comm or Comm("cpu:0")
         self.input_shape, self.rng = tuple(input_shape), rng
-        placed = plan(layers, self.input_shape, self.comm.size)
+        known = isinstance(layers, list) and layers and isinstance(layers[0], Placed)
+        placed = layers if known else plan(layers, self.input_shape, self.comm.size)
         self.placed = {place.layer.name: place for place in placed}
         self.layers = {name: place.layer for name, place in self.placed.items()}
-        for layer, shape, _, split, _ in placed:
-            layer.build(shape, self.comm, rng, dtype, split)
+        grids = {ranks: self.comm.grid(ranks) for ranks in dict.fromkeys(place.ranks for place in placed)}
+        (self.row, self.data), self.behind = grids[placed[0].ranks], None
+        for place in placed:
+            comm, data = grids[place.ranks]
+            place.layer.images = data.rank, data.size
+            place.layer.build(place.x, comm, rng, dtype, place.split_x)
 
     def forward(self, x, train=False, last=None):
         """x → the output of the last layer, or of the one named `last`."""
@@ -142,11 +128,15 @@ class Sequential:
                 break
         return x
 
-    def backward(self, dy):
-        """dy → dx (None where the first layer is a convolution); every layer's ``grads`` are filled."""
+    def backward(self, dy, after=lambda layer: None):
+        """dy → dx (None where the first layer is a convolution); every layer's ``grads`` are filled.
+
+        after(layer) is called when those of a layer are.
+        """
         for name, layer in reversed(self.layers.items()):
             with self.comm.on_behalf_of(f"{name} backward"):
                 dy = layer.backward(dy)
+                after(layer)
         return dy
 
     def parameters(self):
@@ -166,7 +156,7 @@ class Sequential:
     def __repr__(self):
         """A line a layer: its name, the call that makes it, what comes out, and its parameters."""
         rows, total = [("", "input", "×".join(map(str, self.input_shape)), "")], 0
-        for name, (layer, x, y, _, _) in self.placed.items():
+        for name, (layer, x, y, *_) in self.placed.items():
             count = layer.count(x)
             total += count
             call, makes = repr(replace(layer, name="")), "×".join(map(str, y))

@@ -32,9 +32,7 @@ def dropout_mask(rng, shape, keep=0.5, xp=np, first=0):
     most = max(0, round(keep * 2**32) - 1)  # the words up to this one are kept
     if xp is not np:
         return cuda.dropout_mask(xp, draw, first, shape, most)
-    stream = np.random.Philox(key=draw()).advance(
-        first // 8
-    )  # eight words come from each value of its counter
+    stream = np.random.Philox(key=draw()).advance(first // 8)  # eight words come from each of its counter
     skipped, size = first % 8, math.prod(shape)
     words = stream.random_raw((skipped + size + 1) // 2).astype("<u8", copy=False).view("<u4")
     return (words[skipped : skipped + size] <= most).reshape(shape)

@@ -20,9 +20,10 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from tinyalex.errors import DataError
+from tinyalex.errors import ArgumentError, DataError
 from tinyalex.fields import finite
 from tinyalex.files import write_bytes
+from tinyalex.models.vgg import inherited as inherited_layers
 from tinyalex.runs import version1
 
 VERSION = 2
@@ -134,17 +135,20 @@ def of_this_version(found, upgrade):
 def state(model, optimizer):
     """Return the whole network's parameters and velocities, on the host: what a later `restore` needs.
 
-    Every rank must call this: where the ranks share the network, each has some rows (axis 0).
+    Every rank must call this: where the ranks share a layer, each has some rows (axis 0).
     """
-    comm = model.comm
-    with comm.on_behalf_of("checkpoint"):
-        return {name: comm.device.get(comm.all_gather(a)) for name, a in _arrays(model, optimizer).items()}
+    with model.comm.on_behalf_of("checkpoint"):
+        return {
+            name: model.comm.device.get(comm.all_gather(a))
+            for name, (comm, a) in _arrays(model, optimizer).items()
+        }
 
 
 def _arrays(model, optimizer):
-    arrays = {name: layer.params[key] for name, layer, key in model.parameters()}
+    """Return (the ranks that share it, this rank's rows) of each array by name."""
+    arrays = {name: (layer.comm, layer.params[key]) for name, layer, key in model.parameters()}
     if optimizer:
-        arrays |= {f"velocity.{name}": v for name, v in optimizer.velocity.items()}
+        arrays |= {f"velocity.{name}": (arrays[name][0], v) for name, v in optimizer.velocity.items()}
     return arrays
 
 
@@ -154,11 +158,10 @@ def restore(model, optimizer, arrays, path):
     The number of ranks need not be the one that saved it.  Raises DataError, naming the first array that
     differs, if the state is of another model.
     """
-    comm = model.comm
     targets = _arrays(model, optimizer)
-    wanted = {n: ((a.shape[0] * comm.size, *a.shape[1:]), a.dtype.name) for n, a in targets.items()}
+    wanted = {n: ((a.shape[0] * c.size, *a.shape[1:]), a.dtype.name) for n, (c, a) in targets.items()}
     _compare(wanted, arrays, path, exactly=optimizer)
-    for name, target in targets.items():
+    for name, (comm, target) in targets.items():
         target[...] = comm.device.put(arrays[name][comm.part(len(arrays[name]))])
 
 
@@ -167,14 +170,40 @@ def adopt(model, arrays, path):
 
     Raises DataError for parameters that are not finite as well.
     """
-    comm, sizes = model.comm, model.sizes()
+    sizes = model.sizes()
     _compare({name: (size, "float32") for name, size in sizes.items()}, arrays, path, exactly=False)
     try:
         finite({name: arrays[name] for name in sizes})
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     for name, layer, key in model.parameters():
-        layer.params[key] = comm.device.put(arrays[name][comm.part(len(arrays[name]))])
+        rows = layer.comm.part(len(arrays[name]))
+        layer.params[key] = model.comm.device.put(arrays[name][rows])
+
+
+def inherited(network, path):
+    """Return the names of the arrays that a network begins with of a checkpoint (`tinyalex.models.vgg`).
+
+    Raises DataError, naming the file, for one of another network.
+    """
+    _, shapes = outline(path)
+    theirs = {name: size for name, size in shapes.items() if not name.startswith(("velocity.", "data."))}
+    ours = network.sizes()
+    try:
+        layers = inherited_layers(theirs, ours)
+    except ArgumentError as error:
+        raise DataError(f"--start-from: {path}: {error}") from error
+    return [name for name in ours if name.rpartition(".")[0] in layers]
+
+
+def inherit(model, network, path):
+    """Write what the network begins with of a checkpoint into the model on this rank."""
+    names, (arrays, _) = inherited(network, path), load(path)
+    for name, layer, key in model.parameters():
+        if name in names:
+            finite({name: arrays[name]})
+            rows = layer.comm.part(len(arrays[name]))
+            layer.params[key][...] = layer.comm.device.put(arrays[name][rows])
 
 
 def _compare(wanted, arrays, path, exactly):

@@ -33,6 +33,9 @@ class Recipe(NamedTuple):
         layer-params-145-2010.cfg; in layer-params-145.cfg the same with epochs 25, 51, 67, 72, 79) is a list
         of changes, in which conv1's weights are slowed, then conv1 is frozen, and the colour noise ends, for
         the last 25 epochs; of these the paper says nothing.
+    rate_by: what the rates, those of batches of 128 images, are multiplied by where a batch is k times as
+        large.  None: nothing; "k", which worked best, or "sqrt-k", which theory says, since it keeps the
+        variance of an update (Krizhevsky, 2014: One weird trick; his configurations have k).
     augmentation (7, 8): reading of the colour noise and sharing of crops, see `augment.Augmentation`.
     """
 
@@ -47,6 +50,11 @@ class Recipe(NamedTuple):
     schedule: tuple | None = None
     patience: int = 5
     augmentation: augment.Augmentation = augment.PAPER
+    rate_by: str | None = None
+
+    def growth(self, batch):
+        """Return the factor on the rates for batches of so many images."""
+        return {None: 1.0, "k": batch / 128, "sqrt-k": (batch / 128) ** 0.5}[self.rate_by]
 
 
 LOG_145 = (
@@ -85,8 +93,9 @@ PRESETS = {
         augmentation=augment.Augmentation(crop=227, noise=0.0),
     ),
 }  # fmt: skip
-# Simonyan and Zisserman, section 3.1: batches of 256, 74 epochs, the rest as in AlexNet's paper
-PRESETS |= {f"vgg-{name}": Recipe(batch=256, epochs=74) for name in ("a", "a-lrn", "b", "c", "d", "e")}
+# Simonyan and Zisserman, section 3.1: batches of 256, 74 epochs, S = 256; the rest as in AlexNet's paper
+VGG = Recipe(batch=256, epochs=74, augmentation=augment.Augmentation(scale=256))
+PRESETS |= {f"vgg-{name}": VGG for name in ("a", "a-lrn", "b", "c", "d", "e")}
 
 
 def recipe_of(recipe, network="paper", noise=None, **changes):
@@ -108,30 +117,35 @@ def recipe_of(recipe, network="paper", noise=None, **changes):
     for name in changes.keys() & {"batch", "epochs", "patience"}:
         if type(changes[name]) is not int or changes[name] < 1:
             raise ArgumentError(f"{name}: expected a whole number ≥ 1, found {changes[name]!r}")
+    if changes.get("rate_by", "k") not in ("k", "sqrt-k"):
+        raise ArgumentError(f"rate_by: expected k or sqrt-k, found {changes['rate_by']!r}")
     if noise is not None:
         changes["augmentation"] = recipe.augmentation._replace(noise=noise)
     return recipe._replace(**changes)
 
 
 class Schedule:
-    """Where in the schedule a run is; `state` is all that a checkpoint needs of it."""
+    """Where in the schedule a run is; `state` is all that a checkpoint needs of it.
 
-    def __init__(self, recipe):
-        self.recipe = recipe
+    scale: factors on the rates of single layers, as of `SGD`, throughout.
+    """
+
+    def __init__(self, recipe, scale=None):
+        self.recipe, self.scale = recipe, scale or {}
         self.state = {"drops": 0, "best": None, "waited": 0}
 
     def begin_epoch(self, epoch, optimizer):
         """Set the optimizer's rates for this epoch; return the colour noise that the pictures get."""
-        rate, scale, noise = self.recipe.rate, {}, self.recipe.augmentation.noise
+        rate, scale, noise = self.recipe.rate, dict(self.scale), self.recipe.augmentation.noise
         for change in self.recipe.schedule or ():
             if epoch >= change.epoch:
                 rate = rate if change.rate is None else change.rate
                 scale |= change.scale or {}
                 noise = noise if change.noise is None else change.noise
-        rate *= 0.1 ** self.state["drops"]
-        optimizer.rate = rate
+        growth = self.recipe.growth(self.recipe.batch)
+        optimizer.rate = growth * rate * 0.1 ** self.state["drops"]
         optimizer.bias_rate = self.recipe.bias_rate_factor * (
-            rate if self.recipe.drop_bias_rate else self.recipe.rate
+            optimizer.rate if self.recipe.drop_bias_rate else growth * self.recipe.rate
         )
         optimizer.scale = scale
         return noise
@@ -179,4 +193,7 @@ def from_json(fields):
         if not isinstance(fields["schedule"], list):
             raise DataError(f"schedule: expected a list of changes, found {str(fields['schedule'])[:80]}")
         parts["schedule"] = tuple(checked(Change, change, "schedule") for change in fields["schedule"])
-    return checked(Recipe, fields | parts, "recipe")
+    made = checked(Recipe, fields | parts, "recipe")
+    if made.rate_by not in (None, "k", "sqrt-k"):
+        raise DataError(f"recipe: rate_by: expected k, sqrt-k or null, found {made.rate_by!r}")
+    return made

@@ -23,10 +23,12 @@ from time import perf_counter
 import numpy as np
 
 from tinyalex import files
-from tinyalex.errors import DataError
+from tinyalex.data import Images
+from tinyalex.errors import ArgumentError, DataError
 from tinyalex.evaluate import errors, probabilities
 from tinyalex.ops.cuda.pictures import feed
 from tinyalex.optim import SGD
+from tinyalex.parallel import keeps_ranks, updated_in_turn
 from tinyalex.runs import checkpoint, version1
 from tinyalex.runs.checkpoint import checkpoints
 from tinyalex.runs.recipe import Schedule
@@ -39,7 +41,14 @@ CHANCE = 3  # epochs at the loss of chance, after which a run says so
 def check(settings, data, ranks):
     """Raise the error of settings that the data or this number of ranks do not allow."""
     network = settings.network
-    placed = network.plan(ranks)
+    placed, batch = network.plan(ranks, settings.parallel), settings.recipe.batch
+    if batch % placed[0].parts:
+        raise ArgumentError(f"batch: {batch} images cannot be shared evenly by {placed[0].parts} ranks")
+    if settings.ranks not in (None, ranks):
+        raise ArgumentError(
+            f"{settings.parallel}: what is learned depends on the number of ranks: the run was begun on "
+            f"{settings.ranks}, found {ranks}"
+        )
     if data.train is None:
         raise DataError(f"{settings.data}: expected pictures to train on, found a val split alone")
     if network.input[0] != 3 or network.input[1] != network.input[2]:
@@ -50,6 +59,13 @@ def check(settings, data, ranks):
             f"{settings.data}: has {len(data.classes)} classes; {name}, the network's last layer, makes "
             f"{' × '.join(map(str, network.outputs))} outputs"
         )
+    if batch // placed[0].parts % settings.accumulate:
+        raise DataError(
+            f"--accumulate: expected a number of equal parts of the {batch // placed[0].parts} images that a "
+            f"rank has of a batch, found {settings.accumulate}"
+        )
+    if settings.accumulate > 1 and settings.parallel.startswith("hybrid"):
+        raise DataError("--accumulate: hybrid layouts take the whole batch, or turns (hybrid:b)")
     _check_pictures(settings, data)
     with data.loader("train", settings, augmentation=settings.recipe.augmentation, train=True):
         pass
@@ -58,10 +74,18 @@ def check(settings, data, ranks):
 def _check_pictures(settings, data):
     """Raise the error of too few or too small pictures, with the option of the command that helps."""
     count, side, crop = len(data.train.labels), data.mean.shape[-1], settings.network.input[-1]
+    scale = settings.recipe.augmentation.scale
     if count < settings.recipe.batch:
         raise DataError(
             f"{settings.data}: has {count} pictures to train on, fewer than a batch of "
             f"{settings.recipe.batch}: --batch {count} at most"
+        )
+    if scale is not None:
+        _check_scale(settings, data, *settings.recipe.augmentation.scales)
+        return
+    if hasattr(data.train, "sizes"):
+        raise DataError(
+            f"{settings.data}: holds whole pictures, of a shorter side of {side}: --scale {side} at most"
         )
     full = settings.upscale or side
     if crop > full:
@@ -69,6 +93,23 @@ def _check_pictures(settings, data):
         raise DataError(
             f"{settings.data}: its pictures have {found}, and the network sees {crop}: "
             f"--size {full} at most, or --upscale {crop} at least"
+        )
+
+
+def _check_scale(settings, data, least, most):
+    """Raise the error of a scale that is smaller than the crop, or larger than what was prepared."""
+    side, crop = data.mean.shape[-1], settings.network.input[-1]
+    if settings.upscale is not None:
+        raise DataError("--scale: rescales pictures itself, found --upscale as well")
+    if not 0 < crop <= least <= most:
+        raise DataError(
+            f"--scale: expected the shorter side, at least the {crop} pixels that the network sees, or "
+            f"LEAST,MOST; found {least}" + (f",{most}" if most != least else "")
+        )
+    if most > side and not isinstance(data.train, Images):
+        raise DataError(
+            f"{settings.data}: its pictures have a shorter side of {side} pixels, and --scale asks for "
+            f"{most}: prepare them with --side {most}"
         )
 
 
@@ -183,13 +224,18 @@ def job(out, settings, data, new=False, longer=False, stop=None, on_event=lambda
 
     def rank(comm):
         with contextlib.ExitStack() as stack:
+            chosen = settings
+            if new and keeps_ranks(settings.network, settings.parallel):
+                chosen = settings._replace(ranks=comm.size)
             if comm.rank == 0:
-                check(settings, data, comm.size)
+                check(chosen, data, comm.size)
                 if new:
-                    begin(out, settings)
+                    if settings.start_from:
+                        checkpoint.inherited(settings.network, settings.start_from)
+                    begin(out, chosen)
                 stack.enter_context(lock(out))
             comm.share(None)  # nobody looks into the folder before
-            return train(comm, out, settings, data, stop, on_event, longer)
+            return train(comm, out, chosen, data, stop, on_event, longer)
 
     return rank
 
@@ -215,10 +261,11 @@ class _Run:
         self.comm, self.out, self.settings, self.data = comm, out, settings, data
         self.stop, self.on_event = stop, on_event
         self.rng = np.random.default_rng(settings.seed)  # starting weights, then dropout
-        self.net = settings.network.build(comm, self.rng)
+        self.net = settings.network.build(comm, self.rng, parallel=settings.parallel)
         r = settings.recipe
         self.optimizer = SGD(self.net, r.rate, r.momentum, r.decay, decay_biases=r.decay_biases)
-        self.schedule = Schedule(r)
+        smaller = r.growth(r.batch / comm.size) / r.growth(r.batch)  # of a turn's batch
+        self.schedule = Schedule(r, dict.fromkeys(updated_in_turn(self.net), smaller))
         self.place = Place()
         self.steps = len(data.train.labels) // r.batch  # in an epoch
         self.saved = None  # (step, epoch) of the newest checkpoint
@@ -227,6 +274,8 @@ class _Run:
         self.noise = 0.0
         if checkpoints(out):
             self._restore(checkpoints(out)[-1])
+        elif settings.start_from:
+            checkpoint.inherit(self.net, settings.network, settings.start_from)
         if comm.rank == 0:
             _write_settings(out, settings)  # the pictures may have been moved
             # What was recorded after this checkpoint will be recorded again.
@@ -236,13 +285,16 @@ class _Run:
             kept = [r for r in metrics(out) if r["step"] <= recorded]
             text = "".join(json.dumps(r) + "\n" for r in kept)
             files.write_text(out / "metrics.jsonl", text)
+        if settings.start_from and not self.saved:
+            self._save(planned=False)  # the other run may be gone when this one goes on
 
     def go(self):
         epochs = 0 if self.schedule.ended else self.settings.recipe.epochs
         try:
             fit(
                 self.net, self.optimizer, self._batches, self.steps, epochs, place=self.place,
-                begin_epoch=self._begin_epoch, on_step=self._on_step, end_epoch=self._end_epoch,
+                parts=self.settings.accumulate, begin_epoch=self._begin_epoch,
+                on_step=self._on_step, end_epoch=self._end_epoch,
             )  # fmt: skip
         except Stopped:
             self._save(planned=False)
@@ -257,25 +309,25 @@ class _Run:
         self.clock = perf_counter()  # at the end of the step before
 
     def _batches(self, epoch, start):
-        """The epoch's batches from one on; on rank 0 they are loaded."""
+        """The epoch's batches from one on, this rank's part of each."""
         device = self.comm.device
         with self._loader("train", noise=self.noise, start=(epoch, start), epochs=epoch + 1) as loader:
             for images, labels in feed(device, self._shared(loader, self.steps - start)):
                 yield images, device.put(labels)
 
     def _shared(self, loader, count):
-        """So many batches of rank 0's loader, on every rank."""
+        """So many batches of the loader that the first of the row has, on every rank of it."""
         for _ in range(count):
-            batch, stopping = self.comm.share(self._next(loader))
+            batch, stopping = self.net.row.share(self._next(loader))
             if stopping:
                 raise Stopped
             yield batch
 
     def _next(self, loader):
-        """On rank 0: the next batch and False, or None and True to stop before it."""
+        """Where there is a loader: the next batch and False, or None and True to stop before it."""
         if loader is None:
             return None
-        if self.stop.is_set():
+        if self.net.data.share(self.stop.is_set()):
             return None, True
         return next(loader), False
 
@@ -305,7 +357,8 @@ class _Run:
             self._emit("validation", epoch=place.epoch + 1, loss=loss, top1=top1, top5=top5)
             error = top1
         if self.schedule.end_epoch(error):
-            rate = self.settings.recipe.rate * 0.1 ** self.schedule.state["drops"]
+            r = self.settings.recipe
+            rate = r.growth(r.batch) * r.rate * 0.1 ** self.schedule.state["drops"]
             self._emit("drop", epoch=place.epoch + 1, rate=rate, ended=int(self.schedule.ended))
         return self.schedule.ended
 
@@ -321,19 +374,19 @@ class _Run:
         for done, batch in enumerate(loader, 1):
             yield batch
             self._emit("validating", done=done, of=loader.batches_per_epoch)
-            if self.stop.is_set():
+            if self.net.data.share(self.stop.is_set()):
                 return
 
     @contextlib.contextmanager
     def _loader(self, split, noise=0.0, **kwargs):
-        """The split's Loader on rank 0, None on the others."""
-        if self.comm.rank:
+        """The split's Loader on the first of each row, for its part of the batch; None on the others."""
+        if self.net.row.rank:
             yield None
             return
         augmentation = self.settings.recipe.augmentation._replace(noise=noise)
         with self.data.loader(
             split, self.settings, augmentation=augmentation, train=split == "train",
-            device=self.comm.device, **kwargs,
+            device=self.comm.device, part=(self.net.data.rank, self.net.data.size), **kwargs,
         ) as loader:  # fmt: skip
             yield loader
 
