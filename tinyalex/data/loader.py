@@ -81,41 +81,22 @@ class Loader:
     ):
         self.labels = np.asarray(source.labels)
         self._pictures = source.images.transpose(3, 0, 1, 2) if isinstance(source, Images) else source
-        C, side, width = self._pictures[0].shape if len(self.labels) else (0, 0, 0)
         if batch_size < 1:
             raise ArgumentError(f"batch_size={batch_size}: expected at least 1")
-        whole, rest = divmod(len(self.labels), batch_size)
-        self.batches_per_epoch = whole + (rest > 0 and not train)
-        if not self.batches_per_epoch:
-            raise ArgumentError(f"batch_size={batch_size}: the source has only {len(self.labels)} pictures")
-        if side != width:
-            raise ArgumentError(f"source: pictures must be square, found {side} x {width}")
-        if start[0] < 0 or not 0 <= start[1] < self.batches_per_epoch:
-            raise ArgumentError(f"start={start}: an epoch has the batches 0 to {self.batches_per_epoch - 1}")
-        if views not in (1, 10) or (train and views == 10):
-            raise ArgumentError(f"views={views}: expected 1, or 10 with train=False")
+        self.batch_size, self.augmentation, self.train, self.seed = batch_size, augmentation, train, seed
+        self._views, self._epochs, self._upscale = views, epochs, upscale
+        self._device = device if device and device.kind == "cuda" else None
         if train and augmentation.noise and covariance is None:
             raise ArgumentError(
                 f"augmentation: colour noise of {augmentation.noise} needs the covariance of the pixels"
             )
-
-        self._upscale = upscale
-        if upscale is not None:
-            augment.upscale(np.zeros((C, side, side)), upscale)  # raises what does not fit
-        self._channels, self._side = C, side if upscale is None else upscale
-        self._crop = augmentation.crop or self._side
-        augment.ten_view_windows(self._side, self._crop)  # here and in the next line: raises if no crop fits
-        if train:
-            augment.random_crop_offsets(
-                np.random.default_rng(0), 0, self._side, self._crop, 1, augmentation.offsets
-            )
-        self._device = device if device and device.kind == "cuda" else None
-        if mean is None and self._device:
-            mean = np.zeros(C)
-        self._mean = None if mean is None else self._centre_of_mean(np.asarray(mean, np.float32), C, side)
         self._eigen = None if covariance is None else augment.pca(covariance)
-        self.batch_size, self.augmentation, self.train, self.seed = batch_size, augmentation, train, seed
-        self._views, self._epochs, self._part = views, epochs, part
+        self.batches_per_epoch, self._part = self._count(), part
+        if not self.batches_per_epoch:
+            raise ArgumentError(f"batch_size={batch_size}: the source has only {len(self.labels)} pictures")
+        if start[0] < 0 or not 0 <= start[1] < self.batches_per_epoch:
+            raise ArgumentError(f"start={start}: an epoch has the batches 0 to {self.batches_per_epoch - 1}")
+        self._lay_out(mean)
 
         self._asked = self._given = tuple(start)  # the next position to prepare, and to hand out
         if threads is None:
@@ -169,6 +150,30 @@ class Loader:
                 self._ahead.append(lambda position=position: self._prepare(*position))
             self._asked = self._after(position)
 
+    def _count(self):
+        """How many batches an epoch has."""
+        whole, rest = divmod(len(self.labels), self.batch_size)
+        return whole + (rest > 0 and not self.train)
+
+    def _lay_out(self, mean):
+        """Check that crops and views fit the pictures; cut the mean as the crops."""
+        C, side, width = self._pictures[0].shape
+        if side != width:
+            raise ArgumentError(f"source: pictures must be square, found {side} x {width}")
+        if self._views not in (1, 10) or (self.train and self._views == 10):
+            raise ArgumentError(f"views={self._views}: expected 1, or 10 with train=False")
+        if self._upscale is not None:
+            augment.upscale(np.zeros((C, side, side)), self._upscale)  # raises what does not fit
+        self._channels, self._side = C, self._upscale or side
+        self._crop = self.augmentation.crop or self._side
+        augment.ten_view_windows(self._side, self._crop)  # here and in the next line: raises if no crop fits
+        if self.train:
+            rng = np.random.default_rng(0)
+            augment.random_crop_offsets(rng, 0, self._side, self._crop, 1, self.augmentation.offsets)
+        if mean is None and self._device:
+            mean = np.zeros(C)
+        self._mean = None if mean is None else self._centre_of_mean(np.asarray(mean, np.float32), C, side)
+
     def _after(self, position):
         epoch, batch = position
         return (epoch, batch + 1) if batch + 1 < self.batches_per_epoch else (epoch + 1, 0)
@@ -176,10 +181,8 @@ class Loader:
     def _prepare(self, epoch, batch):
         """The batch at a position, a function of (seed, epoch, batch) alone."""
         chosen = np.arange(batch * self.batch_size, min((batch + 1) * self.batch_size, len(self.labels)))
-        part, parts = self._part
-        N, noise, divisor = -(-len(chosen) // parts), None, 1.0
-        places = np.arange(part * N, (part + 1) * N)
-        mine, filled = np.minimum(places, len(chosen) - 1), places >= len(chosen)
+        mine, filled = self._share(len(chosen))
+        N, noise, divisor = len(mine), None, 1.0
         if self.train:
             chosen = epoch_order(self.seed, epoch, len(self.labels))[chosen]
             windows, noise = self._drawn(epoch, batch)
@@ -189,7 +192,7 @@ class Loader:
             views = augment.ten_view_windows(self._side, self._crop)
             windows = np.repeat(np.array(views if self._views == 10 else views[2:3]), N, axis=0)
         chosen = chosen[mine]
-        labels = np.where(filled, -1, self.labels[chosen]).astype(np.int64)
+        labels = self._labels(chosen, filled)
         if self._device:
             return self._raw(chosen, windows, noise, divisor, labels)
         views = [
@@ -198,9 +201,22 @@ class Loader:
         ]
         return Batch(views if self._views == 10 else views[0], labels)
 
+    def _share(self, count):
+        """The places in a batch of so many that are this part's, and which of them only fill it."""
+        part, parts = self._part
+        N = -(-count // parts)
+        places = np.arange(part * N, (part + 1) * N)
+        return np.minimum(places, count - 1), places >= count
+
+    def _labels(self, chosen, filled):
+        return np.where(filled, -1, self.labels[chosen]).astype(np.int64)
+
+    def _generator(self, epoch, batch):
+        return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(epoch, batch)))
+
     def _drawn(self, epoch, batch):
         """The windows (N, 3) and the noise (C, N) or None of a training batch."""
-        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(epoch, batch)))
+        rng = self._generator(epoch, batch)
         N, augmentation, noise = self.batch_size, self.augmentation, None
         corners = augment.random_crop_offsets(
             rng, N, self._side, self._crop, augmentation.group, augmentation.offsets

@@ -93,8 +93,9 @@ PRESETS = {
         augmentation=augment.Augmentation(crop=227, noise=0.0),
     ),
 }  # fmt: skip
-# Simonyan and Zisserman, section 3.1: batches of 256, 74 epochs, the rest as in AlexNet's paper
-PRESETS |= {f"vgg-{name}": Recipe(batch=256, epochs=74) for name in ("a", "a-lrn", "b", "c", "d", "e")}
+# Simonyan and Zisserman, section 3.1: batches of 256, 74 epochs, S = 256; the rest as in AlexNet's paper
+VGG = Recipe(batch=256, epochs=74, augmentation=augment.Augmentation(scale=256))
+PRESETS |= {f"vgg-{name}": VGG for name in ("a", "a-lrn", "b", "c", "d", "e")}
 
 
 def recipe_of(recipe, network="paper", noise=None, **changes):

@@ -23,6 +23,7 @@ from time import perf_counter
 import numpy as np
 
 from tinyalex import files
+from tinyalex.data import Images
 from tinyalex.errors import ArgumentError, DataError
 from tinyalex.evaluate import errors, probabilities
 from tinyalex.ops.cuda.pictures import feed
@@ -58,6 +59,13 @@ def check(settings, data, ranks):
             f"{settings.data}: has {len(data.classes)} classes; {name}, the network's last layer, makes "
             f"{' × '.join(map(str, network.outputs))} outputs"
         )
+    if batch // placed[0].parts % settings.accumulate:
+        raise DataError(
+            f"--accumulate: expected a number of equal parts of the {batch // placed[0].parts} images that a "
+            f"rank has of a batch, found {settings.accumulate}"
+        )
+    if settings.accumulate > 1 and settings.parallel.startswith("hybrid"):
+        raise DataError("--accumulate: hybrid layouts take the whole batch, or turns (hybrid:b)")
     _check_pictures(settings, data)
     with data.loader("train", settings, augmentation=settings.recipe.augmentation, train=True):
         pass
@@ -66,10 +74,18 @@ def check(settings, data, ranks):
 def _check_pictures(settings, data):
     """Raise the error of too few or too small pictures, with the option of the command that helps."""
     count, side, crop = len(data.train.labels), data.mean.shape[-1], settings.network.input[-1]
+    scale = settings.recipe.augmentation.scale
     if count < settings.recipe.batch:
         raise DataError(
             f"{settings.data}: has {count} pictures to train on, fewer than a batch of "
             f"{settings.recipe.batch}: --batch {count} at most"
+        )
+    if scale is not None:
+        _check_scale(settings, data, *settings.recipe.augmentation.scales)
+        return
+    if hasattr(data.train, "sizes"):
+        raise DataError(
+            f"{settings.data}: holds whole pictures, of a shorter side of {side}: --scale {side} at most"
         )
     full = settings.upscale or side
     if crop > full:
@@ -77,6 +93,23 @@ def _check_pictures(settings, data):
         raise DataError(
             f"{settings.data}: its pictures have {found}, and the network sees {crop}: "
             f"--size {full} at most, or --upscale {crop} at least"
+        )
+
+
+def _check_scale(settings, data, least, most):
+    """Raise the error of a scale that is smaller than the crop, or larger than what was prepared."""
+    side, crop = data.mean.shape[-1], settings.network.input[-1]
+    if settings.upscale is not None:
+        raise DataError("--scale: rescales pictures itself, found --upscale as well")
+    if not 0 < crop <= least <= most:
+        raise DataError(
+            f"--scale: expected the shorter side, at least the {crop} pixels that the network sees, or "
+            f"LEAST,MOST; found {least}" + (f",{most}" if most != least else "")
+        )
+    if most > side and not isinstance(data.train, Images):
+        raise DataError(
+            f"{settings.data}: its pictures have a shorter side of {side} pixels, and --scale asks for "
+            f"{most}: prepare them with --side {most}"
         )
 
 
@@ -197,6 +230,8 @@ def job(out, settings, data, new=False, longer=False, stop=None, on_event=lambda
             if comm.rank == 0:
                 check(chosen, data, comm.size)
                 if new:
+                    if settings.start_from:
+                        checkpoint.inherited(settings.network, settings.start_from)
                     begin(out, chosen)
                 stack.enter_context(lock(out))
             comm.share(None)  # nobody looks into the folder before
@@ -239,6 +274,8 @@ class _Run:
         self.noise = 0.0
         if checkpoints(out):
             self._restore(checkpoints(out)[-1])
+        elif settings.start_from:
+            checkpoint.inherit(self.net, settings.network, settings.start_from)
         if comm.rank == 0:
             _write_settings(out, settings)  # the pictures may have been moved
             # What was recorded after this checkpoint will be recorded again.
@@ -248,13 +285,16 @@ class _Run:
             kept = [r for r in metrics(out) if r["step"] <= recorded]
             text = "".join(json.dumps(r) + "\n" for r in kept)
             files.write_text(out / "metrics.jsonl", text)
+        if settings.start_from and not self.saved:
+            self._save(planned=False)  # the other run may be gone when this one goes on
 
     def go(self):
         epochs = 0 if self.schedule.ended else self.settings.recipe.epochs
         try:
             fit(
                 self.net, self.optimizer, self._batches, self.steps, epochs, place=self.place,
-                begin_epoch=self._begin_epoch, on_step=self._on_step, end_epoch=self._end_epoch,
+                parts=self.settings.accumulate, begin_epoch=self._begin_epoch,
+                on_step=self._on_step, end_epoch=self._end_epoch,
             )  # fmt: skip
         except Stopped:
             self._save(planned=False)

@@ -8,6 +8,7 @@ import numpy as np
 
 from tinyalex.data import augment, cifar10, imagenet
 from tinyalex.data.loader import Loader
+from tinyalex.data.rescaled import RescaledLoader
 from tinyalex.errors import DataError, few
 from tinyalex.fields import checked
 from tinyalex.models.network import Network
@@ -26,6 +27,8 @@ class Settings(NamedTuple):
     upscale: int | None = None  # side to which pictures are enlarged first
     save_every: int = 500  # steps
     keep: int = 3  # checkpoints
+    accumulate: int = 1  # parts of a batch that go through the network one after the other
+    start_from: str | None = None  # the checkpoint whose weights the run began with
     parallel: str = "model"  # how ranks share the work, see `tinyalex.parallel`
     ranks: int | None = None  # how many, where what is learned depends on it
 
@@ -34,12 +37,18 @@ class Settings(NamedTuple):
         """Return the settings of a run whose crops are what the network sees.
 
         side: of the data's pictures.  A recipe counts the positions of its own crop in pictures of 256
-        pixels: with others, every crop that fits may be drawn.
+        pixels: with others, every crop that fits may be drawn.  Its scale is of its own crop too: with
+        another, pictures stay as large as they are.
+        scale: instead of the recipe's.
         """
-        crop = network.input[-1]
-        pictures = recipe.augmentation._replace(crop=crop)
-        if (others.get("upscale") or side, crop) != (256, recipe.augmentation.crop):
+        crop, pictures, scale = network.input[-1], recipe.augmentation, others.pop("scale", None)
+        if scale is not None:
+            pictures = pictures._replace(scale=scale, offsets=None, group=1)
+        elif pictures.scale is not None and crop != pictures.crop:
+            pictures = pictures._replace(scale=None if others.get("upscale") else side)
+        if (others.get("upscale") or side, crop) != (256, pictures.crop):
             pictures = pictures._replace(offsets=None)
+        pictures = pictures._replace(crop=crop)
         return cls(str(data), network, recipe._replace(augmentation=pictures), **others)
 
     @property
@@ -63,8 +72,11 @@ class Settings(NamedTuple):
         made = checked(cls, fields | parts, "settings")
         if made.parallel not in LAYOUTS:
             raise DataError(f"parallel: expected one of {', '.join(LAYOUTS)}, found {made.parallel!r}")
-        if min(made.recipe.batch, made.recipe.epochs, made.recipe.patience, made.save_every, made.keep) < 1:
-            raise DataError("settings: batch, epochs, patience, save_every, keep: expected at least 1")
+        r = made.recipe
+        if min(r.batch, r.epochs, r.patience, made.save_every, made.keep, made.accumulate) < 1:
+            raise DataError(
+                "settings: batch, epochs, patience, save_every, keep, accumulate: expected at least 1"
+            )
         return made
 
 
@@ -80,7 +92,8 @@ class Data(NamedTuple):
     def loader(self, split, settings, **kwargs):
         """Return a Loader over a split, "train" or "val", as the settings say."""
         source = self.train if split == "train" else self.val
-        return Loader(
+        made = Loader if kwargs["augmentation"].scale is None else RescaledLoader
+        return made(
             source, settings.recipe.batch, mean=self.mean, covariance=self.covariance,
             seed=settings.seed, upscale=settings.upscale, **kwargs,
         )  # fmt: skip
