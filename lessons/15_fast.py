@@ -409,8 +409,8 @@ draw.plain(axes, "numbers in each array", "ns for one number", "on this machine"
 # Blocks have a price: each operation on a block costs NumPy about a microsecond before it begins.  Too
 # small, and you pay mostly that; too large, and they fall out of the cache.  The library's sizes (`BLOCK`
 # in `tinyalex.optim`, `BLOCK_BYTES` in `ops.lrn`, `ops.pool` and `ops.strips`) were found by measuring.  And
-# a block need not be a pass over a *flat* array: bias and ReLU are applied to some rows of outputs right after
-# their products, while they are hot.
+# a block need not be a pass over a *flat* array: bias and ReLU are applied to some rows of outputs right
+# after their products, while they are hot.
 #
 # ## Fresh memory is not free
 #
