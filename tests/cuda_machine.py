@@ -7,6 +7,7 @@ clock has what the host has waited for.
 
 import contextlib
 import itertools
+import sys
 import threading
 import time
 import types
@@ -81,6 +82,8 @@ class Stream:
         self.device, self.id, self.clock, self.non_blocking = current_device(), next(serial), {}, non_blocking
         self._graph = None  # that is being recorded
         streams[self.device].append(self)
+
+    ptr = property(lambda self: self.id)
 
     @classmethod
     def null(cls):
@@ -281,7 +284,7 @@ class Memory:
         self.bytes.fill(0xFF)  # NaN, in float32 and float64
 
     def __del__(self):
-        if hasattr(self, "bytes"):
+        if hasattr(self, "bytes") and not sys.is_finalizing():
             live.pop(self.bytes.ctypes.data + GUARD, None)
             in_use[self.device] -= self.nbytes
             if self.stream.id not in retired:

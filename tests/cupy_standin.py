@@ -29,6 +29,7 @@ from collections import Counter
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
+import nccl_standin
 import numpy as np
 from cuda_machine import (
     GUARD,
@@ -504,6 +505,7 @@ API = {
     "cuda.runtime.runtimeGetVersion": lambda: 12090,
     "cuda.runtime.getDeviceProperties": getDeviceProperties,
     "cuda.runtime.deviceCanAccessPeer": lambda device, peerDevice: (device, peerDevice) in machine.peers,
+    "cuda.nccl": nccl_standin,
     "__version__": "14.2.0",
 }  # fmt: skip
 

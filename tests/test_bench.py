@@ -1,13 +1,15 @@
 """`tinyalex bench`: what it counts is what the network does, and its twin in PyTorch is the same network."""
 
+import io
 import json
 
 import numpy as np
 import pytest
+from rich.console import Console
 from test_cli import done, refused
 
 from tinyalex.devices import Device
-from tinyalex.errors import ArgumentError
+from tinyalex.errors import ArgumentError, DeviceError
 from tinyalex.measure import bench
 from tinyalex.measure.describe import describe
 from tinyalex.models import Network, figure1
@@ -150,15 +152,29 @@ class TestTwin:
         x = torch.randn(2, 7, 4, 3, dtype=torch.float64, requires_grad=True)
         assert torch.autograd.gradcheck(TunedLRN(5, 1.3, 0.75, 2.0), x)
 
-    @pytest.mark.parametrize("vs", ["torch", "torch-tuned"])
-    @pytest.mark.parametrize("devices", ["cpu:0", "cpu:0,cpu:1"])
-    def test_prints_the_ratio(self, torch, vs, devices, monkeypatch):
-        """PyTorch has as many threads as tinyalex has ranks."""
-        threads = []
-        monkeypatch.setattr(torch, "set_num_threads", threads.append)
-        options = ("--batch", 2, "--rounds", 1, "--devices", devices, "--vs", vs)
-        assert "times as fast" in done("bench", "--layer", "lrn2", *options)
-        assert threads == [devices.count("cpu")]
+    @pytest.mark.parametrize(("vs", "devices"), [("torch", "cpu:0"), ("torch-tuned", "cpu:0,cpu:1")])
+    def test_rounds_against_pytorch_in_a_process_of_its_own(self, vs, devices):
+        """It has as many threads as tinyalex has ranks, and is asked for as many rounds."""
+        options = ("--batch", 2, "--rounds", 2, "--devices", devices, "--vs", vs, "--json")
+        found = json.loads(done("bench", "--layer", "fc8", *options))
+        assert found["other_threads"] == [devices.count("cpu")] * 2
+        assert len(found["other_seconds"]) == 2
+        assert min(found["other_seconds"]) > 0
+
+    def test_a_rival_that_ends_is_an_error(self, monkeypatch):
+        monkeypatch.setattr(bench.sys, "executable", "false")
+        with pytest.raises(DeviceError, match="PyTorch's process ended with exit code 1"):
+            bench.measure(SMALL, [Device("cpu:0")], 2, 1, layer="pool5", against="torch")
+
+    def test_the_ratio_is_printed(self):
+        """Twice the time of ours is twice as fast."""
+        found = bench.measure(SMALL, [Device("cpu:0")], 2, 1, layer="pool5")
+        rival = {"seconds": [2 * s for s in found["seconds"]], "faults": [7], "peak_bytes": [3e9]}
+        found |= {"against": "torch"} | {f"other_{key}": value for key, value in rival.items()}
+        console = Console(file=io.StringIO(), width=200)
+        bench.print_result(found, console)
+        assert "tinyalex is 2.00 times as fast" in console.file.getvalue()
+        assert "its peak memory 3.00 GB; 7 page faults" in console.file.getvalue()
 
     @pytest.mark.parametrize("pad", [(1, 1, 2, 0), (1, 2, 1, 1), (2, 1, 2, 1), (1, 1, 2, 2), (0, 3, 0, 3)])
     def test_convolution_with_any_padding(self, torch, pad):

@@ -142,6 +142,16 @@ def test_views_from_beyond_are_refused():
         apart._Unpacked(b"12345678", None, False).unpack(["array", "object", [1], 0])
 
 
+@LOCKED
+def test_where_no_process_can_be_locked_in_no_answer_is_to_blame(monkeypatch):
+    unlocked = apart._BOOT.replace(
+        "serve()", "from tinyalex.lessons import sandbox; del sandbox.lock; serve()"
+    )
+    monkeypatch.setattr(apart, "_BOOT", unlocked)
+    with pytest.raises(apart.NotStarted, match="no attribute 'lock'"):
+        _marked(HOLE.source)
+
+
 # ---- a class
 
 

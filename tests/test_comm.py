@@ -8,6 +8,7 @@ import threading
 import time
 
 import backends
+import nccl_standin
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
@@ -15,6 +16,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from tinyalex.comm import Comm, launch
 from tinyalex.devices import Device, parse
 from tinyalex.errors import DeviceError
+from tinyalex.parallel import Background
 
 pytestmark = pytest.mark.usefixtures("backend")
 SIZES = pytest.mark.parametrize("size", [1, 2, 3])
@@ -514,3 +516,35 @@ def test_each_rank_has_one_blas_thread(size):
         with pytest.raises(ZeroDivisionError):
             launch(lambda comm: 1 / 0, cpus)
         assert set(blas_threads()) == {2}
+
+
+# ---- NCCL ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_nccl_gives_the_bits_and_the_ledger_of_copies(size, monkeypatch):
+    """On the stand-in, whose GPUs differ; parts of the ranks, uneven parts and other streams too."""
+    if backends.name != "standin":
+        pytest.skip("wants as many GPUs as ranks")
+
+    def rank(comm):
+        with comm.comm.on_behalf_of("fc6"):
+            x = drawn(comm.rank, shape=(6, 12, 6))
+            results = [
+                comm.all_reduce(x), comm.all_reduce(x[:1, :1, :5]), comm.all_gather(x, -1),
+                comm.all_gather(x), comm.reduce_scatter(x, 1), comm.reduce_scatter(x),
+                comm.broadcast(x, size - 1),
+            ]  # fmt: skip
+            part = comm.split(comm.rank == 0)
+            results.append(part.all_reduce(x))
+        later = Background(comm.comm.split(None)).start("all_reduce", backends.put(x), label="behind")
+        return [*results, backends.get(later())], dict(comm.ledger), comm.share(comm.rank)
+
+    copies = on(size, rank)
+    monkeypatch.setattr(nccl_standin, "available", True)
+    kinds = on(size, lambda comm: type(comm.comm).__name__)
+    assert kinds == ["NcclComm"] * size
+    for (found, ledger, shared), (expected, books, _) in zip(on(size, rank), copies, strict=True):
+        assert all(same(a, b) for a, b in zip(found, expected, strict=True))
+        assert (ledger, shared) == (books, 0)
+    assert launch(lambda comm: type(comm).__name__, parse("cuda:0,cuda:0"))[0] == "ThreadComm"

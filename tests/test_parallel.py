@@ -187,10 +187,11 @@ def test_a_step_is_predicted_from_two_rates():
     """By hand: a convolution of 100 filters of 1 weight on 10×10 pixels, a product of 10 × 100·100."""
     network = Network([Conv2d(100, 1, name="conv"), Linear(10, name="fc")], (1, 10, 10))
     conv, fc = 2 * 100 * 100 * 8, 2 * 10 * 10_000 * 8  # FLOP in forward; twice in backward, conv once
-    assert predict(describe(network, 1, 8), 1e6, 1e6) == pytest.approx(((2 * conv + 3 * fc) / 1e6, 0, 8.0))
+    alone = (2 * conv + 3 * fc) / 1e6
+    assert predict(describe(network, 1, 8), 1e6, 1e6) == pytest.approx((alone, 0, alone))
     data = predict(describe(network, 2, 8, "data"), 1e6, 1e6)
     received = 4 * (100 + 100 + 100_000 + 10) + 8  # of two ranks each receives half of the sums, twice
-    assert data.computing == pytest.approx((2 * conv + 3 * fc) / 2 / 1e6)
+    assert data.computing == pytest.approx(alone / 2)
     assert data.receiving == pytest.approx(received / 1e6)
     # fc's gradients travel while conv goes backward, conv's in the same message: both wait for conv
     assert data.step == pytest.approx(data.computing + (received - 8) / 1e6)

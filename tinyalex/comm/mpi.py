@@ -28,6 +28,7 @@ import traceback
 import numpy as np
 
 from tinyalex.comm import Comm
+from tinyalex.comm.nccl import through
 from tinyalex.devices import Device, blas_limits, count
 from tinyalex.errors import DeviceError, TinyalexError
 from tinyalex.memory import empty
@@ -193,7 +194,7 @@ def launch(fn, devices):
             if world.Get_size() == 1:
                 return [fn(Comm(device))]
             watch = _Watch(world)
-            done = [fn(MPIComm(device, world))]
+            done = [fn(through(MPIComm(device, world)))]
             watch.stop()
             return done
     except BaseException as error:

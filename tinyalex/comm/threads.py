@@ -3,6 +3,7 @@
 import threading
 
 from tinyalex.comm import Comm
+from tinyalex.comm.nccl import through
 from tinyalex.devices import Device, blas_limits
 from tinyalex.errors import DeviceError
 from tinyalex.memory import empty
@@ -133,7 +134,7 @@ def _run(fn, devices):
     def run(rank):
         try:
             with devices[rank].context():
-                results[rank] = fn(ThreadComm(devices[rank], rank, shared))
+                results[rank] = fn(through(ThreadComm(devices[rank], rank, shared)))
         except _Stopped:
             pass
         except BaseException as error:

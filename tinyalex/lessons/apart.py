@@ -38,8 +38,9 @@ from tinyalex.lessons import sandbox
 
 ANSWER = "<answer>"
 SECONDS, MEMORY = 10, 512 << 20  # of processor time, of bytes beside what Python and NumPy take
+STARTING = 120  # seconds on the clock that a process may take to start, whatever else the machine does
 PATIENCE = 3  # times as long on the clock: the machine may be busy
-MOST_BYTES, MOST_TEXT = 64 << 20, 4 << 20  # of arrays, and of all else, in one message
+MOST_BYTES, MOST_TEXT = 64 << 20, 8 << 20  # of arrays, and of all else, in one message
 DEEPEST = 12  # calls within calls
 TYPES = {
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32",
@@ -49,6 +50,10 @@ TYPES = {
 
 class Broken(Exception):
     """What came through the pipe is no message."""
+
+
+class NotStarted(BaseException):
+    """No process could be started and locked in: no answer is to blame, and no check may catch it."""
 
 
 class Gone(Exception):
@@ -340,7 +345,8 @@ class Apart:
     process, modules, and things of the package that are not of the lessons.
     again: whether each call gets a process that knows nothing of the calls before it.
     Raises in place of its errors others like them, TimeoutError where it does not end, MemoryError, and
-    ChildProcessError where its process ends otherwise.  Use as a context manager.
+    ChildProcessError where its process ends otherwise; NotStarted where no answer is to blame.  Use as a
+    context manager.
     """
 
     def __init__(self, text, name, before=(), lent=None, again=False, seconds=SECONDS, memory=MEMORY):
@@ -381,15 +387,25 @@ class Apart:
         self.close()
         packages = [(name, str(Path(module.__file__).parent)) for name, module in _packages().items()]
         boot = _BOOT.format(path=[*_python_files(), str(Path(np.__file__).parents[1])], packages=packages)
-        self.process = sandbox.start(
-            [sys.executable, "-s", "-S", "-c", boot], {"PYTHONHASHSEED": "0"}, cwd="/",
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )  # fmt: skip
-        until = time.monotonic() + PATIENCE * self.seconds
-        self.line = _Line(self.process.stdout.fileno(), self.process.stdin.fileno(), until)
+        try:
+            self.process = sandbox.start(
+                [sys.executable, "-s", "-S", "-c", boot], {"PYTHONHASHSEED": "0"}, cwd="/",
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            )  # fmt: skip
+        except OSError as error:
+            raise NotStarted(str(error)) from error
+        ends = self.process.stdout.fileno(), self.process.stdin.fileno()
+        self.line = _Line(*ends, until=time.monotonic() + STARTING)
         packed = _Packed(self.line.functions)
         lent = {name: _lent(value) or ["value", packed.pack(value)] for name, value in self.lent.items()}
-        self.line.send({**self.setup, "lent": lent, "parent": os.getpid()}, packed.blob)
+        try:
+            self.line.send({**self.setup, "lent": lent, "parent": os.getpid()}, packed.blob)
+            ((problem, *_), _) = self.line.receive()
+        except (Gone, Late, Broken) as error:
+            raise NotStarted(f"it {'ended' if isinstance(error, Gone) else 'says nothing'}") from None
+        if problem != "locked":
+            raise NotStarted(problem)
+        self.line.until = time.monotonic() + PATIENCE * self.seconds
 
     def close(self):
         """End the process."""
@@ -477,11 +493,17 @@ def serve():
             names[name] = [Device(device) for device in what[0]]
         else:
             names[name] = unpacked.unpack(what[0])
+    np.linalg.svd(np.ones((2, 2)) @ np.ones((2, 2)))  # some libraries load a part when it is first called
     readable = list(_readable())
     sys.path[:] = _python_files()
     sys.meta_path.insert(0, _NotHere())
-    sandbox.limit(setup["memory"], setup["seconds"])
-    sandbox.lock(readable, setup["parent"])
+    try:
+        sandbox.limit(setup["memory"], setup["seconds"])
+        sandbox.lock(readable, setup["parent"])
+    except Exception as error:
+        line.send({f"{type(error).__name__}: {error}": True})
+        raise
+    line.send({"locked": True})
     line.functions.append(_defined(setup, names))
     while True:
         line.answer(*line.receive())

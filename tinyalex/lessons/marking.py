@@ -19,13 +19,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tinyalex.errors import TinyalexError
 from tinyalex.files import printable
 from tinyalex.lessons import apart, sandbox
 from tinyalex.lessons.checks import PASSED, WRONG, Hole, Verdict, examine, holes_of
 from tinyalex.lessons.kill import exercises_of
 
 MEMORY = 4 << 30  # bytes of a process that marks
-LONGEST = 3 * apart.PATIENCE * apart.SECONDS  # seconds that one answer may take it
+LONGEST = 3 * apart.PATIENCE * apart.SECONDS + apart.STARTING  # seconds that one answer may take it
 MOST_MESSAGE = 1500  # characters
 
 
@@ -113,7 +114,7 @@ class _Marker:
         self.until = time.monotonic() + LONGEST
 
     def taken(self):
-        """Return the Verdict; None where the process has ended, or has to."""
+        """Return the Verdict, or why there can be none; None where the process has ended, or has to."""
         with contextlib.suppress(EOFError, OSError):
             if self.line.poll():
                 return self.line.recv()
@@ -132,7 +133,11 @@ def _work(line):
     sandbox.limit(MEMORY)
     with contextlib.suppress(EOFError, OSError):
         while True:
-            line.send(mark(*line.recv()))
+            asked = line.recv()
+            try:
+                line.send(mark(*asked))
+            except apart.NotStarted as error:
+                line.send(str(error))
 
 
 def verdicts(answers, seed):
@@ -153,6 +158,8 @@ def verdicts(answers, seed):
                 if marker.line not in ready and not late:
                     continue
                 verdict = marker.taken()
+                if isinstance(verdict, str):
+                    raise TinyalexError(f"class mark: no process could be started and locked in: {verdict}")
                 if verdict is None:
                     verdict = Verdict(WRONG, GAVE_UP, "bare error")
                     marker.end()
@@ -164,6 +171,6 @@ def verdicts(answers, seed):
 
 
 GAVE_UP = (
-    "what it gives back could not be compared in a minute and a half and 4 GiB: are the arrays too large?  "
+    "what it gives back could not be compared in some minutes and 4 GiB: are the arrays too large?  "
     "A small case is enough."
 )

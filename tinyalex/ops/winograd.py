@@ -34,24 +34,29 @@ V[ab] (C, tiles·N).  No columns are written: V has n²/16 numbers for each of x
     dx     = the same convolution of padded g with the turned filter (see `strips`): so V is made of g, and
              dU of A x Aᵀ, and both products read one V
 
-The transforms are additions and multiplications by a few numbers, done for some channels at a time so that
-they stay in cache.  They cost in proportion to C + F, the products to C·F: see `pays`.
+The transforms are products too: rows, then columns of a tile are one matrix, B D Bᵀ = (B ⊗ B) D with D as a
+column of n² numbers.  That is more arithmetic than adding and subtracting along one axis after the other, and
+faster: a few long calls of BLAS, for some channels at a time so that they stay in cache.  Transforms cost in
+proportion to C + F, the products to C·F: see `pays`.
 """
 
+import functools
 import math
+from typing import NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from tinyalex.memory import empty, zeros
 from tinyalex.ops.windows import real_windows
 
-SIDE = 4  # outputs of a tile, in each direction
+SIDE = 4  # outputs of a tile, in each direction: with 5, float32's rounding is three times as large
 # The positive points, for k = 3 and 5: simple numbers chosen for small rounding errors.  Measured in float32,
 # of the largest output: 2.2e-6 (k = 3, 96 channels to 64, 13×13), 7.1e-6 (k = 5, 48 channels to 64, 27×27).
 POINTS = {3: (0.75, 1.5), 5: (0.5, 1.0, 2.0)}
 LEAST = 15  # C·F / (C + F): the smallest ratio at which the products saved outweigh the transforms
-PRODUCTS_BYTES = 32 << 20  # of the operands and results of one block of tiles
-TRANSFORM_BYTES = 1 << 19  # of one of the arrays that a transform reads or writes
+PRODUCTS_BYTES = 64 << 20  # of the operands and results of one block of tiles: long products
+TRANSFORM_BYTES = 1 << 19  # of the tiles that a transform reads: they stay in a core's second-level cache
 
 
 def pays(w, stride, groups):
@@ -65,35 +70,36 @@ def convolve(x, w, pads, y, finish):
     """Write x ∗ w, stride 1, into y.
 
     x: (C,H,W,N).  w: (F,C,k,k).  pads: (top, bottom, left, right).  y: (F,OH,OW,N).  finish(filters, part)
-    is called with each part of y (some filters, rows and columns) while it is in cache.
+    is called with each part of y, some outputs of some filters (filters, …, …, …), while it is in cache.
     """
+    A, B, _ = _matrices(w.shape[-1], w.dtype)
     U = _filters_forward(w)
-    for tiles, V, M in _blocks_of_tiles(len(x), y, w.shape[-1], pads):
-        tiles.inputs(x, V)
+    for block, V, M in _blocks(len(x), y, w.shape[-1]):
+        _into(B, x, block, pads, V)
         np.matmul(U, V, out=M)
-        tiles.outputs(M, y, finish)
+        _out_of(A, M, block, y, finish)
 
 
 def convolve_backward(g, x, w, pads, dx):
     """Write dx, and return dw, of y = x ∗ w with stride 1 and these pads.  g: y's gradient."""
     k = w.shape[-1]
-    turned = w.swapaxes(0, 1)[..., ::-1, ::-1]
-    U = _filters_forward(turned)
+    A, B, _ = _matrices(k, w.dtype)
+    U = _filters_forward(w.swapaxes(0, 1)[..., ::-1, ::-1])
     dU = zeros(np, U.shape, U.dtype)
     part = empty(np, U.shape, U.dtype)
-    for tiles, V, M in _blocks_of_tiles(len(g), dx, k, [k - 1 - p for p in pads]):
-        tiles.inputs(g, V)
-        tiles.gradients(x, M)
+    for block, V, M in _blocks(len(g), dx, k):
+        _into(B, g, block, [k - 1 - p for p in pads], V)
+        _into(A, x, block, (0, 0, 0, 0), M)
         dU += np.matmul(M, V.swapaxes(1, 2), out=part)
         np.matmul(U, V, out=M)  # what it held is used
-        tiles.outputs(M, dx)
+        _out_of(A, M, block, dx)
     return _filters_backward(dU, k).swapaxes(0, 1)[..., ::-1, ::-1]
 
 
 def _filters_forward(w):
-    """U = G w Gᵀ: (F,C,k,k) → (n², F, C).  One product: G ⊗ G times the filters as columns."""
+    """U = G w Gᵀ: (F,C,k,k) → (n², F, C)."""
     F, C, k, _ = w.shape
-    G = _g(k, w.dtype)
+    G = _matrices(k, w.dtype)[2]
     out = empty(np, (len(G), F * C), w.dtype)
     return np.matmul(G, w.reshape(F * C, k * k).T, out=out).reshape(-1, F, C)
 
@@ -102,221 +108,82 @@ def _filters_backward(dU, k):
     """dw = Gᵀ dU G: (n², F, C) → (F,C,k,k)."""
     _, F, C = dU.shape
     out = empty(np, (F * C, k * k), dU.dtype)
-    return np.matmul(dU.reshape(-1, F * C).T, _g(k, dU.dtype), out=out).reshape(F, C, k, k)
+    return np.matmul(dU.reshape(-1, F * C).T, _matrices(k, dU.dtype)[2], out=out).reshape(F, C, k, k)
 
 
-def _g(k, dtype):
-    """G ⊗ G: (n², k²)."""
-    points = [0, *(sign * a for a in POINTS[k] for sign in (1, -1))]
-    rows = [[a**p / math.prod(a - b for b in points if b != a) for p in range(k)] for a in points]
-    G = np.array([*rows, [0] * (k - 1) + [1]])
-    return np.kron(G, G).astype(dtype)
+@functools.cache
+def _matrices(k, dtype):
+    """A ⊗ A (n², 16), B ⊗ B (n², n²) and G ⊗ G (n², k²): see the module's docstring."""
+    points = [0.0, *(sign * a for a in POINTS[k] for sign in (1, -1))]
+    V = np.array([[a**j for j in range(k + SIDE - 1)] for a in points] + [[0.0] * (k + SIDE - 2) + [1]])
+    values = np.array([math.prod(a - b for b in points if b != a) for a in points] + [1.0])[:, None]
+    A, G = np.vstack([V[:-1, :SIDE], V[-1, -SIDE:]]), np.vstack([V[:-1, :k], V[-1, -k:]]) / values
+    B = np.linalg.inv(V).T * values
+    return tuple(np.kron(m, m).astype(dtype) for m in (A, B, G))
 
 
-def _blocks_of_tiles(C, y, k, pads):
+class _Block(NamedTuple):
+    """A row of tiles: the row of its first outputs, how many tiles, and of which images."""
+
+    row: int
+    tiles: int
+    images: slice
+
+
+def _blocks(C, y, k):
     """Yield the tiles of y block by block, with room for their V (n², C, tiles·N) and M (n², F, tiles·N).
 
-    C: channels that y is made of.  The room is the same for every block, and for every layer.
+    C: channels that y is made of.  The room is the same for every block.
     """
     F, OH, OW, N = y.shape
-    n2 = (k + 3) ** 2
-    tile = n2 * (C + F) * N  # numbers in a tile's V and M
-    most = max(1, PRODUCTS_BYTES // (tile * y.itemsize))
-    columns = _evenly(-(-OW // SIDE), most)
-    rows = _evenly(-(-OH // SIDE), max(1, most // columns[0]))
-    room = empty(np, (max(rows[0] * columns[0] * tile, PRODUCTS_BYTES // y.itemsize),), y.dtype)
-    row = 0
-    for height in rows:
-        column = 0
-        for width in columns:
-            count = height * width
-            V, M, _ = np.split(room, [n2 * C * count * N, count * tile])
-            block = _Tiles(row, column, height, width, k, pads)
-            yield block, V.reshape(n2, C, count * N), M.reshape(n2, F, count * N)
-            column += SIDE * width
-        row += SIDE * height
+    n2, tiles = (k + SIDE - 1) ** 2, -(-OW // SIDE)
+    image = n2 * (C + F) * tiles  # numbers in V and M
+    parts = min(N, -(-N * image * y.itemsize // PRODUCTS_BYTES))
+    room = empty(np, (-(-N // parts) * image,), y.dtype)
+    for part in range(parts):
+        images = slice(N * part // parts, N * (part + 1) // parts)
+        columns = tiles * (images.stop - images.start)
+        V, M, _ = np.split(room, [n2 * C * columns, n2 * (C + F) * columns])
+        for row in range(0, OH, SIDE):
+            yield _Block(row, tiles, images), V.reshape(n2, C, columns), M.reshape(n2, F, columns)
 
 
-def _evenly(count, most):
-    """Cut `count` into parts of at most `most`, of nearly one size, the largest first."""
-    parts = -(-count // most)
-    return [-(-(count - i) // parts) for i in range(parts)]
+def _into(matrix, x, block, pads, out):
+    """out = matrix · D for the m×m pixels D of each tile of x padded with zeros: (…, C, tiles·N)."""
+    (row, tiles, images), (C, H, W, _), m = block, x.shape, math.isqrt(matrix.shape[1])
+    N, top, left = images.stop - images.start, row - pads[0], pads[2]
+    chunks = _chunks(C, m * m * tiles * N * x.itemsize)
+    padded = zeros(np, (chunks[0].stop, m, SIDE * (tiles - 1) + m, N), x.dtype)
+    channel, down, across, image = padded.strides
+    D = empty(np, (chunks[0].stop, m, m, tiles, N), x.dtype)
+    D_of_padded = as_strided(padded, D.shape, (channel, down, across, SIDE * across, image))
+    rows, there_rows = real_windows(H, m, top, 1)
+    columns, there_columns = real_windows(W, padded.shape[2], -left, 1)
+    for cs in chunks:
+        size = cs.stop - cs.start
+        padded[:size, rows, columns] = x[cs, there_rows, there_columns, images]
+        D[:size] = D_of_padded[:size]
+        np.matmul(matrix, D[:size].reshape(size, m * m, tiles * N), out=out[:, cs].swapaxes(0, 1))
 
 
-class _Tiles:
-    """A block of tiles, height × width of them; its first output is at (row, column)."""
-
-    def __init__(self, row, column, height, width, k, pads):
-        self.row, self.column, self.height, self.width = row, column, height, width
-        self.n, self.points = k + 3, POINTS[k]
-        self.top, self.left = pads[0], pads[2]
-
-    def inputs(self, x, V):
-        """V = B D Bᵀ of the n×n inputs of each tile: (n², C, tiles·N)."""
-        C, _, _, N = x.shape
-        n, height, width = self.n, self.height, self.width
-        V = V.reshape(n, n, C, height, width, N)
-        chunks = _chunks(C, height * SIDE * (width + 1) * N * x.itemsize)
-        some = chunks[0].stop
-        patch = empty(np, (some, SIDE, height + 1, SIDE, width + 1, N), x.dtype)
-        t = empty(np, (n, some, height, SIDE, width + 1, N), x.dtype)
-        work = empty(np, (3, n * t[0].size), x.dtype)
-        for cs in chunks:
-            size = cs.stop - cs.start
-            pc, tc = patch[:size], t[:, :size]
-            _copy_patch(x[cs], self.row - self.top, self.column - self.left, pc)
-            rows = [pc[:, r % SIDE, r // SIDE : r // SIDE + height] for r in range(n)]
-            _b(rows, tc, self.points, work)
-            columns = [tc[:, :, :, c % SIDE, c // SIDE : c // SIDE + width] for c in range(n)]
-            _b(columns, V[:, :, cs].swapaxes(0, 1), self.points, work)
-
-    def gradients(self, g, M):
-        """M = A g Aᵀ of the 4×4 outputs of each tile, those beyond the map taken as 0: (n², F, tiles·N)."""
-        F, _, _, N = g.shape
-        n, height, width = self.n, self.height, self.width
-        M = M.reshape(n, n, F, height, width, N)
-        chunks = _chunks(F, height * SIDE * width * N * g.itemsize)
-        some = chunks[0].stop
-        patch = empty(np, (some, SIDE, height, SIDE, width, N), g.dtype)
-        t = empty(np, (n, some, height, SIDE, width, N), g.dtype)
-        work = empty(np, (2, n * t[0].size), g.dtype)
-        for fs in chunks:
-            size = fs.stop - fs.start
-            pf, tf = patch[:size], t[:, :size]
-            _copy_patch(g[fs], self.row, self.column, pf)
-            _a([pf[:, i] for i in range(SIDE)], tf, self.points, work)
-            _a([tf[:, :, :, j] for j in range(SIDE)], M[:, :, fs].swapaxes(0, 1), self.points, work)
-
-    def outputs(self, M, y, finish=None):
-        """Y = Aᵀ M A, into y as far as the map reaches.  M: (n², F, tiles·N)."""
-        F, OH, _, N = y.shape
-        n, height, width = self.n, self.height, self.width
-        M = M.reshape(n, n, F, height, width, N)
-        rows = min(SIDE, OH - self.row)
-        bottom, right = self.row + SIDE * height, self.column + SIDE * width
-        chunks = _chunks(F, n * height * width * N * M.itemsize)
-        some = chunks[0].stop
-        t = empty(np, (SIDE, n, some, height, width, N), M.dtype)
-        tile = empty(np, (SIDE, rows, some, height, width, N), M.dtype)  # columns first
-        work = empty(np, (2, t[0].size), M.dtype)
-        for fs in chunks:
-            size = fs.stop - fs.start
-            tf, tilef = t[:, :, :size], tile[:, :, :size]
-            _a_transposed(M[:, :, fs], tf, self.points, work)
-            _a_transposed(tf[:rows].swapaxes(0, 1), tilef, self.points, work)
-            for i in range(rows):
-                for j in range(SIDE):
-                    target = y[fs, self.row + i : bottom : SIDE, self.column + j : right : SIDE]
-                    target[...] = tilef[j, i, :, : target.shape[1], : target.shape[2]]
-            if finish:
-                finish(fs, y[fs, self.row : bottom, self.column : right])
-
-
-def _copy_patch(x, row, column, patch):
-    """Copy x's pixels from (row, column) on, and zeros where there are none.
-
-    patch: (C, 4, height, 4, width, N).  Rows and columns are sorted by their place in a tile, 4 apart, so
-    that what a transform reads lies together.
-    """
-    _, H, W, _ = x.shape
-    _, _, height, _, width, _ = patch.shape
-    for i in range(SIDE):
-        rows, there_rows = real_windows(H, height, row + i, SIDE)
+def _out_of(A, M, block, y, finish=None):
+    """Write Aᵀ M of each tile into y."""
+    (row, tiles, images), (F, OH, _, _) = block, y.shape
+    N, height = images.stop - images.start, min(SIDE, OH - row)
+    chunks = _chunks(F, len(M) * tiles * N * M.itemsize)
+    Y = empty(np, (chunks[0].stop, height * SIDE, tiles, N), y.dtype)
+    for fs in chunks:
+        size = fs.stop - fs.start
+        np.matmul(A.T[: len(Y[0])], M[:, fs].swapaxes(0, 1), out=Y[:size].reshape(size, -1, tiles * N))
+        if finish:
+            finish(fs, Y[:size])
+        by_column = Y[:size].reshape(size, height, SIDE, tiles, N)
         for j in range(SIDE):
-            columns, there_columns = real_windows(W, width, column + j, SIDE)
-            part = patch[:, i, :, j]
-            part[:, : rows.start] = 0
-            part[:, rows.stop :] = 0
-            part[:, rows, : columns.start] = 0
-            part[:, rows, columns.stop :] = 0
-            part[:, rows, columns] = x[:, there_rows, there_columns]
+            target = y[fs, row : row + height, j::SIDE, images]
+            target[...] = by_column[:, :, j, : target.shape[2]]
 
 
 def _chunks(count, nbytes):
     """Slices of `count` channels, of nbytes each: so many that a transform stays in cache."""
     step = max(1, TRANSFORM_BYTES // nbytes)
     return [slice(c, min(c + step, count)) for c in range(0, count, step)]
-
-
-# ---- the transforms along one axis: arrays or lists of arrays in, out[0], out[1], … written ----------------
-
-
-def _shaped(work, shape):
-    """The rows of the work space, cut and shaped like an operand."""
-    return work[:, : math.prod(shape)].reshape(len(work), *shape)
-
-
-def _sum(arrays, factors, out, term):
-    """out = arrays[-1] + Σ factors[j] · arrays[j] over the others."""
-    np.multiply(arrays[0], out.dtype.type(factors[0]), out=out)
-    out += arrays[-1]
-    for array, factor in zip(arrays[1:-1], factors[1:], strict=False):
-        out += np.multiply(array, term.dtype.type(factor), out=term)
-
-
-def _b(d, out, points, work):
-    """B d.
-
-    With t = x², the polynomial that is 0 at all points but a (and ∞) is (x² + a x) Π (t − b²), b ≠ ±a;
-    at all but 0, Π (t − b²); at all but ∞, x Π (t − b²).
-    """
-    even, odd, term = _shaped(work, d[0].shape)
-    for i, a in enumerate(points):
-        factors = _polynomial(b * b for b in points if b != a)
-        _sum(d[2:-1:2], factors, even, term)
-        _sum(d[1:-2:2], factors, odd, term)
-        if a != 1:
-            odd *= out.dtype.type(a)
-        np.add(even, odd, out=out[2 * i + 1])
-        np.subtract(even, odd, out=out[2 * i + 2])
-    factors = _polynomial(b * b for b in points)
-    _sum(d[0::2], factors, out[0], term)
-    _sum(d[1::2], factors, out[-1], term)
-
-
-def _polynomial(roots):
-    """Coefficients of Π (t − root), the constant first."""
-    factors = [1.0]
-    for root in roots:
-        factors = [b - root * a for a, b in zip([*factors, 0.0], [0.0, *factors], strict=True)]
-    return factors
-
-
-def _a(g, out, points, work):
-    """A g: the values of the polynomial g at 0, ±a, …, ∞."""
-    out[0] = g[0]
-    out[-1] = g[3]
-    even, odd = _shaped(work, g[0].shape)
-    for i, a in enumerate(points):
-        _sum([g[2], g[0]], [a * a], even, None)
-        _sum([g[3], g[1]], [a * a], odd, None)
-        if a != 1:
-            odd *= out.dtype.type(a)
-        np.add(even, odd, out=out[2 * i + 1])
-        np.subtract(even, odd, out=out[2 * i + 2])
-
-
-def _a_transposed(M, out, points, work):
-    """Aᵀ M: y_i = Σ aⁱ M_a over the points, and M_∞ in y_3."""
-    even, odd = _shaped(work, M[0].shape)
-    y0, y1, y2, y3 = out
-    for i, a in enumerate(points):
-        square = y0.dtype.type(a * a)
-        np.add(M[2 * i + 1], M[2 * i + 2], out=even)
-        np.subtract(M[2 * i + 1], M[2 * i + 2], out=odd)
-        if a != 1:
-            odd *= y0.dtype.type(a)
-        if i == 0:
-            np.add(M[0], even, out=y0)
-            y1[...] = odd
-            np.multiply(even, square, out=y2)
-            np.multiply(odd, square, out=y3)
-        else:
-            y0 += even
-            y1 += odd
-            if a != 1:
-                even *= square
-                odd *= square
-            y2 += even
-            y3 += odd
-    y3 += M[-1]
