@@ -806,7 +806,8 @@ assert round(forward.bytes / 1e6, 1) == 225.9
 # You have derived, written, checked and broken every part of AlexNet, from a pixel to the threads that move
 # it. All of the library is open to you now; its kernels are some 1,700 lines of CUDA, most of them for
 # convolution, and you have read two of them and run four (with a compiler). [Lesson
-# 17](17_vgg_and_sharing_work.ipynb) takes these layers to the next network, VGG, and to any number of devices.
+# 17](17_vgg_and_sharing_work.ipynb) takes these layers to the next network, VGG, and to any number of
+# devices.
 #
 # Two ideas for evenings of your own:
 #

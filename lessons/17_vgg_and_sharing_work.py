@@ -385,9 +385,8 @@ for parallel in ("data", "model", "hybrid"):
         (total.received_forward + total.received_backward) / MB,
         total.received_gradients / MB,
     )
-    print(
-        f"{parallel:7} maps and features {received[parallel][0]:8.0f} MB, gradients {received[parallel][1]:5.0f} MB"
-    )
+    crossing, gradients = received[parallel]
+    print(f"{parallel:7} maps {crossing:8.0f} MB, gradients {gradients:5.0f} MB")
 weights = sum(place.layer.count(place.x) for place in vgg.plan())
 assert round(received["data"][1]) == round(4 * weights * 2 * 3 / 4 / MB) == 797
 assert sum(received["hybrid"]) < sum(received["data"]) < sum(received["model"])

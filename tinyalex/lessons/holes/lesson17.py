@@ -133,7 +133,7 @@ def _regression(rng, F, D, N):
         (*_regression(rng, 4, 2, 9), 3),
     ],
     hints=[
-        """The loss is a mean over all N pictures, and a mean over N is a sum of N terms, each divided by N.""",
+        """The loss is a mean over all N pictures, and such a mean is a sum of N terms, each divided by N.""",
         """Each part adds its terms to dw.  What they are divided by does not depend on how many are in the
         part.""",
         """dy = (w @ xs - ts) / N, and dw = dw + dy @ xs.T.""",
@@ -201,7 +201,7 @@ def in_parts(x, t, w, parts):
         (
             "comm.all_reduce(dy @ x[:, mine].T)",
             "comm.broadcast(dy @ x[:, mine].T)",
-            """every rank has rank 0's gradient: the same on all, but only half of the pictures were asked.""",
+            """every rank has rank 0's gradient: the same on all, but the other pictures were not asked.""",
         ),
     ],
 )
