@@ -2,15 +2,17 @@
 
     mpiexec -n 4 python measured/parallel.py --batch 64 --layouts data,hybrid
 
-The two rates of a prediction are measured first, by the same processes: the link by all-reduces of 16 MB, the
-arithmetic by steps of each rank alone on its part of the batch, all ranks at once.  Then the bytes of a step
-are compared with the ledger's, layer by layer, and its seconds with the clock's.
+The two rates of a prediction are measured by the same processes: the link by all-reduces of 16 MB, the
+arithmetic by steps of each rank alone on its part of the batch, all ranks at once.  Rounds of both and of the
+step that is predicted take turns.  The bytes of a step are compared with the ledger's, layer by layer.  A row
+of Markdown: layout, ranks, link, arithmetic, bytes of all ranks predicted, found; seconds predicted where
+nothing overlaps and where gradients travel behind the backward pass, found, and found over predicted (medians
+of the rounds' quotients).
 """
 
 import argparse
 import json
 import statistics
-import sys
 from pathlib import Path
 from time import perf_counter
 
@@ -23,18 +25,13 @@ from tinyalex.models import make
 from tinyalex.optim import SGD
 from tinyalex.train import Step
 
-ROUNDS = 7
 
-
-def seconds(comm, work, rounds=ROUNDS):
-    """Seconds that a call takes, the slowest rank's, for each of so many rounds after two others."""
-    found = []
-    for _ in range(rounds + 2):
-        comm.all_reduce(np.zeros(1))  # begin together
-        start = perf_counter()
-        work()
-        found.append(float(comm.all_gather(np.array([perf_counter() - start])).max()))
-    return found[2:]
+def seconds(comm, work):
+    """Return the seconds that a call takes, the slowest rank's."""
+    comm.all_reduce(np.zeros(1))  # begin together
+    start = perf_counter()
+    work()
+    return float(comm.all_gather(np.array([perf_counter() - start])).max())
 
 
 def stepper(network, comm, batch, parallel="model"):
@@ -47,16 +44,6 @@ def stepper(network, comm, batch, parallel="model"):
     return net, lambda: step(x, labels)
 
 
-def rates(comm, network, batch):
-    """Return (bytes a second that a rank receives, FLOP a second that it computes), measured."""
-    x = np.ones(1 << 22, np.float32)
-    link = statistics.median(seconds(comm, lambda: comm.all_reduce(x)))
-    net, step = stepper(network, comm.alone(), batch // comm.size)
-    made = [both for place in net.placed.values() for both in products(place, batch // comm.size).values()]
-    flop = 2 * sum(int(np.prod(one)) for both in made for one in both)
-    return 2 * x.nbytes * (comm.size - 1) / comm.size / link, flop / statistics.median(seconds(comm, step))
-
-
 def crossed(comm):
     """Return the bytes of all ranks together, by label."""
     labels = sorted(label for label, _ in comm.ledger)
@@ -64,53 +51,53 @@ def crossed(comm):
     return dict(zip(labels, comm.all_reduce(nbytes).tolist(), strict=True))
 
 
-def compare(comm, name, network, batch, layouts):
-    """Yield a dict for each layout: rates, bytes and seconds, predicted and found."""
-    link, flops = rates(comm, network, batch)
-    for layout in layouts:
-        description = describe(network, comm.size, batch, layout)
-        _, step = stepper(network, comm, batch, layout)
-        step()
-        comm.ledger.clear()
-        step()
-        found_bytes = crossed(comm)
-        found = seconds(comm, step)
+def compare(comm, name, network, batch, layout, rounds):
+    """Return a dict of rates, bytes and seconds, predicted and found: medians of rounds."""
+    message = np.ones(1 << 22, np.float32)
+    received = 2 * message.nbytes * (comm.size - 1) / comm.size
+    net, alone = stepper(network, comm.alone(), batch // comm.size)
+    made = [both for place in net.placed.values() for both in products(place, batch // comm.size).values()]
+    flop = 2 * sum(int(np.prod(one)) for both in made for one in both)
+    description = describe(network, comm.size, batch, layout)
+    _, step = stepper(network, comm, batch, layout)
+    step(), alone()
+    comm.ledger.clear()
+    step()
+    found, rows = crossed(comm), {row.layer: row for row in description.rows}
+    wrong = []
+    for label, nbytes in found.items():
+        *layers, direction = label.split()
+        if layers:  # else the loss, or the labels
+            expected = comm.size * sum(getattr(rows[layer], f"received_{direction}") for layer in layers)
+            wrong += [label] * (nbytes != expected)
+    table = []
+    for _ in range(rounds):  # by turns, so that all see the same load
+        link = received / seconds(comm, lambda: comm.all_reduce(message))
+        flops = flop / seconds(comm, alone)
         computing, receiving, overlapped = predict(description, link, flops)
-        rows = {row.layer: row for row in description.rows}
-        gradients = {label: n for label, n in found_bytes.items() if label.endswith("gradients")}
-        same = all(
-            n == comm.size * sum(rows[layer].received_gradients for layer in label.split()[:-1])
-            for label, n in gradients.items()
-        ) and all(
-            found_bytes.get(f"{layer} {direction}", 0) == comm.size * getattr(row, f"received_{direction}")
-            for layer, row in rows.items()
-            for direction in ("forward", "backward")
-            if layer != "loss"
-        )
-        total = description.total
-        predicted = total.received_forward + total.received_backward + total.received_gradients
-        yield {
-            "network": name, "layout": layout, "ranks": comm.size, "batch": batch,
-            "link": link, "flops": flops, "bytes_predicted": predicted * comm.size,
-            "bytes_found": sum(found_bytes.values()), "layers_agree": same, "computing": computing,
-            "receiving": receiving, "overlapped": overlapped, "seconds": found,
-        }  # fmt: skip
+        table.append((link, flops, computing + receiving, overlapped, seconds(comm, step)))
+    link, flops, added, overlapped, took = (statistics.median(column) for column in zip(*table, strict=True))
+    total = description.total
+    predicted = total.received_forward + total.received_backward + total.received_gradients
+    return {
+        "network": name, "layout": layout, "ranks": comm.size, "batch": batch, "link": link, "flops": flops,
+        "bytes_predicted": predicted * comm.size, "bytes_found": sum(found.values()), "wrong": wrong,
+        "added": added, "overlapped": overlapped, "seconds": took,
+        "of_added": statistics.median(row[4] / row[2] for row in table),
+        "of_overlapped": statistics.median(row[4] / row[3] for row in table),
+    }  # fmt: skip
 
 
 def print_row(row):
-    """Print a comparison in one line."""
-    middle, added = statistics.median(row["seconds"]), row["computing"] + row["receiving"]
-    agree = "in each layer" if row["layers_agree"] else "NOT in each layer"
-    for text in (
-        f"{row['network']} {row['layout']}, {row['ranks']} ranks, batch {row['batch']}: ",
-        f"link {row['link'] / 1e6:.1f} MB/s, {row['flops'] / 1e9:.1f} GF/s; ",
-        f"bytes {row['bytes_predicted']:,} predicted, {row['bytes_found']:,} found, {agree}; ",
-        f"seconds {added:.3f} without overlap, {row['overlapped']:.3f} with; found {middle:.3f} ",
-        f"({min(row['seconds']):.3f} to {max(row['seconds']):.3f}), ",
-        f"{middle / added:.2f} and {middle / row['overlapped']:.2f} of these\n",
-    ):
-        sys.stdout.write(text)
-    sys.stdout.flush()
+    """Print a comparison as a row of Markdown."""
+    right = row["bytes_predicted"] == row["bytes_found"] and not row["wrong"]
+    cells = (
+        row["layout"], row["ranks"], f"{row['link'] / 1e6:.0f} MB/s", f"{row['flops'] / 1e9:.1f} GF/s",
+        f"{row['bytes_predicted']:,}", "the same" if right else f"{row['bytes_found']:,} {row['wrong']}",
+        *(f"{row[key]:.3f}" for key in ("added", "overlapped", "seconds")),
+        *(f"{row[key]:.2f}" for key in ("of_added", "of_overlapped")),
+    )  # fmt: skip
+    print("|", " | ".join(map(str, cells)), "|", flush=True)
 
 
 def ranks(options):
@@ -118,7 +105,8 @@ def ranks(options):
     network = make(options.network, width=options.width, size=options.size, classes=options.classes)
 
     def rank(comm):
-        for row in compare(comm, options.network, network, options.batch, options.layouts.split(",")):
+        for layout in options.layouts.split(","):
+            row = compare(comm, options.network, network, options.batch, layout, options.rounds)
             if comm.rank == 0:
                 print_row(row)
                 if options.out:
@@ -136,5 +124,6 @@ if __name__ == "__main__":
     parser.add_argument("--classes", type=int, default=100)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--layouts", default="model,data,hybrid,hybrid:b")
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--out", type=Path)
     ranks(parser.parse_args())

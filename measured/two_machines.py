@@ -65,7 +65,7 @@ def limit(rate):
 def compare(mpiexec):
     """Print the predictions beside the measurements."""
     command = [sys.executable, str(HERE / "parallel.py"), "--batch", "16"]
-    subprocess.run([*mpiexec, "-n", "2", *command, "--layouts", "model,data,hybrid,hybrid:b"], check=True)
+    subprocess.run([*mpiexec, "-n", "2", *command], check=True)
 
 
 def pythons():

@@ -411,7 +411,7 @@ def test_ctrl_c_ends_any_command_with_one_line(world, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluate, "probabilities", interrupted)
+    monkeypatch.setattr(reading, "probabilities_of", interrupted)
     assert tinyalex("evaluate", world.a, world.data) == (130, "", "stopped\n")
     monkeypatch.setattr("tinyalex.lessons.site.build", interrupted)
     assert tinyalex("lessons", "--html", "pages") == (130, "", "stopped\n")
@@ -481,9 +481,15 @@ MISTAKES = {  # options of train: what is wrong with them
     ("--devices", "gpu:0"): "device 'gpu:0': expected 'cpu:K' or 'cuda:K'",
     ("--devices", ""): "device '': expected 'cpu:K' or 'cuda:K'",
     ("--devices", "cpu:0,cpu:0"): "devices: expected different ones of one kind, found cpu:0, cpu:0",
-    ("--devices", "cpu:0,cpu:1,cpu:2"): "conv1: 8 filters or features cannot be shared evenly by 3 ranks",
-    ("--preset", "half", "--devices", "cpu:0,cpu:1"): "each of 2 ranks holds its part of them",
-    ("--preset", "caffe", "--size", 67, "--devices", "cpu:0,cpu:1"): "each of 2 ranks holds its part of them",
+    ("--devices", "cpu:0,cpu:1,cpu:2"): "3 ranks cannot share 2 towers evenly",
+    ("--preset", "half", "--devices", "cpu:0,cpu:1", "--parallel", "model"): "each of 2 ranks holds its part",
+    ("--preset", "caffe", "--size", 67, "--devices", "cpu:0,cpu:1", "--parallel", "model"): "each of 2 ranks",
+    ("--devices", "cpu:0,cpu:1", "--parallel", "data", "--batch", 9): "9 images cannot be shared evenly by 2",
+    (
+        "--parallel",
+        "pipeline",
+    ): "parallel: expected one of model, data, hybrid, hybrid:b, hybrid:variable",
+    ("--rate-by", "log"): "rate_by: expected k or sqrt-k, found 'log'",
     ("--size", 20): "pool2: window of 3 is larger than the map: 2 with 0+0 of padding, for pictures of 20",
     ("--size", 100): "its pictures have 72 pixels, and the network sees 100: --size 72 at most, or --upscale",
     ("--batch", 1000): "has 36 pictures to train on, fewer than a batch of 1000: --batch 36 at most",
@@ -511,7 +517,7 @@ def test_an_odd_number_of_classes_runs_on_one_device(world, tmp_path):
     """Two ranks share the last layer's rows: three classes want one device, by default or by the line."""
     src = class_folders(tmp_path / "src", CLASSES[:3])
     imagenet.prepare(src, tmp_path / "data", size=72, workers=1, progress=False)
-    two = "--devices", "cpu:0,cpu:1"
+    two = "--devices", "cpu:0,cpu:1", "--parallel", "model"
     command = ("train", tmp_path / "data", tmp_path / "run", *SMALL, "--epochs", 1)
     assert "fc8: 3 filters or features cannot be shared evenly by 2 ranks" in refused(*command, *two)
     done(*command)
@@ -548,8 +554,8 @@ REFUSED = [  # the command, and a part of the line
     (("evaluate", "{nowhere}", "{a}"), "nowhere"),
     (("evaluate", "{data}", "{a}", "--split", "test"), "expected a split 'test', found train and val"),
     (("figure", "neighbours", "{a}", "{valonly}"), "expected a split 'train', found val"),
-    (("evaluate", "{data}", "{a}", "--views", "5"), "--views: expected 1 or 10, found 5"),
-    (("evaluate", "{data}", "{a}", "--views", "0"), "--views: expected 1 or 10, found 0"),
+    (("evaluate", "{data}", "{a}", "--views", "5"), "--views: expected 1, 9, 10, 50 or 150, found 5"),
+    (("evaluate", "{data}", "{a}", "--views", "0"), "--views: expected 1, 9, 10, 50 or 150, found 0"),
     (("evaluate", "{data}", "{a}", "{b}", "--weights", "1"), "--weights: expected 2"),
     (("evaluate", "{data}", "{a}", "{b}", "--weights", "1,2,3"), "--weights: expected 2"),
     (("evaluate", "{data}", "{a}", "{b}", "--weights", "1,one"), "--weights: expected 2"),
@@ -572,7 +578,7 @@ REFUSED = [  # the command, and a part of the line
         ("figure", "neighbours", "{nowhere}", "{nowhere}", "--out", "{nowhere}/n.png"),
         "n.png: expected the na",
     ),
-    (("evaluate", "{data}", "{a}", "--devices", "cpu:0,cpu:1,cpu:2"), "shared evenly by 3 ranks"),
+    (("evaluate", "{data}", "{a}", "--devices", "cpu:0,cpu:1,cpu:2"), "3 ranks cannot share 2 towers evenly"),
     (("evaluate", "{data}", "{index}"), "index.json: not a whole safetensors file"),
     (("predict", "{a}", "{index}"), "index.json: expected a picture"),
     (("predict", "{a}", "{nowhere}"), "nowhere: expected a picture: No such file or directory\n"),
@@ -587,7 +593,7 @@ REFUSED = [  # the command, and a part of the line
     (("describe", "vgg"), "vgg: expected a network: paper, code2012,"),
     (("describe", "--preset", "vgg"), "vgg: expected a network: paper, code2012,"),
     (("describe", "--memory", "much"), "--memory: expected a number"),
-    (("describe", "--devices", "cpu:0,cpu:1,cpu:2"), "the channels of 3 ranks"),
+    (("describe", "--devices", "cpu:0,cpu:1,cpu:2"), "3 ranks cannot share 2 towers evenly"),
     (("describe", "--size", "20"), "pool2: window of 3 is larger than the map: 2 "),
     (("relu-vs-tanh", "--data", "shapes", "--full"), "--full"),
     (("bench", "cifar4-sine"), "cifar4-sine: expected a network: paper, code2012,"),

@@ -12,6 +12,7 @@ from tinyalex.comm import launch
 from tinyalex.data import augment
 from tinyalex.data.loader import Batch, Loader
 from tinyalex.devices import Device
+from tinyalex.devices.cuda import GPU
 from tinyalex.ops.cuda import launch as cuda_launch
 from tinyalex.ops.cuda.pictures import Raw, feed
 
@@ -120,13 +121,13 @@ def test_images_that_the_host_has_made_are_sent_as_they_are(gpu):
 
 
 def no_wait_for_the_copy(patch):
-    patch.setattr(Device, "wait", lambda self, event: None)
+    patch.setattr(GPU, "wait", lambda self, event: None)
 
 
 def a_copy_into_memory_that_is_read(patch):
     import cupy
 
-    patch.setattr(Device, "record", lambda self: cupy.cuda.Event())
+    patch.setattr(GPU, "record", lambda self: cupy.cuda.Event())
 
 
 def pinned_memory_given_back_early(patch):
