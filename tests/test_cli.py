@@ -410,7 +410,7 @@ def test_ctrl_c_ends_any_command_with_one_line(world, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluate, "probabilities", interrupted)
+    monkeypatch.setattr(reading, "probabilities_of", interrupted)
     assert tinyalex("evaluate", world.a, world.data) == (130, "", "stopped\n")
     monkeypatch.setattr("tinyalex.lessons.site.build", interrupted)
     assert tinyalex("lessons", "--html", "pages") == (130, "", "stopped\n")
@@ -480,7 +480,7 @@ MISTAKES = {  # options of train: what is wrong with them
     ("--devices", "gpu:0"): "device 'gpu:0': expected 'cpu:K' or 'cuda:K'",
     ("--devices", ""): "device '': expected 'cpu:K' or 'cuda:K'",
     ("--devices", "cpu:0,cpu:0"): "devices: expected different ones of one kind, found cpu:0, cpu:0",
-    ("--devices", "cpu:0,cpu:1,cpu:2"): "conv1: 8 filters or features cannot be shared evenly by 3 ranks",
+    ("--devices", "cpu:0,cpu:1,cpu:2"): "3 ranks cannot share 2 towers evenly",
     ("--preset", "half", "--devices", "cpu:0,cpu:1", "--parallel", "model"): "each of 2 ranks holds its part",
     ("--preset", "caffe", "--size", 67, "--devices", "cpu:0,cpu:1", "--parallel", "model"): "each of 2 ranks",
     ("--devices", "cpu:0,cpu:1", "--parallel", "data", "--batch", 9): "9 images cannot be shared evenly by 2",
@@ -553,8 +553,8 @@ REFUSED = [  # the command, and a part of the line
     (("evaluate", "{nowhere}", "{a}"), "nowhere"),
     (("evaluate", "{data}", "{a}", "--split", "test"), "expected a split 'test', found train and val"),
     (("figure", "neighbours", "{a}", "{valonly}"), "expected a split 'train', found val"),
-    (("evaluate", "{data}", "{a}", "--views", "5"), "--views: expected 1 or 10, found 5"),
-    (("evaluate", "{data}", "{a}", "--views", "0"), "--views: expected 1 or 10, found 0"),
+    (("evaluate", "{data}", "{a}", "--views", "5"), "--views: expected 1, 9, 10, 50 or 150, found 5"),
+    (("evaluate", "{data}", "{a}", "--views", "0"), "--views: expected 1, 9, 10, 50 or 150, found 0"),
     (("evaluate", "{data}", "{a}", "{b}", "--weights", "1"), "--weights: expected 2"),
     (("evaluate", "{data}", "{a}", "{b}", "--weights", "1,2,3"), "--weights: expected 2"),
     (("evaluate", "{data}", "{a}", "{b}", "--weights", "1,one"), "--weights: expected 2"),
@@ -577,7 +577,7 @@ REFUSED = [  # the command, and a part of the line
         ("figure", "neighbours", "{nowhere}", "{nowhere}", "--out", "{nowhere}/n.png"),
         "n.png: expected the na",
     ),
-    (("evaluate", "{data}", "{a}", "--devices", "cpu:0,cpu:1,cpu:2"), "shared evenly by 3 ranks"),
+    (("evaluate", "{data}", "{a}", "--devices", "cpu:0,cpu:1,cpu:2"), "3 ranks cannot share 2 towers evenly"),
     (("evaluate", "{data}", "{index}"), "index.json: not a whole safetensors file"),
     (("predict", "{a}", "{index}"), "index.json: expected a picture"),
     (("predict", "{a}", "{nowhere}"), "nowhere: expected a picture: No such file or directory\n"),
@@ -592,7 +592,7 @@ REFUSED = [  # the command, and a part of the line
     (("describe", "vgg"), "vgg: expected a network: paper, code2012,"),
     (("describe", "--preset", "vgg"), "vgg: expected a network: paper, code2012,"),
     (("describe", "--memory", "much"), "--memory: expected a number"),
-    (("describe", "--devices", "cpu:0,cpu:1,cpu:2"), "lrn1: reads all of the channels"),
+    (("describe", "--devices", "cpu:0,cpu:1,cpu:2"), "3 ranks cannot share 2 towers evenly"),
     (("describe", "--size", "20"), "pool2: window of 3 is larger than the map: 2 "),
     (("relu-vs-tanh", "--data", "shapes", "--full"), "--full"),
     (("bench", "cifar4-sine"), "cifar4-sine: expected a network: paper, code2012,"),
