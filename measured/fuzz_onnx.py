@@ -202,11 +202,20 @@ class Graph:
     def over_the_map(self):
         if self.chance(0.4):
             return self.node(self.pick("GlobalAveragePool", "GlobalAveragePool", "GlobalMaxPool"), self.value)
-        axes = self.pick([2, 3], [2, 3], [-2, -1], [3, 2], [2], [1, 2, 3])
-        keep = self.pick(None, 0, 1)
-        if self.opset < 18:
-            return self.node("ReduceMean", self.value, axes=axes, keepdims=keep)
-        return self.node("ReduceMean", self.value, self.constant(axes, np.int64), keepdims=keep)
+        op, keep = self.pick("ReduceMean", "ReduceMean", "ReduceMax"), self.pick(None, 0, 1)
+        value, each = (
+            self.value,
+            self.pick([[2, 3]], [[-2, -1]], [[3, 2]], [[3], [2]], [[-1], [2]], [[2]], [[1, 2, 3]]),
+        )
+        for axes in each:
+            keep = keep if self.chance(0.95) else 0
+            if self.opset < 18:
+                value = self.node(
+                    op, value, axes=axes if self.opset >= 11 else [a % 4 for a in axes], keepdims=keep
+                )
+            else:
+                value = self.node(op, value, self.constant(axes, np.int64), keepdims=keep)
+        return value
 
     def lrn(self):
         given = {
@@ -225,10 +234,18 @@ class Graph:
         return self.node("BatchNormalization", self.value, *arrays, epsilon=epsilon)
 
     def activation(self):
-        usual = "Relu", "Tanh", "Sigmoid", "LeakyRelu", "Clip", "PRelu"
+        usual = "Relu", "Tanh", "Sigmoid", "LeakyRelu", "Clip", "PRelu", "Max"
         op = self.pick(*usual, *usual, *usual, *usual, "Elu", "Softplus")
         if op == "LeakyRelu":
             return self.node(op, self.value, alpha=self.pick(None, 0.2, 1.5, 0.0))
+        if op == "Max":
+            zero = self.constant(self.pick(0.0, 0.0, 0.0, 0.0, 1.0))
+            value = self.node("Max", *self.pick((self.value, zero), (zero, self.value)))
+            return (
+                self.node("Min", value, self.constant(self.pick(6.0, 6.0, 1.0)))
+                if self.chance(0.4)
+                else value
+            )
         if op == "PRelu":
             shape = self.pick((1,), (self.now[1], *(1,) * (len(self.now) - 2)))
             return self.node(op, self.value, self.constant(np.full(shape, self.pick(0.1, 0.3))))
@@ -305,6 +322,8 @@ class Graph:
                 more = {"pads": around} if self.opset < 11 else {}
                 inputs = [] if self.opset < 11 else [self.constant(around, np.int64)]
                 lifted, pads = self.node("Pad", lifted, *inputs, **more), None
+                if self.opset < 11 and self.chance(0.5):  # PyTorch's exporter, once more
+                    lifted = self.node("Pad", lifted, pads=self.pick([0] * 10, [0] * 10, around))
             else:
                 pads = [before, 0, 0, after, 0, 0]
             mean = self.node(
@@ -325,7 +344,9 @@ class Graph:
         C = self.now[1]
         count = self.pick(*[g for g in (2, 3) if C % g == 0] or [2])
         axis = self.pick(1, 1, 1, 1, -3, None)
-        if self.opset >= 18:
+        if self.chance(0.3):
+            parts = [self.slice(i * C // count, (i + 1) * C // count, C) for i in range(count)]
+        elif self.opset >= 18:
             parts = self.node("Split", self.value, outputs=count, axis=axis, num_outputs=count)
         else:
             parts = self.node("Split", self.value, outputs=count, axis=axis)
@@ -344,9 +365,26 @@ class Graph:
         self.value, self.now = outer
         return self.node("Concat", *ends, axis=self.pick(1, 1, 1, -3))
 
+    def slice(self, start, end, C):
+        """Channels start … end − 1, sometimes not quite, in any of the forms that Slice has."""
+        start = self.pick(start, start, start, start - C, start + int(self.chance(0.1)))
+        end = self.pick(end, end, end, end - C if end < C else (1 << 62), end - int(self.chance(0.1)))
+        axis = self.pick(1, 1, 1, -3 if self.opset >= 10 else 1, 2 if self.chance(0.1) else 1)
+        if self.opset < 10:
+            return self.node("Slice", self.value, starts=[start], ends=[end], axes=[axis])
+        inputs = [self.constant([n], np.int64) for n in (start, end, axis)]
+        steps = [self.constant([self.pick(1, 1, 2)], np.int64)] if self.chance(0.3) else []
+        return self.node("Slice", self.value, *inputs, *steps)
+
     def flatten(self):
         size = int(np.prod(self.now[1:]))
         form = self.rng.random()
+        if self.now[2:] == (1, 1) and self.chance(0.5):
+            value = self.value
+            for axes in self.pick([[2, 3]], [[3], [2]], [[2], [2]], [[2]]):
+                more = [self.constant(axes, np.int64)] if self.opset >= 13 else []
+                value = self.node("Squeeze", value, *more, axes=None if more else axes)
+            return value
         if form < 0.4:
             return self.node("Flatten", self.value, axis=self.pick(None, 1, 1, 1 - len(self.now), 2))
         if form < 0.7:

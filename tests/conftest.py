@@ -6,12 +6,16 @@ import os
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the tests run on as many processes as cores
 
 import shutil
+import signal
 from collections import Counter
 
 import backends
 import pytest
 
 TRIED, SURVIVED = Counter(), Counter()
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background processes are deaf to Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

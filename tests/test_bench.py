@@ -1,18 +1,20 @@
 """`tinyalex bench`: what it counts is what the network does, and its twin in PyTorch is the same network."""
 
+import io
 import json
 
 import numpy as np
 import pytest
+from rich.console import Console
 from test_cli import done, refused
 
 from tinyalex.devices import Device
-from tinyalex.errors import ArgumentError
+from tinyalex.errors import ArgumentError, DeviceError
 from tinyalex.measure import bench
 from tinyalex.measure.describe import describe
 from tinyalex.models import Network, figure1
 from tinyalex.models.alexnet import PRESETS, alexnet, narrow
-from tinyalex.nn import BatchNorm, Conv2d, plan
+from tinyalex.nn import BatchNorm, Conv2d, Local2d, SameMapNorm, plan
 
 OPTIONS = narrow(PRESETS["paper"], 0.05)._replace(size=67, classes=10)
 SMALL = alexnet(OPTIONS)
@@ -150,15 +152,29 @@ class TestTwin:
         x = torch.randn(2, 7, 4, 3, dtype=torch.float64, requires_grad=True)
         assert torch.autograd.gradcheck(TunedLRN(5, 1.3, 0.75, 2.0), x)
 
-    @pytest.mark.parametrize("vs", ["torch", "torch-tuned"])
-    @pytest.mark.parametrize("devices", ["cpu:0", "cpu:0,cpu:1"])
-    def test_prints_the_ratio(self, torch, vs, devices, monkeypatch):
-        """PyTorch has as many threads as tinyalex has ranks."""
-        threads = []
-        monkeypatch.setattr(torch, "set_num_threads", threads.append)
-        options = ("--batch", 2, "--rounds", 1, "--devices", devices, "--vs", vs)
-        assert "times as fast" in done("bench", "--layer", "lrn2", *options)
-        assert threads == [devices.count("cpu")]
+    @pytest.mark.parametrize(("vs", "devices"), [("torch", "cpu:0"), ("torch-tuned", "cpu:0,cpu:1")])
+    def test_rounds_against_pytorch_in_a_process_of_its_own(self, vs, devices):
+        """It has as many threads as tinyalex has ranks, and is asked for as many rounds."""
+        options = ("--batch", 2, "--rounds", 2, "--devices", devices, "--vs", vs, "--json")
+        found = json.loads(done("bench", "--layer", "fc8", *options))
+        assert found["other_threads"] == [devices.count("cpu")] * 2
+        assert len(found["other_seconds"]) == 2
+        assert min(found["other_seconds"]) > 0
+
+    def test_a_rival_that_ends_is_an_error(self, monkeypatch):
+        monkeypatch.setattr(bench.sys, "executable", "false")
+        with pytest.raises(DeviceError, match="PyTorch's process ended with exit code 1"):
+            bench.measure(SMALL, [Device("cpu:0")], 2, 1, layer="pool5", against="torch")
+
+    def test_the_ratio_is_printed(self):
+        """Twice the time of ours is twice as fast."""
+        found = bench.measure(SMALL, [Device("cpu:0")], 2, 1, layer="pool5")
+        rival = {"seconds": [2 * s for s in found["seconds"]], "faults": [7], "peak_bytes": [3e9]}
+        found |= {"against": "torch"} | {f"other_{key}": value for key, value in rival.items()}
+        console = Console(file=io.StringIO(), width=200)
+        bench.print_result(found, console)
+        assert "tinyalex is 2.00 times as fast" in console.file.getvalue()
+        assert "its peak memory 3.00 GB; 7 page faults" in console.file.getvalue()
 
     @pytest.mark.parametrize("pad", [(1, 1, 2, 0), (1, 2, 1, 1), (2, 1, 2, 1), (1, 1, 2, 2), (0, 3, 0, 3)])
     def test_convolution_with_any_padding(self, torch, pad):
@@ -175,9 +191,20 @@ class TestTwin:
             found = torch.nn.Sequential(*before, conv)(torch.from_numpy(x).movedim(-1, 0))
         np.testing.assert_allclose(found.movedim(0, -1).numpy(), layer.forward(x), atol=1e-12)
 
-    @pytest.mark.parametrize("preset", ["code2012", "half"])
-    def test_refuses_the_normalization_that_pytorch_has_not_before_anything_runs(self, preset, monkeypatch):
-        monkeypatch.setattr(bench, "measure", None)
-        assert "--vs torch: cnorm2, 2012's SameMapNorm, has no twin in PyTorch" in refused(
-            "bench", "--preset", preset, "--vs", "torch"
-        )
+    def test_layers_that_pytorch_has_not_are_written_with_what_it_has(self, torch):
+        """Unshared convolution, and the normalization within a map, on which an even window bears too."""
+        from tinyalex.measure.bench_torch import module
+
+        rng = np.random.default_rng(0)
+        layers = [Local2d(5, (3, 2), stride=2, pad=1, activation="relu", std=1.0), SameMapNorm(4, alpha=1.0)]
+        net = Network(layers, (4, 7, 9)).build(rng=rng, dtype=np.float64)
+        twin = torch.nn.Sequential(
+            *(m for place in net.placed.values() for m in module(place.layer, place, False))
+        ).double()
+        x, params = rng.standard_normal((4, 7, 9, 2)), net.layers["local1"].params
+        params["b"][...] = rng.standard_normal(params["b"].shape)
+        with torch.no_grad():
+            for parameter, key in zip(twin.parameters(), "wb", strict=True):
+                parameter.set_(torch.from_numpy(params[key].copy()))
+            found = twin(torch.from_numpy(x).movedim(-1, 0))
+        np.testing.assert_allclose(found.movedim(0, -1).numpy(), net.forward(x), atol=1e-12)

@@ -410,7 +410,7 @@ def test_ctrl_c_ends_any_command_with_one_line(world, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluate, "probabilities", interrupted)
+    monkeypatch.setattr(reading, "probabilities_of", interrupted)
     assert tinyalex("evaluate", world.a, world.data) == (130, "", "stopped\n")
     monkeypatch.setattr("tinyalex.lessons.site.build", interrupted)
     assert tinyalex("lessons", "--html", "pages") == (130, "", "stopped\n")
@@ -553,8 +553,8 @@ REFUSED = [  # the command, and a part of the line
     (("evaluate", "{nowhere}", "{a}"), "nowhere"),
     (("evaluate", "{data}", "{a}", "--split", "test"), "expected a split 'test', found train and val"),
     (("figure", "neighbours", "{a}", "{valonly}"), "expected a split 'train', found val"),
-    (("evaluate", "{data}", "{a}", "--views", "5"), "--views: expected 1 or 10, found 5"),
-    (("evaluate", "{data}", "{a}", "--views", "0"), "--views: expected 1 or 10, found 0"),
+    (("evaluate", "{data}", "{a}", "--views", "5"), "--views: expected 1, 9, 10, 50 or 150, found 5"),
+    (("evaluate", "{data}", "{a}", "--views", "0"), "--views: expected 1, 9, 10, 50 or 150, found 0"),
     (("evaluate", "{data}", "{a}", "{b}", "--weights", "1"), "--weights: expected 2"),
     (("evaluate", "{data}", "{a}", "{b}", "--weights", "1,2,3"), "--weights: expected 2"),
     (("evaluate", "{data}", "{a}", "{b}", "--weights", "1,one"), "--weights: expected 2"),

@@ -25,6 +25,7 @@ from tinyalex.nn import (
     Flatten,
     GlobalAvgPool,
     Linear,
+    Local2d,
     MaxPool,
     SameMapNorm,
     ZeroPad,
@@ -99,7 +100,8 @@ def test_shapes_parameters_and_kept_bytes_are_those_of_a_real_step(preset, ranks
 
 KINDS = [
     ZeroPad((1, 0, 2, 0)), Conv2d(6, 3, activation="relu"), Conv2d(6, 3), Activate("logistic"), LRN(3),
-    SameMapNorm(3), BatchNorm(), AvgPool(3, 2, pad=1), MaxPool(3, 1), GlobalAvgPool(), Flatten(),
+    SameMapNorm(3), BatchNorm(), AvgPool(3, 2, pad=1), MaxPool(3, 1), Local2d(5, 2, activation="tanh"),
+    Local2d(4, 2), GlobalAvgPool(), Flatten(),
     Dropout(inverted=True), Linear(5, "tanh"), BatchNorm(),
 ]  # fmt: skip
 

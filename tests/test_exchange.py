@@ -85,10 +85,14 @@ def torchvision_like(kind):
             nn.Linear(16, 6),
         )  # fmt: skip
     else:
-        widths, layers, C = {"vgg11": (4, "M", 6, "M", 8, 8, "M", 8, 8, "M", 8, 8, "M")}[kind], [], 3
-        for F in widths:
-            layers += [nn.MaxPool2d(2, 2)] if F == "M" else [nn.Conv2d(C, F, 3, padding=1), relu()]
-            C = C if F == "M" else F
+        layers, C = [], 3
+        for F in (4, "M", 6, "M", 8, 8, "M", 8, 8, "M", 8, 8, "M"):
+            if F == "M":
+                layers.append(nn.MaxPool2d(2, 2))
+            else:
+                norm = [nn.BatchNorm2d(F)] if kind == "vgg11_bn" else []
+                layers += [nn.Conv2d(C, F, 3, padding=1), *norm, relu()]
+                C = F
         features = nn.Sequential(*layers)
         classifier = nn.Sequential(
             nn.Linear(8 * 49, 16), relu(), nn.Dropout(), nn.Linear(16, 16), relu(), nn.Dropout(),
@@ -100,7 +104,7 @@ def torchvision_like(kind):
     return module.eval()
 
 
-@pytest.mark.parametrize("kind", ["alexnet", "vgg11"])
+@pytest.mark.parametrize("kind", ["alexnet", "vgg11", "vgg11_bn"])
 def test_torchvision_s_state_dicts(kind, tmp_path):
     module = torchvision_like(kind)
     import torch
@@ -108,6 +112,9 @@ def test_torchvision_s_state_dicts(kind, tmp_path):
     torch.manual_seed(0)
     for p in module.parameters():
         torch.nn.init.normal_(p, std=0.2)
+    for name, b in module.named_buffers():
+        if "running" in name:
+            torch.nn.init.uniform_(b, 0.5, 2)
     arrays = {name: p.detach().numpy() for name, p in module.state_dict().items()}
     safetensors.numpy.save_file(arrays, tmp_path / "theirs.safetensors")
     done(
@@ -185,6 +192,106 @@ def test_other_state_dicts_are_refused_by_name(change, message, tmp_path):
     safetensors.numpy.save_file(arrays, tmp_path / "theirs.safetensors")
     with pytest.raises(DataError, match=r"theirs\.safetensors: .*" + message):
         state_dict.read(tmp_path / "theirs.safetensors", "bvlc_alexnet")
+
+
+def as_bfloat16(array):
+    """Numbers that bfloat16 has, as float32."""
+    return (array.view(np.uint32) & 0xFFFF0000).view(np.float32)
+
+
+@pytest.mark.parametrize(
+    "named",
+    ["module.{}", "_orig_mod.{}", "model.{}", "net.module.{}", "state_dict.model.{}"],
+)
+def test_prefixes_that_wrappers_leave_are_taken_off(named, tmp_path):
+    """DataParallel, torch.compile, and the names that people's own modules have."""
+    arrays, path = caffe_arrays(), tmp_path / "theirs.safetensors"
+    more = {"conv1.num_batches_tracked": np.array(7)}
+    safetensors.numpy.save_file({named.format(k): v for k, v in (arrays | more).items()}, path)
+    found = state_dict.read(path, "bvlc_alexnet").arrays
+    assert found.keys() == {k.replace("weight", "w").replace("bias", "b") for k in arrays}
+    np.testing.assert_array_equal(found["conv2.w"], arrays["conv2.weight"])
+
+
+def test_two_names_that_are_one_without_their_prefixes_are_refused(tmp_path):
+    arrays, path = caffe_arrays(), tmp_path / "theirs.safetensors"
+    safetensors.numpy.save_file(arrays | {"module.conv1.bias": arrays["conv1.bias"]}, path)
+    with pytest.raises(DataError, match=r"conv1\.bias and module\.conv1\.bias: expected names that differ"):
+        state_dict.read(path, "bvlc_alexnet")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kind", "rounded"),
+    [
+        (np.float16, "F16", lambda a: a.astype(np.float16).astype(np.float32)),
+        (np.float64, "F64", lambda a: a),
+        (None, "BF16", as_bfloat16),
+    ],
+    ids=["float16", "float64", "bfloat16"],
+)
+def test_weights_of_other_floats_become_float32_and_it_is_said(dtype, kind, rounded, tmp_path):
+    arrays, path = caffe_arrays(), tmp_path / "theirs.safetensors"
+    if dtype is not None:
+        safetensors.numpy.save_file({k: v.astype(dtype) for k, v in arrays.items()}, path)
+    else:
+        data = [(v.view(np.uint32) >> 16).astype("<u2").tobytes() for v in arrays.values()]
+        ends = np.cumsum([0, *map(len, data)]).tolist()
+        header = {
+            name: {"dtype": kind, "shape": array.shape, "data_offsets": ends[i : i + 2]}
+            for i, (name, array) in enumerate(arrays.items())
+        }
+        text = json.dumps(header).encode()
+        path.write_bytes(len(text).to_bytes(8, "little") + text + b"".join(data))
+    found = state_dict.read(path, "bvlc_alexnet")
+    assert f"weights of {kind} are float32 from here on" in found.notes
+    for ours, theirs in (("conv1.w", "conv1.weight"), ("fc8.b", "fc8.bias")):
+        assert found.arrays[ours].dtype == np.float32
+        np.testing.assert_array_equal(found.arrays[ours], rounded(arrays[theirs]))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "alexnet.pth",
+            b"PK\x03\x04 archive/data.pkl",
+            "a zip, as torch.save writes it: pickles are not read; s",
+        ),
+        (
+            "alexnet.pth",
+            b"\x80\x02}q\x00.",
+            "a pickle, as torch.save wrote it: pickles are not read; safetens",
+        ),
+        (
+            "alexnet.pth",
+            b"\x00damaged",
+            "by its name a pickle of PyTorch's, which is not read; safetensors.tor",
+        ),
+        ("alexnet.safetensors", b"PK\x03\x04 archive/data.pkl", "a zip, as torch.save writes it"),
+        (
+            "net.onnx",
+            b"version https://git-lfs.github.com/spec/v1\noid",
+            "a Git LFS pointer, not the file its",
+        ),
+        (
+            "net.safetensors",
+            b"version https://git-lfs.github.com/spec/v1\n",
+            "a Git LFS pointer, not the file",
+        ),
+        ("net.onnx", b"<!DOCTYPE html><html>404</html>", "an HTML page, not the file itself"),
+        ("net.caffemodel", b"\x0a\x07AlexNet\xa2\x06\x00", "a file of Caffe: expected ONNX"),
+        ("net.h5", b"\x89HDF\r\n\x1a\n" + bytes(100), "an HDF5 file, as Keras writes it: expected ONNX"),
+        ("net.onnx", b"\x1f\x8b\x08", "packed by gzip"),
+        ("net.onnx", b"", "an empty file"),
+        ("net.safetensors", b"", "an empty file"),
+    ],
+)
+def test_files_of_other_kinds_are_told_by_what_they_are(name, content, message, tmp_path):
+    if not name.endswith(".safetensors"):
+        pytest.importorskip("onnx", reason="onnx is not installed")
+    (tmp_path / name).write_bytes(content)
+    assert f"{name}: {message}" in refused("import", tmp_path / name, tmp_path / "out.safetensors")
+    assert not (tmp_path / "out.safetensors").exists()
 
 
 # ---- predict -------------------------------------------------------------------------------------------

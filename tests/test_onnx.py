@@ -9,7 +9,7 @@ import pytest
 from tinyalex.comm import launch
 from tinyalex.devices import parse
 from tinyalex.errors import ArgumentError, DataError
-from tinyalex.models import Network, figure1
+from tinyalex.models import Network, figure1, make
 from tinyalex.models.alexnet import PRESETS, alexnet, narrow
 from tinyalex.nn import (
     LRN,
@@ -150,6 +150,14 @@ def test_every_layer_goes_out_and_comes_back(tmp_path):
         {"eps": 1e-5, "momentum": 0.1},
         {"eps": 0.01, "momentum": 0.3},
     ]
+
+
+def test_an_unshared_convolution_is_refused_with_its_name(tmp_path):
+    with pytest.raises(
+        ArgumentError, match="local3: an unshared convolution, for which ONNX has no operator"
+    ):
+        onnx_export.write(tmp_path / "net.onnx", make("cifar-13pct"), {}, {})
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_lrn_that_onnx_cannot_say_is_refused(tmp_path):

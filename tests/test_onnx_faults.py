@@ -174,6 +174,184 @@ def test_a_bias_that_broadcasts_over_the_batch_is_none(op, shape, tmp_path):
         agrees(path)
 
 
+# ---- what exporters write ----------------------------------------------------------------------------------
+
+
+def view(g, opset):
+    """x.view(x.size(0), -1): Unsqueeze has its axes as an attribute before opset 13."""
+    g.array("zero", 0, np.int64), g.array("minus", [-1], np.int64)
+    g.node("Shape", "maps", "shape"), g.node("Gather", "shape zero", "N", axis=0)
+    if opset < 13:
+        g.node("Unsqueeze", "N", "first", axes=[0])
+    else:
+        g.array("axes", [0], np.int64), g.node("Unsqueeze", "N axes", "first")
+    g.node("Concat", "first minus", "target", axis=0)
+
+
+def view_of_a_product(g, opset):
+    """x.view(-1, x.size(1) * x.size(2) * x.size(3)), as many tutorials count their features."""
+    g.array("minus", [-1], np.int64)
+    g.node("Shape", "maps", "shape")
+    for k in (1, 2, 3):
+        g.array(f"i{k}", [k], np.int64), g.node("Gather", f"shape i{k}", f"d{k}", axis=0)
+    g.node("Mul", "d1 d2", "area"), g.node("Mul", "area d3", "features")
+    g.node("Concat", "minus features", "target", axis=0)
+
+
+def start_and_end(g, opset):
+    """torch.flatten(x, 1), as today's exporter writes it without optimization."""
+    g.node("Shape", "maps", "first", start=0, end=1)
+    g.node("Constant", "", "minus", value_ints=[-1])
+    g.node("Concat", "first minus", "target", axis=0)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "opset"),
+    [
+        (view, 7),
+        (view, 9),
+        (view, 12),
+        (view, 13),
+        (view_of_a_product, 8),
+        (view_of_a_product, 17),
+        (start_and_end, 18),
+    ],
+)
+def test_sizes_that_are_computed_from_sizes(sizes, opset, tmp_path):
+    g = Graph((2, 4, 3))
+    g.node("Relu", "data", "maps")
+    sizes(g, opset)
+    g.node("Reshape", "maps target", "flat")
+    g.weight("w", 5, 24), g.array("b", np.zeros(5))
+    g.node("Gemm", "flat w b", "logits", transB=1)
+    agrees(g.write(tmp_path / "net.onnx", opset=opset))
+
+
+def test_pytorch_s_normalization_of_opset_9_pads_twice(tmp_path):
+    for n, twice in enumerate(([0] * 10, [0, 0, 1, 0, 0, 0, 0, 1, 0, 0])):
+        g = Graph((6, 5, 4))
+        g.array("lift", [0, 1, 6, 5, 4], np.int64), g.array("back", [0, 6, 5, 4], np.int64)
+        g.node("Mul", "data data", "square"), g.node("Reshape", "square lift", "lifted")
+        g.node("Pad", "lifted", "padded", pads=[0, 0, 1, 0, 0, 0, 0, 1, 0, 0])
+        g.node("Pad", "padded", "again", pads=twice)
+        g.node("AveragePool", "again", "means", kernel_shape=[3 + 2 * n, 1, 1], pads=[0] * 6)
+        g.node("Reshape", "means back", "mean")
+        g.array("a", 0.5), g.array("k", 1.0), g.array("beta", 0.75)
+        g.node("Mul", "mean a", "scaled"), g.node("Add", "scaled k", "bracket")
+        g.node("Pow", "bracket beta", "power"), g.node("Div", "data power", "norm")
+        g.node("Flatten", "norm", "flat")
+        found = agrees(g.write(tmp_path / "net.onnx", opset=9))
+        assert found.network.layers[0].n == 3 + 2 * n
+
+
+def reduced(kind, steps, path, opset=13, **more):
+    """A network that ends in a mean or maximum over these axes, a node a step."""
+    g, at = Graph((4, 6, 5)), "data"
+    for i, axes in enumerate(steps):
+        g.node(kind, at, f"r{i}", axes=axes, **more)
+        at = f"r{i}"
+    if more.get("keepdims", 1):
+        g.node("Flatten", at, "flat")
+    return g.write(path, opset=opset)
+
+
+@pytest.mark.parametrize("kind", ["ReduceMean", "ReduceMax"])
+@pytest.mark.parametrize("kept", [{}, {"keepdims": 1}, {"keepdims": 0}])
+def test_means_and_maxima_over_maps_at_once_and_axis_by_axis(kind, kept, tmp_path):
+    second = [2]
+    first_of = [[3], second], [[2], [3] if kept.get("keepdims", 1) else second], [[2, 3]]
+    for steps in first_of:
+        found = agrees(reduced(kind, steps, tmp_path / "net.onnx", **kept), shift=-5.0)
+        assert found.network.layers[0].prefix == "pool"
+    for steps in ([[1, 2, 3]], [[3], [1]], [[1]]):
+        with pytest.raises(DataError, match=rf"\({kind}\).*axes 2 and 3"):
+            onnx_import.read(reduced(kind, steps, tmp_path / "net.onnx", **kept))
+
+
+def test_maps_of_one_pixel_lose_their_axes_one_after_the_other(tmp_path):
+    for steps in ([[3], [2]], [[2], [2]], [[-1], [-1]], [[2, 3]]):
+        g, at = Graph((4, 3, 3)), "mean"
+        g.node("GlobalAveragePool", "data", "mean")
+        for i, axes in enumerate(steps):
+            g.node("Squeeze", at, f"s{i}", axes=axes)
+            at = f"s{i}"
+        agrees(g.write(tmp_path / "net.onnx", opset=11))
+    g = Graph((1, 3, 3))  # of one channel: that is not what goes
+    g.node("GlobalAveragePool", "data", "mean"), g.node("Squeeze", "mean", "s", axes=[1, 2])
+    with pytest.raises(DataError, match=r"\(Squeeze\): expected axes 2 and 3"):
+        onnx_import.read(g.write(tmp_path / "net.onnx", opset=11))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "activation"),
+    [
+        ([("Max", "zero")], "relu"),
+        ([("Max", "zero"), ("Min", "six")], "relu6"),
+        ([("Relu", ""), ("Min", "six")], "relu6"),
+        ([("Max", "six")], None),
+        ([("Min", "six")], None),
+        ([("Tanh", ""), ("Min", "six")], None),
+        ([("Max", "rows")], None),
+    ],
+)
+def test_max_and_min_with_a_number_are_activations(nodes, activation, tmp_path):
+    g, at = Graph((2, 3, 3)), "product"
+    g.array("zero", 0.0), g.array("six", [6.0]), g.array("rows", np.zeros((3, 1)))
+    g.node("Flatten", "data", "flat"), g.array("w", np.random.default_rng(0).normal(size=(18, 5)) * 5)
+    g.node("MatMul", "flat w", "product")
+    for i, (op, other) in enumerate(nodes):
+        g.node(op, f"{at} {other}".strip(), f"v{i}")
+        at = f"v{i}"
+    path = g.write(tmp_path / "net.onnx")
+    if activation is None:
+        with pytest.raises(DataError, match=rf"\({nodes[-1][0]}\)"):
+            onnx_import.read(path)
+    else:
+        assert agrees(path).network.layers[-1].activation == activation
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ([(0, 3), (3, 6)], None),
+        ([(0, -3), (-3, 1 << 62)], None),
+        ([(3, 6), (0, 3)], None),  # read in another order, but joined in that of the channels
+        ([(0, 2), (2, 4), (4, 6)], None),
+        ([(0, 2), (2, 6)], "expected equal parts of 6 channels"),
+        ([(0, 2), (2, 4)], "expected equal parts of 6 channels"),
+    ],
+)
+@pytest.mark.parametrize("opset", [9, 13])
+def test_towers_that_are_slices_of_the_channels(parts, message, opset, tmp_path):
+    def write(axis=1, step=1):
+        g, ends = Graph((6, 5, 5)), []
+        for start, end in parts:
+            name = f"p{start % 6}"
+            if opset < 10:
+                g.node("Slice", "data", name, starts=[start], ends=[end], axes=[axis])
+            else:
+                for key, n in (("s", start), ("e", end), ("a", axis), ("t", step)):
+                    g.array(f"{name}.{key}", [n], np.int64)
+                g.node("Slice", f"data {name}.s {name}.e {name}.a {name}.t", name)
+            g.weight(f"{name}.w", 2, 6 // len(parts), 3, 3)
+            g.node("Conv", f"{name} {name}.w", f"{name}.y")
+            ends.append(f"{name}.y")
+        g.node("Concat", " ".join(sorted(ends)), "joined", axis=1)
+        g.node("Flatten", "joined", "flat")
+        return g.write(tmp_path / "net.onnx", opset=opset)
+
+    if message is None:
+        assert agrees(write()).network.layers[0].groups == len(parts)
+        with pytest.raises(DataError, match=r"\(Slice\): expected a part of the channels"):
+            onnx_import.read(write(axis=2))
+        if opset > 9:
+            with pytest.raises(DataError, match=r"\(Slice\): expected a part of the channels"):
+                onnx_import.read(write(step=2))
+    else:
+        with pytest.raises(DataError, match=message):
+            onnx_import.read(write())
+
+
 # ---- there and back ----------------------------------------------------------------------------------------
 
 

@@ -1,16 +1,21 @@
 """VGG: the sizes of the paper's Table 1 and 2, layer by layer, and PyTorch's numbers."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 
-from tinyalex.comm import Comm
+from tinyalex.comm import Comm, launch
 from tinyalex.devices import Device
+from tinyalex.errors import ArgumentError
 from tinyalex.gradcheck import check
 from tinyalex.measure.describe import describe
 from tinyalex.models import make
+from tinyalex.models.vgg import inherited
 from tinyalex.nn import Conv2d
+from tinyalex.optim import SGD
+from tinyalex.train import Step
 
 TOTALS = {  # parameters, multiply-adds of one picture of 224 pixels
     "a": (132_863_336, 7_609_090_048),
@@ -54,7 +59,7 @@ def test_pytorch_agrees(name):
     torch = pytest.importorskip("torch")
     from torch.nn import functional as F
 
-    network = make(f"vgg-{name}", width=1 / 32, size=64, classes=5, std=0.2)
+    network = make(f"vgg-{name}", width=1 / 32, size=64, classes=5)
     net = network.build(rng=np.random.default_rng(0), dtype=np.float64)
     x = np.random.default_rng(1).standard_normal((3, 64, 64, 2))
     y = net.forward(x)  # without dropout
@@ -67,14 +72,12 @@ def test_pytorch_agrees(name):
     for place in network.plan():
         kind, name = type(place.layer).__name__, place.layer.name
         if kind == "Conv2d":
-            t = F.relu(F.conv2d(t, theirs[f"{name}.w"], theirs[f"{name}.b"], padding=1))
+            t = F.relu(F.conv2d(t, theirs[f"{name}.w"], theirs[f"{name}.b"], padding=place.layer.pad))
         elif kind == "MaxPool":
             t = F.max_pool2d(t, 2, 2)
         elif kind == "Linear":
             t = F.linear(t.flatten(1), theirs[f"{name}.w"], theirs[f"{name}.b"])
             t = F.relu(t) if place.layer.activation else t
-        else:
-            t = 0.5 * t  # at test 2012's dropout multiplies
     t.backward(torch.tensor(dy.T.copy()))
     np.testing.assert_allclose(y, t.detach().numpy().T, rtol=1e-8, atol=1e-8 * np.abs(y).max())
     for name, layer, key in net.parameters():
@@ -83,7 +86,7 @@ def test_pytorch_agrees(name):
 
 
 def test_the_whole_networks_gradient():
-    network = make("vgg-a", width=1 / 32, size=32, classes=4, std=0.3)
+    network = make("vgg-a", width=1 / 32, size=32, classes=4)
     net = network.build(Comm(Device("cpu:0")), np.random.default_rng(0), np.float64)
     x = np.random.default_rng(1).standard_normal((3, 32, 32, 2))
 
@@ -99,3 +102,81 @@ def test_the_whole_networks_gradient():
     variables = {name: layer.params[key] for name, layer, key in net.parameters()}
     report = check(forward, backward, variables, rng=np.random.default_rng(2))
     assert max(report.errors.values()) < 1e-6
+
+
+def test_layers_are_named_and_pooled_as_in_the_released_weights():
+    names = " ".join(layer.name for layer in make("vgg-c", width=1 / 64, size=32).layers)
+    assert names == (
+        "conv1_1 conv1_2 pool1 conv2_1 conv2_2 pool2 conv3_1 conv3_2 conv3_3 pool3 conv4_1 conv4_2 conv4_3 "
+        "pool4 conv5_1 conv5_2 conv5_3 pool5 fc6 dropout6 fc7 dropout7 fc8"
+    )
+
+
+@pytest.mark.parametrize(("weights", "conv3_1"), [("variance", 0.1), ("deviation", 0.01), ("glorot", None)])
+def test_the_readings_of_the_starting_weights(weights, conv3_1):
+    net = make("vgg-a", width=0.5, size=32, weights=weights).build(rng=np.random.default_rng(0))
+    wanted = conv3_1 or math.sqrt(2 / (9 * (64 + 128)))
+    assert net.layers["conv3_1"].params["w"].std() == pytest.approx(wanted, rel=0.02)
+    wanted = conv3_1 or math.sqrt(2 / (256 + 2048))
+    assert net.layers["fc6"].params["w"].std() == pytest.approx(wanted, rel=0.02)
+    assert not any(layer.params["b"].any() for layer in net.layers.values() if "b" in layer.params)
+
+
+def test_unknown_starting_weights():
+    with pytest.raises(
+        ArgumentError, match="weights: expected one of variance, deviation, glorot, found 'he'"
+    ):
+        make("vgg-a", weights="he")
+
+
+def test_a_deeper_network_inherits_seven_layers_of_a():
+    a, d = (make(f"vgg-{c}", width=1 / 64, size=32).sizes() for c in "ad")
+    seven = {"conv1_1", "conv2_1", "conv3_1", "conv3_2", "fc6", "fc7", "fc8"}
+    assert inherited(a, d) == seven
+    assert inherited(d, d) == {key.partition(".")[0] for key in d}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "message"),
+    [
+        (make("vgg-b", width=1 / 64, size=32), "expected the weights of this network, or of vgg-a"),
+        (make("vgg-e", width=1 / 64, size=32), "expected the weights of this network, or of vgg-a"),
+        (make("small", width=1 / 8, size=64), "expected the weights of this network, or of vgg-a"),
+        (
+            make("vgg-a", width=1 / 32, size=32),
+            r"conv1_1.w: this network has \(1, 3, 3, 3\), the trained one",
+        ),
+        (make("vgg-a", width=1 / 64, size=64), "fc6.w: this network has"),
+    ],
+)
+def test_weights_of_another_configuration(theirs, message):
+    with pytest.raises(ArgumentError, match=message):
+        inherited(theirs.sizes(), make("vgg-d", width=1 / 64, size=32).sizes())
+
+
+@pytest.mark.parametrize(("parts", "ranks"), [(2, 1), (4, 1), (2, 2)])
+def test_a_batch_in_parts_is_the_batch_in_one_piece(parts, ranks):
+    """Dropout masks included, for three steps: gradients and weights are the same; on two ranks too."""
+
+    def rank(comm, parts):
+        net = make("vgg-a", width=1 / 32, size=32, classes=4).build(
+            comm, np.random.default_rng(0), np.float64, parallel="data"
+        )
+        step = Step(net, SGD(net, 1e-2, decay=5e-4), parts=parts)
+        rng, mine, results = np.random.default_rng(1), comm.part(8), []
+        for _ in range(3):
+            images, labels = rng.standard_normal((3, 32, 32, 8)), rng.integers(0, 4, 8)
+            results.append(step(images[..., mine], labels[mine]))
+        grads = {name: layer.grads[key] for name, layer, key in net.learned()}
+        return results, grads, {name: layer.params[key] for name, layer, key in net.learned()}
+
+    def after(parts, ranks):
+        devices = ",".join(f"cpu:{r}" for r in range(ranks))
+        return launch(partial(rank, parts=parts), devices)[-1]
+
+    one, some = after(1, 1), after(parts, ranks)
+    np.testing.assert_allclose(some[0], one[0], rtol=1e-12)
+    for found, wanted in zip(some[1:], one[1:], strict=True):
+        for name in wanted:
+            scale = np.abs(wanted[name]).max()
+            np.testing.assert_allclose(found[name], wanted[name], rtol=0, atol=1e-11 * scale)

@@ -1,15 +1,17 @@
-"""Testing: probabilities over one view or ten, top-1 and top-5 error, ensembles, features.
+"""Testing: probabilities over views or whole pictures, top-1 and top-5 error, ensembles, features.
 
 Paper, section 4.1: the prediction for a picture is the average of the network's softmax outputs on ten
-views, the four corners and the centre, and their mirror images.
+views, the four corners and the centre, and their mirror images.  VGG (Simonyan and Zisserman, 2014, section
+3.2) slides the network over whole pictures: see `Dense`.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from tinyalex.errors import ArgumentError
-from tinyalex.nn import Sequential
+from tinyalex.nn import BatchNorm, Conv2d, Flatten, Linear, Sequential
 from tinyalex.ops import softmax, topk_error
 from tinyalex.ops.cuda.pictures import feed
 
@@ -21,11 +23,11 @@ def probabilities(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the class probabilities (K, N) of every picture of a Loader, and the labels (N,).
 
-    With ten views a batch's images are a list of ten; they go through the network side by side, and the ten
-    softmax outputs are averaged.  Every rank of the net must call this; the loader is that of the first of
-    net.row (None on the others), and where the ranks share the batch gives its part of each: as many as every
-    other, those that are too many with a label below 0.  on_batch(done) is called where there is a loader
-    after each batch: so many pictures are done.
+    net: a Sequential, or `Dense`.  With several views a batch's images are a list of so many; they go through
+    the network side by side, and the softmax outputs are averaged.  Every rank of the net must call this; the
+    loader is that of the first of net.row (None on the others), and where the ranks share the batch gives its
+    part of each: as many as every other, those that are too many with a label below 0.  on_batch(done) is
+    called where there is a loader after each batch: so many pictures are done.
     """
     comm, done = net.comm, 0
     found, labels = [], []
@@ -43,6 +45,59 @@ def probabilities(
             on_batch(done)
     labels = np.concatenate(labels)
     return np.concatenate(found, axis=1)[:, labels >= 0], labels[labels >= 0]
+
+
+class Dense:
+    """A network slid over pictures of any size from its own input's on (VGG, section 3.2).
+
+    Fully connected layers are read as convolutions: the first, of maps C × h × w, with a kernel h × w, the
+    others with 1 × 1, by the same weights in the same memory.  What comes out, a map of scores for each
+    class, is averaged over its places, before the softmax (the text leaves that open).  Without padding these
+    are the scores of all windows as far apart as the network's strides, averaged; with padding, each window
+    alone has zeros at its border, and the whole picture only at its own.
+
+    Raises ArgumentError, naming the layer, for a network that cannot be slid, or a smaller picture.
+    """
+
+    def __init__(self, net: Sequential):
+        self.net, self.comm, self.row, self.data, self.placed = net, net.comm, net.row, net.data, net.placed
+        self._shape, self._slid, self._layers, maps = None, None, [], None
+        for place in net.placed.values():
+            layer, x = place.layer, place.x  # maps: the sides of those that the next features were
+            maps = tuple(x[1:]) if len(x) == 3 else maps
+            if isinstance(layer, Linear):
+                layer = Conv2d(layer.features, maps, activation=layer.activation, name=layer.name)
+                maps = (1, 1)
+            elif isinstance(layer, BatchNorm) and len(x) == 1 and maps != (1, 1):
+                raise layer.error("normalizes each pixel of maps: a network with it cannot be slid")
+            if not isinstance(layer, Flatten):
+                self._layers.append(place._replace(layer=layer))
+
+    def forward(self, x):
+        """Pictures (C, H, W, N) → mean scores (K, N)."""
+        if self._shape != x.shape[:-1]:
+            self._shape, self._slid = x.shape[:-1], self._for(x.shape[:-1])
+        y = self._slid.forward(x)
+        return y.reshape(len(y), -1, y.shape[-1]).mean(axis=1)
+
+    def _for(self, shape):
+        """Return the network for pictures of this shape, with the weights of the one that was given."""
+        (_, H, W), (_, height, width) = shape, self.net.input_shape
+        if height > H or width > W:
+            raise ArgumentError(
+                f"dense: pictures of {H} × {W} pixels are smaller than the window of {height} × {width} that "
+                "the network sees"
+            )
+        placed, x = [], shape
+        for place in self._layers:
+            y = place.layer.out(x)
+            placed.append(place._replace(layer=copy.copy(place.layer), x=x, y=y))
+            x = y
+        slid = Sequential(placed, shape, self.comm)
+        for name, layer in slid.layers.items():
+            sizes, own = layer.sizes(slid.placed[name].x), self.net.layers[name].params
+            layer.params = {key: a.reshape(len(a), *sizes[key][1:]) for key, a in own.items()}
+        return slid
 
 
 def _shared(comm, loader):

@@ -15,7 +15,7 @@ import numpy as np
 from tinyalex.errors import NonFiniteError
 from tinyalex.nn import Sequential
 from tinyalex.ops import chosen, softmax_loss_backward, softmax_loss_forward, topk_error
-from tinyalex.ops.cuda.graph import Captured
+from tinyalex.ops.cuda.graph import Captured, host
 from tinyalex.optim import SGD
 from tinyalex.parallel import Sums, in_turn, turns
 
@@ -34,11 +34,17 @@ class Step:
 
     On one GPU the launches of a step are recorded in the second call and replayed from then on
     (`tinyalex.ops.cuda.graph`): parameters must stay in their arrays.
+
+    parts: the batch goes through the network in so many equal parts, whose gradients are added up: the memory
+    of a part, and the update of the whole, dropout's masks included.  (Batch normalization sees its part.)
+    Not for hybrid layouts.
     """
 
-    def __init__(self, net: Sequential, optimizer: SGD):
+    def __init__(self, net: Sequential, optimizer: SGD, parts: int = 1):
         self.net, self.optimizer = net, optimizer
         work = functools.partial(in_turn if turns(net) else _at_once, net, optimizer, _loss)
+        if parts > 1:
+            work = functools.partial(_at_once, net, optimizer, _loss, parts=parts)
         self._work = Captured(work, net.comm.device) if net.comm.size == 1 else work
 
     def __call__(self, images: Array, labels: Array, number: int = 0) -> StepResult:
@@ -56,21 +62,55 @@ def _loss(logits, labels, total):
     return loss, topk_error(logits, labels).sum(), slope_of(cache)
 
 
-def _at_once(net, optimizer, loss_of, images, labels):
+def _at_once(net, optimizer, loss_of, images, labels, parts=1):
     """Forward, loss, backward, update; return the loss and the number of errors as one array."""
     xp, sums, total = net.comm.device.xp, Sums(net), labels.size * net.data.size
-    logits = net.forward(images, train=True)
-    if logits.shape[-1] > labels.size:  # of all ranks' images
-        labels = sums.labels(labels)
-    loss, errors, slope = loss_of(logits, labels, total)
-    if parts := labels.size < total:
-        wait = sums.start("loss", xp.stack([loss, errors]).astype(loss.dtype))
-    net.backward(slope, sums.add)
-    if parts:
+    loss, errors, before, N = 0, 0, {}, labels.size // parts
+    for part in _parts(net, parts):
+        mine = slice(part * N, (part + 1) * N)
+        logits, of_part = net.forward(xp.ascontiguousarray(images[..., mine]), train=True), labels[mine]
+        if logits.shape[-1] > N:  # of all ranks' images
+            of_part = sums.labels(of_part)
+        more, wrong, slope = loss_of(logits, of_part, total)
+        loss, errors, last = loss + more, errors + wrong, part == parts - 1
+        if last and (shared := parts * of_part.size < total):
+            wait = sums.start("loss", xp.stack([loss, errors]).astype(loss.dtype))
+        net.backward(slope, functools.partial(_add, before, sums.add if last else None))
+    if shared:
         loss, errors = wait()
     sums.take()
     optimizer.step(loss)  # nothing where the loss is not finite
     return xp.stack([loss, errors])
+
+
+def _add(before, then, layer):
+    """After a layer's backward: add the gradients of the parts before; in the last part, hand them on."""
+    if then is None or before:
+        for key, gradient in layer.grads.items():
+            place = layer.name, key
+            before[place] = layer.grads[key] = before[place] + gradient if place in before else gradient
+    if then:
+        then(layer)
+
+
+def _parts(net, parts):
+    """Count the parts of a batch; in each, dropout takes this part's images of one mask, drawn again."""
+    states, layers = [], list(net.layers.values())
+    whole = [layer.images for layer in layers]
+
+    def draw_again(part):
+        if part == 0:
+            states[:] = [net.rng.bit_generator.state]
+        net.rng.bit_generator.state = states[0]
+
+    for part in range(parts):
+        if parts > 1 and net.rng:
+            host(functools.partial(draw_again, part))
+        for layer, (first, of) in zip(layers, whole, strict=True):
+            layer.images = first * parts + part, of * parts
+        yield part
+    for layer, images in zip(layers, whole, strict=True):
+        layer.images = images
 
 
 def train_step(net: Sequential, optimizer: SGD, images: Array, labels: Array, step: int = 0) -> StepResult:
@@ -143,6 +183,7 @@ def fit(
     steps: int,
     epochs: int,
     *,
+    parts: int = 1,
     place: Place | None = None,
     begin_epoch: Callable[[Place], object] | None = None,
     on_step: Callable[[Place, StepResult], object] | None = None,
@@ -158,7 +199,7 @@ def fit(
     after the last, before the epoch is counted: what it returns, if true, ends the training.  Any of them
     may raise `Stopped`; the place then says what was done.
     """
-    place, step = place or Place(), Step(net, optimizer)
+    place, step = place or Place(), Step(net, optimizer, parts)
     while place.epoch < epochs:
         if begin_epoch:
             begin_epoch(place)

@@ -25,7 +25,9 @@ Devices = Annotated[str, typer.Option(help=f"{_RANKS}; mpi, mpi:cuda (mpiexec)."
 Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint, or a run folder: its newest checkpoint.")]
 DataSet = Annotated[
     Path,
-    typer.Argument(help="A folder made by `tinyalex prepare`, CIFAR-10's, or cifar10: found or fetched."),
+    typer.Argument(
+        help="A folder made by `tinyalex prepare`, CIFAR-10's, cifar10: found or fetched, or shapes."
+    ),
 ]
 Names = Annotated[
     Path | None,
@@ -44,11 +46,29 @@ def _views(number):
     return number
 
 
+def testing_of(views, dense, flips, scales):
+    """Return the `Test` that evaluate's options mean, and its words."""
+    from tinyalex.runs.trained import Test
+
+    if views not in (None, 1, 9, 10, 50, 150):
+        raise DataError(f"--views: expected 1, 9, 10, 50 or 150, found {views}")
+    if flips and not dense:
+        raise DataError("--flips: belongs to --dense; 10, 50 and 150 views have their mirror images")
+    views = (0 if dense else 1) if views is None else views
+    sides = None if scales is None else scales_of("--scales", scales)
+    words = ["dense" + " with mirror images" * flips] * dense
+    words += [f"{views} view{'s' if views > 1 else ''}"] * bool(views)
+    at = f" at {', '.join(map(str, sides))} pixels" if sides else ""
+    return Test(views, dense, flips, sides), " and ".join(words) + at
+
+
 Views = Annotated[
     int,
     typer.Option(help="Views of each picture: 1 (centre) or 10 (paper, section 4.1).", callback=_views),
 ]
-_NETWORK = "paper, code2012, half, caffe, small, cifar4 …; a checkpoint or run; FILE.py or FILE.json"
+_NETWORK = (
+    "paper, code2012, half, caffe, small, cifar4, cifar-18pct …; a checkpoint or run; FILE.py or FILE.json"
+)
 NetworkArgument = Annotated[str, typer.Argument(metavar="NETWORK", help=f"alexnet: {_NETWORK}.")]
 NetworkOption = Annotated[
     str | None, typer.Option("--network", "--preset", help=f"{_NETWORK}.", show_default="paper")
@@ -142,7 +162,12 @@ def data_among(paths):
     def is_data(path):
         marked = any((path / name).exists() for name in ("index.json", "plan.json"))
         archive = path.is_file() and path.suffix in (".gz", ".tgz", ".tar")
-        return path == Path("cifar10") or marked or archive or (path.is_dir() and cifar10.find(path))
+        return (
+            path in (Path("cifar10"), Path("shapes"))
+            or marked
+            or archive
+            or (path.is_dir() and cifar10.find(path))
+        )
 
     places = range(len(paths))
     found = [i for i in places if is_data(paths[i])] or [i for i in places if not is_run(paths[i])] or places
@@ -211,6 +236,15 @@ def weights_of(text, count):
         ) from error
 
 
+def scales_of(option, text, counts=None):
+    """Read comma-separated sides of pictures, in pixels.  counts: how many there may be."""
+    parts = text.split(",")
+    good = all(part.strip().isdecimal() and 0 < int(part) < 1 << 15 for part in parts)
+    if not good or (counts and len(parts) not in counts):
+        raise DataError(f"{option}: expected sides in pixels, as 256 or 256,512, found {text!r}")
+    return tuple(map(int, parts))
+
+
 def print_error(error):
     """Print an error that a user can mend, without a traceback."""
     error_console.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
@@ -227,15 +261,14 @@ def named(classes, path):
     return [words.get(name, name) for name in classes]
 
 
-def print_errors(name, probabilities, labels, views):
+def print_errors(name, probabilities, labels, how):
     from tinyalex.evaluate import errors, guesses
 
     loss, top1, topk = errors(probabilities, labels)
     k = guesses(len(probabilities))
     more = f", top-{k} error {topk:.2%}" if k > 1 else ""
     console.print(
-        f"{name}: top-1 error {top1:.2%}{more}, "
-        f"loss {loss:.4f}  ({len(labels):,} pictures, {views} view{'s' if views > 1 else ''})",
+        f"{name}: top-1 error {top1:.2%}{more}, loss {loss:.4f}  ({len(labels):,} pictures, {how})",
     )
 
 

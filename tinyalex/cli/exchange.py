@@ -53,7 +53,7 @@ def import_network(
     pictures: Annotated[
         str | None,
         typer.Option(
-            help="What goes into it: caffe, torchvision, pixels (0-255), unit (0-1), or a JSON file; "
+            help="What goes into it: caffe, vgg, torchvision, pixels (0-255), unit (0-1), or a JSON file; "
             "see docs/exchange.md."
         ),
     ] = None,
@@ -62,7 +62,9 @@ def import_network(
     ] = None,
     network: Annotated[
         str | None,
-        typer.Option(help="Which network a state dict is of: alexnet, vgg, bvlc_alexnet or caffenet."),
+        typer.Option(
+            help="Which network a state dict is of: alexnet, vgg, vgg_released, bvlc_alexnet or caffenet."
+        ),
     ] = None,
 ):
     """Read a network that another program wrote, into a checkpoint that `predict` takes."""
@@ -119,7 +121,7 @@ def _pictures(source, found, text):
     pictures = parse(text, H)
     if not found.prepares:
         return pictures, found
-    if text in ("caffe", "torchvision"):
+    if text in ("caffe", "vgg", "torchvision"):
         raise DataError(
             f"{source}: --pictures: this file scales and shifts its input itself: expected what goes in, "
             f"pixels (0-255), unit (0-1) or a JSON file, found {text}"

@@ -26,6 +26,7 @@ from tinyalex.cli.common import (
     run_on,
     same_classes,
     save_figure,
+    testing_of,
     weights_of,
 )
 from tinyalex.cli.progress import Progress
@@ -56,7 +57,26 @@ def evaluate(
             "CIFAR-10.",
         ),
     ],
-    views: Views = 1,
+    views: Annotated[
+        int | None,
+        typer.Option(
+            help="Views of each picture: 1 (centre), 10 (paper, section 4.1), 2011's 9, 50; 150: 50 at three "
+            "scales.",
+            show_default="1, with --dense none",
+        ),
+    ] = None,
+    dense: Annotated[
+        bool,
+        typer.Option("--dense", help="Slide the network over whole pictures; with --views, average both."),
+    ] = False,
+    flips: Annotated[bool, typer.Option("--flips", help="With --dense: mirror images too.")] = False,
+    scales: Annotated[
+        str | None,
+        typer.Option(
+            help="Shorter sides to which pictures are rescaled, averaged: 256,384,512.",
+            show_default="as it was trained",
+        ),
+    ] = None,
     split: Split = None,
     weights: Annotated[
         str | None, typer.Option(help="Comma-separated weights of an ensemble's networks; equal by default.")
@@ -68,6 +88,7 @@ def evaluate(
     from tinyalex.runs import trained as reading
     from tinyalex.runs.checkpoint import newest
 
+    test, how = testing_of(views, dense, flips, scales)
     data, checkpoints = data_among(paths)
     if not checkpoints:
         raise DataError(f"evaluate: expected RUN... DATA, found {data} alone")
@@ -76,26 +97,25 @@ def evaluate(
     opened, pictures = open_split(data, split)
 
     def rank(comm):
-        found, count = [], len(pictures.labels)
+        found = []
         for i, path in enumerate(paths):
             trained = reading.load_classifier(comm, path)
             same_classes(path, trained, opened)
 
-            def on_batch(done, before=i * count, path=path):
-                progress.update("evaluating", before + done, len(paths) * count, str(path))
+            def on_batch(done, of, i=i, path=path):
+                progress.update("evaluating", i * of + done, len(paths) * of, str(path))
 
-            with reading.view_loader(comm, trained, pictures, views) as loader:
-                found.append(testing.probabilities(trained.net, loader, on_batch))
+            found.append(reading.probabilities_of(comm, trained, pictures, test, on_batch))
         return found
 
     with Progress() as progress:
         found = run_on(rank, devices_for_checkpoints(devices, *paths))
     labels = found[0][1]
     for path, (p, _) in zip(paths, found, strict=True):
-        print_errors(path, p, labels, views)
+        print_errors(path, p, labels, how)
     if len(found) > 1:
         p = testing.ensemble([p for p, _ in found], numbers)
-        print_errors(f"{len(found)} networks averaged", p, labels, views)
+        print_errors(f"{len(found)} networks averaged", p, labels, how)
 
 
 def predict(

@@ -43,7 +43,18 @@ def pictures(
             help="Hold out this share of each class for validation, such as 0.1.", show_default=False
         ),
     ] = None,
-    size: Annotated[int, typer.Option(help="Side of the stored pictures in pixels.", min=1)] = 256,
+    size: Annotated[
+        int | None,
+        typer.Option(help="Side of the stored pictures in pixels: squares.", min=1, show_default="256"),
+    ] = None,
+    side: Annotated[
+        int | None,
+        typer.Option(
+            help="Keep whole pictures, their shorter side of so many pixels: for VGG's --scale, and --dense. "
+            "512: about 1 MB each.",
+            min=1,
+        ),
+    ] = None,
     exif: Annotated[
         bool | None,
         typer.Option(
@@ -57,6 +68,8 @@ def pictures(
     from tinyalex.data import imagenet
     from tinyalex.files import printable
 
+    if size and side:
+        raise DataError("--side: keeps whole pictures, --size cuts squares: expected one of them, found both")
     with Progress() as progress:
 
         def report(found):
@@ -64,8 +77,8 @@ def pictures(
                 progress.print(line)
 
         done = imagenet.prepare(
-            src, dst, size=size, seed=seed, val=val, exif=exif, workers=workers, report=report,
-            progress=progress.update,
+            src, dst, size=side or size or 256, whole=side is not None, seed=seed, val=val, exif=exif,
+            workers=workers, report=report, progress=progress.update,
         )  # fmt: skip
     counts = ", ".join(f"{n:,} {split}" for split, n in done.counts.items())
     whole = ", whole: every shard has its SHA-256" if done.verified else ""

@@ -17,6 +17,7 @@ from tinyalex.cli.common import (
     devices_for_network,
     operations,
     run_on,
+    scales_of,
 )
 from tinyalex.cli.progress import Progress
 from tinyalex.devices import sharing
@@ -61,6 +62,30 @@ def train(
     width: Width = 1.0,
     size: Annotated[int | None, typer.Option(help="Side of the crop that the network sees.", min=1)] = None,
     upscale: Annotated[int | None, typer.Option(help="Enlarge pictures to this side first.", min=1)] = None,
+    scale: Annotated[
+        str | None,
+        typer.Option(
+            help="VGG's S, the shorter side to which pictures are rescaled before the crop: 384, or 256,512, "
+            "of which each picture draws its own."
+        ),
+    ] = None,
+    accumulate: Annotated[
+        int, typer.Option(help="Parts of a batch, one after the other: less memory, the same update.", min=1)
+    ] = 1,
+    start_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="A run or checkpoint whose weights it begins with: of the same network, or of vgg-a, for "
+            "the seven layers of a deeper vgg that its authors copied."
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="How vgg's weights start: glorot, deviation (0.01) or variance (0.01).",
+            show_default="glorot",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.", min=0)] = 0,
     save_every: Annotated[
         int, typer.Option(help="Steps between checkpoints; one is written at the end too.", min=1)
@@ -75,7 +100,8 @@ def train(
         data, network, recipe, upscale=upscale, seed=seed, save_every=save_every, keep=keep,
         width=None if width == 1 else width, size=size, bias=bias, dropout=None if dropout else False,
         parallel=parallel, epochs=epochs, batch=batch, rate=rate, rate_by=rate_by, patience=patience,
-        noise=noise,
+        noise=noise, accumulate=accumulate, start_from=start_from, weights=weights,
+        scale=scale and scales_of("--scale", scale, (1, 2)),
     )  # fmt: skip
     _go(out, made, opened, devices, plain, new=True)
 
@@ -125,9 +151,12 @@ class _Display:
     """Shows the records of a run."""
 
     def __init__(self, progress, settings, data, devices):
+        from tinyalex.runs.recipe import steps_of
+
         progress.print(f"devices: {devices}{sharing(devices.split(','))}")
         self.progress, self.recipe, self.classes = progress, settings.recipe, len(data.classes)
-        self.steps = len(data.train.labels) // settings.recipe.batch if data.train is not None else 0
+        count = len(data.train.labels) if data.train is not None else 0
+        self.steps = sum(steps_of(self.recipe, epoch, count) for epoch in range(self.recipe.epochs))
 
     def __call__(self, record):
         from tinyalex.evaluate import guesses
@@ -167,7 +196,7 @@ class _Display:
         """Of all steps, so that the time left is the run's; its patience may end it before."""
         epochs = self.recipe.epochs
         self.progress.update(
-            f"epoch {record['epoch'] + 1}/{epochs}, step", record["step"], epochs * self.steps, state,
+            f"epoch {record['epoch'] + 1}/{epochs}, step", record["step"], self.steps, state,
             at_most=self.recipe.schedule is None,
         )  # fmt: skip
 
@@ -177,8 +206,11 @@ def _batch_that_fits(settings, devices, memory):
     from tinyalex.ops.cuda.conv import SCRATCH_BYTES
 
     memory -= SCRATCH_BYTES  # what describe does not count: a layer's partial sums
-    batch = settings.recipe.batch
+    batch = settings.recipe.batch // settings.accumulate
     fits = largest_batch(settings.network, len(devices.split(",")), memory)
     if fits >= batch:
         return f"a batch of {batch} should just fit by `tinyalex describe`: try a smaller one"
-    return f"in place of {batch}, a batch of {fits} images would fit" if fits else "not one image would fit"
+    if not fits:
+        return "not one image would fit"
+    parts = next(n for n in range(1, batch + 1) if batch % n == 0 and batch // n <= fits)
+    return f"in place of {batch}, a batch of {fits} images would fit, or --accumulate {parts}"

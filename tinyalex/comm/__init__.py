@@ -53,6 +53,16 @@ class Comm:
         self.calls = Counter()  # (label, collective) → how often
         self._labels = [""]
 
+    def __deepcopy__(self, memo):
+        """Return itself: a network's copy meets the same ranks."""
+        return self
+
+    def __reduce__(self):
+        """Pickle a rank alone by its device's name; one among others only lives with them."""
+        if self.size > 1:
+            raise TypeError(f"rank {self.rank} of {self.size}: expected a network on one rank to be pickled")
+        return Comm, (self.device.name,)
+
     @property
     def label(self):
         """On whose behalf the ranks meet, a layer and a direction: see `on_behalf_of`."""

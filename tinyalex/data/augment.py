@@ -8,6 +8,7 @@ channel first: one picture (C, H, W), a batch (C, H, W, N). "2012" is the code o
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from tinyalex.errors import ArgumentError
 
@@ -16,11 +17,15 @@ class Augmentation(NamedTuple):
     """How a training picture is varied. PAPER and CODE2012 below name what differs between the two.
 
     crop: side of the square that the network sees; None takes the whole picture.
-    offsets: how many positions a crop may have along each axis; None for all of them, full - crop + 1.
+    offsets: how many positions a crop may have along each axis; None for all of them, full - crop + 1; 0 for
+        the centre alone.
     group: this many neighbours in a batch share one crop and one flip.
     flip: mirror half of the pictures.
     noise: sigma of the colour noise, 0 for none (2012 switched it off for the last 20 epochs or so).
     reading: how the noise is read, see colour_noise.
+    scale: VGG's S (Simonyan and Zisserman, 2014, section 3.1), the shorter side to which the whole picture is
+        rescaled before the crop: one number, or [least, most], of which each picture draws its own, evenly.
+        What is subtracted is then the mean colour.  None: square pictures as they are, less the mean picture.
     """
 
     crop: int | None = 224
@@ -29,6 +34,26 @@ class Augmentation(NamedTuple):
     flip: bool = True
     noise: float = 0.1
     reading: str = "paper"
+    scale: int | tuple[int, ...] | None = None
+
+    @property
+    def scales(self):
+        """(least, most) of S."""
+        return (self.scale[0], self.scale[-1]) if isinstance(self.scale, tuple) else (self.scale,) * 2
+
+    @property
+    def test_scale(self):
+        """VGG's Q for a test at one scale: S, or the middle of its range (section 4.1); None as scale."""
+        return None if self.scale is None else sum(self.scales) // 2
+
+    @property
+    def test_scales(self):
+        """VGG's three Q (section 4.2): S − 32, S, S + 32 for crops of 224, in proportion for others; or the
+        ends and the middle of the range.
+        """
+        least, most = self.scales
+        step = round((self.crop or least) / 7) if least == most else 0
+        return least - step, self.test_scale, most + step
 
     @property
     def divisor(self):
@@ -59,6 +84,8 @@ def random_crop_offsets(rng, n, full=256, crop=224, group=1, offsets=None):
     """
     most = full - crop + 1
     offsets = most if offsets is None else offsets
+    if offsets == 0 < most:
+        return np.full((n, 2), (full - crop) // 2)
     if not 1 <= offsets <= most:
         raise ArgumentError(
             f"offsets={offsets}: a crop of {crop} pixels in {full} has 1 to {most} positions an axis"
@@ -81,6 +108,13 @@ def cut(images, y, x, crop, flip=False):
     return window[:, :, ::-1] if flip else window
 
 
+def middle(picture):
+    """The middle square of a picture (C, H, W), a view."""
+    _, H, W = picture.shape
+    side = min(H, W)
+    return cut(picture, (H - side) // 2, (W - side) // 2, side)
+
+
 def ten_view_windows(full=256, crop=224):
     """The ten (y, x, flip) of the test, in the order of 2012: five plain, then the same five mirrored.
 
@@ -100,6 +134,57 @@ def ten_views(images, crop=224):
     No pixel is copied. The prediction is the mean of the ten softmax outputs (paper, section 4.1).
     """
     return [cut(images, y, x, crop, flip) for y, x, flip in ten_view_windows(images.shape[1], crop)]
+
+
+def view_windows(views, height, width, crop):
+    """The (y, x, flip) of 1, 9, 10 or 50 views of a picture: of its middle square but for VGG's 50.
+
+    9: three an axis, at the edges and the middle, none mirrored (cuda-convnet, convdata.py, until March 2012:
+    the error of its conv-local-13pct is by these).
+    50: a regular grid of 5 × 5 windows over the whole picture, from corner to corner, and its mirror images
+    (Simonyan and Zisserman, 2014, section 3.2, which gives no coordinates).
+    """
+    if crop > min(height, width):
+        raise ArgumentError(f"crop={crop} is larger than the picture, {height} × {width} pixels")
+    if views == 50:
+        ys, xs = ([round(i * (full - crop) / 4) for i in range(5)] for full in (height, width))
+        return [(y, x, flip) for flip in (False, True) for y in ys for x in xs]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    windows, b = ten_view_windows(side, crop), (side - crop) // 2
+    if views == 9:
+        windows = [(y, x, False) for y in (0, b, 2 * b) for x in (0, b, 2 * b)]
+    windows = [(top + y, left + x, flip) for y, x, flip in windows]
+    return windows[2:3] if views == 1 else windows
+
+
+def rescaled_size(height, width, scale):
+    """(height, width) of a picture whose shorter side is rescaled to `scale`: the longer in proportion."""
+    short = min(height, width)
+    return tuple(
+        scale if side == short else max(scale, round(side * scale / short)) for side in (height, width)
+    )
+
+
+def rescaled(picture, scale, window=None):
+    """A picture uint8 (C, H, W) with its shorter side rescaled to `scale`; or a window of that.
+
+    window: (y, x, height, width) in pixels of the result, the only ones that are computed.  Bicubic,
+    averaging over the pixels that fall together, as in prepare.
+    """
+    _, H, W = picture.shape
+    h, w = rescaled_size(H, W, scale)
+    y, x, height, width = window or (0, 0, h, w)
+    if (h, w) == (H, W):
+        return picture[:, y : y + height, x : x + width]
+    box = (x * W / w, y * H / h, min(W, (x + width) * W / w), min(H, (y + height) * H / h))
+    planes = [Image.fromarray(np.ascontiguousarray(plane)) for plane in picture]
+    return np.stack([np.asarray(p.resize((width, height), Image.Resampling.BICUBIC, box)) for p in planes])
+
+
+def random_scales(rng, n, least, most):
+    """n shorter sides S, each evenly from [least, most]: integers (n,)."""
+    return rng.integers(least, most + 1, n)
 
 
 def centre_view(images, crop=224):

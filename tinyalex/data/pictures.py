@@ -16,6 +16,7 @@ from tinyalex.errors import ArgumentError, DataError
 # Left out of what Pillow opens: PostScript and Windows' metafiles run programs; for BUFR, GRIB, HDF5 and MPEG
 # there is no decoder; the others hold measurements, or thumbnails of other files.
 LEFT_OUT = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "FITS", "MCIDAS", "SPIDER", "IPTC", "XVTHUMB"}
+BICUBIC = Image.Resampling.BICUBIC
 ORIENTATION = 0x0112  # the EXIF tag
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -46,7 +47,10 @@ def formats():
     return tuple(names), frozenset(suffix for suffix, name in Image.EXTENSION.items() if name in known)
 
 
-def read_picture(data, size=256, exif=True):
+LONGEST = 8  # times its shorter side, of a picture that is kept whole
+
+
+def read_picture(data, size=256, exif=True, whole=False):
     """The middle of a picture, scaled to uint8 (3, size, size), from the bytes of its file.
 
     Scaling the centre square to size x size is the paper's two steps, shorter side to 256 and centre crop, in
@@ -55,6 +59,8 @@ def read_picture(data, size=256, exif=True):
     never below size.
     exif: turn the picture upright, as its EXIF orientation says. The 2012 code did not, for ILSVRC's pictures
     (Pillow turns TIFFs in any case). An EXIF block that cannot be read counts as none.
+    whole: the whole picture instead, uint8 (3, H, W), its shorter side scaled to size; ArgumentError for one
+    whose longer side is more than 8 times that.
     Grey, palette and CMYK pictures become RGB; transparent ones are laid on white; of an animation the first
     frame counts. 16 bits a pixel are taken to count from 0 to 65535, 12 bits from 0 to 4095. The range of
     floating-point numbers, of signed and of 32-bit integers is not known: ArgumentError.
@@ -70,11 +76,16 @@ def read_picture(data, size=256, exif=True):
             image = _rgb(image)
     w, h = image.size
     side = min(w, h)
-    box = ((w - side) / 2, (h - side) / 2, (w + side) / 2, (h + side) / 2)
-    square = image.resize((size, size), Image.Resampling.BICUBIC, box)
+    if whole:
+        if max(w, h) > LONGEST * side:
+            raise ArgumentError(f"{w} × {h} pixels: the longer side is more than {LONGEST} times the shorter")
+        scaled = image.resize((max(size, round(w * size / side)), max(size, round(h * size / side))), BICUBIC)
+    else:
+        box = ((w - side) / 2, (h - side) / 2, (w + side) / 2, (h + side) / 2)
+        scaled = image.resize((size, size), BICUBIC, box)
     if turn is not None:
-        square = square.transpose(turn)
-    return np.asarray(square).transpose(2, 0, 1)
+        scaled = scaled.transpose(turn)
+    return np.asarray(scaled).transpose(2, 0, 1)
 
 
 def read_file(path, size=256, exif=True):

@@ -70,6 +70,8 @@ KNOWN = {
     "unit": Pictures("RGB", (0.0, 0.0, 0.0), (1 / 255,) * 3, 256, 224),
     # bvlc_alexnet, CaffeNet and the ONNX model zoo's alexnet: the mean of ILSVRC-2012, blue first
     "caffe": Pictures("BGR", (104.0, 117.0, 123.0), (1.0, 1.0, 1.0), 256, 227),
+    # the VGG authors' released weights
+    "vgg": Pictures("BGR", (103.939, 116.779, 123.68), (1.0, 1.0, 1.0), 256, 224),
     # torchvision: x/255, minus (.485, .456, .406), divided by (.229, .224, .225)
     "torchvision": Pictures(
         "RGB",

@@ -43,6 +43,8 @@ FIRST_BYTES = {
 
 def other_kind(path, data):
     """Say what a file is that is not read here, from its first bytes or its name; None if unknown."""
+    if not data:
+        return "an empty file"
     for first, what in FIRST_BYTES.items():
         if data.startswith(first):
             return what
@@ -50,6 +52,8 @@ def other_kind(path, data):
         return "an HTML page, not the file itself: was the address the one of the download?"
     if path.suffix in (".caffemodel", ".prototxt", ".binaryproto"):
         return "a file of Caffe: expected ONNX; the ONNX model zoo has Caffe's networks"
+    if path.suffix in (".pth", ".pt", ".ckpt", ".pkl", ".pickle"):
+        return f"by its name a pickle of PyTorch's, which is not read; {SAVED}"
     return None
 
 

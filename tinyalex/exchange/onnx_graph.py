@@ -278,6 +278,7 @@ class Graph:
 
     def axes(self, node, rank, place=1):
         """Return the axes of a reduction or squeeze, an attribute or an input, sorted; None for all."""
+        self.attribute(node, "noop_with_empty_axes", "INT", 0)  # says nothing where there are axes
         axes = self.attribute(node, "axes", "INTS", None)
         if axes is None and node.input[place:] and node.input[place]:
             axes = self.constant(node, node.input[place]).reshape(-1).tolist()

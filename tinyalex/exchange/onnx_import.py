@@ -6,13 +6,15 @@ The file is read from its input to its output, one node after the other, as laye
     BatchNormalization, and a constant in       a scale and a shift of each channel: multiplied into a
     Mul, Div, Add or Sub                        Conv2d or Linear just before, else BatchNorm
     MaxPool, AveragePool, LRN, Dropout, Pad     the layers of these names
-    GlobalAveragePool, ReduceMean over H, W     GlobalAvgPool; GlobalMaxPool is a MaxPool over the whole map
-    Relu, Clip (0 … 6), LeakyRelu, PRelu (one   activations; Mul before and after Tanh are b and a of
-    slope), Tanh, Sigmoid                       a tanh(b x)
+    GlobalAveragePool, ReduceMean over H, W     GlobalAvgPool; GlobalMaxPool and ReduceMax over H, W are a
+                                                MaxPool over the whole map
+    Relu, Clip (0 … 6), Max and Min with 0 and  activations; Mul before and after Tanh are b and a of
+    6, LeakyRelu, PRelu (one slope), Tanh,      a tanh(b x)
+    Sigmoid
     Flatten, Reshape, Squeeze                   Flatten, where they make (batch, features)
     Mul by a number in (0, 1)                   elsewhere: Dropout as 2012 had it
-    Split, the same layers in each part,        the two towers: one layer in groups
-    Concat
+    Split or Slice, the same layers in each     the two towers: one layer in groups
+    part, Concat
     Softmax, LogSoftmax at the end              left out: `predict` takes it itself
     Cast, Identity                              nothing: all is computed in float32
 
@@ -133,7 +135,9 @@ class _Reader(Graph):
     def next(self, value):
         """Read what follows a value; return the value that this makes."""
         users = self.users.get(value, [])
-        if len(users) == 2:
+        if len(users) > 1 and all(user.op_type == "Slice" for user in users):
+            last = onnx_towers.sliced(self, users, value)
+        elif len(users) == 2:
             last = onnx_norm.norm(self, value, users)
         else:
             node = self.only(value)
@@ -415,8 +419,33 @@ class _Reader(Graph):
             self._activation(node, "relu6")
         elif (least, most) == (0, None):
             self._activation(node, "relu")
+        elif (least, most) == (None, 6) and self._is_relu():
+            self.layers[-1] = replace(self.last, activation="relu6")
         elif (least, most) != (None, None):
             raise DataError(f"{called(node)}: expected a clip to 0 … 6, or at 0, found {least} … {most}")
+
+    def _max(self, node, value):
+        """Of a value and 0."""
+        if self._bound(node, value) != 0:
+            raise DataError(f"{called(node)}: expected the larger of a value and 0")
+        self._activation(node, "relu")
+
+    def _min(self, node, value):
+        """Of a value that is not negative, and 6."""
+        if self._bound(node, value) != 6 or not self._is_relu():
+            raise DataError(f"{called(node)}: expected the smaller of a value ≥ 0 and 6")
+        self.layers[-1] = replace(self.last, activation="relu6")
+
+    def _is_relu(self):
+        return getattr(self.last, "activation", None) in ("relu", "relu6")
+
+    def _bound(self, node, value):
+        """The one number with which Max or Min compares a value."""
+        others = [i for i in node.input if i != value]
+        if len(node.input) != 2 or len(others) != 1:
+            raise DataError(f"{called(node)}: expected a value and a number")
+        array = self._per_channel(node, self.constant(node, others[0]), value)
+        return array[0] if (array == array[0]).all() else None
 
     def _leaky_relu(self, node, value):
         self._slope(node, self.attribute(node, "alpha", "FLOAT", 0.01))
@@ -492,13 +521,33 @@ class _Reader(Graph):
         self.push(node, MaxPool, one_or_two(tuple(window)), 1, name=self.name("pool"))
 
     def _reduce_mean(self, node, value):
-        """Over H and W alone, as a global pooling."""
-        axes = self.axes(node, len(self.sizes[value]) + 1)
-        if node.input[0] != value or axes != (2, 3):
-            raise DataError(f"{called(node)}: expected the mean over axes 2 and 3, found {axes}")
-        self._global_average_pool(node, value)
-        if not self.attribute(node, "keepdims", "INT", 1):
+        return self._reduce(node, value, self._global_average_pool)
+
+    def _reduce_max(self, node, value):
+        return self._reduce(node, value, self._global_max_pool)
+
+    def _reduce(self, node, value, pool):
+        """Over H and W alone, at once or one after the other, as a global pooling; return the last node."""
+        kind, at, left, rank = node.op_type, value, (2, 3), 4
+        kept = self.attribute(node, "keepdims", "INT", 1)
+        self.maps(node, value)
+        while True:
+            axes = self.axes(node, rank)
+            if node.op_type != kind or node.input[0] != at or not axes or not set(axes) <= set(left):
+                raise DataError(f"{called(node)}: expected {kind} over axes 2 and 3, found {axes}")
+            self.allowed(node, keepdims=kept)
+            left = tuple(a for a in left if a not in axes)
+            if not left:
+                break
+            if not kept:
+                left, rank = (2,), 3
+            at = node.output[0]
+            node = self.only(at)
+            self.take(node)
+        pool(node, value)
+        if not kept:
             self.push(node, Flatten, name=self.name("flat"))
+        return node
 
     # ---- normalization, dropout ----------------------------------------------------------------------
 
@@ -572,11 +621,20 @@ class _Reader(Graph):
         return tuple(rest)
 
     def _squeeze(self, node, value):
-        """(batch, C, 1, 1) → (batch, C)."""
-        axes = self.axes(node, len(self.sizes[value]) + 1)
-        if node.input[0] != value or self.sizes[value][1:] != (1, 1) or axes != (2, 3):
-            raise DataError(f"{called(node)}: expected axes 2 and 3 of maps of one pixel, found {axes}")
-        self._to_features(node)
+        """(batch, C, 1, 1) → (batch, C), both axes at once or one after the other; return the last node."""
+        size, at = self.sizes[value], value
+        while True:
+            axes = self.axes(node, len(size) + 1) if node.op_type == "Squeeze" else ()
+            ones = {i for i, n in enumerate(size, 1) if n == 1} - {1}
+            if node.input[0] != at or not axes or not set(axes) <= ones:
+                raise DataError(f"{called(node)}: expected axes 2 and 3 of maps of one pixel, found {axes}")
+            size = tuple(n for i, n in enumerate(size, 1) if i not in axes)
+            if len(size) == 1:
+                self._to_features(node)
+                return node
+            at = node.output[0]
+            node = self.only(at)
+            self.take(node)
 
     def _pad(self, node, value):
         pads = self.pads(node, value, 4)
@@ -643,6 +701,8 @@ _READERS = {
     "BatchNormalization": _Reader._batch_normalization,
     "Relu": _Reader._relu,
     "Clip": _Reader._clip,
+    "Max": _Reader._max,
+    "Min": _Reader._min,
     "LeakyRelu": _Reader._leaky_relu,
     "PRelu": _Reader._p_relu,
     "Tanh": _Reader._tanh,
@@ -653,6 +713,7 @@ _READERS = {
     "GlobalAveragePool": _Reader._global_average_pool,
     "GlobalMaxPool": _Reader._global_max_pool,
     "ReduceMean": _Reader._reduce_mean,
+    "ReduceMax": _Reader._reduce_max,
     "Dropout": _Reader._dropout,
     "Flatten": _Reader._flatten,
     "Reshape": _Reader._reshape,

@@ -73,9 +73,10 @@ def _mean(reader, node, size):
             return node, at, window
         if node.op_type == "AveragePool" and window is None:
             window, now = _mean_window(reader, node, now, size, around)
-        elif node.op_type == "Pad" and window is None and not around:
-            around = reader.pads(node, at, len(now) + 1)
-            befores, afters = around[1 : len(now) + 1], around[len(now) + 2 :]
+        elif node.op_type == "Pad" and window is None and len(around) in (0, 2 * len(now) + 2):
+            more = reader.pads(node, at, len(now) + 1)
+            around = tuple(map(sum, zip(around, more, strict=True))) if around else more
+            befores, afters = more[1 : len(now) + 1], more[len(now) + 2 :]
             now = tuple(sum(sides) for sides in zip(now, befores, afters, strict=True))
         else:
             now = _squeezed(reader, node, at, now)

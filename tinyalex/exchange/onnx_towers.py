@@ -1,4 +1,4 @@
-"""Split, the same layers in each part, Concat: the paper's towers, each layer of theirs as one in groups."""
+"""Split or Slice, the same layers in each part, Concat: the paper's towers, as layers in groups."""
 
 from dataclasses import replace
 
@@ -11,9 +11,43 @@ from tinyalex.nn import LRN, Conv2d, Linear
 
 def towers(reader, node, value):
     """Read on from a Split to its Concat; reader: the `_Reader`, which has come to the value before."""
-    C, H, W = reader.maps(node, value)
-    parts = list(node.output)
+    C, _, _ = reader.maps(node, value)
     _check_split(reader, node, value, C)
+    return _join(reader, node, list(node.output), reader.sizes[value])
+
+
+def sliced(reader, nodes, value):
+    """Read on from Slices of all channels, one for each tower, to their Concat."""
+    C, _, _ = reader.maps(nodes[0], value)
+    ends = [_slice(reader, node, value, C) for node in nodes]
+    nodes, ends = zip(*sorted(zip(nodes, ends, strict=True), key=lambda pair: pair[1]), strict=True)
+    n = len(nodes)
+    if C % n or list(ends) != [(i * C // n, (i + 1) * C // n) for i in range(n)]:
+        raise DataError(f"{called(nodes[0])}: expected equal parts of {C} channels, found {ends}")
+    for node in nodes:
+        reader.take(node)
+    return _join(reader, nodes[0], [node.output[0] for node in nodes], reader.sizes[value])
+
+
+def _slice(reader, node, value, C):
+    """The first channel that a Slice takes, and the one after its last."""
+    places = {"starts": 1, "ends": 2, "axes": 3, "steps": 4}
+    found = {}
+    for name, place in places.items():
+        if node.input[place:] and node.input[place]:
+            found[name] = reader.constant(node, node.input[place]).reshape(-1).tolist()
+        else:
+            found[name] = list(reader.attribute(node, name, "INTS", None) or ())
+    ends = [n for name in ("starts", "ends") for n in found[name] if type(n) is int]
+    if node.input[0] != value or found["axes"] not in ([1], [-3]) or found["steps"] not in ([], [1]):
+        raise DataError(f"{called(node)}: expected a part of the channels, found {found}")
+    if len(ends) != 2 or len(found["starts"]) != 1:
+        raise DataError(f"{called(node)}: expected a first channel and an end, found {found}")
+    return slice(*ends).indices(C)[:2]
+
+
+def _join(reader, node, parts, size):
+    C, H, W = size
     before, weighted, first = list(reader.layers), reader.weighted, reader.first
     reader.first = len(before)
     found = []

@@ -6,12 +6,14 @@ A state dict has names and arrays but no network; which one it is shows from its
     alexnet         features.{0,3,6,8,10}, classifier.{1,4,6}           torchvision's (one tower, no LRN)
     vgg             features.{0,2,5,…}, classifier.{0,3,6}              torchvision's vgg11, 13, 16, 19, with
                                                                         batch normalization or without
+    vgg_released    conv1_1 … conv5_3, fc6, fc7, fc8                    the VGG authors', of any configuration
     bvlc_alexnet    conv1 … conv5, fc6, fc7, fc8                        Caffe's AlexNet: preset "caffe"
     caffenet        the same                                            Caffe's reference network: pooling
                                                                         before LRN
 
-each with ".weight" and ".bias".  The last two cannot be told apart, so one must be asked for.  Prefixes that
-wrappers leave (module., _orig_mod., model., net.) are taken off, features.module.0 too.  A batch
+each with ".weight" and ".bias".  Both of VGG become this program's vgg-a … vgg-e.  The last two cannot be
+told apart, so one must be asked for.  Prefixes that wrappers leave (module., _orig_mod., model., net.) are
+taken off, features.module.0 too.  A batch
 normalization is multiplied into the convolution before it.  Widths are the arrays' own; floats of 16 and 64
 bits become float32.
 
@@ -31,6 +33,7 @@ from tinyalex.errors import ArgumentError, DataError, few
 from tinyalex.exchange import Imported, other_kind
 from tinyalex.fields import finite
 from tinyalex.models import Network, make
+from tinyalex.models.vgg import layers_of
 from tinyalex.nn import LRN, AllGather, Conv2d, Dropout, Linear, MaxPool
 
 DTYPES = {"F32": "<f4", "F64": "<f8", "F16": "<f2", "BF16": "<u2", "I64": "<i8"}
@@ -231,6 +234,27 @@ def _torchvision(features, classifier):
     return modules
 
 
+def _vgg_modules(found, arrays):
+    """Name torchvision's modules as in the released weights: a pooling, without weights, ends a column."""
+    modules = _torchvision(lambda n: n[0] == 0 and len(n) > 1, (0, 3, 6))(found, arrays)
+    if modules is None:
+        return None
+    numbers = [int(m.rpartition(".")[2]) for m in modules.values() if m.startswith("features.")]
+    apart = 3 if f"features.{numbers[0] + 1}.running_mean" in arrays else 2
+    names, column, row = {}, 1, 0
+    for number, following in pairwise([*numbers, numbers[-1] + apart + 1]):
+        row += 1
+        names[f"conv{column}_{row}"] = f"features.{number}"
+        if following - number > apart:
+            column, row = column + 1, 0
+    return names | {f"fc{k}": f"classifier.{n}" for k, n in ((6, 0), (7, 3), (8, 6))}
+
+
+def _released(modules, arrays):
+    convs = [m for m in modules if re.fullmatch(r"conv[1-5]_[1-4]", m)]
+    return {m: m for m in modules} if convs and modules == [*sorted(convs), "fc6", "fc7", "fc8"] else None
+
+
 def _caffe_modules(modules, arrays):
     names = [f"conv{i}" for i in range(1, 6)] + [f"fc{i}" for i in range(6, 9)]
     return {name: name for name in names} if modules == names else None
@@ -254,22 +278,18 @@ def _alexnet(shapes, modules, normed):
 
 
 def _vgg(shapes, modules, normed):
-    convs = [int(m.rpartition(".")[2]) for name, m in modules.items() if name.startswith("conv")]
-    steps = [b - a for a, b in pairwise(convs)]
+    convs = [int(m.rpartition(".")[2]) for m in modules.values() if m.startswith("features.")]
     apart = 3 if normed else 2
-    layers = []
-    for k, step in enumerate([*steps, apart + 1], 1):
-        if step not in (apart, apart + 1):
-            raise DataError(f"features.{convs[k]}: expected it {apart} or {apart + 1} after the one before")
-        layers.append(Conv2d(shapes[f"conv{k}"][0], 3, 1, 1, activation="relu", name=f"conv{k}"))
-        if step == apart + 1:
-            layers.append(MaxPool(2, 2, ceil=False, name=f"pool{k}"))
-    for k in (len(convs) + 1, len(convs) + 2):
-        layers += [
-            Linear(shapes[f"fc{k}"][0], "relu", name=f"fc{k}"),
-            Dropout(inverted=True, name=f"dropout{k}"),
-        ]
-    return [*layers, Linear(shapes[f"fc{k + 1}"][0], name=f"fc{k + 1}")]
+    for before, number in pairwise(convs):
+        if number - before not in (apart, apart + 1):
+            raise DataError(f"features.{number}: expected it {apart} or {apart + 1} after the one before")
+    words, column = [], "1"
+    for name in shapes:
+        if name.startswith("conv"):
+            if name[4] != column:
+                words, column = [*words, "M"], name[4]
+            words.append(f"{shapes[name][0]}" + ("/1" if shapes[name][2:] == (1, 1) else ""))
+    return layers_of([*words, "M"], (shapes["fc6"][0], shapes["fc7"][0]), shapes["fc8"][0])
 
 
 def _bvlc_alexnet(shapes, modules, normed):
@@ -297,7 +317,8 @@ KINDS = {
         "torchvision's, conv1 of stride 4 and padding 2, no LRN",
         _torchvision([0, 3, 6, 8, 10].__eq__, (1, 4, 6)), _alexnet, 224,
     ),
-    "vgg": Kind("torchvision's", _torchvision(lambda n: n[0] == 0 and len(n) > 1, (0, 3, 6)), _vgg, 224),
+    "vgg": Kind("torchvision's", _vgg_modules, _vgg, 224),
+    "vgg_released": Kind("the VGG authors' names", _released, _vgg, 224),
     "bvlc_alexnet": Kind("Caffe's AlexNet, LRN before pooling", _caffe_modules, _bvlc_alexnet, 227),
     "caffenet": Kind("Caffe's reference network, pooling before LRN", _caffe_modules, _caffenet, 227),
 }  # fmt: skip

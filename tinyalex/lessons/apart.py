@@ -53,7 +53,7 @@ class Broken(Exception):
 
 
 class NotStarted(BaseException):
-    """No process could be started and locked in: no answer is to blame, and no check may catch it as one."""
+    """No process could be started and locked in: no answer is to blame, and no check may catch it."""
 
 
 class Gone(Exception):

@@ -3,8 +3,9 @@
     tinyalex bench alexnet --vs torch
 
 **Step**: forward, loss, backward, update, on one batch of random pictures; `forward` alone on request.  A
-round is one step, or as many as take half a second.  Rounds of tinyalex and of PyTorch alternate in one
-process, so that both see the same load on a shared machine; the figures are medians of the rounds.
+round is one step, or as many as take half a second.  Rounds of tinyalex and of PyTorch alternate, so that
+both see the same load on a shared machine; the figures are medians of the rounds.  PyTorch has a process of
+its own: its memory is counted apart, and it meets no limits that were set for our ranks.
 
 **Limit**: the matrix products of im2col alone, one for each output row of a convolution, on all ranks at
 once, one BLAS thread each.  What is above it went into everything else: columns, biases, neurons, pooling,
@@ -12,14 +13,16 @@ normalization, the exchange, the update.  Most convolutions take fewer multiplic
 (`ops.winograd`), so a step can reach more than 1 of the limit, and a layer more GFLOP/s than the processor
 has: both count im2col's arithmetic.
 
-**Memory** is the process's largest resident set, on the CPU before PyTorch is loaded; **page faults** are
-those of a step: each is 4 KiB of memory that the system had to find and clear.
+**Memory** is a process's largest resident set; **page faults** are those of a step: each is 4 KiB of memory
+that the system had to find and clear.
 """
 
 import json
 import math
+import subprocess
+import sys
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from time import perf_counter
@@ -29,10 +32,11 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from tinyalex.comm import launch
-from tinyalex.errors import ArgumentError
+from tinyalex.errors import ArgumentError, DeviceError
 from tinyalex.measure import bench_cuda, print_whole
+from tinyalex.measure.machine import blas, cpu
 from tinyalex.models import Network
-from tinyalex.nn import LRN, Conv2d, Linear, SameMapNorm
+from tinyalex.nn import LRN, Conv2d, Linear, Local2d
 from tinyalex.optim import SGD
 from tinyalex.parallel import usual
 from tinyalex.train import Step
@@ -56,7 +60,9 @@ def alone(network, name, ranks=1):
         raise ArgumentError(f"bench: expected one of {', '.join(placed)}; found {name!r}")
     place = placed[name]
     layer, own = place.layer, place.own(place.x, place.split_x)
-    if isinstance(layer, Conv2d):
+    if isinstance(layer, Local2d):
+        layer = replace(layer, filters=layer.filters // ranks)
+    elif isinstance(layer, Conv2d):
         layer = replace(layer, filters=layer.filters // ranks, groups=max(1, layer.groups // ranks))
     elif isinstance(layer, Linear):
         layer = replace(layer, features=layer.features // ranks)
@@ -72,13 +78,8 @@ def check(network, against, device):
         raise ArgumentError(f"--vs: expected torch or torch-tuned, found {against!r}")
     if against and not find_spec("torch"):
         raise ArgumentError(f"--vs {against}: PyTorch is not installed; pip install 'tinyalex[oracle]'")
-    for layer in network.layers:
-        if against and isinstance(layer, SameMapNorm):
-            raise ArgumentError(f"--vs {against}: {layer.name}, 2012's SameMapNorm, has no twin in PyTorch")
     if against and device.kind == "cuda":
-        from tinyalex.measure import (
-            bench_torch,
-        )  # on the CPU not yet: its memory is not to be counted as ours
+        from tinyalex.measure import bench_torch
 
         bench_torch.check(device)
 
@@ -137,27 +138,24 @@ def measure(
         steps = comm.share(max(1, math.ceil(ROUND / (perf_counter() - start))))
         found = {"ranks": comm.size, "steps_a_round": steps, "seconds": [], "faults": []}
         found["flop"] = 0 if layer or forward else _flop(work)
-        found["peak_bytes"] = resource and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        other = None
-        if against and comm.rank == 0:
-            other = _twin(network, layer, batch, forward, against == "torch-tuned", comm)
+        found["peak_bytes"] = peak_bytes()
         if on_round and comm.rank == 0:
             on_round(-1)
-        with _timed(work) as layers:
+        rival = nullcontext()
+        if against and comm.rank == 0:
+            rival = _rival(network, layer, batch, forward, against == "torch-tuned", comm)
+        with rival as other, _timed(work) as layers:
             for number in range(rounds):
                 comm.share(None)  # the ranks begin together
-                start, faults = perf_counter(), _faults()
+                start, before = perf_counter(), faults()
                 for _ in range(steps):
                     work()
                 comm.device.finish()
                 comm.share(None)
                 found["seconds"].append((perf_counter() - start) / steps)
-                found["faults"].append((_faults() - faults) / steps)
-                if other:
-                    start = perf_counter()
-                    for _ in range(steps):
-                        other()
-                    found.setdefault("other_seconds", []).append((perf_counter() - start) / steps)
+                found["faults"].append((faults() - before) / steps)
+                for key, value in (other(steps) if other else {}).items():
+                    found.setdefault(f"other_{key}", []).append(value)
                 if on_round and comm.rank == 0:
                     on_round(number)
         if comm.device.kind == "cuda":  # the host's clock sees only that layers are queued
@@ -172,20 +170,50 @@ def measure(
     names = devices.split(",") if isinstance(devices, str) else [d.name for d in devices]
     return found and {
         "what": layer or what, "devices": names, "parallel": parallel, "batch": batch, "rounds": rounds,
-        "forward_only": forward, "against": against, **found,
+        "forward_only": forward, "against": against, "cpu": cpu(), "numpy": blas(), **found,
     }  # fmt: skip
 
 
-def _twin(network, layer, batch, forward, tuned, comm):
-    from tinyalex.measure.bench_torch import twin
+@contextmanager
+def _rival(network, layer, batch, forward, tuned, comm):
+    """Within the block, a process with the same work in PyTorch (`bench_torch.serve`).
 
-    network = alone(network, layer) if layer else network
-    name = comm.device.name if comm.device.kind == "cuda" else "cpu"
-    return twin(network, batch, forward, tuned, comm.size, name)
+    Yields a function of a number of steps: it has them done, and returns their mean seconds and page faults,
+    the process's largest resident set so far, and its threads.
+    """
+    order = {
+        "network": network.to_json(), "layer": layer, "batch": batch, "forward": forward, "tuned": tuned,
+        "threads": comm.size,
+        "device": comm.device.name if comm.device.kind == "cuda" else "cpu",
+    }  # fmt: skip
+    command = [sys.executable, "-m", "tinyalex.measure.bench_torch"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+
+        def ask(question):
+            answer = ""
+            with suppress(BrokenPipeError):
+                print(json.dumps(question), file=process.stdin, flush=True)
+                answer = process.stdout.readline()
+            if not answer:
+                raise DeviceError(f"PyTorch's process ended with exit code {process.wait()}")
+            return json.loads(answer)
+
+        try:
+            ask(order)
+            yield ask
+        finally:
+            with suppress(BrokenPipeError):
+                process.stdin.close()  # it ends
 
 
-def _faults():
+def faults():
+    """Return the page faults of this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt if resource else 0
+
+
+def peak_bytes():
+    """Return the largest resident set that this process has had; None where the system does not tell."""
+    return resource and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 @contextmanager
@@ -302,8 +330,10 @@ def print_result(found, console, layers=False):
     if "gpu" in found:
         print_whole(console, bench_cuda.table(found["gpu"], layers))
         console.print(bench_cuda.summary(found["gpu"]))
-    elif layers:
-        print_whole(console, _table(found, step))
+    else:
+        console.print(f"{found['cpu']}; NumPy {found['numpy']}")
+        if layers:
+            print_whole(console, _table(found, step))
     if found["limit"]:
         console.print(
             f"its matrix products alone take {spread([found['limit']]).partition(' (')[0]}: "
@@ -324,6 +354,11 @@ def print_result(found, console, layers=False):
         console.print(
             f"{name} takes {spread(found['other_seconds'])}: tinyalex is {other / step:.2f} times as fast"
         )
+        if found["other_peak_bytes"][0]:
+            console.print(
+                f"its peak memory {found['other_peak_bytes'][-1] / 1e9:.2f} GB; "
+                f"{np.median(found['other_faults']):,.0f} page faults per {work}"
+            )
 
 
 def _on(found):

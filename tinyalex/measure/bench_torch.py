@@ -1,21 +1,28 @@
 """The same network in PyTorch, for `tinyalex bench --vs`: as people write it, or tuned by an expert.
 
 As people write it: nn.Sequential, the default layout (N,C,H,W), autograd, torch.optim.SGD.  Tuned: memory in
-channels_last order, the optimizer's fused kernel, local response normalization with a hand-written backward
-in place of nn.LocalResponseNorm, and a C library that keeps freed memory (`mallopt`) in place of returning it
-to the system.  Same sizes, groups, batch and optimizer; as many threads as tinyalex has devices.  Two
+channels_last order, the optimizer's fused kernel, ReLU in place, local response normalization by a 1×1
+convolution and with a hand-written backward in place of nn.LocalResponseNorm, and a C library that keeps
+freed memory (`mallopt`) in place of returning it to the system.  Same sizes, groups, batch and optimizer; as
+many threads as tinyalex has devices.  It works in the main thread of a process of its own (`serve`): in
+another thread the C library has another heap, which gives memory back all the same.  Two
 differences, at the same cost: PyTorch's window of the normalization runs over all maps, ours stops at a
 tower's end; PyTorch's dropout is inverted, it scales what it keeps in training, ours scales at test.
 """
 
 import ctypes
-from functools import singledispatch
+import json
+import sys
+from functools import cache, singledispatch
+from time import perf_counter
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from tinyalex.errors import ArgumentError, DeviceError
+from tinyalex.measure.bench import alone, faults, peak_bytes
+from tinyalex.models import Network
 from tinyalex.nn import (
     LRN,
     Activate,
@@ -27,7 +34,9 @@ from tinyalex.nn import (
     Flatten,
     GlobalAvgPool,
     Linear,
+    Local2d,
     MaxPool,
+    SameMapNorm,
     ZeroPad,
 )
 from tinyalex.ops import four_pads
@@ -92,6 +101,24 @@ def twin(network, batch, forward, tuned, threads, device="cpu"):
     return run
 
 
+def serve():
+    """Read an order and numbers of steps from standard input, a line of JSON each; answer each with a line.
+
+    See `tinyalex.measure.bench`, which starts this process; it ends with its standard input.
+    """
+    order = json.loads(sys.stdin.readline())
+    network, layer = Network.from_json(order.pop("network")), order.pop("layer")
+    work = twin(alone(network, layer) if layer else network, **order)
+    print(json.dumps("ready"), flush=True)
+    for line in sys.stdin:
+        steps, start, before = json.loads(line), perf_counter(), faults()
+        for _ in range(steps):
+            work()
+        found = {"seconds": (perf_counter() - start) / steps, "faults": (faults() - before) / steps}
+        found |= {"peak_bytes": peak_bytes(), "threads": torch.get_num_threads()}
+        print(json.dumps(found), flush=True)
+
+
 def keep_heap():
     """Tell the C library (glibc) to serve large blocks from its heap and to keep what is freed."""
     trim_threshold, mmap_max = -1, -4  # malloc.h: M_TRIM_THRESHOLD, M_MMAP_MAX
@@ -106,13 +133,13 @@ def module(layer, place, tuned):
     raise ArgumentError(f"bench: {type(layer).__name__} has no twin in PyTorch")
 
 
-def _activation(layer):
-    """The activation as a list of modules: none, one, or tanh between two factors."""
+def _activation(layer, tuned=False):
+    """The activation as a list of modules: none, one, or tanh between two factors; tuned, ReLU in place."""
     match layer.activation:
         case None:
             return []
         case "relu":
-            return [nn.ReLU()]
+            return [nn.ReLU(inplace=tuned)]
         case "logistic":
             return [nn.Sigmoid()]
         case "tanh":
@@ -137,13 +164,55 @@ def _(layer: Conv2d, place, tuned):
     before = [] if even else [nn.ZeroPad2d((left, right, top, bottom))]
     around = (top, left) if even else 0
     conv = nn.Conv2d(place.x[0], layer.filters, layer.kernel, layer.stride, around, groups=layer.groups)
-    return [*before, conv, *_activation(layer)]
+    return [*before, conv, *_activation(layer, tuned)]
+
+
+class _Local(nn.Module):
+    """Unshared convolution as it is written with PyTorch: `unfold`, then a product at each place."""
+
+    def __init__(self, layer, place):
+        super().__init__()
+        (F, OH, OW, *kernel), self.layer = layer.sizes(place.x)["w"], layer
+        self.weight = nn.Parameter(layer.std * torch.randn(F, OH, OW, *kernel))
+        self.bias = nn.Parameter(torch.full((F, OH, OW), float(layer.bias)))
+
+    def forward(self, x):
+        F, OH, OW = self.bias.shape
+        top, _, left, _ = four_pads(self.layer.pad)
+        cols = functional.unfold(x, self.layer.kernel, padding=(top, left), stride=self.layer.stride)
+        y = torch.einsum("fpk,nkp->nfp", self.weight.reshape(F, OH * OW, -1), cols)
+        return y.reshape(-1, F, OH, OW) + self.bias
+
+
+@module.register
+def _(layer: Local2d, place, tuned):
+    _even(layer)
+    return [_Local(layer, place), *_activation(layer)]
+
+
+class _SameMapNorm(nn.Module):
+    """x / (k + α · mean of x² over the window, zeros beyond the border)^β."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        n, k, alpha, beta = (getattr(self.layer, name) for name in ("n", "k", "alpha", "beta"))
+        before, after = n // 2, n - 1 - n // 2
+        squares = functional.pad(x * x, (before, after, before, after))
+        return x / (k + alpha * functional.avg_pool2d(squares, n, 1)) ** beta
+
+
+@module.register
+def _(layer: SameMapNorm, place, tuned):
+    return [_SameMapNorm(layer)]
 
 
 @module.register
 def _(layer: Linear, place, tuned):
     F, D = layer.sizes(place.x)["w"]
-    return [nn.Flatten(), nn.Linear(D, F), *_activation(layer)]
+    return [nn.Flatten(), nn.Linear(D, F), *_activation(layer, tuned)]
 
 
 @module.register
@@ -167,7 +236,7 @@ def _even(layer):
     """The padding, where it is the same above and below, left and right."""
     top, bottom, left, right = four_pads(layer.pad)
     if (top, left) != (bottom, right):
-        raise ArgumentError(f"bench: {layer.name}: PyTorch pools with the same padding on opposite sides")
+        raise ArgumentError(f"bench: {layer.name}: PyTorch pads both sides of a window alike")
     return top, left
 
 
@@ -210,43 +279,49 @@ def _(layer: LRN, place, tuned):
 
 
 class _LRNFunction(torch.autograd.Function):
-    """y = x s^-3/4 and its gradient (derived in `ops.lrn`), on channels_last memory: channels innermost."""
+    """y = x s^-3/4 and its gradient (derived in `ops.lrn`)."""
+
+    @staticmethod
+    @cache
+    def band(C, n, dtype, device):
+        """1×1 filters that sum the window of each channel; the transposed window is the same, n being odd."""
+        i = torch.arange(C, device=device)
+        return ((i[:, None] - i).abs() <= n // 2).to(dtype)[:, :, None, None]
 
     @staticmethod
     def window_sum(p, n):
-        padded = functional.pad(p, (n // 2, n - 1 - n // 2))
-        total = padded[..., : p.shape[-1]] + padded[..., 1 : 1 + p.shape[-1]]
-        for d in range(2, n):
-            total += padded[..., d : d + p.shape[-1]]
-        return total
+        return functional.conv2d(p, _LRNFunction.band(p.shape[1], n, p.dtype, p.device))
 
     @staticmethod
     def forward(ctx, x, n, a, k):
-        x = x.permute(0, 2, 3, 1)
         s = _LRNFunction.window_sum(x * x, n).mul_(a).add_(k)
         power = s.rsqrt()
         power.mul_(power.sqrt())  # s^-1/2 · s^-1/4
         ctx.save_for_backward(x, s, power)
         ctx.n, ctx.a = n, a
-        return (x * power).permute(0, 3, 1, 2)
+        return x * power
 
     @staticmethod
     def backward(ctx, dy):
         x, s, power = ctx.saved_tensors
-        direct = dy.permute(0, 2, 3, 1) * power
-        dx = _LRNFunction.window_sum((direct * x).div_(s), ctx.n).mul_(x)
-        return torch.add(direct, dx, alpha=-1.5 * ctx.a).permute(0, 3, 1, 2), None, None, None
+        direct = dy * power
+        total = _LRNFunction.window_sum((direct * x).div_(s), ctx.n)
+        return direct.addcmul_(x, total, value=-1.5 * ctx.a), None, None, None
 
 
 class TunedLRN(nn.Module):
-    """Local response normalization as an expert writes it: added slices, square roots, own backward."""
+    """Local response normalization as an expert writes it: a convolution, square roots, own backward."""
 
     def __init__(self, n, alpha, beta, k):
         super().__init__()
-        if beta != 0.75:
-            raise ArgumentError(f"bench: the tuned LRN knows beta 0.75 only, found {beta}")
+        if beta != 0.75 or n % 2 == 0:
+            raise ArgumentError(f"bench: the tuned LRN knows beta 0.75 and odd n only, found {beta} and {n}")
         self.constants = n, alpha / n, k
 
     def forward(self, x):
         """x (N,C,H,W) → y."""
         return _LRNFunction.apply(x, *self.constants)
+
+
+if __name__ == "__main__":
+    serve()

@@ -19,10 +19,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from threadpoolctl import threadpool_info
 
 from tinyalex.comm import Comm, launch
 from tinyalex.devices import Device, cpu_count, sharing
+from tinyalex.measure.machine import blas, cpu
 from tinyalex.nn import Linear, Sequential
 from tinyalex.ops import dropout_mask
 from tinyalex.ops.cases import CASES
@@ -44,12 +44,10 @@ class Report(NamedTuple):
 
 def look():
     """Return a `Report` of this machine."""
-    blas = [b for b in threadpool_info() if b["user_api"] == "blas"]
-    libraries = ", ".join(f"{b['internal_api']} {b['version']}, {b['num_threads']} threads" for b in blas)
     found = [
         ("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
-        ("CPU", f"{cpu_count()} cores for this process"),
-        ("NumPy", f"{np.__version__}, BLAS: {libraries or 'unknown'}"),
+        ("CPU", f"{cpu_count()} cores for this process of {cpu()}"),
+        ("NumPy", blas()),
     ]
     devices, advice = ["cpu:0"], []
     found.append(("MPI", _mpi(advice)))

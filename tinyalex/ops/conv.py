@@ -119,10 +119,7 @@ def conv2d_backward(dy, cache, need_dx=True):
         if stride[0] != stride[1]:
             return _plain().conv2d_backward(dy, cache, need_dx)
         return cuda.conv2d_backward(dy, cache._replace(stride=stride[0]), need_dx)
-    if activation:
-        g = activation.backward(dy, y, out=empty(xp, dy.shape, dy.dtype))
-    else:
-        g = xp.ascontiguousarray(dy)
+    g = activation.backward(dy, y) if activation else xp.ascontiguousarray(dy)
     dw = empty(xp, w.shape, w.dtype)
     dx = empty(xp, x.shape, x.dtype) if need_dx else None
     for cs, fs in _groups(cache):

@@ -7,7 +7,7 @@ row i and of row i+1 have KH−s input rows in common.  So only the repetition a
 
 and the columns of output row i are the strips i·s … i·s+KH−1, which lie one after the other: as a matrix
 (KH·C·KW, OW·N) they are a view, nothing is copied, with the rows in the order p, c, q in place of
-c, p, q.  One product for each output row; bias and activation are applied while its result is in cache.  The
+c, p, q.  One product for each output row, in one call for a block of rows.  The
 images are innermost, so strips are copied in runs of N (stride 1: OW·N) contiguous numbers, and W cols
 is already the next layer's layout.  Strips are made for a block of output rows at a time, so that memory
 does not grow with the picture.
@@ -22,6 +22,7 @@ than channels; else the strips of x are the fewer.
 """
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from tinyalex.memory import empty, zeros
 from tinyalex.ops.windows import real_windows
@@ -38,12 +39,11 @@ def convolve(x, w, stride, pads, y, finish):
     """
     F, _, KH, KW = w.shape
     _, OH, OW, N = y.shape
-    y_rows = y.reshape(F, OH, OW * N)
+    y_rows = y.reshape(F, OH, OW * N).swapaxes(0, 1)
     weights = _by_rows(w)
     for rows, strips in _blocks_of_rows(x, KH, KW, stride, pads, OH, OW):
-        for i, cols in _columns(strips, rows, KH, stride[0]):
-            np.matmul(weights, cols, out=y_rows[:, i])
-            finish(slice(None), y[:, i : i + 1])
+        np.matmul(weights, _columns(strips, KH, stride[0]), out=y_rows[rows])
+        finish(slice(None), y[:, rows])
 
 
 def convolve_backward(g, x, w, stride, pads, dx):
@@ -52,22 +52,18 @@ def convolve_backward(g, x, w, stride, pads, dx):
     _, OH, OW, N = g.shape
     if dx is not None and stride == (1, 1) and C >= F:
         return _backward_stride_1(g, x, w, pads, dx)
-    g_rows = g.reshape(F, OH, OW * N)
+    g_rows = g.reshape(F, OH, OW * N).swapaxes(0, 1)
     weights = _by_rows(w)
     dwT = zeros(np, weights.T.shape, w.dtype)  # dWᵀ = cols gᵀ: BLAS likes many rows
     if dx is not None:
         dx.fill(0)
     for rows, strips in _blocks_of_rows(x, KH, KW, stride, pads, OH, OW):
+        dwT += np.matmul(_columns(strips, KH, stride[0]), g_rows[rows].swapaxes(1, 2)).sum(axis=0)
         if dx is not None:
+            dcols = np.matmul(weights.T, g_rows[rows]).reshape(-1, KH, C, KW, OW, N)
             dstrips = zeros(np, strips.shape, strips.dtype)
-            dcols = empty(np, (KH, C, KW, OW, N), x.dtype)
-        for i, cols in _columns(strips, rows, KH, stride[0]):
-            dwT += cols @ g_rows[:, i].T
-            if dx is not None:
-                start = (i - rows.start) * stride[0]
-                np.matmul(weights.T, g_rows[:, i], out=dcols.reshape(KH * C * KW, OW * N))
-                dstrips[start : start + KH] += dcols
-        if dx is not None:
+            for p in range(KH):
+                dstrips[p : len(strips) - KH + p + 1 : stride[0]] += dcols[:, p]
             for pixels, strip in _overlap(dx, dstrips, rows.start * stride[0] - pads[0], stride[1], pads[2]):
                 pixels += strip
     return _by_filters(dwT.T, w)
@@ -80,12 +76,12 @@ def _backward_stride_1(g, x, w, pads, dx):
     turned = w.swapaxes(0, 1)[..., ::-1, ::-1]
     weights = _by_rows(turned)
     dwT = zeros(np, weights.T.shape, w.dtype)
-    x_rows, dx_rows = x.reshape(C, H, W * N), dx.reshape(C, H, W * N)
+    x_rows, dx_rows = (v.reshape(C, H, W * N).swapaxes(0, 1) for v in (x, dx))
     (pt, pb, pl, pr), (p, q) = pads, (KH - 1, KW - 1)
     for rows, strips in _blocks_of_rows(g, KH, KW, (1, 1), (p - pt, p - pb, q - pl, q - pr), H, W):
-        for u, cols in _columns(strips, rows, KH, 1):
-            np.matmul(weights, cols, out=dx_rows[:, u])
-            dwT += cols @ x_rows[:, u].T
+        cols = _columns(strips, KH, 1)
+        np.matmul(weights, cols, out=dx_rows[rows])
+        dwT += np.matmul(cols, x_rows[rows].swapaxes(1, 2)).sum(axis=0)
     return _by_filters(dwT.T, turned).swapaxes(0, 1)[..., ::-1, ::-1]
 
 
@@ -107,8 +103,8 @@ def _blocks_of_rows(x, kh, kw, stride, pads, oh, ow):
     step = min(oh, max(1, (step - kh) // down + 1))
     buffer = empty(np, ((step - 1) * down + kh, C, kw, ow, N), x.dtype)
     for start in range(0, oh, step):
-        rows = range(start, min(start + step, oh))
-        strips = buffer[: (len(rows) - 1) * down + kh]
+        rows = slice(start, min(start + step, oh))
+        strips = buffer[: (rows.stop - start - 1) * down + kh]
         first = start * down - pads[0]
         _zero_outside(strips, x, first, across, pads[2])
         for pixels, strip in _overlap(x, strips, first, across, pads[2]):
@@ -116,13 +112,12 @@ def _blocks_of_rows(x, kh, kw, stride, pads, oh, ow):
         yield rows, strips
 
 
-def _columns(strips, rows, kh, stride):
-    """Yield (i, columns): each output row's matrix (KH·C·KW, OW·N), a view of its strips."""
+def _columns(strips, kh, stride):
+    """Return the columns of the block's output rows, a view: (rows, KH·C·KW, OW·N)."""
     h, C, kw, ow, N = strips.shape
     flat = strips.reshape(h * C * kw, ow * N)
-    for i in rows:
-        start = (i - rows.start) * stride
-        yield i, flat[start * C * kw : (start + kh) * C * kw]
+    windows = sliding_window_view(flat, kh * C * kw, axis=0)[:: stride * C * kw]
+    return windows.swapaxes(1, 2)
 
 
 def _overlap(maps, strips, first, stride, left):

@@ -18,19 +18,23 @@ __all__ = ["new_run", "reopen", "resume", "train"]
 
 def new_run(
     data, network=None, recipe=None, *, upscale=None, seed=0, save_every=500, keep=3,
-    parallel=None, width=None, size=None, bias=None, dropout=None, **changes,
+    parallel=None, accumulate=1, start_from=None, scale=None, width=None, size=None, bias=None, dropout=None,
+    weights=None, **changes,
 ):  # fmt: skip
     """Return (`Settings`, opened data) of a run that is to begin.
 
     data: a folder made by `tinyalex prepare`, CIFAR-10's, or "cifar10".  network: a `Network`, or a word that
     means one, see `tinyalex.runs.saved.find_network`; by default "paper", for the recipe "small" the network
     of that name.  parallel: how the devices share the work, see `tinyalex.parallel`.  width, size, bias,
-    dropout: choices about a network that is asked for by name.  recipe: a `Recipe` or the name of one; by
-    default that of the network's authors.
+    dropout, weights: choices about a network that is asked for by name.  recipe: a `Recipe` or the name of
+    one; by default that of the network's authors.
+    accumulate: parts of a batch.  start_from: a run or checkpoint whose weights it begins with.  scale: S, or
+    (least, most), see `tinyalex.data.augment.Augmentation`.
     changes: of the recipe: epochs, batch, rate, patience, noise, …
     """
     from tinyalex.models import Network
     from tinyalex.parallel import usual
+    from tinyalex.runs.checkpoint import newest
     from tinyalex.runs.recipe import recipe_of
     from tinyalex.runs.saved import find_network
     from tinyalex.runs.settings import Settings, locate, open_data
@@ -43,10 +47,14 @@ def new_run(
         size = size or 7 * (upscale or side) // 8
     chosen = recipe_of(recipe, network, **changes)
     if not isinstance(network, Network):
-        options = {"width": width, "size": size, "bias": bias, "dropout": dropout}
+        options = {"width": width, "size": size, "bias": bias, "dropout": dropout, "weights": weights}
         network = find_network(network, len(opened.classes), **options)
-    others = {"seed": seed, "upscale": upscale, "save_every": save_every, "keep": keep}
-    others["parallel"] = parallel or usual(network)
+    if start_from is not None:
+        start_from = str(newest(start_from).resolve())
+    others = {
+        "seed": seed, "upscale": upscale, "save_every": save_every, "keep": keep, "scale": scale,
+        "accumulate": accumulate, "start_from": start_from, "parallel": parallel or usual(network),
+    }  # fmt: skip
     return Settings.of(data, network, chosen, side, **others), opened
 
 

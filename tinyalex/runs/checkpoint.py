@@ -20,9 +20,10 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from tinyalex.errors import DataError
+from tinyalex.errors import ArgumentError, DataError
 from tinyalex.fields import finite
 from tinyalex.files import write_bytes
+from tinyalex.models.vgg import inherited as inherited_layers
 from tinyalex.runs import version1
 
 VERSION = 2
@@ -178,6 +179,31 @@ def adopt(model, arrays, path):
     for name, layer, key in model.parameters():
         rows = layer.comm.part(len(arrays[name]))
         layer.params[key] = model.comm.device.put(arrays[name][rows])
+
+
+def inherited(network, path):
+    """Return the names of the arrays that a network begins with of a checkpoint (`tinyalex.models.vgg`).
+
+    Raises DataError, naming the file, for one of another network.
+    """
+    _, shapes = outline(path)
+    theirs = {name: size for name, size in shapes.items() if not name.startswith(("velocity.", "data."))}
+    ours = network.sizes()
+    try:
+        layers = inherited_layers(theirs, ours)
+    except ArgumentError as error:
+        raise DataError(f"--start-from: {path}: {error}") from error
+    return [name for name in ours if name.rpartition(".")[0] in layers]
+
+
+def inherit(model, network, path):
+    """Write what the network begins with of a checkpoint into the model on this rank."""
+    names, (arrays, _) = inherited(network, path), load(path)
+    for name, layer, key in model.parameters():
+        if name in names:
+            finite({name: arrays[name]})
+            rows = layer.comm.part(len(arrays[name]))
+            layer.params[key][...] = layer.comm.device.put(arrays[name][rows])
 
 
 def _compare(wanted, arrays, path, exactly):

@@ -23,6 +23,7 @@ from time import perf_counter
 import numpy as np
 
 from tinyalex import files
+from tinyalex.data import Images
 from tinyalex.errors import ArgumentError, DataError
 from tinyalex.evaluate import errors, probabilities
 from tinyalex.ops.cuda.pictures import feed
@@ -30,7 +31,7 @@ from tinyalex.optim import SGD
 from tinyalex.parallel import keeps_ranks, updated_in_turn
 from tinyalex.runs import checkpoint, version1
 from tinyalex.runs.checkpoint import checkpoints
-from tinyalex.runs.recipe import Schedule
+from tinyalex.runs.recipe import Schedule, pictures_of, steps_of
 from tinyalex.runs.settings import Settings
 from tinyalex.train import Place, Stopped, fit
 
@@ -58,6 +59,13 @@ def check(settings, data, ranks):
             f"{settings.data}: has {len(data.classes)} classes; {name}, the network's last layer, makes "
             f"{' × '.join(map(str, network.outputs))} outputs"
         )
+    if batch // placed[0].parts % settings.accumulate:
+        raise DataError(
+            f"--accumulate: expected a number of equal parts of the {batch // placed[0].parts} images that a "
+            f"rank has of a batch, found {settings.accumulate}"
+        )
+    if settings.accumulate > 1 and settings.parallel.startswith("hybrid"):
+        raise DataError("--accumulate: hybrid layouts take the whole batch, or turns (hybrid:b)")
     _check_pictures(settings, data)
     with data.loader("train", settings, augmentation=settings.recipe.augmentation, train=True):
         pass
@@ -66,10 +74,18 @@ def check(settings, data, ranks):
 def _check_pictures(settings, data):
     """Raise the error of too few or too small pictures, with the option of the command that helps."""
     count, side, crop = len(data.train.labels), data.mean.shape[-1], settings.network.input[-1]
+    scale = settings.recipe.augmentation.scale
     if count < settings.recipe.batch:
         raise DataError(
             f"{settings.data}: has {count} pictures to train on, fewer than a batch of "
             f"{settings.recipe.batch}: --batch {count} at most"
+        )
+    if scale is not None:
+        _check_scale(settings, data, *settings.recipe.augmentation.scales)
+        return
+    if hasattr(data.train, "sizes"):
+        raise DataError(
+            f"{settings.data}: holds whole pictures, of a shorter side of {side}: --scale {side} at most"
         )
     full = settings.upscale or side
     if crop > full:
@@ -77,6 +93,23 @@ def _check_pictures(settings, data):
         raise DataError(
             f"{settings.data}: its pictures have {found}, and the network sees {crop}: "
             f"--size {full} at most, or --upscale {crop} at least"
+        )
+
+
+def _check_scale(settings, data, least, most):
+    """Raise the error of a scale that is smaller than the crop, or larger than what was prepared."""
+    side, crop = data.mean.shape[-1], settings.network.input[-1]
+    if settings.upscale is not None:
+        raise DataError("--scale: rescales pictures itself, found --upscale as well")
+    if not 0 < crop <= least <= most:
+        raise DataError(
+            f"--scale: expected the shorter side, at least the {crop} pixels that the network sees, or "
+            f"LEAST,MOST; found {least}" + (f",{most}" if most != least else "")
+        )
+    if most > side and not isinstance(data.train, Images):
+        raise DataError(
+            f"{settings.data}: its pictures have a shorter side of {side} pixels, and --scale asks for "
+            f"{most}: prepare them with --side {most}"
         )
 
 
@@ -197,6 +230,8 @@ def job(out, settings, data, new=False, longer=False, stop=None, on_event=lambda
             if comm.rank == 0:
                 check(chosen, data, comm.size)
                 if new:
+                    if settings.start_from:
+                        checkpoint.inherited(settings.network, settings.start_from)
                     begin(out, chosen)
                 stack.enter_context(lock(out))
             comm.share(None)  # nobody looks into the folder before
@@ -228,17 +263,20 @@ class _Run:
         self.rng = np.random.default_rng(settings.seed)  # starting weights, then dropout
         self.net = settings.network.build(comm, self.rng, parallel=settings.parallel)
         r = settings.recipe
-        self.optimizer = SGD(self.net, r.rate, r.momentum, r.decay, decay_biases=r.decay_biases)
+        self.optimizer = SGD(
+            self.net, r.rate, r.momentum, r.decay, decay_biases=r.decay_biases, decays=r.decays
+        )
         smaller = r.growth(r.batch / comm.size) / r.growth(r.batch)  # of a turn's batch
         self.schedule = Schedule(r, dict.fromkeys(updated_in_turn(self.net), smaller))
         self.place = Place()
-        self.steps = len(data.train.labels) // r.batch  # in an epoch
         self.saved = None  # (step, epoch) of the newest checkpoint
         self.sized = None  # step of the newest record of sizes
         self.at_chance = 0  # epochs in a row
         self.noise = 0.0
         if checkpoints(out):
             self._restore(checkpoints(out)[-1])
+        elif settings.start_from:
+            checkpoint.inherit(self.net, settings.network, settings.start_from)
         if comm.rank == 0:
             _write_settings(out, settings)  # the pictures may have been moved
             # What was recorded after this checkpoint will be recorded again.
@@ -248,14 +286,25 @@ class _Run:
             kept = [r for r in metrics(out) if r["step"] <= recorded]
             text = "".join(json.dumps(r) + "\n" for r in kept)
             files.write_text(out / "metrics.jsonl", text)
+        if settings.start_from and not self.saved:
+            self._save(planned=False)  # the other run may be gone when this one goes on
+
+    @property
+    def steps(self):
+        """Of the epoch in which the run is."""
+        return steps_of(self.settings.recipe, self.place.epoch, len(self.data.train.labels))
 
     def go(self):
-        epochs = 0 if self.schedule.ended else self.settings.recipe.epochs
+        recipe = self.settings.recipe
+        epochs = 0 if self.schedule.ended else recipe.epochs
+        changes = {change.epoch for change in recipe.schedule or () if change.pictures}
         try:
-            fit(
-                self.net, self.optimizer, self._batches, self.steps, epochs, place=self.place,
-                begin_epoch=self._begin_epoch, on_step=self._on_step, end_epoch=self._end_epoch,
-            )  # fmt: skip
+            for end in sorted({e for e in changes if e < epochs} | {epochs}):  # as many steps in each epoch
+                fit(
+                    self.net, self.optimizer, self._batches, self.steps, end, place=self.place,
+                    parts=self.settings.accumulate, begin_epoch=self._begin_epoch,
+                    on_step=self._on_step, end_epoch=self._end_epoch,
+                )  # fmt: skip
         except Stopped:
             self._save(planned=False)
             return False
@@ -271,7 +320,10 @@ class _Run:
     def _batches(self, epoch, start):
         """The epoch's batches from one on, this rank's part of each."""
         device = self.comm.device
-        with self._loader("train", noise=self.noise, start=(epoch, start), epochs=epoch + 1) as loader:
+        pictures = pictures_of(self.settings.recipe, epoch, len(self.data.train.labels))
+        with self._loader(
+            "train", noise=self.noise, start=(epoch, start), epochs=epoch + 1, pictures=pictures
+        ) as loader:
             for images, labels in feed(device, self._shared(loader, self.steps - start)):
                 yield images, device.put(labels)
 

@@ -6,14 +6,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyalex.data import augment, cifar10, imagenet
+from tinyalex.data import augment, cifar10, imagenet, shapes
 from tinyalex.data.loader import Loader
+from tinyalex.data.rescaled import RescaledLoader
 from tinyalex.errors import DataError, few
 from tinyalex.fields import checked
 from tinyalex.models.network import Network
 from tinyalex.parallel import LAYOUTS, most_ranks
 from tinyalex.runs import recipe
 from tinyalex.runs.recipe import Recipe
+
+SHAPES = Path("shapes")  # the pictures that `tinyalex.data.shapes` draws
 
 
 class Settings(NamedTuple):
@@ -26,6 +29,8 @@ class Settings(NamedTuple):
     upscale: int | None = None  # side to which pictures are enlarged first
     save_every: int = 500  # steps
     keep: int = 3  # checkpoints
+    accumulate: int = 1  # parts of a batch that go through the network one after the other
+    start_from: str | None = None  # the checkpoint whose weights the run began with
     parallel: str = "model"  # how ranks share the work, see `tinyalex.parallel`
     ranks: int | None = None  # how many, where what is learned depends on it
 
@@ -34,12 +39,18 @@ class Settings(NamedTuple):
         """Return the settings of a run whose crops are what the network sees.
 
         side: of the data's pictures.  A recipe counts the positions of its own crop in pictures of 256
-        pixels: with others, every crop that fits may be drawn.
+        pixels: with others, every crop that fits may be drawn.  Its scale is of its own crop too: with
+        another, pictures stay as large as they are.
+        scale: instead of the recipe's.
         """
-        crop = network.input[-1]
-        pictures = recipe.augmentation._replace(crop=crop)
-        if (others.get("upscale") or side, crop) != (256, recipe.augmentation.crop):
+        crop, pictures, scale = network.input[-1], recipe.augmentation, others.pop("scale", None)
+        if scale is not None:
+            pictures = pictures._replace(scale=scale, offsets=None, group=1)
+        elif pictures.scale is not None and crop != pictures.crop:
+            pictures = pictures._replace(scale=None if others.get("upscale") else side)
+        if pictures.offsets and (others.get("upscale") or side, crop) != (256, pictures.crop):
             pictures = pictures._replace(offsets=None)
+        pictures = pictures._replace(crop=crop)
         return cls(str(data), network, recipe._replace(augmentation=pictures), **others)
 
     @property
@@ -63,8 +74,11 @@ class Settings(NamedTuple):
         made = checked(cls, fields | parts, "settings")
         if made.parallel not in LAYOUTS:
             raise DataError(f"parallel: expected one of {', '.join(LAYOUTS)}, found {made.parallel!r}")
-        if min(made.recipe.batch, made.recipe.epochs, made.recipe.patience, made.save_every, made.keep) < 1:
-            raise DataError("settings: batch, epochs, patience, save_every, keep: expected at least 1")
+        r = made.recipe
+        if min(r.batch, r.epochs, r.patience, made.save_every, made.keep, made.accumulate) < 1:
+            raise DataError(
+                "settings: batch, epochs, patience, save_every, keep, accumulate: expected at least 1"
+            )
         return made
 
 
@@ -80,26 +94,35 @@ class Data(NamedTuple):
     def loader(self, split, settings, **kwargs):
         """Return a Loader over a split, "train" or "val", as the settings say."""
         source = self.train if split == "train" else self.val
-        return Loader(
+        made = Loader if kwargs["augmentation"].scale is None else RescaledLoader
+        return made(
             source, settings.recipe.batch, mean=self.mean, covariance=self.covariance,
-            seed=settings.seed, upscale=settings.upscale, **kwargs,
+            seed=settings.seed, upscale=settings.upscale, data_batch=settings.recipe.data_batch, **kwargs,
         )  # fmt: skip
 
 
 def locate(data):
-    """Return the whole path of a data set; "cifar10" is CIFAR-10 where it is on the disk, else fetched."""
+    """Return the whole path of a data set; "cifar10" is CIFAR-10 where it is on the disk, else fetched.
+
+    "shapes" stays: they are drawn here.
+    """
     path = Path(data)
+    if path == SHAPES and not path.exists():
+        return path
     if path == Path("cifar10") and not path.exists():
         path = cifar10.find() or cifar10.fetch()
     return path.resolve()
 
 
 def open_data(path):
-    """Open a folder made by `tinyalex prepare`, or CIFAR-10 in any form that `cifar10.load` reads.
+    """Open a folder made by `tinyalex prepare`, CIFAR-10 in any form that `cifar10.load` reads, or "shapes".
 
     path: as for `locate`.  Raises DataError for anything else.
     """
     path = locate(path)
+    if path == SHAPES:
+        train, val = shapes.load("train"), shapes.load("test")
+        return Data(train, val, *augment.statistics(train.images), train.classes)
     if (path / "index.json").exists() or (path / "plan.json").exists():
         splits = imagenet.open_all(path)
         some = splits["train" if "train" in splits else "val"]

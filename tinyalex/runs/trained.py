@@ -9,7 +9,9 @@ from tinyalex.data import Images, augment
 from tinyalex.data.loader import Batch, Loader
 from tinyalex.data.pictures import read_file
 from tinyalex.data.preprocessing import KNOWN, Pictures
-from tinyalex.errors import DataError
+from tinyalex.data.rescaled import RescaledLoader
+from tinyalex.errors import ArgumentError, DataError
+from tinyalex.evaluate import Dense, probabilities
 from tinyalex.nn import AllGather, Dropout, Flatten
 from tinyalex.runs import checkpoint
 from tinyalex.runs.saved import load_network, mean_picture, open_network
@@ -25,6 +27,54 @@ class Trained(NamedTuple):
     mean: np.ndarray  # (3, S, S) for pictures of side S, or (3,)
     classes: tuple
     pictures: Pictures | None = None  # of an imported network
+
+
+class Test(NamedTuple):
+    """How a network is tested: the average of its probabilities over views, scales, and dense passes.
+
+    views: 1, 9, 10 or 50 of each scale, 150: 50 of three scales; 0: none.  dense: whole pictures, see
+    `tinyalex.evaluate.Dense`; with views, the average of both (VGG, section 4.3).  flips: whole pictures and
+    their mirror images.  scales: shorter sides Q to which pictures are rescaled; None: the one that the
+    network was trained on, or for 150 views the three about it (`augment.Augmentation.test_scales`).
+    """
+
+    views: int = 1
+    dense: bool = False
+    flips: bool = False
+    scales: tuple[int, ...] | None = None
+
+    def passes(self, trained):
+        """Return the lists of (views, dense, scale) whose averages are averaged."""
+        scales = self.scales or (None,)
+        if self.views == 150 and len(scales) != 3:
+            if self.scales:
+                raise ArgumentError(f"--views 150: expected three scales, found {len(scales)}")
+            known = _augmentation(trained)
+            side = known.scale or (trained.settings and trained.settings.upscale) or _side(trained)
+            scales = known._replace(scale=side).test_scales
+        kinds = [(1 + self.flips, True)] * self.dense + [(min(self.views, 50), False)] * bool(self.views)
+        return [[(*kind, scale) for scale in scales] for kind in kinds]
+
+
+def probabilities_of(comm, trained, source, how, on_batch):
+    """Return the class probabilities (K, N) of a source's pictures and the labels (N,), as `Test` says.
+
+    on_batch(done, of): so many pictures are done, of all passes.
+    """
+    kinds, done = how.passes(trained), 0
+    count, averages, labels = len(source.labels), [], None
+    for passes in kinds:
+        found = 0
+        for views, dense, scale in passes:
+            with view_loader(comm, trained, source, views, scale, dense) as loader:
+                net = Dense(trained.net) if dense else trained.net
+                before, of = done * count, sum(map(len, kinds)) * count
+                p, labels = probabilities(
+                    net, loader, lambda n, before=before, of=of: on_batch(before + n, of)
+                )
+            found, done = found + p / len(passes), done + 1
+        averages.append(found)
+    return sum(averages) / len(averages), labels
 
 
 def load(comm, path):
@@ -60,9 +110,10 @@ def load_classifier(comm, path):
 
 
 @contextlib.contextmanager
-def view_loader(comm, trained, source, views):
+def view_loader(comm, trained, source, views, scale=None, dense=False):
     """Yield the batches of a source's test views on rank 0, None on the other ranks.
 
+    scale, dense: as of `RescaledLoader`, which makes them where pictures are rescaled.
     All views of a batch together are no more pictures than a batch of training, or those of one picture.
     For an imported network smaller pictures are enlarged.  Raises DataError for pictures of another side.
     """
@@ -70,17 +121,21 @@ def view_loader(comm, trained, source, views):
         yield None
         return
     settings, pictures, wanted = trained.settings, trained.pictures, _side(trained)
+    augmentation = _augmentation(trained)
+    if scale or dense or views == 50 or augmentation.scale is not None or hasattr(source, "sizes"):
+        with _rescaled(trained, source, views, scale, dense) as loader:
+            yield _Adapted(loader, pictures) if pictures else loader
+        return
     side = source.images.shape[1] if isinstance(source, Images) else source.size
     if side > wanted or (side < wanted and not pictures):
         raise DataError(
             f"pictures of {side} pixels, the network was trained on {wanted}: prepare with --size {wanted}"
         )
     if pictures:
-        batch, augmentation = BATCH, augment.PLAIN._replace(crop=pictures.crop)
-        upscale = wanted if side < wanted else None
+        batch, upscale = BATCH, wanted if side < wanted else None
     else:
-        batch, augmentation, upscale = settings.recipe.batch, settings.recipe.augmentation, settings.upscale
-    batch = max(1, batch // 10) if views == 10 else batch
+        batch, upscale = settings.recipe.batch, settings.upscale
+    batch = max(1, batch // 10) if views > 1 else batch
     with Loader(
         source, batch, augmentation, train=False, mean=trained.mean, views=views, upscale=upscale,
         device=None if pictures else comm.device,  # what `_Adapted` does, the host does
@@ -88,9 +143,39 @@ def view_loader(comm, trained, source, views):
         yield _Adapted(loader, pictures) if pictures else loader
 
 
+def _rescaled(trained, source, views, scale, dense):
+    settings, augmentation = trained.settings, _augmentation(trained)
+    scale = scale or augmentation.test_scale or (settings and settings.upscale) or _side(trained)
+    if settings and not isinstance(source, Images) and scale > source.size:
+        raise DataError(
+            f"pictures of {source.size} pixels, to be tested at {scale}: prepare with --side {scale}"
+        )
+    window = trained.net.input_shape[-1]
+    if scale < window:
+        raise DataError(
+            f"--scales: pictures of {scale} pixels are smaller than the window of {window} that the network "
+            "sees"
+        )
+    pixels = views * (scale if dense else window) ** 2
+    batch = (settings.recipe.batch if settings else BATCH) * window**2 // pixels
+    return RescaledLoader(
+        source, max(1, batch), augmentation, train=False, mean=trained.mean, views=views, scale=scale,
+        dense=dense,
+    )  # fmt: skip
+
+
+def _augmentation(trained):
+    """How its pictures were varied; of an imported network the crop alone."""
+    if trained.pictures:
+        return augment.PLAIN._replace(crop=trained.pictures.crop)
+    return trained.settings.recipe.augmentation
+
+
 def _side(trained):
     """Of the pictures, before a crop is cut, that a network was trained on."""
-    return trained.pictures.resize if trained.pictures else trained.mean.shape[-1]
+    if trained.pictures:
+        return trained.pictures.resize
+    return _augmentation(trained).test_scale or trained.mean.shape[-1]
 
 
 class _Adapted:
@@ -138,7 +223,7 @@ def some_pictures(source, count, seed=0):
 
 
 def pictures_at(source, indices):
-    """Return some pictures of a source (Shards or Images), uint8 (3, S, S, len(indices))."""
+    """Return some pictures of a source (Shards or Images), of whole ones the middle: uint8 (3, S, S, n)."""
     if isinstance(source, Images):
         return source.images[..., indices]
-    return np.stack([source[i] for i in indices], axis=-1)
+    return np.stack([augment.middle(source[i]) for i in indices], axis=-1)

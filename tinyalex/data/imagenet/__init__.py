@@ -11,6 +11,11 @@ prepare() makes of each picture its middle 256 x 256 (paper, section 2) and writ
 
 A picture takes 192 KiB: ILSVRC-2012 takes 252 GB and 10 GB. It is kept channel first because that makes a
 random crop and flip three times as fast as pixel-interleaved (measured: 5 and 15 ms for 128 pictures).
+
+prepare(whole=True) keeps whole pictures, their shorter side of `size` pixels, one after the other in shards
+of uint8 (bytes,); train-sizes.npy holds int32 (N, 2), the height and width of each, and mean.npy the mean
+colour at every pixel. With a side of 512 a photograph of 4 : 3 takes 1.05 MB, a million of them 1.05 TB; with
+384 0.59 TB; with 256 0.26 TB, where the squares take 0.20 TB.
 """
 
 from tinyalex.data.imagenet.preparing import Prepared, prepare

@@ -42,26 +42,29 @@ class Prepared(NamedTuple):
 
 
 class Job(NamedTuple):
-    """One shard to write: the file without its suffix, the pictures, their labels, the side, EXIF or not."""
+    """One shard to write: the file without its suffix, the pictures, their labels, the side, EXIF, whole."""
 
     stem: str
     entries: list[Entry]
     labels: np.ndarray
     size: int
     exif: bool
+    whole: bool
 
     def done(self):
         return Path(self.stem + ".npz").exists() and _shard_path(self).exists()
 
 
 def prepare(
-    src, dst, *, size=256, shard_size=None, seed=0, val=None, exif=None, workers=None,
+    src, dst, *, size=256, whole=False, shard_size=None, seed=0, val=None, exif=None, workers=None,
     report=None, progress=None,
 ):  # fmt: skip
     """Write the pictures of src (see find_pictures) as shards into the folder dst (see this package's text).
 
-    shard_size: pictures a shard; by default a hundredth of the split and at least 64, so that even all of
-    ImageNet makes few files. seed: of the permutation that mixes the classes, and of what is held out. val:
+    size: side of the squares, the middles of the pictures; whole: the shorter side of pictures that are kept
+    whole. shard_size: pictures a shard; by default a hundredth of the split and at least 64, so that even all
+    of ImageNet makes few files. seed: of the permutation that mixes the classes, and of what is held out.
+    val:
     the share of each class's train pictures that is held out as val (see hold_out). exif: turn pictures
     upright by their EXIF orientation; by default all but ILSVRC's. workers: processes, by default one a core;
     they do not change a byte of the result. report: called with what was found (Found) before anything is
@@ -88,14 +91,14 @@ def prepare(
     if report:
         report(found)
     splits, classes = _shuffled(found.splits, seed), found.classes
-    plan = _plan(splits, size=size, shard_size=shard_size, seed=seed, val=val, exif=exif)
+    plan = _plan(splits, size=size, whole=whole, shard_size=shard_size, seed=seed, val=val, exif=exif)
     _check(dst)
     dst.mkdir(parents=True, exist_ok=True)
     with lock(dst, "preparing pictures"):
         new = _begin(dst, plan)
         if new:
             jobs = {
-                split: _jobs(dst, split, entries, classes, size, shard_size, exif)
+                split: _jobs(dst, split, entries, classes, size, shard_size, exif, whole)
                 for split, entries in splits.items()
             }
             _run(dst, [job for some in jobs.values() for job in some], workers or cpu_count(), progress)
@@ -173,7 +176,7 @@ def _begin(dst, plan):
             plan = plan | {"pillow": earlier.get("pillow")}  # nothing is left to decode
         else:
             earlier = json.loads(begun.read_text())
-        earlier = {"val": None, "exif": False} | earlier  # what all earlier versions did
+        earlier = {"val": None, "exif": False, "whole": False} | earlier  # what all earlier versions did
         differ = [
             f"{key} {earlier.get(key)}, now {plan[key]}" for key in plan if earlier.get(key) != plan[key]
         ]
@@ -189,12 +192,12 @@ def _begin(dst, plan):
     return not complete
 
 
-def _jobs(dst, split, entries, classes, size, shard_size, exif):
+def _jobs(dst, split, entries, classes, size, shard_size, exif, whole=False):
     n = shard_size or max(64, -(-len(entries) // 100))
     numbers = {name: k for k, name in enumerate(classes)}
     labels = np.array([numbers[e.label] for e in entries], np.int32)
     return [
-        Job(str(dst / "parts" / f"{split}-{k:03d}"), entries[i : i + n], labels[i : i + n], size, exif)
+        Job(str(dst / "parts" / f"{split}-{k:03d}"), entries[i : i + n], labels[i : i + n], size, exif, whole)
         for k, i in enumerate(range(0, len(entries), n))
     ]
 
@@ -203,7 +206,7 @@ def _run(dst, jobs, workers, progress):
     """Write the shards that are not there yet, in processes of their own."""
     pending = [job for job in jobs if not job.done()]
     total, left = (sum(len(job.entries) for job in some) for some in (jobs, pending))
-    picture = 3 * jobs[0].size ** 2
+    picture = 3 * jobs[0].size ** 2 * (4 if jobs[0].whole else 3) // 3  # most photographs are 4 : 3
     free = shutil.disk_usage(dst).free
     if left * picture > free:
         raise DataError(f"{dst}: needs {left * picture / 1e9:.1f} GB more, found {free / 1e9:.1f} GB free")
@@ -288,13 +291,15 @@ def _write_shard(job):
     """
     shard = _shard_path(job)
     total, cross = np.zeros((3, job.size, job.size), np.int64), np.zeros((3, 3), np.int64)
-    labels, unreadable, digest = [], [], hashlib.sha256()
+    if job.whole:
+        total = np.zeros((3, 1, 1), np.int64)
+    labels, sizes, unreadable, digest = [], [], [], hashlib.sha256()
     with replacing(shard) as file:
-        _write_header(file, len(job.entries), job.size)
+        _write_header(file, job, len(job.entries), 0)
         for entry, label in zip(job.entries, job.labels, strict=True):
             data = entry.read()  # an error of the disk ends the run: it may be gone when the run goes on
             try:
-                picture = np.ascontiguousarray(read_picture(data, job.size, job.exif))
+                picture = np.ascontiguousarray(read_picture(data, job.size, job.exif, job.whole))
             except MemoryError:
                 raise
             except Exception as error:  # whatever a decoder makes of a damaged file
@@ -302,7 +307,8 @@ def _write_shard(job):
                 continue
             file.write(picture)
             digest.update(picture)
-            total += picture
+            total += picture.sum((1, 2), keepdims=True, dtype=np.int64) if job.whole else picture
+            sizes.append(picture.shape[1:])
             cross += augment.gram(picture)
             labels.append(label)
         if 2 * len(unreadable) > len(job.entries):
@@ -311,11 +317,14 @@ def _write_shard(job):
                 + unreadable[0].replace("\t", ": ")
             )
         file.seek(0)
-        _write_header(file, len(labels), job.size)  # as long as before: NumPy leaves room for the count
+        _write_header(
+            file, job, len(labels), 3 * sum(h * w for h, w in sizes)
+        )  # as long as before: NumPy leaves room for the count
     with replacing(job.stem + ".npz") as file:
         np.savez(
             file,
             labels=np.array(labels, np.int32),
+            sizes=np.array(sizes, np.int32).reshape(-1, 2),
             total=total,
             cross=cross,
             unreadable=np.array(unreadable, str),
@@ -323,8 +332,8 @@ def _write_shard(job):
         )
 
 
-def _write_header(file, count, size):
-    shape = (count, 3, size, size)
+def _write_header(file, job, count, nbytes):
+    shape = (nbytes,) if job.whole else (count, 3, job.size, job.size)
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
@@ -335,17 +344,22 @@ def _shard_path(job):
 
 def _finish(dst, plan, jobs, classes):
     """From the shards' sums: labels, mean, covariance, the unreadable pictures, and last the index."""
-    splits, unreadable, sums = {}, [], {}
+    splits, unreadable, sums, counts = {}, [], {}, {}
+    keys = ("labels", "unreadable", "sha256") + ("sizes",) * plan["whole"]
     for split, some in jobs.items():
         parts, total, cross = [], 0, 0
         for job in some:
             with np.load(job.stem + ".npz", allow_pickle=False) as part:
                 total, cross = total + part["total"], cross + part["cross"]
-                parts.append({key: part[key] for key in ("labels", "unreadable", "sha256")})
+                parts.append({key: part[key] for key in keys})
         labels = np.concatenate([part["labels"] for part in parts])
+        if plan["whole"]:
+            sizes = np.concatenate([part["sizes"] for part in parts])
+            write_array(dst / f"{split}-sizes.npy", sizes)
+            counts[split] = int(sizes.prod(axis=1, dtype=np.int64).sum())  # of pixels
         bad = [line for part in parts for line in part["unreadable"].tolist()]
         unreadable += [f"{split}/{line}" for line in bad]
-        sums[split] = len(labels), total, cross
+        sums[split] = counts.get(split, len(labels)), total, cross
         splits[split] = {
             "count": len(labels),
             "classes": classes,
@@ -356,13 +370,15 @@ def _finish(dst, plan, jobs, classes):
         }
         write_array(dst / f"{split}-labels.npy", labels)
     mean, covariance = augment.mean_and_covariance(*(sums.get("train") or sums["val"]))
-    write_array(dst / "mean.npy", mean)
+    write_array(
+        dst / "mean.npy", np.ascontiguousarray(np.broadcast_to(mean, (3, plan["size"], plan["size"])))
+    )
     if unreadable:
         lines = "".join(f"{line}\n" for line in sorted(unreadable))
         write_bytes(dst / "unreadable.txt", lines.encode("utf-8", "replace"))
     index = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": VERSION + plan["whole"],
         "size": plan["size"],
         "covariance": covariance.tolist(),
         "splits": splits,

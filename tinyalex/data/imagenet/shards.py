@@ -10,11 +10,13 @@ import numpy as np
 
 from tinyalex.errors import DataError, few
 
-FORMAT, VERSION = "tinyalex pictures", 1
+FORMAT, VERSION = "tinyalex pictures", 1  # and 2, of whole pictures
 
 
 class Shards:
     """The pictures of one split: len(shards), shards[i] -> uint8 (3, size, size), read from the disk.
+
+    Whole pictures are (3, H, W), the shorter of which is size; only then there is sizes: int (N, 2), (H, W).
 
     labels int64 (N,); classes: the name of each label; mean float32 (3, size, size) and covariance float64
     (3, 3), in grey levels, of the train split (of val where there is no train). Made by open().
@@ -36,12 +38,22 @@ class Shards:
             )
         self._digests = [str(s["sha256"]) for s in entry["shards"]]
         self._paths = [folder / _plain(s["file"]) for s in entry["shards"]]
-        self._offsets, counts = [], []
-        for path, s in zip(self._paths, entry["shards"], strict=True):
-            pictures = _map(path, (s["count"], *picture), np.uint8)
-            self._offsets.append(path.stat().st_size - pictures.nbytes)
-            counts.append(len(pictures))
+        counts, self._first = [s["count"] for s in entry["shards"]], None
         self._ends = np.cumsum(counts)
+        if index["version"] > VERSION:
+            self.sizes = np.array(
+                _map(folder / f"{split}-sizes.npy", (entry["count"], 2), np.int32), np.int64
+            )
+            lengths = 3 * self.sizes.prod(axis=1)
+            self._first = np.concatenate(
+                [[0], np.cumsum(lengths)]
+            )  # byte of each picture, through all shards
+        self._offsets = []
+        for path, end, count in zip(self._paths, self._ends, counts, strict=True):
+            shape = (count, *picture)
+            if self._first is not None:
+                shape = (int(self._first[min(end, entry["count"])] - self._first[end - count]),)
+            self._offsets.append(path.stat().st_size - _map(path, shape, np.uint8).nbytes)
         if self._ends[-1] != entry["count"]:
             raise DataError(
                 f"{folder / 'index.json'}: {split} should hold {entry['count']} pictures, "
@@ -55,11 +67,12 @@ class Shards:
         if not 0 <= i < len(self):
             raise IndexError(f"picture {i} of {len(self)}")
         k = int(np.searchsorted(self._ends, i, side="right"))
-        start = i - (self._ends[k - 1] if k else 0)
-        shape = (3, self.size, self.size)
+        first = self._ends[k - 1] if k else 0
+        shape = (3, self.size, self.size) if self._first is None else (3, *map(int, self.sizes[i]))
         pixels = math.prod(shape)
+        start = (i - first) * pixels if self._first is None else self._first[i] - self._first[first]
         # Read, not mapped: a shard that shrinks meanwhile is an error, not a signal that ends the process.
-        found = np.fromfile(self._paths[k], np.uint8, pixels, offset=int(self._offsets[k] + start * pixels))
+        found = np.fromfile(self._paths[k], np.uint8, pixels, offset=int(self._offsets[k] + start))
         if found.size != pixels:
             raise DataError(
                 f"{self._paths[k]}: expected {pixels:,} bytes of picture {i}, found {found.size:,}"
@@ -107,9 +120,9 @@ def _open(folder, choose):
     path = folder / "index.json"
     try:
         index = json.loads(path.read_text())
-        if (index["format"], index["version"]) != (FORMAT, VERSION):
+        if index["format"] != FORMAT or index["version"] not in (VERSION, VERSION + 1):
             raise DataError(
-                f'{path}: expected "{FORMAT}" version {VERSION}, '
+                f'{path}: expected "{FORMAT}" version {VERSION} or {VERSION + 1}, '
                 f'found "{index["format"]}" version {index["version"]}'
             )
         splits = index["splits"]

@@ -177,7 +177,8 @@ def hold_out(found, share, seed=0):
     if not 0 < share < 1:
         raise ArgumentError(f"val={share}: expected a share between 0 and 1, such as 0.1")
     if "val" in found.splits:
-        raise DataError(f"val={share:g}: there are validation pictures already, in {found.places['val']}")
+        where = found.places["val"]
+        raise DataError(f"val={share:g}: there are validation pictures already, in {where}: leave val out")
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2,)))
     of_class, held = {}, set()
     for entry in found.splits["train"]:
