@@ -16,6 +16,7 @@ All others make the step that one rank makes, to rounding, dropout included.
 """
 
 import copy
+import functools
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from tinyalex.errors import ArgumentError
 from tinyalex.nn import Layer, Linear, Placed, plan
 from tinyalex.nn.sequential import named
+from tinyalex.ops.cuda.graph import host
 
 LAYOUTS = "model", "data", "hybrid", "hybrid:b", "hybrid:variable"
 BUCKET = 1 << 18  # numbers of gradients that travel together, at least
@@ -188,6 +190,36 @@ class Sums:
 
 def _summed(layer, key):
     return layer.params[key] if key in layer.statistics else layer.grads[key]
+
+
+def add_up(before, then, layer):
+    """After a layer's backward: add the gradients of the parts before; in the last part, hand them on."""
+    if then is None or before:
+        for key, gradient in layer.grads.items():
+            place = layer.name, key
+            before[place] = layer.grads[key] = before[place] + gradient if place in before else gradient
+    if then:
+        then(layer)
+
+
+def in_parts(net, parts):
+    """Count the parts of a batch; in each, dropout takes this part's images of one mask, drawn again."""
+    states, layers = [], list(net.layers.values())
+    whole = [layer.images for layer in layers]
+
+    def draw_again(part):
+        if part == 0:
+            states[:] = [net.rng.bit_generator.state]
+        net.rng.bit_generator.state = states[0]
+
+    for part in range(parts):
+        if parts > 1 and net.rng:
+            host(functools.partial(draw_again, part))
+        for layer, (first, of) in zip(layers, whole, strict=True):
+            layer.images = first * parts + part, of * parts
+        yield part
+    for layer, images in zip(layers, whole, strict=True):
+        layer.images = images
 
 
 def turns(net):
