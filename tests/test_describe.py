@@ -309,7 +309,7 @@ def test_memory_strings_that_mean_nothing(text):
 def test_what_cannot_be_described():
     with pytest.raises(ValueError, match="batch: expected at least 1 image, found 0"):
         describe(PAPER, 1, 0)
-    with pytest.raises(ValueError, match="lrn1: reads all of the channels, and each of 3 ranks holds"):
+    with pytest.raises(ValueError, match="3 ranks cannot share 2 towers evenly"):
         describe(PAPER, 3, 1)
     with pytest.raises(ValueError, match="conv1: window of 11 is larger"):
         describe(Network(PAPER.layers, (3, 7, 7)), 1, 1)

@@ -4,6 +4,7 @@ All run on NumPy, on the stand-in for CuPy and on GPUs.
 """
 
 import copy
+import pickle
 from typing import NamedTuple
 
 import backends
@@ -355,6 +356,30 @@ def test_sequential_can_stop_after_a_named_layer():
     pooled = net.forward(x, last="first")
     assert y.tobytes() == backends.Hosted(net.layers["conv"]).forward(pooled).tobytes()
     assert net.forward(x, last="fc").tobytes() == net.forward(x).tobytes()
+
+
+def test_a_network_can_be_copied_and_pickled():
+    """The copy computes the same, and is trained alone; a rank among others cannot be copied."""
+    layers = [Conv2d(4, 3, activation="relu"), BatchNorm(), MaxPool(2, 2), Dropout(), Linear(3)]
+    x = np.random.default_rng(1).standard_normal((3, 8, 8, 2)).astype(np.float32)
+    net = Sequential(layers, x.shape[:-1], rng=np.random.default_rng(0))
+    net.forward(x, train=True)
+    before = net.forward(x)
+    for made in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert made.forward(x).tobytes() == before.tobytes()
+        made.backward(np.ones_like(before))
+        SGD(made, rate=1.0).step()
+        assert made.forward(x).tobytes() != before.tobytes()
+        assert net.forward(x).tobytes() == before.tobytes()
+
+    def rank(comm):
+        layers = [Conv2d(4, 3), AllGather(), Linear(2), AllGather(replicated=True)]
+        net = Sequential(layers, (3, 4, 4), comm, np.random.default_rng(0))
+        for how in (copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))):
+            with pytest.raises(TypeError):
+                how(net)
+
+    launch(rank, parse("cpu:0,cpu:1"))
 
 
 # ---- any number of ranks -------------------------------------------------------------------------------

@@ -491,6 +491,27 @@ def test_weights_in_another_file_must_lie_in_the_model_s_folder(location, messag
             onnx_import.read(path)
 
 
+@pytest.mark.parametrize("beside", ["link", "file"])
+def test_a_model_that_is_a_link_has_its_weights_beside_the_link_or_the_file(beside, tmp_path):
+    for name in ("link", "file", "elsewhere"):
+        (tmp_path / name).mkdir()
+    g = towers_2012()
+    w1 = g.weights[0]
+    raw, wanted = w1.raw_data, onnx.numpy_helper.to_array(w1)
+    w1.ClearField("raw_data")
+    w1.data_location = onnx.TensorProto.EXTERNAL
+    w1.external_data.add(key="location", value="weights.bin")
+    g.write(tmp_path / "file" / "net.onnx")
+    path = tmp_path / "link" / "net.onnx"
+    path.symlink_to("../file/net.onnx")
+    (tmp_path / beside / "weights.bin").write_bytes(raw)
+    np.testing.assert_array_equal(onnx_import.read(path).arrays["conv1.w"], wanted)
+    (tmp_path / beside / "weights.bin").rename(tmp_path / "elsewhere" / "weights.bin")
+    (tmp_path / beside / "weights.bin").symlink_to("../elsewhere/weights.bin")
+    with pytest.raises(DataError, match=r"its data lie outside the model's folder"):
+        onnx_import.read(path)
+
+
 def test_a_constant_that_would_fill_the_memory_is_refused(tmp_path):
     def change(g):
         g.weights[1].CopyFrom(onnx.numpy_helper.from_array(np.array([1 << 40], np.int64), "six"))
