@@ -409,8 +409,8 @@ draw.plain(axes, "numbers in each array", "ns for one number", "on this machine"
 # Blocks have a price: each operation on a block costs NumPy about a microsecond before it begins.  Too
 # small, and you pay mostly that; too large, and they fall out of the cache.  The library's sizes (`BLOCK`
 # in `tinyalex.optim`, `BLOCK_BYTES` in `ops.lrn`, `ops.pool` and `ops.strips`) were found by measuring.  And
-# a block need not be a pass over a *flat* array: bias and ReLU are applied to each output row right after
-# its product, while it is hot.
+# a block need not be a pass over a *flat* array: bias and ReLU are applied to some rows of outputs right
+# after their products, while they are hot.
 #
 # ## Fresh memory is not free
 #
@@ -615,11 +615,11 @@ for axes, counts, title in ((left, macs, "as written"), (right, fewer, "with 4×
     draw.plain(axes, "", "millions", f"{title}: {sum(counts.values()) / 1e6:.0f} million")
 
 # %% [markdown]
-# The library's `ops.winograd` is this, with tiles of 4×4, blocks of tiles that fit the cache, and points
-# chosen with care.  In float64 its numbers are those of lesson 4.  In float32 there is a price: the
-# transforms subtract numbers of like size, and what was rounded away before does not come back.  The error
-# is larger than that of the plain sum.  Both are far below what a gradient from 128 random pictures is
-# worth.
+# The library's `ops.winograd` is this, with tiles of 4×4, and points chosen with care.  Its transforms are
+# matrix products as well: with $D$ as a column, $B\,D\,B^{\mathsf T}$ is `np.kron(B, B) @ D`.  In
+# float64 its numbers are those of lesson 4.  In float32 there is a price: the transforms subtract numbers of
+# like size, and what was rounded away before does not come back.  The error is larger than that of the plain
+# sum.  Both are far below what a gradient from 128 random pictures is worth.
 
 # %%
 x = rng.standard_normal((32, 13, 13, 4))
@@ -628,6 +628,7 @@ assert winograd.pays(w, (1, 1), 1)
 exact, _ = plain.conv2d_forward(x, w, np.zeros(48), pad=1)
 y, _ = conv2d_forward(x, w, np.zeros(48), pad=1)
 np.testing.assert_allclose(y, exact, rtol=1e-10, atol=1e-10)
+np.testing.assert_allclose(np.kron(B, B) @ D.ravel(), (B @ D @ B.T).ravel(), atol=1e-12)
 
 x32, w32 = x.astype("f4"), w.astype("f4")
 exact, _ = plain.conv2d_forward(x32.astype(float), w32.astype(float), np.zeros(48), pad=1)

@@ -40,11 +40,11 @@ RUNS = {  # name: (network, S, run it starts from, epochs, schedule)
 }
 
 PICTURES = 2000  # of the test batch
-WORDS = """`python measured/vgg_cifar.py CIFAR RUNS`: A and D of a sixteenth of the paper's widths, crops of 32
-pixels, S = 37 or from [37, 73]; {EPOCHS} epochs in batches of 64 at rates of 0.01 and 0.003, the jittered D
-{TUNED} more at 0.001 from the one before.  Top-1 / top-3 error in percent of the first {PICTURES:,} test pictures,
-with mirror images; a difference of less than about 2 between two cells means nothing.  The runs' records are
-beside this file, `curves.png` shows them."""
+WORDS = """`python measured/vgg_cifar.py CIFAR RUNS`: A and D of a sixteenth of the paper's widths, crops of
+32 pixels, S = 37 or from [37, 73]; {EPOCHS} epochs in batches of 64 at rates of 0.01 and 0.003, the jittered
+D {TUNED} more at 0.001 from the one before.  Top-1 / top-3 error in percent of the first {PICTURES:,} test
+pictures, with mirror images; a difference of less than about 2 between two cells means nothing.  The runs'
+records are beside this file, `curves.png` shows them."""
 
 
 def folder(out, name, seed):
@@ -82,8 +82,9 @@ def error_of(comm, path, pictures, how):
 
 
 def table(title, tests, out, pictures, comm):
-    """Return the lines of a table: for each (network's name, what is done, run, `Test`) each seed's errors."""
-    lines = [f"**{title}**", "", "| network | test | " + " | ".join(f"seed {s}" for s in SEEDS) + " | mean |"]
+    """Return a table's lines: for each (network's name, what is done, run, `Test`) each seed's errors."""
+    seeds = " | ".join(f"seed {seed}" for seed in SEEDS)
+    lines = [f"**{title}**", "", f"| network | test | {seeds} | mean |"]
     lines.append("|---" * (3 + len(SEEDS)) + "|")
     for shown, what, name, how in tests:
         found = []
@@ -99,9 +100,8 @@ def test(data, out):
     """Test every run, and write the tables and the metrics of the runs."""
     comm = Comm(Device("cpu:0"))
     val = open_data(data).val
-    pictures = val._replace(
-        images=np.ascontiguousarray(val.images[..., :PICTURES]), labels=val.labels[:PICTURES]
-    )
+    images = np.ascontiguousarray(val.images[..., :PICTURES])
+    pictures = val._replace(images=images, labels=val.labels[:PICTURES])
     single = [
         (name, f"dense, Q = {q}", name, Test(0, True, True, (q,)))
         for name, q in (("A", 37), ("D", 37), ("D from A", 37), ("D jittered", 55))

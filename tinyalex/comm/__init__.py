@@ -49,9 +49,12 @@ class Comm:
     def __init__(self, device: Device | str):
         self.device = Device(device) if isinstance(device, str) else device
         self._xp = self.device.xp  # the module of the arrays that are moved
-        self.ledger = Counter()  # (label, collective) → bytes this rank received from others
-        self.calls = Counter()  # (label, collective) → how often
-        self._labels = [""]
+        # by (label, collective): the bytes that this rank received from others, and how often
+        self.ledger, self.calls, self._labels = Counter(), Counter(), [""]
+
+    def __reduce__(self):
+        """Copied and pickled by its device's name: a rank alone; one among others (TypeError) cannot be."""
+        return type(self), (self.device.name,)
 
     @property
     def label(self):

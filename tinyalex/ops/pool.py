@@ -143,14 +143,16 @@ def _first_winner(axis, dy, y, x, z, s, before, dx):
     left = empty(np, dy.shape, dy.dtype)  # the gradient of the windows whose winner is not yet found
     left[...] = dy
     share = empty(np, dy.shape, dy.dtype)
+    equal = empty(np, dy.shape, bool)
     size, count = x.shape[axis], y.shape[axis]
     dx[_along(axis, slice(0 if z < s else max(0, count * s - before), None))] = 0
     covered = list(_covered(size, z, s, before, count))
     for windows, pixels in covered:
         o, u = _along(axis, windows), _along(axis, pixels)
-        won = left[o]
-        if pixels is not covered[-1][1]:  # else what is left is the last pixel's
-            won = np.equal(x[u], y[o], out=share[o])  # 1 or 0, as a float: bool times float is slower
+        won = left[o]  # what is left at the end is the last pixel's
+        if pixels is not covered[-1][1]:
+            won = share[o]
+            won[...] = np.equal(x[u], y[o], out=equal[o])  # 1 or 0, as a float: bool times float is slower
             won *= left[o]
             left[o] -= won
         if pixels.start + before - windows.start * s < s:  # the place in the window
