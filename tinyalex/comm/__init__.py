@@ -160,7 +160,7 @@ class Comm:
 
     def _by_rank(self, x, axis):
         """View x with a row for each rank: its part of the axis."""
-        axis %= x.ndim
+        axis = range(x.ndim)[axis]  # -1 is the last
         mine = self.part(x.shape[axis])
         cut = x.reshape(*x.shape[:axis], self.size, mine.stop - mine.start, *x.shape[axis + 1 :])
         return self._xp.moveaxis(cut, axis, 0)
