@@ -190,7 +190,7 @@ def test_what_is_handed_out_shows_no_solution(school):
         assert text.count("= check(") == source.count("= check(")
     with pytest.raises(DataError, match="expected a folder that is empty"):
         classroom.new(school / "class")
-    with pytest.raises(DataError, match="expected lessons 0 to 16, found 99"):
+    with pytest.raises(DataError, match="expected lessons 0 to 17, found 99"):
         classroom.new(school / "other", [99])
 
 
