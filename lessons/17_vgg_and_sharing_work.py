@@ -27,6 +27,7 @@ from tinyalex.comm import launch
 from tinyalex.lessons import draw, lesson, paint, step_through
 
 check, hint, solution, tutor = lesson(17)
+devices = "cpu:0,cpu:1"  # two cores of this computer
 rng = np.random.default_rng(17)
 
 # %% [markdown]
@@ -81,7 +82,7 @@ receptive_field = check(receptive_field)
 # %%
 assert receptive_field([3, 3], [1, 1]) == 5
 assert receptive_field([3, 3, 3], [1, 1, 1]) == 7
-assert 3 * 3 * 3**2 == 27  # weights of three 3×3 layers, in units of C²
+assert 3 * 3**2 == 27  # weights of three 3×3 layers, in units of C²
 assert 7**2 == 49  # of one 7×7: 81% more
 assert round(100 * (49 / 27 - 1)) == 81
 
@@ -257,7 +258,7 @@ def data_parallel(x, t, w):
         dw = ...  # (F, D): what everybody's pictures say
         return dw
 
-    return np.stack(launch(program, "cpu:0,cpu:1"))
+    return np.stack(launch(program, devices))
 
 
 # %%
@@ -314,7 +315,7 @@ def hybrid(x, w1, w2, dy):
         dw1 = ...  # (H, D): what all images say
         return y, dw1, dw2
 
-    (y0, dw1, dw2_0), (y1, _, dw2_1) = launch(program, "cpu:0,cpu:1")
+    (y0, dw1, dw2_0), (y1, _, dw2_1) = launch(program, devices)
     return np.concatenate([y0, y1]), dw1, np.concatenate([dw2_0, dw2_1])
 
 
@@ -360,7 +361,7 @@ def in_turn(x, w1, w2, dy):
         dh = comm.reduce_scatter(np.concatenate(partial, axis=1), axis=1)
         return comm.all_reduce((dh * (h > 0)) @ x[:, images].T), dw2
 
-    (dw1, upper), (_, lower) = launch(program, "cpu:0,cpu:1")
+    (dw1, upper), (_, lower) = launch(program, devices)
     return dw1, np.concatenate([upper, lower])
 
 
@@ -433,8 +434,8 @@ example = [rng.standard_normal(shape) for shape in ((5, 12), (3, 12), (3, 5))]
 x, t, w = example
 right = (w @ x - t) @ x.T / 12
 for ranks in (1, 2, 3, 4):
-    devices = ",".join(f"cpu:{r}" for r in range(ranks))
-    np.testing.assert_allclose(launch(own_means, devices)[0], ranks * right)
+    some = ",".join(f"cpu:{r}" for r in range(ranks))
+    np.testing.assert_allclose(launch(own_means, some)[0], ranks * right)
 print("each gradient is as many times too large as there are ranks")
 
 # %% [markdown]

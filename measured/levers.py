@@ -16,8 +16,9 @@ import numpy as np
 
 from tinyalex import devices, memory, optim
 from tinyalex.comm import launch
+from tinyalex.measure.machine import blas, cpu
 from tinyalex.models import alexnet
-from tinyalex.ops import lrn, pool, winograd
+from tinyalex.ops import lrn, pool, strips, winograd
 from tinyalex.train import train_step
 
 WHOLE = 1 << 40  # bytes: no blocks
@@ -35,10 +36,9 @@ def _fresh(self, shape, dtype):
 WITHOUT = {
     "nothing: all levers": (),
     "fewer multiplications (winograd)": (mock.patch.object(winograd, "LEAST", WHOLE),),
-    "large blocks of tiles: few, long operations": (
-        mock.patch.object(winograd, "PRODUCTS_BYTES", 2 << 20),
-        mock.patch.object(winograd, "TRANSFORM_BYTES", 1 << 16),
-    ),
+    "long products: a row of tiles of all images": (mock.patch.object(winograd, "PRODUCTS_BYTES", 4 << 20),),
+    "tiles transformed in cache, not all at once": (mock.patch.object(winograd, "TRANSFORM_BYTES", WHOLE),),
+    "im2col's strips in blocks of rows": (mock.patch.object(strips, "BLOCK_BYTES", WHOLE),),
     "buffers that are used again": (mock.patch.object(memory._HostPool, "empty", _fresh),),
     "LRN's power by square roots": (mock.patch.object(lrn, "_over_power", _power),),
     "LRN in blocks": (mock.patch.object(lrn, "BLOCK_BYTES", WHOLE),),
@@ -77,7 +77,7 @@ def main():
 
     seconds = launch(rank, devices.parse("cpu:0,cpu:1"))[0]
     full = np.median(seconds["nothing: all levers"])
-    print(f"\n{'without':50} {'a step':>8} {'range':>14} {'times':>6}")
+    print(f"\n{cpu()}; NumPy {blas()}\n{'without':50} {'a step':>8} {'range':>14} {'times':>6}")
     for name, found in seconds.items():
         low, middle, high = min(found), np.median(found), max(found)
         print(f"{name:50} {middle:6.2f} s {low:6.2f} – {high:5.2f} {middle / full:6.2f}")

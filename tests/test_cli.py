@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -18,7 +19,7 @@ import typer
 from PIL import Image
 
 from tinyalex import cli, evaluate
-from tinyalex.cli import common, progress
+from tinyalex.cli import common, progress, terminal
 from tinyalex.comm import Comm
 from tinyalex.data import Images, augment, imagenet
 from tinyalex.devices import Device
@@ -711,3 +712,29 @@ def test_paths_with_brackets_are_printed_whole(tmp_path):
     """The path is text, not a colour."""
     assert str(tmp_path / "[run]") in refused("resume", tmp_path / "[run]")
     assert "[/b]" in refused("evaluate", tmp_path / "run.safetensors", Path("[/b]"))
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "cp437", "cp932", "ascii", "utf-8"])
+def test_every_character_is_printed_somehow_in_any_encoding(encoding, monkeypatch):
+    """Windows' pipes and files are cp1252: a table must not end in a UnicodeEncodeError."""
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="")
+    monkeypatch.setattr(sys, "stdout", stream)
+    terminal.settle()
+    text = "".join(terminal.SAID) + "⁶ ε 55×55 │ ─ ☃"
+    print(text, end="")
+    stream.flush()
+    said = stream.buffer.getvalue().decode(encoding)
+    if encoding == "utf-8":
+        assert said == text
+    if encoding == "ascii":
+        assert said.endswith("^6 eps 55x55 ? ? ?")
+
+
+def test_a_table_in_an_encoding_of_ascii_alone(tmp_path):
+    """Also where no columns are said to be there."""
+    command = [sys.executable, "-m", "tinyalex", "describe", "alexnet"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "COLUMNS": "0"}
+    said = subprocess.run(command, env=environment, capture_output=True, check=True, timeout=100).stdout
+    assert b"48x55x55" in said
+    assert b"10^6 bytes" in said
+    said.decode("ascii")

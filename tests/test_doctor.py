@@ -8,7 +8,7 @@ import cupy_standin
 import pytest
 from rich.console import Console
 
-from tinyalex.measure import doctor
+from tinyalex.measure import doctor, machine
 from tinyalex.ops import winograd
 from tinyalex.ops.cuda import launch as cuda_launch
 
@@ -128,3 +128,20 @@ def test_an_exchange_that_breaks_is_reported(standin, monkeypatch):
     assert code == 1
     assert "cuda:0 … cuda:2  FAIL  exchange" in text
     assert "RuntimeError: cudaErrorPeerAccess" in text
+
+
+def test_the_cpu_is_told_with_its_caches(tmp_path, monkeypatch):
+    """As Linux describes them: those of instructions are left out, levels are in order."""
+    caches = {
+        "index0": ("Data", 1, "32K"),
+        "index1": ("Instruction", 1, "64K"),
+        "index2": ("Unified", 2, "1024K"),
+    }
+    for name, (kind, level, size) in reversed(caches.items()):
+        (tmp_path / name).mkdir()
+        for file, text in (("type", kind), ("level", level), ("size", size)):
+            (tmp_path / name / file).write_text(f"{text}\n")
+    monkeypatch.setattr(machine, "CACHES", tmp_path)
+    assert machine.cpu().endswith("; caches L1 32KiB, L2 1024KiB")
+    monkeypatch.setattr(machine, "CACHES", tmp_path / "none")
+    assert "caches" not in machine.cpu()
