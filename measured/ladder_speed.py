@@ -1,8 +1,9 @@
-"""Seconds an epoch (391 steps of 128) of cuda-convnet's networks, beside PyTorch, on one core.
+"""Seconds an epoch (391 steps of 128) of cuda-convnet's networks, beside PyTorch, on one thread.
 
-    python measured/ladder_speed.py [--rounds 5]
+    python measured/ladder_speed.py [NETWORK …] [--rounds 5]
 
-Rounds alternate.  Each step is forward, loss, backward and update on one batch; PyTorch's unshared layers are
+Rounds alternate; seconds are the processor's, of one thread each, so that what else runs on the machine does
+not count.  Each step is forward, loss, backward and update on one batch; PyTorch's unshared layers are
 `unfold` and a product at each place, its normalization within a map is by `avg_pool2d`.  Medians of the
 rounds, and their range.
 """
@@ -28,13 +29,14 @@ def main():
     """Print a line a network."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("networks", nargs="*", default=list(LADDER))
+    args = parser.parse_args()
     torch.manual_seed(0)
     print(
-        f"PyTorch {torch.__version__}, NumPy {np.__version__}; seconds an epoch, median (lowest to highest)"
+        f"PyTorch {torch.__version__}, NumPy {np.__version__}; CPU seconds an epoch, median (lowest to highest)"
     )
-    for name in LADDER:
-        [(ours, theirs)] = launch(lambda comm, name=name: timed(make(name), rounds), "cpu:0")
+    for name in args.networks:
+        [(ours, theirs)] = launch(lambda comm, name=name: timed(make(name), args.rounds), "cpu:0")
         ratio = statistics.median(theirs) / statistics.median(ours)
         print(f"{name}: tinyalex {shown(ours)}, PyTorch {shown(theirs)}: {ratio:.2f} times", flush=True)
 
@@ -51,10 +53,10 @@ def timed(network, rounds):
         work()
     for _ in range(rounds):
         for work, seconds in zip(both, found, strict=True):
-            start = time.perf_counter()
+            start = time.process_time()
             work()
             work()
-            seconds.append(STEPS * (time.perf_counter() - start) / 2)
+            seconds.append(STEPS * (time.process_time() - start) / 2)
     return found
 
 
