@@ -33,7 +33,7 @@ def main():
     args = parser.parse_args()
     torch.manual_seed(0)
     print(
-        f"PyTorch {torch.__version__}, NumPy {np.__version__}; CPU seconds an epoch, median (lowest to highest)"
+        f"PyTorch {torch.__version__}, NumPy {np.__version__}; CPU seconds an epoch: median (lowest, highest)"
     )
     for name in args.networks:
         [(ours, theirs)] = launch(lambda comm, name=name: timed(make(name), args.rounds), "cpu:0")
