@@ -81,6 +81,11 @@ def error_of(comm, path, pictures, how):
     return 100 * top1, 100 * top3
 
 
+def finished(path, name):
+    """Whether a run has come to its end."""
+    return sum(record["kind"] == "validation" for record in metrics(path)) == RUNS[name][3]
+
+
 def table(title, tests, out, pictures, comm):
     """Return a table's lines: for each (network's name, what is done, run, `Test`) each seed's errors."""
     seeds = " | ".join(f"seed {seed}" for seed in SEEDS)
@@ -89,9 +94,11 @@ def table(title, tests, out, pictures, comm):
     for shown, what, name, how in tests:
         found = []
         for seed in SEEDS:
-            found.append(error_of(comm, folder(out, name, seed), pictures, how))
+            path = folder(out, name, seed)
+            found.append(error_of(comm, path, pictures, how) if finished(path, name) else None)
             print(title, shown, what, seed, found[-1], flush=True)
-        cells = [f"{a:.1f} / {b:.1f}" for a, b in [*found, np.mean(found, axis=0)]]
+        found.append(None if None in found else np.mean(found, axis=0))
+        cells = [f"{one[0]:.1f} / {one[1]:.1f}" if one is not None else "–" for one in found]
         lines.append(f"| {shown} | {what} | {' | '.join(cells)} |")
     return [*lines, ""]
 
@@ -124,7 +131,8 @@ def test(data, out):
     for seed in SEEDS:
         for name in RUNS:
             path = folder(out, name, seed)
-            shutil.copy(path / "metrics.jsonl", HERE / f"{path.name}.jsonl")
+            if finished(path, name):
+                shutil.copy(path / "metrics.jsonl", HERE / f"{path.name}.jsonl")
     show_curves(out)
 
 
@@ -142,7 +150,8 @@ def show_curves(out):
     ):  # fmt: skip
         for k, name in enumerate(RUNS):
             for seed in SEEDS:
-                points = [(r["step"], r[key]) for r in metrics(folder(out, name, seed)) if r["kind"] == kind]
+                records = metrics(folder(out, name, seed))
+                points = [(r["step"], r[key]) for r in records if r["kind"] == kind] or [(np.nan, np.nan)]
                 axes.plot(*zip(*points, strict=True), "o-", color=f"C{k}", label=None if seed else name)
         axes.set_xlabel("step")
         axes.set_ylabel(label)
@@ -155,8 +164,9 @@ def main():
     parser.add_argument("cifar", type=Path)
     parser.add_argument("runs", type=Path)
     parser.add_argument("--seed", type=int, choices=SEEDS, help="train this one alone, test nothing")
+    parser.add_argument("--test", action="store_true", help="train nothing, test the runs that are finished")
     given = parser.parse_args()
-    for seed in SEEDS if given.seed is None else [given.seed]:
+    for seed in [] if given.test else SEEDS if given.seed is None else [given.seed]:
         for name in RUNS:
             train(given.cifar, given.runs, name, seed)
     if given.seed is None:

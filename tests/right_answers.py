@@ -1092,6 +1092,18 @@ def data_parallel__mean_of_means(x, t, w):
     return np.array(launch(program, devices))
 
 
+def data_parallel__picture_by_picture(x, t, w):
+    N = x.shape[1]
+
+    def program(comm):
+        dw = np.zeros_like(w)
+        for n in range(N)[comm.part(N)]:
+            dw += np.outer(w @ x[:, n] - t[:, n], x[:, n])
+        return comm.all_reduce(dw / N)
+
+    return np.stack(launch(program, devices))
+
+
 def hybrid__all_reduce_and_take(x, w1, w2, dy):
     def program(comm):
         images, rows = comm.part(x.shape[1]), comm.part(len(w2))
@@ -1108,3 +1120,16 @@ def hybrid__all_reduce_and_take(x, w1, w2, dy):
 def hybrid__alone(x, w1, w2, dy):
     h = np.maximum(w1 @ x, 0)
     return w2 @ h, ((w2.T @ dy) * (h > 0)) @ x.T, dy @ h.T
+
+
+def hybrid__images_one_by_one(x, w1, w2, dy):
+    def program(comm):
+        mine, rows = range(x.shape[1])[comm.part(x.shape[1])], comm.part(len(w2))
+        h = np.stack([np.maximum(w1 @ x[:, n], 0) for n in mine], axis=1)
+        whole = comm.all_gather(h, axis=1)
+        dh = comm.reduce_scatter(np.einsum("fh,fn->hn", w2[rows], dy[rows]), axis=1)
+        dw1 = comm.all_reduce(sum(np.outer(dh[:, k] * (h[:, k] > 0), x[:, n]) for k, n in enumerate(mine)))
+        return w2[rows] @ whole, dw1, np.einsum("fn,hn->fh", dy[rows], whole)
+
+    (y0, dw1, dw2_0), (y1, _, dw2_1) = launch(program, devices)
+    return np.vstack([y0, y1]), dw1, np.vstack([dw2_0, dw2_1])

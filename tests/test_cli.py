@@ -602,7 +602,6 @@ REFUSED = [  # the command, and a part of the line
         "--preset: is a choice about alexnet, found the",
     ),
     (("bench", "cifar4", "--layer", "conv9"), "bench: expected one of conv1, pool1, "),
-    (("bench", "--preset", "code2012", "--vs", "torch"), "--vs torch: "),
 ]
 
 

@@ -46,9 +46,11 @@ class SGD:
             w = layer.params[key]
             self.velocity[name] = zeros(model.comm.device.xp, w.shape, w.dtype)
         self._on_gpu = {}  # the `Update` of a GPU's arrays, by the name of the first
-        known = self.velocity.keys() | {name.rpartition(".")[0] for name in self.velocity}
-        if unknown := (self.scale.keys() | self.decays.keys()) - known:
-            raise ArgumentError(f"scale, decays: the model has no weights in {', '.join(sorted(unknown))}")
+        layers = {name.rpartition(".")[0] for name in self.velocity}
+        known = {"scale": (self.scale, layers | self.velocity.keys()), "decays": (self.decays, layers)}
+        for argument, (given, names) in known.items():
+            if unknown := given.keys() - names:
+                raise ArgumentError(f"{argument}: the model has no weights in {', '.join(sorted(unknown))}")
 
     def rate_of(self, name: str) -> float:
         """Return ε for a parameter, by its name."""
@@ -68,8 +70,7 @@ class SGD:
         ]
         if self.model.comm.device.xp is not np:
             first = parameters[0][0]
-            if first not in self._on_gpu:
-                self._on_gpu[first] = Update([w for w, _, _ in arrays])
+            self._on_gpu[first] = self._on_gpu.get(first) or Update([w for w, _, _ in arrays])
             self._on_gpu[first](arrays, lambda: self._rates(parameters), loss)
         elif loss is None or np.isfinite(loss):
             for three, rates in zip(arrays, self._rates(parameters), strict=True):

@@ -87,10 +87,6 @@ class Comm:
 
     def grid(self, ranks):
         """Lay the ranks out in rows of so many; return this rank's row and its column, two communicators."""
-        if ranks == self.size:
-            return self, self.alone()
-        if ranks == 1:
-            return self.alone(), self
         return self.split(self.rank // ranks), self.split(self.rank % ranks)
 
     def all_gather(self, x, axis=0):
@@ -160,7 +156,7 @@ class Comm:
 
     def _by_rank(self, x, axis):
         """View x with a row for each rank: its part of the axis."""
-        axis %= x.ndim
+        axis = range(x.ndim)[axis]  # -1 is the last
         mine = self.part(x.shape[axis])
         cut = x.reshape(*x.shape[:axis], self.size, mine.stop - mine.start, *x.shape[axis + 1 :])
         return self._xp.moveaxis(cut, axis, 0)
