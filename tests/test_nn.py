@@ -359,7 +359,7 @@ def test_sequential_can_stop_after_a_named_layer():
 
 
 def test_a_network_can_be_copied_and_pickled():
-    """The copy computes the same, and is trained without the first one; copies of ranks meet as they did."""
+    """The copy computes the same, and is trained alone; a rank among others cannot be copied."""
     layers = [Conv2d(4, 3, activation="relu"), BatchNorm(), MaxPool(2, 2), Dropout(), Linear(3)]
     x = np.random.default_rng(1).standard_normal((3, 8, 8, 2)).astype(np.float32)
     net = Sequential(layers, x.shape[:-1], rng=np.random.default_rng(0))
@@ -375,13 +375,11 @@ def test_a_network_can_be_copied_and_pickled():
     def rank(comm):
         layers = [Conv2d(4, 3), AllGather(), Linear(2), AllGather(replicated=True)]
         net = Sequential(layers, (3, 4, 4), comm, np.random.default_rng(0))
-        first = net.forward(x[:, :4, :4])
-        with pytest.raises(TypeError, match=r"rank [01] of 2: expected a network on one rank"):
-            pickle.dumps(net)
-        return first, copy.deepcopy(net).forward(x[:, :4, :4])
+        for how in (copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))):
+            with pytest.raises(TypeError):
+                how(net)
 
-    for first, second in launch(rank, parse("cpu:0,cpu:1")):
-        assert first.tobytes() == second.tobytes()
+    launch(rank, parse("cpu:0,cpu:1"))
 
 
 # ---- any number of ranks -------------------------------------------------------------------------------

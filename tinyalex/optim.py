@@ -70,8 +70,7 @@ class SGD:
         ]
         if self.model.comm.device.xp is not np:
             first = parameters[0][0]
-            if first not in self._on_gpu:
-                self._on_gpu[first] = Update([w for w, _, _ in arrays])
+            self._on_gpu[first] = self._on_gpu.get(first) or Update([w for w, _, _ in arrays])
             self._on_gpu[first](arrays, lambda: self._rates(parameters), loss)
         elif loss is None or np.isfinite(loss):
             for three, rates in zip(arrays, self._rates(parameters), strict=True):

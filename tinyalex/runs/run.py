@@ -101,10 +101,12 @@ def _check_scale(settings, data, least, most):
     side, crop = data.mean.shape[-1], settings.network.input[-1]
     if settings.upscale is not None:
         raise DataError("--scale: rescales pictures itself, found --upscale as well")
-    if not 0 < crop <= least <= most:
+    if least > most:
+        raise DataError(f"--scale: expected LEAST,MOST, found {least},{most}")
+    if crop > least:
         raise DataError(
-            f"--scale: expected the shorter side, at least the {crop} pixels that the network sees, or "
-            f"LEAST,MOST; found {least}" + (f",{most}" if most != least else "")
+            f"{settings.data}: its pictures are rescaled to a shorter side of {least} pixels, and the "
+            f"network sees {crop}: --size {least} at most, or --scale {crop} at least"
         )
     if most > side and not isinstance(data.train, Images):
         raise DataError(

@@ -40,13 +40,13 @@ class Settings(NamedTuple):
 
         side: of the data's pictures.  A recipe counts the positions of its own crop in pictures of 256
         pixels: with others, every crop that fits may be drawn.  Its scale is of its own crop too: with
-        another, pictures stay as large as they are.
+        another, or of smaller pictures, they stay as large as they are.
         scale: instead of the recipe's.
         """
         crop, pictures, scale = network.input[-1], recipe.augmentation, others.pop("scale", None)
         if scale is not None:
             pictures = pictures._replace(scale=scale, offsets=None, group=1)
-        elif pictures.scale is not None and crop != pictures.crop:
+        elif pictures.scale is not None and (crop != pictures.crop or side < pictures.scales[1]):
             pictures = pictures._replace(scale=None if others.get("upscale") else side)
         if pictures.offsets and (others.get("upscale") or side, crop) != (256, pictures.crop):
             pictures = pictures._replace(offsets=None)

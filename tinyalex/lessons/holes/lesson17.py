@@ -74,7 +74,7 @@ def _slide_cases(rng):
     cases = []
     for _ in range(2):
         C, H, W, h, v = sizes(rng, (2, 4), (6, 8), (6, 9), (1, 4), (2, 5))
-        K = int(rng.integers(2, 4))
+        K = int(rng.integers(3, 5))
         cases.append((rng.standard_normal((C, H, W)), rng.standard_normal((K, C * h * v)), (h, v)))
     return cases
 

@@ -192,6 +192,7 @@ class Cell {
     if (kind === "html") box.innerHTML = text;
     else {
       box.className = "figure";
+      box.tabIndex = 0;
       const picture = document.createElement("img");
       picture.alt = this.heading();
       picture.src = `data:image/png;base64,${text}`;
