@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 1 · Pictures as arrays: what a batch is, and why (C, H, W, N)
 #
-# This is where the building begins.  In sixteen lessons you derive, write, break and rebuild every part of
+# This is where the building begins.  In seventeen lessons you derive, write, break and rebuild every part of
 # AlexNet.  You need Python, a little NumPy, and what a derivative is.
 #
 # **How a lesson works.**  Run the cells from the top, with Shift+Enter.  Some functions have a hole, a line

@@ -803,14 +803,14 @@ assert round(forward.bytes / 1e6, 1) == 225.9
 # %% [markdown]
 # ## What comes next
 #
-# This was the last lesson. You have derived, written, checked and broken every part of AlexNet, from a
-# pixel to the threads that move it. All of the library is open to you now; its kernels are some 1,700 lines
-# of CUDA, most of them for convolution, and you have read two of them and run four (with a compiler).
+# You have derived, written, checked and broken every part of AlexNet, from a pixel to the threads that move
+# it. All of the library is open to you now; its kernels are some 1,700 lines of CUDA, most of them for
+# convolution, and you have read two of them and run four (with a compiler). [Lesson
+# 17](17_vgg_and_sharing_work.ipynb) takes these layers to the next network, VGG, and to any number of
+# devices.
 #
-# Three ideas for evenings of your own:
+# Two ideas for evenings of your own:
 #
-# - **VGG.** Only 3×3 convolutions, more of them, no response normalization. All layers are here. How many
-#   bytes do its maps take, and which of the numbers of [lesson 13](13_alexnet.ipynb) explode?
 # - **A deconvnet.** Send one feature back to the pixels through the backward passes of lessons 5 and 7, and
 #   see what a unit of conv5 looks for, where [lesson 14](14_looking_inside.ipynb) could only show conv1.
 # - **A kernel of your own.** Average pooling, forward, without looking at `pool.cu`: Python, then CUDA C,

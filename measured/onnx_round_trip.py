@@ -20,6 +20,7 @@ from rich.table import Table
 
 from tinyalex.exchange import onnx_export, onnx_import
 from tinyalex.models import NETWORKS, make
+from tinyalex.nn import Local2d
 from tinyalex.runs import checkpoint
 
 BATCH = 2
@@ -53,8 +54,10 @@ def main(folder):
     table = Table("network", "largest logit", "onnxruntime differs by", "of it", "differ after import")
     good = True
     for k, name in enumerate(NETWORKS):
-        path = folder / "net.onnx"
-        largest, apart, differ = compare(make(name), path, np.random.default_rng(k))
+        path, network = folder / "net.onnx", make(name)
+        if any(isinstance(layer, Local2d) for layer in network.layers):
+            continue  # ONNX has no unshared convolution: the export refuses it
+        largest, apart, differ = compare(network, path, np.random.default_rng(k))
         table.add_row(name, f"{largest:.3g}", f"{apart:.2g}", f"{apart / largest:.1e}", str(differ))
         good = good and apart <= 1e-5 * largest and not differ
         path.unlink()

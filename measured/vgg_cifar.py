@@ -40,11 +40,11 @@ RUNS = {  # name: (network, S, run it starts from, epochs, schedule)
 }
 
 PICTURES = 2000  # of the test batch
-WORDS = """`python measured/vgg_cifar.py CIFAR RUNS`: A and D of a sixteenth of the paper's widths, crops of 32
-pixels, S = 37 or from [37, 73]; {EPOCHS} epochs in batches of 64 at rates of 0.01 and 0.003, the jittered D
-{TUNED} more at 0.001 from the one before.  Top-1 / top-3 error in percent of the first {PICTURES:,} test pictures,
-with mirror images; a difference of less than about 2 between two cells means nothing.  The runs' records are
-beside this file, `curves.png` shows them."""
+WORDS = """`python measured/vgg_cifar.py CIFAR RUNS`: A and D of a sixteenth of the paper's widths, crops of
+32 pixels, S = 37 or from [37, 73]; {EPOCHS} epochs in batches of 64 at rates of 0.01 and 0.003, the jittered
+D {TUNED} more at 0.001 from the one before.  Top-1 / top-3 error in percent of the first {PICTURES:,} test
+pictures, with mirror images; a difference of less than about 2 between two cells means nothing.  The runs'
+records are beside this file, `curves.png` shows them."""
 
 
 def folder(out, name, seed):
@@ -81,16 +81,24 @@ def error_of(comm, path, pictures, how):
     return 100 * top1, 100 * top3
 
 
+def finished(path, name):
+    """Whether a run has come to its end."""
+    return sum(record["kind"] == "validation" for record in metrics(path)) == RUNS[name][3]
+
+
 def table(title, tests, out, pictures, comm):
-    """Return the lines of a table: for each (network's name, what is done, run, `Test`) each seed's errors."""
-    lines = [f"**{title}**", "", "| network | test | " + " | ".join(f"seed {s}" for s in SEEDS) + " | mean |"]
+    """Return a table's lines: for each (network's name, what is done, run, `Test`) each seed's errors."""
+    seeds = " | ".join(f"seed {seed}" for seed in SEEDS)
+    lines = [f"**{title}**", "", f"| network | test | {seeds} | mean |"]
     lines.append("|---" * (3 + len(SEEDS)) + "|")
     for shown, what, name, how in tests:
         found = []
         for seed in SEEDS:
-            found.append(error_of(comm, folder(out, name, seed), pictures, how))
+            path = folder(out, name, seed)
+            found.append(error_of(comm, path, pictures, how) if finished(path, name) else None)
             print(title, shown, what, seed, found[-1], flush=True)
-        cells = [f"{a:.1f} / {b:.1f}" for a, b in [*found, np.mean(found, axis=0)]]
+        found.append(None if None in found else np.mean(found, axis=0))
+        cells = [f"{one[0]:.1f} / {one[1]:.1f}" if one is not None else "–" for one in found]
         lines.append(f"| {shown} | {what} | {' | '.join(cells)} |")
     return [*lines, ""]
 
@@ -99,9 +107,8 @@ def test(data, out):
     """Test every run, and write the tables and the metrics of the runs."""
     comm = Comm(Device("cpu:0"))
     val = open_data(data).val
-    pictures = val._replace(
-        images=np.ascontiguousarray(val.images[..., :PICTURES]), labels=val.labels[:PICTURES]
-    )
+    images = np.ascontiguousarray(val.images[..., :PICTURES])
+    pictures = val._replace(images=images, labels=val.labels[:PICTURES])
     single = [
         (name, f"dense, Q = {q}", name, Test(0, True, True, (q,)))
         for name, q in (("A", 37), ("D", 37), ("D from A", 37), ("D jittered", 55))
@@ -124,7 +131,8 @@ def test(data, out):
     for seed in SEEDS:
         for name in RUNS:
             path = folder(out, name, seed)
-            shutil.copy(path / "metrics.jsonl", HERE / f"{path.name}.jsonl")
+            if finished(path, name):
+                shutil.copy(path / "metrics.jsonl", HERE / f"{path.name}.jsonl")
     show_curves(out)
 
 
@@ -142,7 +150,8 @@ def show_curves(out):
     ):  # fmt: skip
         for k, name in enumerate(RUNS):
             for seed in SEEDS:
-                points = [(r["step"], r[key]) for r in metrics(folder(out, name, seed)) if r["kind"] == kind]
+                records = metrics(folder(out, name, seed))
+                points = [(r["step"], r[key]) for r in records if r["kind"] == kind] or [(np.nan, np.nan)]
                 axes.plot(*zip(*points, strict=True), "o-", color=f"C{k}", label=None if seed else name)
         axes.set_xlabel("step")
         axes.set_ylabel(label)
@@ -155,8 +164,9 @@ def main():
     parser.add_argument("cifar", type=Path)
     parser.add_argument("runs", type=Path)
     parser.add_argument("--seed", type=int, choices=SEEDS, help="train this one alone, test nothing")
+    parser.add_argument("--test", action="store_true", help="train nothing, test the runs that are finished")
     given = parser.parse_args()
-    for seed in SEEDS if given.seed is None else [given.seed]:
+    for seed in [] if given.test else SEEDS if given.seed is None else [given.seed]:
         for name in RUNS:
             train(given.cifar, given.runs, name, seed)
     if given.seed is None:

@@ -27,6 +27,7 @@ using std::tanh;
 #define __align__(n) __attribute__((aligned(n)))
 #define __shared__ static __attribute__((section("block_memory")))  // the linker names its beginning and end
 
+#define rsqrt shim_rsqrt // C23's math.h has one, of double alone
 static inline float rsqrt(float x) { return 1 / sqrt(x); }
 static inline double rsqrt(double x) { return 1 / sqrt(x); }
 static inline float __fmul_rn(float a, float b) { return a * b; } // g++ fuses only with -mfma

@@ -269,7 +269,7 @@ def fail(comm):
 
 def wait(comm):
     """Meet until interrupted."""
-    print("ready", comm.rank, os.getpid(), flush=True)
+    print(f"ready {comm.rank} {os.getpid()};", flush=True)
     while True:
         comm.all_reduce(np.ones(3))
 

@@ -1009,3 +1009,127 @@ def col2im_row__windows_backwards(run, dcols, W, stride, pad):
 
     run(kernel)
     return dx
+
+
+# --- lesson 17
+
+
+def receptive_field__from_the_output_down(kernels, strides):
+    side = 1
+    for k, s in list(zip(kernels, strides, strict=True))[::-1]:
+        side = (side - 1) * s + k
+    return side
+
+
+def receptive_field__products(kernels, strides):
+    steps = np.concatenate([[1], np.cumprod(strides)[:-1]])
+    return 1 + int((np.array(kernels) - 1) @ steps)
+
+
+def receptive_field__sets(kernels, strides):
+    seen = {0}
+    for k, s in list(zip(kernels, strides, strict=True))[::-1]:
+        seen = {s * i + u for i in seen for u in range(k)}
+    return max(seen) + 1
+
+
+def slide__loops(maps, w, window):
+    (_, H, W), (h, v) = maps.shape, window
+    scores = np.empty((len(w), H - h + 1, W - v + 1))
+    for y in range(H - h + 1):
+        for x in range(W - v + 1):
+            scores[:, y, x] = w @ maps[:, y : y + h, x : x + v].ravel()
+    return scores
+
+
+def slide__columns(maps, w, window):
+    windows = sliding_window_view(maps, window, axis=(1, 2))
+    C, OH, OW, h, v = windows.shape
+    columns = windows.transpose(0, 3, 4, 1, 2).reshape(C * h * v, OH * OW)
+    return (w @ columns).reshape(-1, OH, OW)
+
+
+def slide__library(maps, w, window):
+    from tinyalex.ops import conv2d_forward
+
+    kernels = w.reshape(len(w), len(maps), *window)
+    return conv2d_forward(maps[..., None], kernels, np.zeros(len(w)))[0][..., 0]
+
+
+def in_parts__strided(x, t, w, parts):
+    error = (w @ x - t) / x.shape[1]
+    return sum(error[:, k::parts] @ x[:, k::parts].T for k in range(parts))
+
+
+def in_parts__weighted_means(x, t, w, parts):
+    size, dw = x.shape[1] // parts, 0
+    for k in range(parts):
+        part = slice(k * size, (k + 1) * size)
+        dw += (w @ x[:, part] - t[:, part]) @ x[:, part].T / size / parts
+    return dw
+
+
+def in_parts__one_by_one(x, t, w, parts):
+    return np.mean([np.outer(w @ a - b, a) for a, b in zip(x.T, t.T, strict=True)], axis=0)
+
+
+def data_parallel__gathers_and_adds(x, t, w):
+    N = x.shape[1]
+
+    def program(comm):
+        mine = comm.part(N)
+        words = comm.all_gather(((w @ x[:, mine] - t[:, mine]) @ x[:, mine].T)[None])
+        return words.sum(axis=0) / N
+
+    return np.stack(launch(program, devices))
+
+
+def data_parallel__mean_of_means(x, t, w):
+    def program(comm):
+        xs, ts = (np.split(a, comm.size, axis=1)[comm.rank] for a in (x, t))
+        return comm.all_reduce((w @ xs - ts) @ xs.T / xs.shape[1]) / comm.size
+
+    return np.array(launch(program, devices))
+
+
+def data_parallel__picture_by_picture(x, t, w):
+    N = x.shape[1]
+
+    def program(comm):
+        dw = np.zeros_like(w)
+        for n in range(N)[comm.part(N)]:
+            dw += np.outer(w @ x[:, n] - t[:, n], x[:, n])
+        return comm.all_reduce(dw / N)
+
+    return np.stack(launch(program, devices))
+
+
+def hybrid__all_reduce_and_take(x, w1, w2, dy):
+    def program(comm):
+        images, rows = comm.part(x.shape[1]), comm.part(len(w2))
+        h = np.maximum(w1 @ x[:, images], 0)
+        whole = comm.all_gather(h.T).T
+        dh = comm.all_reduce(w2[rows].T @ dy[rows])[:, images]
+        dw1 = comm.all_gather(((dh * (h > 0)) @ x[:, images].T)[None]).sum(axis=0)
+        return w2[rows] @ whole, dw1, dy[rows] @ whole.T
+
+    parts = launch(program, devices)
+    return np.concatenate([p[0] for p in parts]), parts[1][1], np.concatenate([p[2] for p in parts])
+
+
+def hybrid__alone(x, w1, w2, dy):
+    h = np.maximum(w1 @ x, 0)
+    return w2 @ h, ((w2.T @ dy) * (h > 0)) @ x.T, dy @ h.T
+
+
+def hybrid__images_one_by_one(x, w1, w2, dy):
+    def program(comm):
+        mine, rows = range(x.shape[1])[comm.part(x.shape[1])], comm.part(len(w2))
+        h = np.stack([np.maximum(w1 @ x[:, n], 0) for n in mine], axis=1)
+        whole = comm.all_gather(h, axis=1)
+        dh = comm.reduce_scatter(np.einsum("fh,fn->hn", w2[rows], dy[rows]), axis=1)
+        dw1 = comm.all_reduce(sum(np.outer(dh[:, k] * (h[:, k] > 0), x[:, n]) for k, n in enumerate(mine)))
+        return w2[rows] @ whole, dw1, np.einsum("fn,hn->fh", dy[rows], whole)
+
+    (y0, dw1, dw2_0), (y1, _, dw2_1) = launch(program, devices)
+    return np.vstack([y0, y1]), dw1, np.vstack([dw2_0, dw2_1])

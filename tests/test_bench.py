@@ -14,7 +14,7 @@ from tinyalex.measure import bench
 from tinyalex.measure.describe import describe
 from tinyalex.models import Network, figure1
 from tinyalex.models.alexnet import PRESETS, alexnet, narrow
-from tinyalex.nn import BatchNorm, Conv2d, plan
+from tinyalex.nn import BatchNorm, Conv2d, Local2d, SameMapNorm, plan
 
 OPTIONS = narrow(PRESETS["paper"], 0.05)._replace(size=67, classes=10)
 SMALL = alexnet(OPTIONS)
@@ -191,9 +191,20 @@ class TestTwin:
             found = torch.nn.Sequential(*before, conv)(torch.from_numpy(x).movedim(-1, 0))
         np.testing.assert_allclose(found.movedim(0, -1).numpy(), layer.forward(x), atol=1e-12)
 
-    @pytest.mark.parametrize("preset", ["code2012", "half"])
-    def test_refuses_the_normalization_that_pytorch_has_not_before_anything_runs(self, preset, monkeypatch):
-        monkeypatch.setattr(bench, "measure", None)
-        assert "--vs torch: cnorm2, 2012's SameMapNorm, has no twin in PyTorch" in refused(
-            "bench", "--preset", preset, "--vs", "torch"
-        )
+    def test_layers_that_pytorch_has_not_are_written_with_what_it_has(self, torch):
+        """Unshared convolution, and the normalization within a map, on which an even window bears too."""
+        from tinyalex.measure.bench_torch import module
+
+        rng = np.random.default_rng(0)
+        layers = [Local2d(5, (3, 2), stride=2, pad=1, activation="relu", std=1.0), SameMapNorm(4, alpha=1.0)]
+        net = Network(layers, (4, 7, 9)).build(rng=rng, dtype=np.float64)
+        twin = torch.nn.Sequential(
+            *(m for place in net.placed.values() for m in module(place.layer, place, False))
+        ).double()
+        x, params = rng.standard_normal((4, 7, 9, 2)), net.layers["local1"].params
+        params["b"][...] = rng.standard_normal(params["b"].shape)
+        with torch.no_grad():
+            for parameter, key in zip(twin.parameters(), "wb", strict=True):
+                parameter.set_(torch.from_numpy(params[key].copy()))
+            found = twin(torch.from_numpy(x).movedim(-1, 0))
+        np.testing.assert_allclose(found.movedim(0, -1).numpy(), net.forward(x), atol=1e-12)

@@ -95,7 +95,7 @@ def test_an_earlier_function_is_lent_and_the_one_asked_for_is_not():
     assert _marked(hole.source, "loss_and_gradient", 2).state == checks.PASSED  # it calls softmax
     answer = marking.Answer(2, "softmax", "softmax loss_and_gradient linear_gradients suspects exercises_of")
     assert marking.lent(checks.holes_of(2)["softmax"], answer) == {}
-    for lesson in range(17):
+    for lesson in checks.LESSONS:
         for hole in marking.asked(lesson).values():
             words = " ".join(vars(sys.modules[hole.solution.__module__]))
             lent = marking.lent(hole, marking.Answer(lesson, hole.name, words))
@@ -190,7 +190,7 @@ def test_what_is_handed_out_shows_no_solution(school):
         assert text.count("= check(") == source.count("= check(")
     with pytest.raises(DataError, match="expected a folder that is empty"):
         classroom.new(school / "class")
-    with pytest.raises(DataError, match="expected lessons 0 to 16, found 99"):
+    with pytest.raises(DataError, match="expected lessons 0 to 17, found 99"):
         classroom.new(school / "other", [99])
 
 

@@ -505,6 +505,18 @@ def blas_threads():
     return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
 
 
+def test_an_axis_that_an_array_has_not_is_refused():
+    def rank(comm):
+        for axis in (2, -3):
+            with pytest.raises(IndexError):
+                comm.all_gather(np.ones((2, 2)), axis)
+            with pytest.raises(IndexError):
+                comm.reduce_scatter(np.ones((2, 2)), axis)
+        return comm.reduce_scatter(np.ones((2, 4)), -1).shape
+
+    assert launch(rank, parse("cpu:0,cpu:1")) == [(2, 2)] * 2
+
+
 @SIZES
 def test_each_rank_has_one_blas_thread(size):
     cpus = parse(",".join(f"cpu:{k}" for k in range(size)))

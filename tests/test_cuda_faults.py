@@ -19,7 +19,7 @@ from test_cuda import (
 )
 
 from tinyalex.comm.threads import ThreadComm
-from tinyalex.devices import Device
+from tinyalex.devices.cuda import GPU
 from tinyalex.ops.cuda import conv as cuda_conv
 from tinyalex.ops.cuda import launch as cuda_launch
 from tinyalex.ops.cuda import softmax as cuda_softmax
@@ -28,11 +28,11 @@ from tinyalex.ops.cuda import softmax as cuda_softmax
 def no_device_switch(patch):
     import cupy
 
-    patch.setattr(Device, "context", lambda self: cupy.cuda.Stream())
+    patch.setattr(GPU, "context", lambda self: cupy.cuda.Stream())
 
 
 def no_wait_before_reading(patch):
-    patch.setattr(Device, "wait", lambda self, event: None)
+    patch.setattr(GPU, "wait", lambda self, event: None)
 
 
 def no_wait_before_writing(patch):

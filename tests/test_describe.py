@@ -25,6 +25,7 @@ from tinyalex.nn import (
     Flatten,
     GlobalAvgPool,
     Linear,
+    Local2d,
     MaxPool,
     SameMapNorm,
     ZeroPad,
@@ -99,7 +100,8 @@ def test_shapes_parameters_and_kept_bytes_are_those_of_a_real_step(preset, ranks
 
 KINDS = [
     ZeroPad((1, 0, 2, 0)), Conv2d(6, 3, activation="relu"), Conv2d(6, 3), Activate("logistic"), LRN(3),
-    SameMapNorm(3), BatchNorm(), AvgPool(3, 2, pad=1), MaxPool(3, 1), GlobalAvgPool(), Flatten(),
+    SameMapNorm(3), BatchNorm(), AvgPool(3, 2, pad=1), MaxPool(3, 1), Local2d(5, 2, activation="tanh"),
+    Local2d(4, 2), GlobalAvgPool(), Flatten(),
     Dropout(inverted=True), Linear(5, "tanh"), BatchNorm(),
 ]  # fmt: skip
 
@@ -307,7 +309,7 @@ def test_memory_strings_that_mean_nothing(text):
 def test_what_cannot_be_described():
     with pytest.raises(ValueError, match="batch: expected at least 1 image, found 0"):
         describe(PAPER, 1, 0)
-    with pytest.raises(ValueError, match="lrn1: reads all of the channels, and each of 3 ranks holds"):
+    with pytest.raises(ValueError, match="3 ranks cannot share 2 towers evenly"):
         describe(PAPER, 3, 1)
     with pytest.raises(ValueError, match="conv1: window of 11 is larger"):
         describe(Network(PAPER.layers, (3, 7, 7)), 1, 1)

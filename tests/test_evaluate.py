@@ -234,6 +234,20 @@ def test_a_checkpoint_whose_arrays_are_another_model_s_is_refused(tmp_path, othe
         reading.load(ONE, path)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_checkpoint_whose_parameters_are_not_finite_is_refused(saved, value, tmp_path):
+    """Its probabilities would be nan in each command that asks for them."""
+    arrays, metadata = checkpoint.load(saved[0])
+    arrays["conv3.w"] = arrays["conv3.w"].copy()
+    arrays["conv3.w"].flat[5] = value
+    path = tmp_path / "broken.safetensors"
+    checkpoint.save(path, arrays, metadata)
+    with pytest.raises(
+        DataError, match=r"broken\.safetensors: conv3\.w: expected finite numbers, found 1 of"
+    ):
+        reading.load(ONE, path)
+
+
 def test_a_checkpoint_without_a_network_is_refused(tmp_path):
     path = tmp_path / "curve.safetensors"
     checkpoint.save(path, {"conv1.w": np.zeros((2, 2), np.float32)}, {"curve": []})

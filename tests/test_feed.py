@@ -11,6 +11,7 @@ from test_loader import AUGMENTATION, COVARIANCE, pictures
 from tinyalex.comm import launch
 from tinyalex.data import augment
 from tinyalex.data.loader import Batch, Loader
+from tinyalex.data.rescaled import RescaledLoader
 from tinyalex.devices import Device
 from tinyalex.devices.cuda import GPU
 from tinyalex.ops.cuda import launch as cuda_launch
@@ -26,13 +27,20 @@ KINDS = {
     },
     "whole pictures, without a mean": {"train": True, "augmentation": augment.PLAIN},
     "the centre": {"train": False, "mean": MEAN},
+    "rescaled, of one's own scale": {
+        "train": True, "mean": MEAN, "augmentation": AUGMENTATION._replace(scale=(12, 30)), "part": (1, 2),
+    },
+    "rescaled, fifty views": {
+        "train": False, "mean": MEAN, "augmentation": AUGMENTATION._replace(scale=14), "views": 50,
+    },
     "ten views": {"train": False, "mean": MEAN, "views": 10},
 }  # fmt: skip
 
 
 def loader(device=None, train=True, augmentation=AUGMENTATION, **kwargs):
     how = {"train": train, "covariance": COVARIANCE, "seed": 4, "device": device, **kwargs}
-    return Loader(pictures(23), 5, augmentation, **how)
+    kind = Loader if augmentation.scale is None else RescaledLoader
+    return kind(pictures(23), 5, augmentation, **how)
 
 
 def fed(device, **kwargs):

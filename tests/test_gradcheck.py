@@ -18,6 +18,8 @@ from tinyalex.ops import (
     batch_norm_forward,
     conv2d_backward,
     conv2d_forward,
+    local2d_backward,
+    local2d_forward,
     lrn,
     lrn_backward,
     lrn_forward,
@@ -275,6 +277,32 @@ def groups_mixed_up_in_dw(dy, v, right):
 def fused_relu_forgotten(dy, v, right):
     _, cache = conv2d_forward(v["x"], v["w"], v["b"])
     return dict(zip("xwb", conv2d_backward(dy, cache), strict=True))
+
+
+LOCAL = "local2d, stride 2, pad (1,2,0,0)"
+
+
+@wrong(LOCAL)
+def weights_shared_over_the_places(dy, v, right):
+    dw = right(dy)["w"]
+    return {"w": np.broadcast_to(dw.sum(axis=(1, 2), keepdims=True), dw.shape)}
+
+
+@wrong(LOCAL)
+def a_place_takes_its_neighbours_weights_in_dx(dy, v, right):
+    _, cache = local2d_forward(v["x"], np.roll(v["w"], 1, axis=2), v["b"], 2, (1, 2, 0, 0))
+    return {"x": local2d_backward(dy, cache)[0]}
+
+
+@wrong(LOCAL)
+def rows_and_columns_of_places_exchanged_in_dw(dy, v, right):
+    return {"w": right(dy)["w"].swapaxes(1, 2)}
+
+
+@wrong(LOCAL)
+def one_bias_for_a_filter(dy, v, right):
+    db = right(dy)["b"]
+    return {"b": np.broadcast_to(db.sum(axis=(1, 2), keepdims=True), db.shape)}
 
 
 @wrong("linear")

@@ -176,7 +176,7 @@ def test_page_is_whole(stem, pages):
     for link in page.links:
         assert (pages[stem].parent / link.partition("#")[0]).exists(), link
     assert all(source.startswith("data:") for source in page.sources)  # nothing is fetched
-    assert "img" in page.tags
+    assert {"img", "svg"} & set(page.tags)
     assert "math" in page.tags
     text = pages[stem].read_text(encoding="utf-8")
     assert len(re.findall("<summary>Solution</summary>", text)) == len(_asked(stem))

@@ -64,6 +64,28 @@ def test_training_drops_the_partial_batch_and_evaluation_keeps_it():
     assert [len(b.labels) for b in batches(pictures(), 8, AUGMENTATION, train=False)] == [8] * 6 + [2]
 
 
+def test_data_batches_come_in_the_files_order_each_cut_into_batches_of_its_own():
+    """2011: nothing is shuffled, and what is left of a data batch of 20 is a smaller batch."""
+    found = train(batch_size=8, data_batch=20, pictures=45, epochs=2)
+    cuts = [(0, 8), (8, 16), (16, 20), (20, 28), (28, 36), (36, 40), (40, 45)]
+    assert [b.labels.tolist() for b in found] == [list(range(*cut)) for cut in cuts] * 2
+    assert found[2].images.shape == (3, 9, 9, 4)
+    again = train(batch_size=8, data_batch=20, pictures=45, epochs=2, start=(1, 2))
+    assert same(again, found[9:])
+    assert not np.array_equal(found[0].images, found[7].images)  # other crops in the next epoch
+
+
+def test_nine_views_are_three_an_axis_and_the_centre_alone_draws_nothing():
+    source, rng = pictures(3), np.random.default_rng(0)
+    ((views, _),) = batches(source, 3, AUGMENTATION, train=False, views=9)
+    places = [(y, x) for y in (0, 1, 2) for x in (0, 1, 2)]  # (12 − 9) // 2 = 1
+    for view, (y, x) in zip(views, places, strict=True):
+        np.testing.assert_array_equal(view, source.images[:, y : y + 9, x : x + 9])
+    corners = augment.random_crop_offsets(rng, 4, 12, 9, offsets=0)
+    assert corners.tolist() == [[1, 1]] * 4
+    assert rng.bit_generator.state == np.random.default_rng(0).bit_generator.state
+
+
 def test_a_run_goes_on_from_a_saved_position_with_the_same_batches():
     """state() after any batch, also the last of an epoch, is the start of the rest."""
     whole = train(epochs=3)
@@ -221,7 +243,7 @@ def test_closing_ends_the_threads_at_once():
         ({"batch_size": 0}, "batch_size=0: expected at least 1"),
         ({"batch_size": 51}, "batch_size=51: the source has only 50 pictures"),
         ({"start": (0, 6)}, r"start=\(0, 6\): an epoch has the batches 0 to 5"),
-        ({"views": 10}, "views=10: expected 1, or 10 with train=False"),
+        ({"views": 10}, "views=10: expected 1, or 9 or 10 with train=False"),
         ({"covariance": None}, "colour noise of 0.1 needs the covariance"),
         ({"augmentation": augment.PAPER}, "crop=224 is larger than the picture, 12 pixels"),
         ({"augmentation": AUGMENTATION._replace(offsets=5)}, "crop of 9 pixels in 12 has 1 to 4 positions"),

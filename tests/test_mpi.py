@@ -1,6 +1,7 @@
 """Ranks that are MPI processes: the threads' bits and ledger, and no rank left waiting."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -74,15 +75,19 @@ def test_four_processes_in_each_layout_are_one_rank():
 def test_a_rank_that_is_not_heard_of_is_named():
     """A process that stands still is to the others as a machine that has gone away."""
     job = start(3, "wait")
-    found = [job.stdout.readline().split() for _ in range(3)]
-    process = {int(rank): int(number) for _, rank, number in found}
-    os.kill(process[1], signal.SIGSTOP)
+    text = ""
+    while len(process := dict(re.findall(r"ready (\d) (\d+);", text))) < 3:
+        line = job.stdout.readline()
+        assert line, job.stderr.read()
+        text += line
+    lost = int(process["1"])
+    os.kill(lost, signal.SIGSTOP)
     begun = time.monotonic()
     try:
         errors = [job.stderr.readline() for _ in range(2)]
         assert time.monotonic() - begun < 10
     finally:
-        os.kill(process[1], signal.SIGKILL)
+        os.kill(lost, signal.SIGKILL)
     for rank in (0, 2):
         assert f"rank {rank} of 3: DeviceError: rank 1 on " in "".join(errors)
     assert all("has not been heard of for 6 seconds" in line for line in errors)

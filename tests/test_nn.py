@@ -4,6 +4,7 @@ All run on NumPy, on the stand-in for CuPy and on GPUs.
 """
 
 import copy
+import pickle
 from typing import NamedTuple
 
 import backends
@@ -25,6 +26,7 @@ from tinyalex.nn import (
     Flatten,
     GlobalAvgPool,
     Linear,
+    Local2d,
     MaxPool,
     Part,
     SameMapNorm,
@@ -74,6 +76,8 @@ KINDS = {
     "conv, groups 2, stride 3, relu": Kind(conv(groups=2, stride=3, activation="relu")),
     "conv, no dx": Kind(conv(need_dx=False), linear="wb"),
     "conv, no dx, stride 4, relu": Kind(conv(need_dx=False, stride=4, activation="relu")),
+    "local, stride 2, pad": Kind(Local2d(6, (3, 2), stride=2, pad=1, std=0.5, bias=0.1), linear="xwb"),
+    "local, relu": Kind(Local2d(6, 3, activation="relu", std=0.5, bias=0.1)),
     "linear on maps": Kind(linear(), linear="xwb"),
     "linear on features": Kind(linear(), (8, 3), linear="xwb"),
     "linear, relu": Kind(linear(activation="relu"), (8, 3)),
@@ -352,6 +356,30 @@ def test_sequential_can_stop_after_a_named_layer():
     pooled = net.forward(x, last="first")
     assert y.tobytes() == backends.Hosted(net.layers["conv"]).forward(pooled).tobytes()
     assert net.forward(x, last="fc").tobytes() == net.forward(x).tobytes()
+
+
+def test_a_network_can_be_copied_and_pickled():
+    """The copy computes the same, and is trained alone; a rank among others cannot be copied."""
+    layers = [Conv2d(4, 3, activation="relu"), BatchNorm(), MaxPool(2, 2), Dropout(), Linear(3)]
+    x = np.random.default_rng(1).standard_normal((3, 8, 8, 2)).astype(np.float32)
+    net = Sequential(layers, x.shape[:-1], rng=np.random.default_rng(0))
+    net.forward(x, train=True)
+    before = net.forward(x)
+    for made in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert made.forward(x).tobytes() == before.tobytes()
+        made.backward(np.ones_like(before))
+        SGD(made, rate=1.0).step()
+        assert made.forward(x).tobytes() != before.tobytes()
+        assert net.forward(x).tobytes() == before.tobytes()
+
+    def rank(comm):
+        layers = [Conv2d(4, 3), AllGather(), Linear(2), AllGather(replicated=True)]
+        net = Sequential(layers, (3, 4, 4), comm, np.random.default_rng(0))
+        for how in (copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))):
+            with pytest.raises(TypeError):
+                how(net)
+
+    launch(rank, parse("cpu:0,cpu:1"))
 
 
 # ---- any number of ranks -------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from tinyalex.nn import (
     Flatten,
     GlobalAvgPool,
     Linear,
+    Local2d,
     MaxPool,
     SameMapNorm,
     ZeroPad,
@@ -150,6 +151,14 @@ def test_every_layer_goes_out_and_comes_back(tmp_path):
         {"eps": 1e-5, "momentum": 0.1},
         {"eps": 0.01, "momentum": 0.3},
     ]
+
+
+def test_an_unshared_convolution_is_refused_with_its_name(tmp_path):
+    network = Network([Local2d(2, 3, name="local3"), Linear(4)], (3, 5, 6))
+    arrays = {name: np.zeros(size, np.float32) for name, size in network.sizes().items()}
+    with pytest.raises(ArgumentError, match="local3: an unshared convolution, for which ONNX has no oper"):
+        onnx_export.write(tmp_path / "net.onnx", network, arrays, {})
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_lrn_that_onnx_cannot_say_is_refused(tmp_path):
@@ -480,6 +489,27 @@ def test_weights_in_another_file_must_lie_in_the_model_s_folder(location, messag
     else:
         with pytest.raises(DataError, match=rf"net\.onnx: tensor 'w1': .*{message}"):
             onnx_import.read(path)
+
+
+@pytest.mark.parametrize("beside", ["link", "file"])
+def test_a_model_that_is_a_link_has_its_weights_beside_the_link_or_the_file(beside, tmp_path):
+    for name in ("link", "file", "elsewhere"):
+        (tmp_path / name).mkdir()
+    g = towers_2012()
+    w1 = g.weights[0]
+    raw, wanted = w1.raw_data, onnx.numpy_helper.to_array(w1)
+    w1.ClearField("raw_data")
+    w1.data_location = onnx.TensorProto.EXTERNAL
+    w1.external_data.add(key="location", value="weights.bin")
+    g.write(tmp_path / "file" / "net.onnx")
+    path = tmp_path / "link" / "net.onnx"
+    path.symlink_to("../file/net.onnx")
+    (tmp_path / beside / "weights.bin").write_bytes(raw)
+    np.testing.assert_array_equal(onnx_import.read(path).arrays["conv1.w"], wanted)
+    (tmp_path / beside / "weights.bin").rename(tmp_path / "elsewhere" / "weights.bin")
+    (tmp_path / beside / "weights.bin").symlink_to("../elsewhere/weights.bin")
+    with pytest.raises(DataError, match=r"its data lie outside the model's folder"):
+        onnx_import.read(path)
 
 
 def test_a_constant_that_would_fill_the_memory_is_refused(tmp_path):

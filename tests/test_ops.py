@@ -831,7 +831,7 @@ OPERATIONS = [getattr(ops, name) for name in ops.__all__ if name.endswith(("_for
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
 def test_chosen_within_plain_ops_is_the_plain_operation_with_the_same_arguments(operation, version):
     plain = getattr(ops.plain, operation.__name__, operation)
-    names = ("relu", "leaky_relu", "tanh", "logistic", "global_avg")
+    names = ("relu", "leaky_relu", "tanh", "logistic", "global_avg", "local2d")
     its_own = any(operation.__name__.startswith(name) for name in names)
     assert (plain is operation) == its_own  # these read like their formulas as they are
     assert chosen(operation) is (plain if version == "plain" else operation)

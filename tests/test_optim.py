@@ -116,6 +116,11 @@ def test_a_factor_of_what_is_not_there_is_refused(name):
         SGD(model(), 0.1, scale={"fc1": 0.5, "fc2.w": 0.5, name: 0.5})
 
 
+def test_a_decay_of_what_is_no_layer_is_refused():
+    with pytest.raises(ArgumentError, match=r"decays: the model has no weights in fc1\.w, fc3$"):
+        SGD(model(), 0.1, decays={"fc1": 0.5, "fc1.w": 0.5, "fc3": 0.5})
+
+
 def test_after_a_change_of_rate_the_old_velocity_fades():
     """The rate is inside the velocity: at next to none, momentum alone carries the weights on."""
     net = model()

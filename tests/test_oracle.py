@@ -15,6 +15,8 @@ from tinyalex.ops import (
     conv2d_forward,
     linear_backward,
     linear_forward,
+    local2d_backward,
+    local2d_forward,
     lrn_backward,
     lrn_forward,
     max_pool_backward,
@@ -96,6 +98,24 @@ def test_conv2d(x_shape, filters, stride, pad, groups, neuron):
     dy = rng.standard_normal(y.shape)
     y_torch.backward(leaf(dy, maps_last=True).detach())
     dx, dw, db = conv2d_backward(dy, cache)
+    assert_close(dx, ours(x_torch.grad, maps_last=True))
+    assert_close(dw, ours(w_torch.grad))
+    assert_close(db, ours(b_torch.grad))
+
+
+def test_local2d_is_unfold_and_a_product_at_each_place():
+    rng = np.random.default_rng(0)
+    x, w, b = (rng.standard_normal(s) for s in ((4, 9, 8, 5), (6, 5, 5, 4, 3, 2), (6, 5, 5)))
+    y, cache = local2d_forward(x, w, b, (2, 2), (1, 1, 1, 1), ACTIVATIONS["relu"])
+    x_torch, w_torch, b_torch = leaf(x, maps_last=True), leaf(w), leaf(b)
+    cols = F.unfold(x_torch, (3, 2), padding=1, stride=2)
+    by_place = torch.einsum("fpk,nkp->nfp", w_torch.reshape(6, 25, -1), cols)
+    y_torch = F.relu(by_place.reshape(5, 6, 5, 5) + b_torch)
+    assert_close(y, ours(y_torch, maps_last=True))
+
+    dy = rng.standard_normal(y.shape)
+    y_torch.backward(leaf(dy, maps_last=True).detach())
+    dx, dw, db = local2d_backward(dy, cache)
     assert_close(dx, ours(x_torch.grad, maps_last=True))
     assert_close(dw, ours(w_torch.grad))
     assert_close(db, ours(b_torch.grad))

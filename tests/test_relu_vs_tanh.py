@@ -160,7 +160,7 @@ def counted(patch, stop_at=None):
     steps, step = [], training.Step.__call__
 
     def wrapped(self, images, labels, number):
-        if self.data.rank == 0:
+        if self.net.data.rank == 0:
             steps.append(self.optimizer.rate)
             if len(steps) == stop_at:
                 raise KeyboardInterrupt

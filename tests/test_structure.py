@@ -16,7 +16,7 @@ FLOORS = [  # each imports from its own floor and those above it in this list
     {"devices"},
     {"ops", "comm"},
     {"nn"},
-    {"models", "optim", "evaluate", "gradcheck", "parallel", "train"},  # the core ends here
+    {"models", "optim", "evaluate", "gradcheck", "accumulate", "parallel", "train"},  # the core ends here
     {"data"},
     {"exchange", "runs"},
     {"look"},
@@ -26,11 +26,11 @@ FLOORS = [  # each imports from its own floor and those above it in this list
     {"__init__", "__main__"},
 ]
 # What a reader of AlexNet on the CPU reads: the operations with their plain, looped and fast forms, layers,
-# ranks, networks, training, the gradient checker.  Beside it: the GPU's side, MPI, the tests' table, layouts
-# of ranks other than the paper's towers (`parallel`), and what AlexNet does not have, but later networks and
-# files of others do.
+# ranks, networks, training, the gradient checker.  Beside it: the GPU's side, MPI, the tests' table; what
+# `train` calls for more than the paper's two towers and one batch at a time (`parallel`, `accumulate`); and
+# what AlexNet does not have, but later networks and files of others do.
 CORE = {"ops", "comm", "memory", "devices", "nn", "models", "optim", "train", "gradcheck"}
-BESIDE = {"cuda", "cuda.py", "mpi.py", "nccl.py", "cases.py", "vgg.py", "later", "later.py"}
+BESIDE = {"cuda", "cuda.py", "mpi.py", "nccl.py", "cases.py", "vgg.py", "ladder.py", "later", "later.py"}
 MOST_LINES = 2500  # of code: without docstrings, comments and blank lines
 
 

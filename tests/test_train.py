@@ -72,6 +72,8 @@ def trained(size, pictures, make, steps, seed=0, dtype=np.float64, rate=1e-3):
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_ranks_train_to_the_same_weights(activation, pictures):
     """Ten steps of Figure 1's network on one rank, on two and on three; on the stand-in two steps, on two."""
+    if backends.name == "standin" and activation == "tanh":
+        pytest.skip("slow: on the stand-in, ReLU alone")
     steps, sizes = (2, [2]) if backends.name == "standin" else (10, [2, 3])
 
     def make(comm, seed, dtype):

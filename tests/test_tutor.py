@@ -10,8 +10,8 @@ import pytest
 
 from tinyalex.lessons import checks, kill, paint, pointing, steps, trace, tutor
 
-HOLES = {name: hole for number in range(1, 17) for name, hole in checks.holes_of(number).items()}
-EXERCISES = [e for number in range(1, 17) for e in kill.exercises_of(number).values()]
+HOLES = {name: hole for number in checks.LESSONS for name, hole in checks.holes_of(number).items()}
+EXERCISES = [e for number in checks.LESSONS for e in kill.exercises_of(number).values()]
 
 
 def _svgs(html):

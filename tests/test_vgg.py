@@ -1,14 +1,17 @@
 """VGG: the sizes of the paper's Table 1 and 2, layer by layer, and PyTorch's numbers."""
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from tinyalex.comm import Comm, launch
 from tinyalex.devices import Device
 from tinyalex.errors import ArgumentError
+from tinyalex.exchange import state_dict
 from tinyalex.gradcheck import check
 from tinyalex.measure.describe import describe
 from tinyalex.models import make
@@ -180,3 +183,34 @@ def test_a_batch_in_parts_is_the_batch_in_one_piece(parts, ranks):
         for name in wanted:
             scale = np.abs(wanted[name]).max()
             np.testing.assert_allclose(found[name], wanted[name], rtol=0, atol=1e-11 * scale)
+
+
+def _state_dict(network, name_of):
+    """Arrays of a VGG under other names: name_of(layer's name, number of its module in torchvision's)."""
+    arrays, number, rng = {}, 0, np.random.default_rng(0)
+    for layer in network.layers:
+        sizes = {key[-1]: size for key, size in network.sizes().items() if key.startswith(layer.name + ".")}
+        for key, size in sizes.items():
+            word = {"w": "weight", "b": "bias"}[key]
+            arrays[f"{name_of(layer.name, number)}.{word}"] = rng.standard_normal(size, np.float32)
+        number += 2 if isinstance(layer, Conv2d) else 1  # its relu is a module there
+    return arrays
+
+
+def _in_torchvision(name, number):
+    return f"classifier.{3 * (int(name[2]) - 6)}" if name.startswith("fc") else f"features.{number}"
+
+
+@pytest.mark.parametrize(
+    ("letter", "names"), [*((x, "released") for x in "abcde"), *((x, "torchvision") for x in "abde")]
+)
+def test_weights_of_others_become_the_network(letter, names, tmp_path):
+    network = make(f"vgg-{letter}", width=1 / 64, classes=7)
+    arrays = _state_dict(network, _in_torchvision if names == "torchvision" else lambda name, _: name)
+    safetensors.numpy.save_file(arrays, tmp_path / "theirs.safetensors")
+    found = state_dict.read(tmp_path / "theirs.safetensors")
+    spread_apart = [replace(x, std=0.0) if hasattr(x, "std") else x for x in network.layers]
+    assert [replace(x, std=0.0) if hasattr(x, "std") else x for x in found.network.layers] == spread_apart
+    assert found.network.input == network.input
+    assert found.network.sizes() == network.sizes()
+    assert all(np.array_equal(a, b) for a, b in zip(found.arrays.values(), arrays.values(), strict=True))

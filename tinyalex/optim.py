@@ -21,6 +21,7 @@ class SGD:
 
     rate: ε for the weights.  bias_rate: ε for the biases; defaults to rate (2012 began with twice that).
     decay: on weights and biases, as the text reads; decay_biases=False leaves biases alone, as 2012 did.
+    decays: of single layers, by name, in place of decay.
     scale: factors on ε by the names of layers and parameters: {"conv1": 0.0} freezes conv1, {"conv1.w": 0.1}
     slows its weights alone.  A parameter whose rate is 0 is not updated; its velocity is kept (2012:
     Weights::update, src/weights.cu).
@@ -35,18 +36,21 @@ class SGD:
         bias_rate: float | None = None,
         decay_biases: bool = True,
         scale: dict[str, float] | None = None,
+        decays: dict[str, float] | None = None,
     ):
         self.model, self.rate, self.momentum, self.decay = model, rate, momentum, decay
         self.bias_rate, self.decay_biases = bias_rate, decay_biases
-        self.scale = scale or {}
+        self.scale, self.decays = scale or {}, decays or {}
         self.velocity = {}
         for name, layer, key in model.learned():
             w = layer.params[key]
             self.velocity[name] = zeros(model.comm.device.xp, w.shape, w.dtype)
         self._on_gpu = {}  # the `Update` of a GPU's arrays, by the name of the first
-        known = self.velocity.keys() | {name.rpartition(".")[0] for name in self.velocity}
-        if unknown := self.scale.keys() - known:
-            raise ArgumentError(f"scale: the model has no weights in {', '.join(sorted(unknown))}")
+        layers = {name.rpartition(".")[0] for name in self.velocity}
+        known = {"scale": (self.scale, layers | self.velocity.keys()), "decays": (self.decays, layers)}
+        for argument, (given, names) in known.items():
+            if unknown := given.keys() - names:
+                raise ArgumentError(f"{argument}: the model has no weights in {', '.join(sorted(unknown))}")
 
     def rate_of(self, name: str) -> float:
         """Return ε for a parameter, by its name."""
@@ -66,8 +70,7 @@ class SGD:
         ]
         if self.model.comm.device.xp is not np:
             first = parameters[0][0]
-            if first not in self._on_gpu:
-                self._on_gpu[first] = Update([w for w, _, _ in arrays])
+            self._on_gpu[first] = self._on_gpu.get(first) or Update([w for w, _, _ in arrays])
             self._on_gpu[first](arrays, lambda: self._rates(parameters), loss)
         elif loss is None or np.isfinite(loss):
             for three, rates in zip(arrays, self._rates(parameters), strict=True):
@@ -78,7 +81,8 @@ class SGD:
         found = []
         for name, _, key in parameters:
             rate = self.rate_of(name)
-            decay = self.decay if key != "b" or self.decay_biases else 0.0
+            decay = self.decays.get(name.rpartition(".")[0], self.decay)
+            decay = decay if key != "b" or self.decay_biases else 0.0
             found.append((self.momentum, rate, decay * rate))
         return found
 

@@ -62,7 +62,11 @@ def lay_out(network, ranks: int, parallel: str = "model") -> list[Placed]:
         return plan(layers, shape, 1, ranks)
     if parallel == "model":
         towers = network.most_ranks
-        rows = towers if towers > 1 and ranks % towers == 0 else ranks
+        if ranks % towers:
+            raise ArgumentError(
+                f"{ranks} ranks cannot share {towers} towers evenly: 1, or a multiple of {towers}"
+            )
+        rows = towers if towers > 1 else ranks
         return plan(layers, shape, rows, ranks // rows)
     layers = named(layers)
     first = next((i for i, layer in enumerate(layers) if isinstance(layer, Linear)), 0)

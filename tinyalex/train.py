@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tinyalex.accumulate import add, parts_of
 from tinyalex.errors import NonFiniteError
 from tinyalex.nn import Sequential
 from tinyalex.ops import chosen, softmax_loss_backward, softmax_loss_forward, topk_error
-from tinyalex.ops.cuda.graph import Captured, host
+from tinyalex.ops.cuda.graph import Captured
 from tinyalex.optim import SGD
 from tinyalex.parallel import Sums, in_turn, turns
 
@@ -49,8 +50,8 @@ class Step:
 
     def __call__(self, images: Array, labels: Array, number: int = 0) -> StepResult:
         """Do the step of this number."""
-        found = self.net.comm.device.get(self._work(images, labels))  # only here is a GPU waited for
-        loss, errors = map(float, found)
+        # only here is a GPU waited for
+        loss, errors = map(float, self.net.comm.device.get(self._work(images, labels)))
         _check_finite(loss, self.net, self.optimizer, images, number)
         return StepResult(loss, errors / (labels.size * self.net.data.size))
 
@@ -66,7 +67,7 @@ def _at_once(net, optimizer, loss_of, images, labels, parts=1):
     """Forward, loss, backward, update; return the loss and the number of errors as one array."""
     xp, sums, total = net.comm.device.xp, Sums(net), labels.size * net.data.size
     loss, errors, before, N = 0, 0, {}, labels.size // parts
-    for part in _parts(net, parts):
+    for part in parts_of(net, parts):
         mine = slice(part * N, (part + 1) * N)
         logits, of_part = net.forward(xp.ascontiguousarray(images[..., mine]), train=True), labels[mine]
         if logits.shape[-1] > N:  # of all ranks' images
@@ -75,42 +76,12 @@ def _at_once(net, optimizer, loss_of, images, labels, parts=1):
         loss, errors, last = loss + more, errors + wrong, part == parts - 1
         if last and (shared := parts * of_part.size < total):
             wait = sums.start("loss", xp.stack([loss, errors]).astype(loss.dtype))
-        net.backward(slope, functools.partial(_add, before, sums.add if last else None))
+        net.backward(slope, functools.partial(add, before, sums.add if last else None))
     if shared:
         loss, errors = wait()
     sums.take()
     optimizer.step(loss)  # nothing where the loss is not finite
     return xp.stack([loss, errors])
-
-
-def _add(before, then, layer):
-    """After a layer's backward: add the gradients of the parts before; in the last part, hand them on."""
-    if then is None or before:
-        for key, gradient in layer.grads.items():
-            place = layer.name, key
-            before[place] = layer.grads[key] = before[place] + gradient if place in before else gradient
-    if then:
-        then(layer)
-
-
-def _parts(net, parts):
-    """Count the parts of a batch; in each, dropout takes this part's images of one mask, drawn again."""
-    states, layers = [], list(net.layers.values())
-    whole = [layer.images for layer in layers]
-
-    def draw_again(part):
-        if part == 0:
-            states[:] = [net.rng.bit_generator.state]
-        net.rng.bit_generator.state = states[0]
-
-    for part in range(parts):
-        if parts > 1 and net.rng:
-            host(functools.partial(draw_again, part))
-        for layer, (first, of) in zip(layers, whole, strict=True):
-            layer.images = first * parts + part, of * parts
-        yield part
-    for layer, images in zip(layers, whole, strict=True):
-        layer.images = images
 
 
 def train_step(net: Sequential, optimizer: SGD, images: Array, labels: Array, step: int = 0) -> StepResult:

@@ -81,7 +81,7 @@ app.add_typer(figure_app, name="figure", rich_help_panel="Look inside")
 _add("Look inside", describe=learn.describe, features=look.features, metrics=look.metrics)
 
 _add("Exchange", export=exchange.export, import_=exchange.import_network)
-_add("Measure", relu_vs_tanh=learn.relu_vs_tanh, bench=learn.bench, doctor=learn.doctor)
+_add("Measure", relu_vs_tanh=learn.relu_vs_tanh, ablate=learn.ablate, bench=learn.bench, doctor=learn.doctor)
 
 
 def main():

@@ -25,7 +25,9 @@ Devices = Annotated[str, typer.Option(help=f"{_RANKS}; mpi, mpi:cuda (mpiexec)."
 Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint, or a run folder: its newest checkpoint.")]
 DataSet = Annotated[
     Path,
-    typer.Argument(help="A folder made by `tinyalex prepare`, CIFAR-10's, or cifar10: found or fetched."),
+    typer.Argument(
+        help="A folder made by `tinyalex prepare`, CIFAR-10's, cifar10: found or fetched, or shapes."
+    ),
 ]
 Names = Annotated[
     Path | None,
@@ -48,8 +50,8 @@ def testing_of(views, dense, flips, scales):
     """Return the `Test` that evaluate's options mean, and its words."""
     from tinyalex.runs.trained import Test
 
-    if views not in (None, 1, 10, 50, 150):
-        raise DataError(f"--views: expected 1, 10, 50 or 150, found {views}")
+    if views not in (None, 1, 9, 10, 50, 150):
+        raise DataError(f"--views: expected 1, 9, 10, 50 or 150, found {views}")
     if flips and not dense:
         raise DataError("--flips: belongs to --dense; 10, 50 and 150 views have their mirror images")
     views = (0 if dense else 1) if views is None else views
@@ -64,7 +66,9 @@ Views = Annotated[
     int,
     typer.Option(help="Views of each picture: 1 (centre) or 10 (paper, section 4.1).", callback=_views),
 ]
-_NETWORK = "paper, code2012, half, caffe, small, cifar4 …; a checkpoint or run; FILE.py or FILE.json"
+_NETWORK = (
+    "paper, code2012, half, caffe, small, cifar4, cifar-18pct …; a checkpoint or run; FILE.py or FILE.json"
+)
 NetworkArgument = Annotated[str, typer.Argument(metavar="NETWORK", help=f"alexnet: {_NETWORK}.")]
 NetworkOption = Annotated[
     str | None, typer.Option("--network", "--preset", help=f"{_NETWORK}.", show_default="paper")
@@ -158,7 +162,12 @@ def data_among(paths):
     def is_data(path):
         marked = any((path / name).exists() for name in ("index.json", "plan.json"))
         archive = path.is_file() and path.suffix in (".gz", ".tgz", ".tar")
-        return path == Path("cifar10") or marked or archive or (path.is_dir() and cifar10.find(path))
+        return (
+            path in (Path("cifar10"), Path("shapes"))
+            or marked
+            or archive
+            or (path.is_dir() and cifar10.find(path))
+        )
 
     places = range(len(paths))
     found = [i for i in places if is_data(paths[i])] or [i for i in places if not is_run(paths[i])] or places

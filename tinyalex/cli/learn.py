@@ -1,6 +1,7 @@
 """Commands to learn with: gradient checks, Figure 1, lessons, what a network costs, how fast it is."""
 
 import shlex
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -75,6 +76,53 @@ def relu_vs_tanh(
             f"with {plan.pictures:,} pictures, about 2; all 50,000 (--full) gave 5.8 and 6.5, ", end=""
         )
     console.print("the paper: about six")
+
+
+def ablate(
+    data: Annotated[
+        str,
+        typer.Option(help="shapes, drawn here; cifar10 or its PATH; a folder made by `tinyalex prepare`."),
+    ] = "shapes",
+    out: Annotated[Path, typer.Option(help="Where the table, the picture and the runs go.")] = Path(
+        "ablation"
+    ),
+    rows: Annotated[
+        str | None, typer.Option(help="Some rows, by name: no-lrn,pool-2.", show_default="all")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Runs of each row.", min=1, show_default="3; of few minutes, fewer")
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="Plan for so long, and stop then.", min=0.1, show_default="30 epochs a run"),
+    ] = None,
+    devices: ThreadDevices = "cpu",
+):
+    """The paper's comparisons as runs: AlexNet, narrow, with one thing changed at a time.
+
+    An interrupted run continues where it stopped when the same command is given again.
+    """
+    from tinyalex.measure import ablate as ablation
+    from tinyalex.runs.run import stop_at_signal
+    from tinyalex.runs.settings import locate, open_data
+
+    end = minutes and time.monotonic() + 60 * minutes
+    where = locate(data)
+    opened = open_data(where)
+    if opened.train is None or opened.val is None:
+        raise DataError(f"{data}: expected pictures to train on and to validate with, found one split alone")
+    with Progress() as progress, stop_at_signal() as stop:
+        asked = rows.split(",") if rows else None
+        plan = ablation.begin(out, where, opened, devices, asked, seeds, minutes, progress.update)
+        console.print(
+            f"{plan.seeds} seeds, {plan.epochs} epochs of {plan.pictures:,} pictures: {len(plan.runs)} runs"
+        )
+        done = ablation.ablate(out, opened, devices, plan, stop, end, progress.update, progress.print)
+    ablation.print_table(ablation.table(out, plan, opened.val.labels), console)
+    console.print(f"{out / 'table.csv'}, table.json, ablation.png")
+    if not done:
+        console.print("some runs are not done: the same command goes on")
+        raise typer.Exit(130 if not minutes else 0)
 
 
 def _pictures(data, full):

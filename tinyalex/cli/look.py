@@ -60,7 +60,8 @@ def evaluate(
     views: Annotated[
         int | None,
         typer.Option(
-            help="Views of each picture: 1 (centre), 10 (paper, section 4.1), 50; 150: 50 at three scales.",
+            help="Views of each picture: 1 (centre), 10 (paper, section 4.1), 2011's 9, 50; 150: 50 at three "
+            "scales.",
             show_default="1, with --dense none",
         ),
     ] = None,

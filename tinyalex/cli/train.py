@@ -151,9 +151,12 @@ class _Display:
     """Shows the records of a run."""
 
     def __init__(self, progress, settings, data, devices):
+        from tinyalex.runs.recipe import steps_of
+
         progress.print(f"devices: {devices}{sharing(devices.split(','))}")
         self.progress, self.recipe, self.classes = progress, settings.recipe, len(data.classes)
-        self.steps = len(data.train.labels) // settings.recipe.batch if data.train is not None else 0
+        count = len(data.train.labels) if data.train is not None else 0
+        self.steps = sum(steps_of(self.recipe, epoch, count) for epoch in range(self.recipe.epochs))
 
     def __call__(self, record):
         from tinyalex.evaluate import guesses
@@ -193,7 +196,7 @@ class _Display:
         """Of all steps, so that the time left is the run's; its patience may end it before."""
         epochs = self.recipe.epochs
         self.progress.update(
-            f"epoch {record['epoch'] + 1}/{epochs}, step", record["step"], epochs * self.steps, state,
+            f"epoch {record['epoch'] + 1}/{epochs}, step", record["step"], self.steps, state,
             at_most=self.recipe.schedule is None,
         )  # fmt: skip
 

@@ -49,9 +49,12 @@ class Comm:
     def __init__(self, device: Device | str):
         self.device = Device(device) if isinstance(device, str) else device
         self._xp = self.device.xp  # the module of the arrays that are moved
-        self.ledger = Counter()  # (label, collective) → bytes this rank received from others
-        self.calls = Counter()  # (label, collective) → how often
-        self._labels = [""]
+        # by (label, collective): the bytes that this rank received from others, and how often
+        self.ledger, self.calls, self._labels = Counter(), Counter(), [""]
+
+    def __reduce__(self):
+        """Copied and pickled by its device's name: a rank alone; one among others (TypeError) cannot be."""
+        return type(self), (self.device.name,)
 
     @property
     def label(self):
@@ -84,10 +87,6 @@ class Comm:
 
     def grid(self, ranks):
         """Lay the ranks out in rows of so many; return this rank's row and its column, two communicators."""
-        if ranks == self.size:
-            return self, self.alone()
-        if ranks == 1:
-            return self.alone(), self
         return self.split(self.rank // ranks), self.split(self.rank % ranks)
 
     def all_gather(self, x, axis=0):
@@ -157,7 +156,7 @@ class Comm:
 
     def _by_rank(self, x, axis):
         """View x with a row for each rank: its part of the axis."""
-        axis %= x.ndim
+        axis = range(x.ndim)[axis]  # -1 is the last
         mine = self.part(x.shape[axis])
         cut = x.reshape(*x.shape[:axis], self.size, mine.stop - mine.start, *x.shape[axis + 1 :])
         return self._xp.moveaxis(cut, axis, 0)

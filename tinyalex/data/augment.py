@@ -17,7 +17,8 @@ class Augmentation(NamedTuple):
     """How a training picture is varied. PAPER and CODE2012 below name what differs between the two.
 
     crop: side of the square that the network sees; None takes the whole picture.
-    offsets: how many positions a crop may have along each axis; None for all of them, full - crop + 1.
+    offsets: how many positions a crop may have along each axis; None for all of them, full - crop + 1; 0 for
+        the centre alone.
     group: this many neighbours in a batch share one crop and one flip.
     flip: mirror half of the pictures.
     noise: sigma of the colour noise, 0 for none (2012 switched it off for the last 20 epochs or so).
@@ -83,6 +84,8 @@ def random_crop_offsets(rng, n, full=256, crop=224, group=1, offsets=None):
     """
     most = full - crop + 1
     offsets = most if offsets is None else offsets
+    if offsets == 0 < most:
+        return np.full((n, 2), (full - crop) // 2)
     if not 1 <= offsets <= most:
         raise ArgumentError(
             f"offsets={offsets}: a crop of {crop} pixels in {full} has 1 to {most} positions an axis"
@@ -134,8 +137,10 @@ def ten_views(images, crop=224):
 
 
 def view_windows(views, height, width, crop):
-    """The (y, x, flip) of 1, 10 or 50 views of a picture: the middle, 2012's ten of the middle square, VGG's.
+    """The (y, x, flip) of 1, 9, 10 or 50 views of a picture: of its middle square but for VGG's 50.
 
+    9: three an axis, at the edges and the middle, none mirrored (cuda-convnet, convdata.py, until March 2012:
+    the error of its conv-local-13pct is by these).
     50: a regular grid of 5 × 5 windows over the whole picture, from corner to corner, and its mirror images
     (Simonyan and Zisserman, 2014, section 3.2, which gives no coordinates).
     """
@@ -146,8 +151,11 @@ def view_windows(views, height, width, crop):
         return [(y, x, flip) for flip in (False, True) for y in ys for x in xs]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    windows = [(top + y, left + x, flip) for y, x, flip in ten_view_windows(side, crop)]
-    return windows if views == 10 else windows[2:3]
+    windows, b = ten_view_windows(side, crop), (side - crop) // 2
+    if views == 9:
+        windows = [(y, x, False) for y in (0, b, 2 * b) for x in (0, b, 2 * b)]
+    windows = [(top + y, left + x, flip) for y, x, flip in windows]
+    return windows[2:3] if views == 1 else windows
 
 
 def rescaled_size(height, width, scale):

@@ -32,8 +32,11 @@ class Loader:
     source: imagenet.Shards, or data.Images (uint8 images (C, H, W, N), labels); square pictures.
     train=True: each epoch in its own random order, varied as augmentation says; the last, partial batch of
     an epoch is dropped (2012 trained on full minibatches only), so that every step has the same size.
+    data_batch: instead, in the source's order, the same in every epoch, each run of so many pictures cut into
+    batches of its own, the last of which may be smaller (2011; see runs.recipe.Recipe).
     train=False: in the source's order, centre crop, no flip, no noise; the partial batch is kept. views=10
-    gives a list of ten images (C, crop, crop, N), the test views in the order of augment.ten_view_windows.
+    (or 9) gives a list of ten images (C, crop, crop, N), the test views of augment.view_windows.
+    pictures: how many of the source's there are to be, the first; by default all.
 
     augmentation: an augment.Augmentation. mean: what is subtracted, (C, S, S) for a picture of side S, of
     which every crop, wherever it was taken, loses the centre (as in 2012), or one value a channel (C,), or
@@ -71,6 +74,8 @@ class Loader:
         mean=None,
         covariance=None,
         upscale=None,
+        data_batch=None,
+        pictures=None,
         views=1,
         part=(0, 1),
         start=(0, 0),
@@ -79,12 +84,13 @@ class Loader:
         threads=None,
         depth=None,
     ):
-        self.labels = np.asarray(source.labels)
+        self.labels = np.asarray(source.labels)[:pictures]
         self._pictures = source.images.transpose(3, 0, 1, 2) if isinstance(source, Images) else source
         if batch_size < 1:
             raise ArgumentError(f"batch_size={batch_size}: expected at least 1")
         self.batch_size, self.augmentation, self.train, self.seed = batch_size, augmentation, train, seed
         self._views, self._epochs, self._upscale = views, epochs, upscale
+        self._run = data_batch if train else None
         self._device = device if device and device.kind == "cuda" else None
         if train and augmentation.noise and covariance is None:
             raise ArgumentError(
@@ -152,16 +158,15 @@ class Loader:
 
     def _count(self):
         """How many batches an epoch has."""
-        whole, rest = divmod(len(self.labels), self.batch_size)
-        return whole + (rest > 0 and not self.train)
+        return minibatches(len(self.labels), self.batch_size, self.train, self._run)
 
     def _lay_out(self, mean):
         """Check that crops and views fit the pictures; cut the mean as the crops."""
         C, side, width = self._pictures[0].shape
         if side != width:
             raise ArgumentError(f"source: pictures must be square, found {side} x {width}")
-        if self._views not in (1, 10) or (self.train and self._views == 10):
-            raise ArgumentError(f"views={self._views}: expected 1, or 10 with train=False")
+        if self._views not in (1, 9, 10) or (self.train and self._views > 1):
+            raise ArgumentError(f"views={self._views}: expected 1, or 9 or 10 with train=False")
         if self._upscale is not None:
             augment.upscale(np.zeros((C, side, side)), self._upscale)  # raises what does not fit
         self._channels, self._side = C, self._upscale or side
@@ -180,17 +185,18 @@ class Loader:
 
     def _prepare(self, epoch, batch):
         """The batch at a position, a function of (seed, epoch, batch) alone."""
-        chosen = np.arange(batch * self.batch_size, min((batch + 1) * self.batch_size, len(self.labels)))
+        chosen = self._places(batch)
         mine, filled = self._share(len(chosen))
         N, noise, divisor = len(mine), None, 1.0
         if self.train:
-            chosen = epoch_order(self.seed, epoch, len(self.labels))[chosen]
-            windows, noise = self._drawn(epoch, batch)
+            if not self._run:
+                chosen = epoch_order(self.seed, epoch, len(self.labels))[chosen]
+            windows, noise = self._drawn(epoch, batch, len(chosen))
             windows, noise = windows[mine], None if noise is None else noise.take(mine, axis=1)
             divisor = self.augmentation.divisor
         else:
-            views = augment.ten_view_windows(self._side, self._crop)
-            windows = np.repeat(np.array(views if self._views == 10 else views[2:3]), N, axis=0)
+            views = augment.view_windows(self._views, self._side, self._side, self._crop)
+            windows = np.repeat(np.array(views), N, axis=0)
         chosen = chosen[mine]
         labels = self._labels(chosen, filled)
         if self._device:
@@ -199,7 +205,7 @@ class Loader:
             self._batch(chosen, windows[first : first + N], noise, divisor)
             for first in range(0, len(windows), N)
         ]
-        return Batch(views if self._views == 10 else views[0], labels)
+        return Batch(views if self._views > 1 else views[0], labels)
 
     def _share(self, count):
         """The places in a batch of so many that are this part's, and which of them only fill it."""
@@ -214,10 +220,16 @@ class Loader:
     def _generator(self, epoch, batch):
         return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(epoch, batch)))
 
-    def _drawn(self, epoch, batch):
+    def _places(self, batch):
+        """The pictures of a batch, by their places in the epoch's order."""
+        run = self._run or len(self.labels)
+        number, batch = divmod(batch, -(-run // self.batch_size))
+        first = number * run + batch * self.batch_size
+        return np.arange(first, min(first + self.batch_size, (number + 1) * run, len(self.labels)))
+
+    def _drawn(self, epoch, batch, N):
         """The windows (N, 3) and the noise (C, N) or None of a training batch."""
-        rng = self._generator(epoch, batch)
-        N, augmentation, noise = self.batch_size, self.augmentation, None
+        rng, augmentation, noise = self._generator(epoch, batch), self.augmentation, None
         corners = augment.random_crop_offsets(
             rng, N, self._side, self._crop, augmentation.group, augmentation.offsets
         )
@@ -254,6 +266,14 @@ class Loader:
         if self._upscale is not None:
             mean = augment.upscale(mean, self._upscale)
         return np.ascontiguousarray(augment.centre_view(mean, self._crop))
+
+
+def minibatches(count, size, train, data_batch=None):
+    """Return how many batches of `size` the `Loader` makes of so many pictures."""
+    if train and data_batch:
+        runs, rest = divmod(count, data_batch)
+        return runs * -(-data_batch // size) + -(-rest // size)
+    return count // size if train else -(-count // size)
 
 
 @lru_cache(maxsize=2)  # 1.3 million pictures: 20 ms to draw, 10 MB to keep

@@ -16,8 +16,8 @@ class RescaledLoader(Loader):
     anywhere in the picture.  Each picture has a crop and a flip of its own.  S, crops, flips and noise are
     drawn for each batch as `Loader` draws: the same whatever the number of threads.
 
-    train=False: `scale` is Q, by default the augmentation's test_scale.  views: 1, 10 or 50, the windows of
-    augment.view_windows, a list of images where there is more than one.  dense=True: whole pictures
+    train=False: `scale` is Q, by default the augmentation's test_scale.  views: 1, 9, 10 or 50, the windows
+    of augment.view_windows, a list of images where there is more than one.  dense=True: whole pictures
     (C, H, W, N), views=2: and their mirror images; a batch then holds neighbours of one size.
 
     mean: of the mean picture (C, S, S) the mean colour is subtracted, or, where the augmentation has no
@@ -41,7 +41,7 @@ class RescaledLoader(Loader):
 
     def _lay_out(self, mean):
         augmentation, self._channels = self.augmentation, len(self._pictures[0])
-        views = (1, 2) if self._dense else (1, 10, 50)
+        views = (1, 2) if self._dense else (1, 9, 10, 50)
         if self._views not in views[: 1 if self.train else None]:
             raise ArgumentError(f"views={self._views}: expected one of {views}, 1 with train=True")
         self._scale = self._scale or augmentation.test_scale

@@ -33,6 +33,7 @@ from tinyalex.nn import (
     Flatten,
     GlobalAvgPool,
     Linear,
+    Local2d,
     MaxPool,
     SameMapNorm,
     ZeroPad,
@@ -157,6 +158,10 @@ class _Graph:
             strides=two_of(layer.stride, "stride"), pads=_pads(four_pads(layer.pad)), group=layer.groups,
         )  # fmt: skip
         self.activation(f"{layer.name}.neuron", layer.activation)
+
+    @add.register
+    def _(self, layer: Local2d):
+        raise ArgumentError(f"{layer.name}: an unshared convolution, for which ONNX has no operator")
 
     @add.register
     def _(self, layer: Linear):

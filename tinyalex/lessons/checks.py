@@ -101,6 +101,9 @@ def hole(cases, hints, wrong, view=False):
     return mark
 
 
+LESSONS = range(18)  # their numbers
+
+
 def holes_of(number):
     """{name: Hole} of a lesson, in the order of its file."""
     module = importlib.import_module(f"tinyalex.lessons.holes.lesson{number:02d}")

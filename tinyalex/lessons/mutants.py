@@ -29,7 +29,6 @@ import numpy as np
 from tinyalex.lessons import checks
 from tinyalex.lessons.variants import Variant, counters, guarded, variants
 
-LESSONS = range(17)
 SHORT = 4  # lines of a solution that is changed in two places at once, too
 PAIRS = 40  # of them, drawn
 PLAIN = "shape", "bare error", "worst"  # verdicts that explain nothing
@@ -47,7 +46,7 @@ class Row(NamedTuple):
 
 def holes():
     """{name: Hole} of all lessons."""
-    return {name: hole for number in LESSONS for name, hole in checks.holes_of(number).items()}
+    return {name: hole for number in checks.LESSONS for name, hole in checks.holes_of(number).items()}
 
 
 def mutants(hole, rng, pairs=PAIRS):
@@ -183,6 +182,16 @@ EQUIVALENT = {
         ("cols", "a slice ends one earlier; cols: a slice ends one later"): _UNDONE,
     },
     "bias_relu": {("memory[place]", "two arguments of `max` are exchanged"): _SYMMETRIC},
+    "receptive_field": {("(side, step)", "the two results are exchanged"): "both begin with 1"},
+    "in_parts": {
+        ("(N, dw)", "`t` stands for `x`"): "x and t have a column for each picture",
+        ("(N, dw)", "`parts` stands for `w`"): "the number 0 plus an array is the array",
+    },
+    "data_parallel": {("N", "`t` stands for `x`"): "x and t have a column for each picture"},
+    "hybrid": {
+        ("(images, rows)", "`dy` stands for `w2`"): "dy and w2 have the same number of rows",
+        ("h", "two arguments of `maximum` are exchanged"): _SYMMETRIC,
+    },
 }
 
 

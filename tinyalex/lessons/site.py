@@ -80,7 +80,7 @@ PAGE = """<!DOCTYPE html>
 <main>
 {body}
 </main>
-{nav}{foot}
+{below}{foot}
 </body>
 </html>
 """
@@ -147,8 +147,19 @@ def _write(path, body, nav, head="", foot=""):
     # a comma or full stop stays with the formula before it
     body = re.sub(r'(<span class="math inline">(?:(?!</span>).)*</span>)([.,:;)]+)', _TOGETHER, body)
     body = body.replace("<table>", '<div class="table"><table>').replace("</table>", "</table></div>")
+    for wide in ("table", "math block"):  # what may be wider than a phone can be scrolled by keyboard
+        body = body.replace(f'<div class="{wide}">', f'<div class="{wide}" tabindex="0">')
     path.write_text(
-        PAGE.format(title=title, style=style, nav=nav, body=body, head=head, foot=foot), encoding="utf-8"
+        PAGE.format(
+            title=title,
+            style=style,
+            nav=nav.replace("<nav>", '<nav aria-label="course">'),
+            body=body,
+            below=nav.replace("<nav>", '<nav aria-label="course, below">'),
+            head=head,
+            foot=foot,
+        ),
+        encoding="utf-8",
     )
     return path
 
@@ -215,7 +226,9 @@ def listing(source):
     from pygments.formatters import HtmlFormatter
     from pygments.lexers import PythonLexer
 
-    return f'<pre class="code">{highlight(source, PythonLexer(), HtmlFormatter(nowrap=True))}</pre>'
+    return (
+        f'<pre class="code" tabindex="0">{highlight(source, PythonLexer(), HtmlFormatter(nowrap=True))}</pre>'
+    )
 
 
 def shown(output, heading):
@@ -228,7 +241,7 @@ def shown(output, heading):
         return data["text/html"]
     if "image/png" in data:
         source = f"data:image/png;base64,{data['image/png'].strip()}"
-        return f'<div class="figure"><img alt="{html.escape(heading)}" src="{source}"></div>'
+        return f'<div class="figure" tabindex="0"><img alt="{html.escape(heading)}" src="{source}"></div>'
     return f'<pre class="out">{html.escape(data["text/plain"])}</pre>'
 
 

@@ -175,7 +175,9 @@ class _Painter:
         lines[line - 1] = f"<b>{lines[line - 1]}</b>"
         marks = "\n".join("▶" if k == line else " " for k in range(1, len(lines) + 1))
         code = "\n".join(lines)
-        return f'<div class="tx-code"><pre aria-hidden="true">{marks}</pre><pre>{code}</pre></div>'
+        return (
+            f'<div class="tx-code" tabindex="0"><pre aria-hidden="true">{marks}</pre><pre>{code}</pre></div>'
+        )
 
     def departure(self, found):
         """Return HTML: the array before the line that departs, after it, and as a right answer has it."""

@@ -51,6 +51,35 @@ def relu_vs_tanh_figure(curves, data, target):
     return figure
 
 
+def ablation_figure(rows, data):
+    """What each change costs: the difference in error with its 95% interval, and the paper's figure.
+
+    rows: of `tinyalex.measure.ablate.Found`.  The paper's figures are of ImageNet.
+    """
+    shown = [row for row in rows if row.difference is not None][::-1]
+    figure = Figure(figsize=(6.4, 1.4 + 0.3 * len(shown)), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    axes.axvline(0, color="0.6", linewidth=0.8)
+    for place, row in enumerate(shown):
+        if row.low is not None:
+            axes.plot((row.low, row.high), (place, place), color=TRAINING, linewidth=1.5)
+        axes.plot(row.difference, place, "o", color=TRAINING, markersize=5)
+        words = row.paper.split()
+        if words and words[-1].replace(".", "").lstrip("-").isdigit():
+            axes.plot(float(words[-1]), place, "D", color=VALIDATION, markersize=5, fillstyle="none")
+    axes.set_yticks(range(len(shown)), [row.what for row in shown])
+    axes.set(
+        xlabel="difference in error, points (to the right: worse)", title=f"one change at a time, {data}"
+    )
+    ours = Line2D([], [], color=TRAINING, marker="o", markersize=5, label="here, 95% interval")
+    paper = Line2D(
+        [], [], color=VALIDATION, marker="D", fillstyle="none", linewidth=0, label="paper, ImageNet"
+    )
+    axes.legend(handles=[ours, paper], frameon=False, fontsize="small")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
 def kernels_figure(weights, towers=2):
     """Figure 3: the first layer's kernels, a block of rows for each tower, 16 kernels to a row.
 

@@ -36,7 +36,7 @@ from tinyalex.errors import ArgumentError, DeviceError
 from tinyalex.measure import bench_cuda, print_whole
 from tinyalex.measure.machine import blas, cpu
 from tinyalex.models import Network
-from tinyalex.nn import LRN, Conv2d, Linear, SameMapNorm
+from tinyalex.nn import LRN, Conv2d, Linear, Local2d
 from tinyalex.optim import SGD
 from tinyalex.parallel import usual
 from tinyalex.train import Step
@@ -60,7 +60,9 @@ def alone(network, name, ranks=1):
         raise ArgumentError(f"bench: expected one of {', '.join(placed)}; found {name!r}")
     place = placed[name]
     layer, own = place.layer, place.own(place.x, place.split_x)
-    if isinstance(layer, Conv2d):
+    if isinstance(layer, Local2d):
+        layer = replace(layer, filters=layer.filters // ranks)
+    elif isinstance(layer, Conv2d):
         layer = replace(layer, filters=layer.filters // ranks, groups=max(1, layer.groups // ranks))
     elif isinstance(layer, Linear):
         layer = replace(layer, features=layer.features // ranks)
@@ -76,9 +78,6 @@ def check(network, against, device):
         raise ArgumentError(f"--vs: expected torch or torch-tuned, found {against!r}")
     if against and not find_spec("torch"):
         raise ArgumentError(f"--vs {against}: PyTorch is not installed; pip install 'tinyalex[oracle]'")
-    for layer in network.layers:
-        if against and isinstance(layer, SameMapNorm):
-            raise ArgumentError(f"--vs {against}: {layer.name}, 2012's SameMapNorm, has no twin in PyTorch")
     if against and device.kind == "cuda":
         from tinyalex.measure import bench_torch
 

@@ -34,7 +34,9 @@ from tinyalex.nn import (
     Flatten,
     GlobalAvgPool,
     Linear,
+    Local2d,
     MaxPool,
+    SameMapNorm,
     ZeroPad,
 )
 from tinyalex.ops import four_pads
@@ -165,6 +167,48 @@ def _(layer: Conv2d, place, tuned):
     return [*before, conv, *_activation(layer, tuned)]
 
 
+class _Local(nn.Module):
+    """Unshared convolution as it is written with PyTorch: `unfold`, then a product at each place."""
+
+    def __init__(self, layer, place):
+        super().__init__()
+        (F, OH, OW, *kernel), self.layer = layer.sizes(place.x)["w"], layer
+        self.weight = nn.Parameter(layer.std * torch.randn(F, OH, OW, *kernel))
+        self.bias = nn.Parameter(torch.full((F, OH, OW), float(layer.bias)))
+
+    def forward(self, x):
+        F, OH, OW = self.bias.shape
+        top, _, left, _ = four_pads(self.layer.pad)
+        cols = functional.unfold(x, self.layer.kernel, padding=(top, left), stride=self.layer.stride)
+        y = torch.einsum("fpk,nkp->nfp", self.weight.reshape(F, OH * OW, -1), cols)
+        return y.reshape(-1, F, OH, OW) + self.bias
+
+
+@module.register
+def _(layer: Local2d, place, tuned):
+    _even(layer)
+    return [_Local(layer, place), *_activation(layer)]
+
+
+class _SameMapNorm(nn.Module):
+    """x / (k + α · mean of x² over the window, zeros beyond the border)^β."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        n, k, alpha, beta = (getattr(self.layer, name) for name in ("n", "k", "alpha", "beta"))
+        before, after = n // 2, n - 1 - n // 2
+        squares = functional.pad(x * x, (before, after, before, after))
+        return x / (k + alpha * functional.avg_pool2d(squares, n, 1)) ** beta
+
+
+@module.register
+def _(layer: SameMapNorm, place, tuned):
+    return [_SameMapNorm(layer)]
+
+
 @module.register
 def _(layer: Linear, place, tuned):
     F, D = layer.sizes(place.x)["w"]
@@ -192,7 +236,7 @@ def _even(layer):
     """The padding, where it is the same above and below, left and right."""
     top, bottom, left, right = four_pads(layer.pad)
     if (top, left) != (bottom, right):
-        raise ArgumentError(f"bench: {layer.name}: PyTorch pools with the same padding on opposite sides")
+        raise ArgumentError(f"bench: {layer.name}: PyTorch pads both sides of a window alike")
     return top, left
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from tinyalex.errors import ArgumentError
 from tinyalex.models.alexnet import PRESETS, AlexNet, alexnet, narrow
 from tinyalex.models.cifar import figure1
+from tinyalex.models.ladder import three_convolutions, with_local
 from tinyalex.models.network import Network
 from tinyalex.models.vgg import vgg
 
@@ -25,6 +26,11 @@ NETWORKS = {name: partial(_alexnet, name) for name in PRESETS} | {
     "cifar4": partial(figure1, "relu"),
     "cifar4-tanh": partial(figure1, "tanh"),
     "cifar4-logistic": partial(figure1, "logistic"),
+    "cifar-80sec": partial(three_convolutions, hidden=64),
+    "cifar-19pct": three_convolutions,
+    "cifar-18pct": partial(three_convolutions, norm=True),
+    "cifar-13pct": partial(with_local, local3=32, lrn=False),
+    "cifar-11pct": partial(with_local, local3=64, lrn=True),
     **{f"vgg-{letter.lower()}": partial(vgg, letter) for letter in "ABCDE"},
     "vgg-a-lrn": partial(vgg, "A", lrn=True),
 }

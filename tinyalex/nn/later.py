@@ -10,10 +10,10 @@ import numpy as np
 
 from tinyalex import ops
 from tinyalex.memory import zeros
-from tinyalex.nn.layers import AllGather, Layer, maps
+from tinyalex.nn.layers import AllGather, Layer, Weighted, activation_of, maps, windows
 from tinyalex.ops.checks import xp_of
 
-__all__ = ["BatchNorm", "Flatten", "GlobalAvgPool", "Part", "ZeroPad", "on_towers"]
+__all__ = ["BatchNorm", "Flatten", "GlobalAvgPool", "Local2d", "Part", "ZeroPad", "on_towers"]
 
 
 @dataclass(repr=False)
@@ -85,6 +85,49 @@ class GlobalAvgPool(Layer):
     def out(self, shape):
         """(C, H, W) → (C, 1, 1)."""
         return maps(self, shape)[0], 1, 1
+
+
+@dataclass(repr=False)
+class Local2d(Weighted):
+    """Unshared convolution and activation: filters of their own at each place (2011's `local` layers).
+
+    The fields are those of `Conv2d`; bias: of the starting biases, one for each filter and place.
+    """
+
+    filters: int
+    kernel: int | tuple[int, ...]
+    stride: int | tuple[int, ...] = 1
+    pad: int | tuple[int, ...] = 0
+    activation: str | tuple | None = None
+    std: float = 0.01
+    bias: float = 0.0
+
+    prefix = "local"
+    pair = ops.local2d_forward, ops.local2d_backward
+
+    def out(self, shape):
+        """(C, H, W) → (F, OH, OW)."""
+        if self.filters < 1:
+            raise self.error(f"filters: expected at least 1, found {self.filters}")
+        return self.filters, *windows(self, shape, self.kernel, ops.output_size)
+
+    def sizes(self, shape):
+        """w (F, OH, OW, C, KH, KW), b (F, OH, OW)."""
+        y = self.out(shape)
+        return {"w": (*y, shape[0], *ops.two_of(self.kernel, "kernel")), "b": y}
+
+    def multiply_adds(self, shape):
+        """Every weight once."""
+        return math.prod(self.sizes(shape)["w"])
+
+    def reads(self, ranks):
+        """All channels."""
+        return "all"
+
+    @property
+    def arguments(self):
+        """Those of `local2d_forward`."""
+        return {"stride": self.stride, "pad": self.pad, "activation": activation_of(self.activation)}
 
 
 @dataclass(repr=False)

@@ -84,6 +84,11 @@ def _conv(what, linear="xwb", x=(4, 9, 13, 3), w=(6, 4, 3, 2), groups=1, **setti
     return Case(f"conv2d{what}", "conv2d", inputs, {"groups": groups, **settings}, linear)
 
 
+def _local(what, w, linear="xwb", **settings):
+    inputs = {"x": spread(4, 7, 9, 3), "w": spread(*w), "b": spread(*w[:3])}
+    return Case(f"local2d{what}", "local2d", inputs, {"stride": 2, **settings}, linear)
+
+
 def _linear(what, linear="xwb", **settings):
     inputs = {"x": spread(5, 3), "w": spread(4, 5), "b": spread(4)}
     return Case(f"linear{what}", "linear", inputs, settings, linear)
@@ -126,6 +131,8 @@ CASES = [
     _conv(" + tanh, stride 2", "", activation=ops.tanh(), stride=2),
     _conv(" 3×3, minimal filtering", x=(30, 6, 5, 1), w=(32, 30, 3, 3), pad=(1, 0, 2, 1)),
     _conv(" 5×5, minimal filtering", x=(30, 5, 6, 1), w=(32, 30, 5, 5), pad=2),
+    _local(", stride 2, pad (1,2,0,0)", (5, 4, 4, 4, 3, 2), pad=(1, 2, 0, 0)),
+    _local(", strides 2 and 3 + relu", (5, 3, 3, 4, 3, 2), "", stride=(2, 3), activation=ops.relu),
     _max_pool("max pool 3×3, stride 2"),
     _max_pool("max pool, partial windows", shape=(3, 6, 8, 2)),
     _max_pool("max pool, pad (1,0,1,1)", pad=(1, 0, 1, 1)),

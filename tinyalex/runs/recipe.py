@@ -7,17 +7,22 @@ eleven differences (the other six are in `tinyalex.models.AlexNet`).
 from typing import NamedTuple
 
 from tinyalex.data import augment
+from tinyalex.data.loader import minibatches
 from tinyalex.errors import ArgumentError, DataError
 from tinyalex.fields import checked
 
 
 class Change(NamedTuple):
-    """From the start of this epoch: a new rate, factors on single rates (`SGD.scale`), a new colour noise."""
+    """From the start of this epoch: a new rate, factors on single rates (`SGD.scale`), a new colour noise.
+
+    pictures: from then on training sees so many, the first; until a change says so, all.
+    """
 
     epoch: int
     rate: float | None = None
     scale: dict | None = None
     noise: float | None = None
+    pictures: int | None = None
 
 
 class Recipe(NamedTuple):
@@ -33,6 +38,11 @@ class Recipe(NamedTuple):
         layer-params-145-2010.cfg; in layer-params-145.cfg the same with epochs 25, 51, 67, 72, 79) is a list
         of changes, in which conv1's weights are slowed, then conv1 is frozen, and the colour noise ends, for
         the last 25 epochs; of these the paper says nothing.
+    decays: decay of single layers, by name, in place of `decay`.
+    data_batch: None shuffles the pictures, and leaves out those that fill no minibatch.  Else they come in
+        the files' order, the same in every epoch, and each run of so many is cut into minibatches, of which
+        the last may be smaller: 2011's data batches of 10,000 (data.py; src/layer.cu divides each gradient by
+        the pictures that there are).
     rate_by: what the rates, those of batches of 128 images, are multiplied by where a batch is k times as
         large.  None: nothing; "k", which worked best, or "sqrt-k", which theory says, since it keeps the
         variance of an update (Krizhevsky, 2014: One weird trick; his configurations have k).
@@ -49,6 +59,8 @@ class Recipe(NamedTuple):
     decay_biases: bool = True
     schedule: tuple | None = None
     patience: int = 5
+    decays: dict | None = None
+    data_batch: int | None = None
     augmentation: augment.Augmentation = augment.PAPER
     rate_by: str | None = None
 
@@ -98,6 +110,37 @@ VGG = Recipe(batch=256, epochs=74, augmentation=augment.Augmentation(scale=256))
 PRESETS |= {f"vgg-{name}": VGG for name in ("a", "a-lrn", "b", "c", "d", "e")}
 
 
+def _ladder(epochs, *changes, decays, crops=False, **others):
+    """One of cuda-convnet's recipes of 2011: layer-params-*.cfg, and the comments in them."""
+    pictures = augment.Augmentation(crop=24 if crops else 32, flip=crops, noise=0.0)
+    return Recipe(
+        epochs=epochs, rate=1e-3, bias_rate_factor=2.0, decay=0.0, decay_biases=False, schedule=changes,
+        decays=decays, data_batch=10_000, augmentation=pictures, **others,
+    )  # fmt: skip
+
+
+_CONVOLUTIONS = dict.fromkeys(("conv1", "conv2", "conv3"), 0.004)
+_LOCAL = {"local3": 0.004, "local4": 0.004}
+# 80sec: ÷10 after 8 epochs (where it ends is not said: Caffe's port does 10).  19pct: no schedule is given;
+# here 18pct's: "all learning rates" ÷10 after 120 epochs, ÷10 again after 10 more.  13pct (Methodology.md)
+# and 11pct train on the data batches 1–4 first, then on all five, then with epsW alone ÷10 and ÷100.
+_18PCT = Change(120, rate=1e-4), Change(130, rate=1e-5)
+LADDER = {
+    "cifar-80sec": _ladder(10, Change(8, rate=1e-4), decays=_CONVOLUTIONS | {"fc64": 0.03, "fc10": 0.03}),
+    "cifar-19pct": _ladder(140, *_18PCT, decays=_CONVOLUTIONS | {"fc10": 3.0}),
+    "cifar-18pct": _ladder(140, *_18PCT, decays=_CONVOLUTIONS | {"fc10": 1.0}),
+    "cifar-13pct": _ladder(
+        160, Change(0, pictures=40_000), Change(100, pictures=50_000), Change(140, rate=1e-4),
+        Change(150, rate=1e-5), decays=_LOCAL | {"fc10": 0.004}, crops=True, drop_bias_rate=False,
+    ),
+    "cifar-11pct": _ladder(
+        520, Change(0, pictures=40_000), Change(350, pictures=50_000), Change(500, rate=1e-4),
+        Change(510, rate=1e-5), decays=_LOCAL | {"fc10": 0.01}, crops=True, drop_bias_rate=False,
+    ),
+}  # fmt: skip
+PRESETS |= LADDER
+
+
 def recipe_of(recipe, network="paper", noise=None, **changes):
     """Return a `Recipe`: the one given, or that of a name; None: of the network's authors, or the paper's.
 
@@ -122,6 +165,20 @@ def recipe_of(recipe, network="paper", noise=None, **changes):
     if noise is not None:
         changes["augmentation"] = recipe.augmentation._replace(noise=noise)
     return recipe._replace(**changes)
+
+
+def pictures_of(recipe, epoch, count):
+    """Return on how many pictures, of so many that there are, an epoch trains."""
+    limit = None
+    for change in recipe.schedule or ():
+        if epoch >= change.epoch:
+            limit = change.pictures or limit
+    return min(count, limit or count)
+
+
+def steps_of(recipe, epoch, count):
+    """Return how many steps an epoch has, of so many pictures that there are."""
+    return minibatches(pictures_of(recipe, epoch, count), recipe.batch, True, recipe.data_batch)
 
 
 class Schedule:

@@ -31,7 +31,7 @@ from tinyalex.optim import SGD
 from tinyalex.parallel import keeps_ranks, updated_in_turn
 from tinyalex.runs import checkpoint, version1
 from tinyalex.runs.checkpoint import checkpoints
-from tinyalex.runs.recipe import Schedule
+from tinyalex.runs.recipe import Schedule, pictures_of, steps_of
 from tinyalex.runs.settings import Settings
 from tinyalex.train import Place, Stopped, fit
 
@@ -101,10 +101,12 @@ def _check_scale(settings, data, least, most):
     side, crop = data.mean.shape[-1], settings.network.input[-1]
     if settings.upscale is not None:
         raise DataError("--scale: rescales pictures itself, found --upscale as well")
-    if not 0 < crop <= least <= most:
+    if least > most:
+        raise DataError(f"--scale: expected LEAST,MOST, found {least},{most}")
+    if crop > least:
         raise DataError(
-            f"--scale: expected the shorter side, at least the {crop} pixels that the network sees, or "
-            f"LEAST,MOST; found {least}" + (f",{most}" if most != least else "")
+            f"{settings.data}: its pictures are rescaled to a shorter side of {least} pixels, and the "
+            f"network sees {crop}: --size {least} at most, or --scale {crop} at least"
         )
     if most > side and not isinstance(data.train, Images):
         raise DataError(
@@ -263,11 +265,12 @@ class _Run:
         self.rng = np.random.default_rng(settings.seed)  # starting weights, then dropout
         self.net = settings.network.build(comm, self.rng, parallel=settings.parallel)
         r = settings.recipe
-        self.optimizer = SGD(self.net, r.rate, r.momentum, r.decay, decay_biases=r.decay_biases)
+        self.optimizer = SGD(
+            self.net, r.rate, r.momentum, r.decay, decay_biases=r.decay_biases, decays=r.decays
+        )
         smaller = r.growth(r.batch / comm.size) / r.growth(r.batch)  # of a turn's batch
         self.schedule = Schedule(r, dict.fromkeys(updated_in_turn(self.net), smaller))
         self.place = Place()
-        self.steps = len(data.train.labels) // r.batch  # in an epoch
         self.saved = None  # (step, epoch) of the newest checkpoint
         self.sized = None  # step of the newest record of sizes
         self.at_chance = 0  # epochs in a row
@@ -288,14 +291,22 @@ class _Run:
         if settings.start_from and not self.saved:
             self._save(planned=False)  # the other run may be gone when this one goes on
 
+    @property
+    def steps(self):
+        """Of the epoch in which the run is."""
+        return steps_of(self.settings.recipe, self.place.epoch, len(self.data.train.labels))
+
     def go(self):
-        epochs = 0 if self.schedule.ended else self.settings.recipe.epochs
+        recipe = self.settings.recipe
+        epochs = 0 if self.schedule.ended else recipe.epochs
+        changes = {change.epoch for change in recipe.schedule or () if change.pictures}
         try:
-            fit(
-                self.net, self.optimizer, self._batches, self.steps, epochs, place=self.place,
-                parts=self.settings.accumulate, begin_epoch=self._begin_epoch,
-                on_step=self._on_step, end_epoch=self._end_epoch,
-            )  # fmt: skip
+            for end in sorted({e for e in changes if e < epochs} | {epochs}):  # as many steps in each epoch
+                fit(
+                    self.net, self.optimizer, self._batches, self.steps, end, place=self.place,
+                    parts=self.settings.accumulate, begin_epoch=self._begin_epoch,
+                    on_step=self._on_step, end_epoch=self._end_epoch,
+                )  # fmt: skip
         except Stopped:
             self._save(planned=False)
             return False
@@ -311,7 +322,10 @@ class _Run:
     def _batches(self, epoch, start):
         """The epoch's batches from one on, this rank's part of each."""
         device = self.comm.device
-        with self._loader("train", noise=self.noise, start=(epoch, start), epochs=epoch + 1) as loader:
+        pictures = pictures_of(self.settings.recipe, epoch, len(self.data.train.labels))
+        with self._loader(
+            "train", noise=self.noise, start=(epoch, start), epochs=epoch + 1, pictures=pictures
+        ) as loader:
             for images, labels in feed(device, self._shared(loader, self.steps - start)):
                 yield images, device.put(labels)
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyalex.data import augment, cifar10, imagenet
+from tinyalex.data import augment, cifar10, imagenet, shapes
 from tinyalex.data.loader import Loader
 from tinyalex.data.rescaled import RescaledLoader
 from tinyalex.errors import DataError, few
@@ -15,6 +15,8 @@ from tinyalex.models.network import Network
 from tinyalex.parallel import LAYOUTS, most_ranks
 from tinyalex.runs import recipe
 from tinyalex.runs.recipe import Recipe
+
+SHAPES = Path("shapes")  # the pictures that `tinyalex.data.shapes` draws
 
 
 class Settings(NamedTuple):
@@ -38,15 +40,15 @@ class Settings(NamedTuple):
 
         side: of the data's pictures.  A recipe counts the positions of its own crop in pictures of 256
         pixels: with others, every crop that fits may be drawn.  Its scale is of its own crop too: with
-        another, pictures stay as large as they are.
+        another, or of smaller pictures, they stay as large as they are.
         scale: instead of the recipe's.
         """
         crop, pictures, scale = network.input[-1], recipe.augmentation, others.pop("scale", None)
         if scale is not None:
             pictures = pictures._replace(scale=scale, offsets=None, group=1)
-        elif pictures.scale is not None and crop != pictures.crop:
+        elif pictures.scale is not None and (crop != pictures.crop or side < pictures.scales[1]):
             pictures = pictures._replace(scale=None if others.get("upscale") else side)
-        if (others.get("upscale") or side, crop) != (256, pictures.crop):
+        if pictures.offsets and (others.get("upscale") or side, crop) != (256, pictures.crop):
             pictures = pictures._replace(offsets=None)
         pictures = pictures._replace(crop=crop)
         return cls(str(data), network, recipe._replace(augmentation=pictures), **others)
@@ -95,24 +97,32 @@ class Data(NamedTuple):
         made = Loader if kwargs["augmentation"].scale is None else RescaledLoader
         return made(
             source, settings.recipe.batch, mean=self.mean, covariance=self.covariance,
-            seed=settings.seed, upscale=settings.upscale, **kwargs,
+            seed=settings.seed, upscale=settings.upscale, data_batch=settings.recipe.data_batch, **kwargs,
         )  # fmt: skip
 
 
 def locate(data):
-    """Return the whole path of a data set; "cifar10" is CIFAR-10 where it is on the disk, else fetched."""
+    """Return the whole path of a data set; "cifar10" is CIFAR-10 where it is on the disk, else fetched.
+
+    "shapes" stays: they are drawn here.
+    """
     path = Path(data)
+    if path == SHAPES and not path.exists():
+        return path
     if path == Path("cifar10") and not path.exists():
         path = cifar10.find() or cifar10.fetch()
     return path.resolve()
 
 
 def open_data(path):
-    """Open a folder made by `tinyalex prepare`, or CIFAR-10 in any form that `cifar10.load` reads.
+    """Open a folder made by `tinyalex prepare`, CIFAR-10 in any form that `cifar10.load` reads, or "shapes".
 
     path: as for `locate`.  Raises DataError for anything else.
     """
     path = locate(path)
+    if path == SHAPES:
+        train, val = shapes.load("train"), shapes.load("test")
+        return Data(train, val, *augment.statistics(train.images), train.classes)
     if (path / "index.json").exists() or (path / "plan.json").exists():
         splits = imagenet.open_all(path)
         some = splits["train" if "train" in splits else "val"]

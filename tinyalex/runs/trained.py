@@ -32,7 +32,7 @@ class Trained(NamedTuple):
 class Test(NamedTuple):
     """How a network is tested: the average of its probabilities over views, scales, and dense passes.
 
-    views: 1, 10 or 50 of each scale, 150: 50 of three scales; 0: none.  dense: whole pictures, see
+    views: 1, 9, 10 or 50 of each scale, 150: 50 of three scales; 0: none.  dense: whole pictures, see
     `tinyalex.evaluate.Dense`; with views, the average of both (VGG, section 4.3).  flips: whole pictures and
     their mirror images.  scales: shorter sides Q to which pictures are rescaled; None: the one that the
     network was trained on, or for 150 views the three about it (`augment.Augmentation.test_scales`).
@@ -135,7 +135,7 @@ def view_loader(comm, trained, source, views, scale=None, dense=False):
         batch, upscale = BATCH, wanted if side < wanted else None
     else:
         batch, upscale = settings.recipe.batch, settings.upscale
-    batch = max(1, batch // 10) if views == 10 else batch
+    batch = max(1, batch // 10) if views > 1 else batch
     with Loader(
         source, batch, augmentation, train=False, mean=trained.mean, views=views, upscale=upscale,
         device=None if pictures else comm.device,  # what `_Adapted` does, the host does

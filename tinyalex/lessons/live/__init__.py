@@ -58,7 +58,7 @@ NOT_IN_THE_BROWSER = (  # of the package tinyalex; no lesson uses it
 
 HEAD = """
 <link rel="stylesheet" href="live/live.css">
-<script type="application/json" id="{id}">{data}</script>
+<script type="application/json" id="{id}">{data}</script>{early}
 <script>
 addEventListener("DOMContentLoaded", () => {{
   const say = (text) => document.querySelector("main").insertAdjacentHTML("afterbegin",
@@ -75,6 +75,24 @@ addEventListener("DOMContentLoaded", () => {{
     document.head.append(script);
   }}
 }});
+</script>"""
+
+# Python's worker begins before the page below has been read; what it says until then is kept for page.js.
+EARLY = """
+<link rel="modulepreload" href="live/page.js">
+<link rel="modulepreload" href="live/editor.js">
+<script>
+if (location.protocol !== "file:" && typeof WebAssembly === "object" && !navigator.connection?.saveData) {
+  const lesson = JSON.parse(document.getElementById("lesson").textContent);
+  const url = (path) => new URL(path, document.baseURI).href;
+  const worker = new Worker("live/worker.js", { type: "module" });
+  const said = [];
+  worker.onmessage = ({ data }) => said.push(data);
+  worker.onerror = (event) => said.push({ fatal: event.message || "its worker could not be loaded" });
+  worker.postMessage({ start: {
+    lesson: lesson.number, base: url(lesson.base), hashes: lesson.hashes, course: url("live/") } });
+  self.begun = { worker, said };
+}
 </script>"""
 
 FOOT = """
@@ -121,14 +139,14 @@ def write(books, out, folder=None, base=None, on_page=lambda done, of: None):
     def more(stem):
         if stem is None:
             lessons = {f"{s}.html": [int(s[:2]), list(asked(s))] for s in books}
-            head = HEAD.format(id="map", data=_json(lessons), script="map.js")
+            head = HEAD.format(id="map", data=_json(lessons), early="", script="map.js")
             return head, '<p id="offline"></p>'
         data = {
             "number": int(stem[:2]), "stem": stem, "version": version, "base": base,
             "hashes": {name: hashes[name] for name in hashes if name in CORE},
             "cells": list(data_of(books[stem], asked(stem))),
         }  # fmt: skip
-        return HEAD.format(id="lesson", data=_json(data), script="page.js"), FOOT
+        return HEAD.format(id="lesson", data=_json(data), early=EARLY, script="page.js"), FOOT
 
     written = site.write(books, out, on_page, cells, more)
     live = out / "live"

@@ -36,7 +36,9 @@ const python = {
 
   start() {
     status.textContent = "Python is being loaded …";
-    const worker = (this.worker = new Worker(course + "worker.js", { type: "module" }));
+    const { begun } = self; // the page's head has begun it
+    delete self.begun;
+    const worker = (this.worker = begun?.worker ?? new Worker(course + "worker.js", { type: "module" }));
     this.ready = new Promise((resolve, reject) => {
       const failed = (text) => {
         const error = new Error(text);
@@ -64,6 +66,7 @@ const python = {
       };
     });
     this.ready.catch(() => {});
+    if (begun) return begun.said.forEach((data) => worker.onmessage({ data }));
     const base = new URL(lesson.base, document.baseURI).href;
     worker.postMessage({ start: { lesson: lesson.number, base, hashes: lesson.hashes, course } });
   },
@@ -189,6 +192,7 @@ class Cell {
     if (kind === "html") box.innerHTML = text;
     else {
       box.className = "figure";
+      box.tabIndex = 0;
       const picture = document.createElement("img");
       picture.alt = this.heading();
       picture.src = `data:image/png;base64,${text}`;

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from tinyalex.ops.reference import *  # noqa: F403
-from tinyalex.ops.reference import _each, _float64, avg_pool, avg_pool_backward
+from tinyalex.ops.reference import _each, _float64, _products, avg_pool, avg_pool_backward
 
 
 def _channel(x, c, mean, var):
@@ -84,3 +84,39 @@ def leaky_relu(x, slope=0.01):
 def leaky_relu_backward(dy, x, slope=0.01):
     """dx = dy where x > 0, else slope dy."""
     return _float64(dy) * _each(lambda v: 1.0 if v > 0 else slope, x)
+
+
+def _own_products(x_shape, w_shape, stride, pad):
+    """An unshared convolution as a list: as `_products`, with weights of its own for each place."""
+    F, OH, OW, *kernel = w_shape
+    y_shape, products = _products(x_shape, (F, *kernel), stride, pad, groups=1)
+    assert y_shape[1:3] == (OH, OW)
+    return y_shape, [((f, oh, ow, n), (f, oh, ow, *w), pixel) for (f, oh, ow, n), (_, *w), pixel in products]
+
+
+def local2d(x, w, b, stride=1, pad=0):
+    """y[f,oh,ow,n] = b[f,oh,ow] + sum over c,kh,kw of w[f,oh,ow,c,kh,kw] x[c,h,w,n]; h and w as in conv2d.
+
+    x (C,H,W,N), w (F,OH,OW,C,KH,KW), b (F,OH,OW).  cuda-convnet 2011: layer.py, LocalUnsharedLayerParser.
+    """
+    x, w, b = _float64(x), _float64(w), _float64(b)
+    y_shape, products = _own_products(x.shape, w.shape, stride, pad)
+    y = np.zeros(y_shape)
+    for f, oh, ow, n in np.ndindex(y.shape):
+        y[f, oh, ow, n] = b[f, oh, ow]
+    for output, weight, pixel in products:
+        y[output] += w[weight] * x[pixel]
+    return y
+
+
+def local2d_backward(dy, x, w, stride=1, pad=0):
+    """Gradients (dx, dw, db) of local2d, shaped like x, w and b."""
+    dy, x, w = _float64(dy), _float64(x), _float64(w)
+    y_shape, products = _own_products(x.shape, w.shape, stride, pad)
+    dx, dw, db = np.zeros(x.shape), np.zeros(w.shape), np.zeros(w.shape[:3])
+    for f, oh, ow, n in np.ndindex(y_shape):
+        db[f, oh, ow] += dy[f, oh, ow, n]
+    for output, weight, pixel in products:
+        dx[pixel] += dy[output] * w[weight]
+        dw[weight] += dy[output] * x[pixel]
+    return dx, dw, db
