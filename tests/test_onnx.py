@@ -26,6 +26,9 @@ from tinyalex.nn import (
     SameMapNorm,
     ZeroPad,
 )
+from tinyalex.optim import SGD
+from tinyalex.runs import checkpoint
+from tinyalex.train import train_step
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 ort = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -370,6 +373,22 @@ def test_an_imported_network_s_gradients_are_the_same_on_two_ranks(tmp_path):
     for name, gradient in wanted.items():
         assert np.abs(gradient).max() > 0
         np.testing.assert_allclose(grads[name], gradient, rtol=1e-9, atol=1e-9 * np.abs(gradient).max())
+
+
+def test_an_imported_network_can_be_trained(tmp_path):
+    """Although the arrays of the file that it came from may be read-only, and stay as they were."""
+    path = bvlc().write(tmp_path / "net.onnx", opset=8, ir=3)
+    found = onnx_import.read(path)
+    kept = {name: array.copy() for name, array in found.arrays.items()}
+    for array in found.arrays.values():
+        array.flags.writeable = False
+    net = found.network.build(rng=np.random.default_rng(0))
+    checkpoint.adopt(net, found.arrays, path)
+    x = np.random.default_rng(3).standard_normal((*found.network.input, 2), np.float32)
+    train_step(net, SGD(net, rate=0.01), x, np.array([1, 2]))
+    for name, array in arrays_of(net).items():
+        assert (array != kept[name]).any()
+        np.testing.assert_array_equal(found.arrays[name], kept[name])
 
 
 # ---- refused by name -----------------------------------------------------------------------------------

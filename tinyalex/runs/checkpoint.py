@@ -177,8 +177,8 @@ def adopt(model, arrays, path):
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     for name, layer, key in model.parameters():
-        rows = layer.comm.part(len(arrays[name]))
-        layer.params[key] = model.comm.device.put(arrays[name][rows])
+        mine = arrays[name][layer.comm.part(len(arrays[name]))]
+        layer.params[key] = model.comm.device.put(np.require(mine, requirements="W"))  # a file's may not be
 
 
 def inherited(network, path):
