@@ -32,9 +32,7 @@ def main():
     parser.add_argument("networks", nargs="*", default=list(LADDER))
     args = parser.parse_args()
     torch.manual_seed(0)
-    print(
-        f"PyTorch {torch.__version__}, NumPy {np.__version__}; CPU seconds an epoch: median (lowest, highest)"
-    )
+    print(f"PyTorch {torch.__version__}, NumPy {np.__version__}; CPU seconds an epoch, medians")
     for name in args.networks:
         [(ours, theirs)] = launch(lambda comm, name=name: timed(make(name), args.rounds), "cpu:0")
         ratio = statistics.median(theirs) / statistics.median(ours)
