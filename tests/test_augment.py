@@ -43,11 +43,15 @@ def test_a_group_shares_one_crop_and_one_flip():
     assert len(np.unique(corners, axis=0)) == 4
 
 
-@pytest.mark.parametrize(("crop", "offsets"), [(257, None), (224, 34), (224, 0)])
+@pytest.mark.parametrize(("crop", "offsets"), [(257, None), (224, 34), (224, -1)])
 def test_a_crop_that_leaves_the_picture_is_refused(crop, offsets):
     """The message says what would fit."""
     with pytest.raises(ValueError, match=rf"crop of {crop} pixels in 256 has 1 to {257 - crop} positions"):
         augment.random_crop_offsets(rng(), 4, crop=crop, offsets=offsets)
+
+
+def test_no_offsets_are_the_crop_in_the_middle():
+    assert augment.random_crop_offsets(rng(), 3, full=256, crop=224, offsets=0).tolist() == [[16, 16]] * 3
 
 
 def test_cut_is_a_window_and_its_mirror():

@@ -79,7 +79,7 @@ def random_crop_offsets(rng, n, full=256, crop=224, group=1, offsets=None):
     """The top left corners (y, x) of n random crops: integers (n, 2), each axis uniform in [0, offsets).
 
     With the default, offsets = full - crop + 1 = 33, every crop that fits can be drawn (2012); the paper
-    counts 32 an axis. Pictures i*group to (i+1)*group - 1 share one corner.
+    counts 32 an axis; offsets=0 is the middle alone. Pictures i*group to (i+1)*group - 1 share one corner.
     Raises ValueError when a crop would leave the picture.
     """
     most = full - crop + 1
