@@ -31,7 +31,7 @@ export function edit(parent, text, { label, describedby, changed, run }) {
           ...defaultKeymap, ...historyKeymap,
           indentWithTab, // Escape, then Tab leaves the editor
         ]),
-        EditorView.contentAttributes.of({ "aria-label": label, "aria-describedby": describedby }),
+        EditorView.contentAttributes.of({ "aria-label": label, "aria-describedby": describedby, tabindex: "0" }),
         EditorView.updateListener.of((update) => update.docChanged && loud && changed()),
       ],
     }),
