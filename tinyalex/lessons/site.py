@@ -149,6 +149,7 @@ def _write(path, body, nav, head="", foot=""):
     body = body.replace("<table>", '<div class="table"><table>').replace("</table>", "</table></div>")
     for wide in ("table", "math block"):  # what may be wider than a phone can be scrolled by keyboard
         body = body.replace(f'<div class="{wide}">', f'<div class="{wide}" tabindex="0">')
+    body = body.replace("<pre><code", '<pre tabindex="0"><code')
     path.write_text(
         PAGE.format(
             title=title,
