@@ -102,7 +102,7 @@ FOOT = """
 <label>Open a notebook: <input type="file" id="import" accept=".ipynb,application/json"></label></p>
 <p id="editor-keys">In an editor, Ctrl-Enter checks or runs, Tab indents; Escape and then Tab leaves it.</p>
 <div id="earlier" hidden><p>Other texts of yours:</p></div>
-<p id="offline"></p>
+<p id="offline" role="status"></p>
 </section>
 <div class="python" role="region" aria-label="Python">
 <span id="python-status" role="status"></span>
@@ -140,7 +140,7 @@ def write(books, out, folder=None, base=None, on_page=lambda done, of: None):
         if stem is None:
             lessons = {f"{s}.html": [int(s[:2]), list(asked(s))] for s in books}
             head = HEAD.format(id="map", data=_json(lessons), early="", script="map.js")
-            return head, '<p id="offline"></p>'
+            return head, '<p id="offline" role="status"></p>'
         data = {
             "number": int(stem[:2]), "stem": stem, "version": version, "base": base,
             "hashes": {name: hashes[name] for name in hashes if name in CORE},
