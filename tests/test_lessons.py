@@ -15,7 +15,7 @@ from PIL import Image
 
 from tinyalex.data import shapes
 from tinyalex.errors import DataError
-from tinyalex.lessons import checks, course, kill, site, zero
+from tinyalex.lessons import checks, course, notebook, site, zero
 
 for name in ("nbclient", "ipykernel", "jupytext", "latex2mathml", "mdit_py_plugins"):
     pytest.importorskip(name, reason="the lessons need their extra: pip install 'tinyalex[lessons]'")
@@ -32,7 +32,7 @@ EACH_HOLE = pytest.mark.parametrize(
 
 def _asked(stem):
     """{name: hole or exercise} of a lesson: what its learner completes."""
-    return {**checks.holes_of(int(stem[:2])), **kill.exercises_of(int(stem[:2]))}
+    return notebook.asked(int(stem[:2]))
 
 
 def _book(stem):

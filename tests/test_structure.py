@@ -3,6 +3,7 @@
 import ast
 import io
 import tokenize
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,20 @@ def imports(path):
                 yield node.lineno, (*parts, alias.name)[0]
 
 
+def module(path):
+    """Its name within the package: "ops.conv" of ops/conv.py, "ops" of ops/__init__.py, "" of the package."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix("__init__").rstrip(".")
+
+
+def modules_imported(path, known):
+    """The package's modules that a file imports, wherever in it the import stands."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith("tinyalex."):
+            base = node.module.removeprefix("tinyalex").lstrip(".")
+            named = {f"{base}.{alias.name}".lstrip(".") for alias in node.names}
+            yield from (name if name in known else base for name in named)
+
+
 def test_every_file_has_its_floor():
     assert {room(path) for path in sources()} == set().union(*FLOORS)
 
@@ -70,6 +85,12 @@ def test_arrows_go_one_way(path):
         if other != "__version__" and floor_of(other) > mine
     ]
     assert not upward
+
+
+def test_no_files_import_one_another_in_a_circle():
+    known = {module(path): path for path in sources()}
+    graph = {name: {*modules_imported(path, known)} - {name, ""} for name, path in known.items()}
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
 def test_the_core_is_small():
