@@ -4,6 +4,7 @@ All run on NumPy, on the stand-in for CuPy and on GPUs.
 """
 
 import copy
+import math
 import pickle
 from typing import NamedTuple
 
@@ -318,6 +319,18 @@ def test_training_on_one_number_a_channel_is_refused():
     for wrong in (BatchNorm(eps=0.0), BatchNorm(momentum=1.5)):
         with pytest.raises(ArgumentError, match="bn1: expected eps > 0 and 0 ≤ momentum ≤ 1"):
             plan([wrong], (3,))
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [
+        "Relu", ("tanh", 0, 1), ("tanh", math.inf, 1), ("tanh", 1e200, 1e200), ("tanh", 1), ("leaky", 0),
+        ("leaky", -0.1), ("leaky", math.inf), (),
+    ],
+)  # fmt: skip
+def test_what_is_no_activation_is_refused_by_the_layer_s_name(activation):
+    with pytest.raises(ArgumentError, match=r"^fc7: activation: expected"):
+        Linear(3, activation=activation, name="fc7")
 
 
 def test_the_weights_are_drawn_as_told():

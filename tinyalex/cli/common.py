@@ -261,7 +261,8 @@ def named(classes, path):
     return [words.get(name, name) for name in classes]
 
 
-def print_errors(name, probabilities, labels, how):
+def print_scores(name, probabilities, labels, how):
+    """Print a network's errors and its loss.  how: in words, what it was shown of each picture."""
     from tinyalex.evaluate import errors, guesses
 
     loss, top1, topk = errors(probabilities, labels)
@@ -298,5 +299,6 @@ Out = Annotated[Path, typer.Option(help="The picture's file.", callback=_new_fig
 
 
 def save_figure(figure, out):
+    """Write a figure, and print where it is."""
     figure.savefig(out, dpi=figure.dpi)
     console.print(str(out))

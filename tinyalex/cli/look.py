@@ -22,7 +22,7 @@ from tinyalex.cli.common import (
     new_file,
     open_split,
     print_error,
-    print_errors,
+    print_scores,
     run_on,
     same_classes,
     save_figure,
@@ -112,10 +112,10 @@ def evaluate(
         found = run_on(rank, devices_for_checkpoints(devices, *paths))
     labels = found[0][1]
     for path, (p, _) in zip(paths, found, strict=True):
-        print_errors(path, p, labels, how)
+        print_scores(path, p, labels, how)
     if len(found) > 1:
         p = testing.ensemble([p for p, _ in found], numbers)
-        print_errors(f"{len(found)} networks averaged", p, labels, how)
+        print_scores(f"{len(found)} networks averaged", p, labels, how)
 
 
 def predict(

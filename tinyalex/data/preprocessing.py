@@ -32,7 +32,7 @@ class Pictures(NamedTuple):
         return checked(cls, fields, "pictures").sound()
 
     def sound(self):
-        """Return this, or raise DataError naming the field that cannot be so."""
+        """Return this, or raise DataError naming the invalid field."""
         if self.order not in ("RGB", "BGR"):
             raise DataError(f"pictures: order: expected RGB or BGR, found {self.order!r}")
         for name in ("mean", "scale"):

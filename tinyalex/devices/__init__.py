@@ -64,7 +64,10 @@ def read(devices, parts=None):
 
 
 def names(devices, parts=None):
-    """Return the names of the devices in a text, for ranks of this process, be there such devices or not."""
+    """Return the names of the devices in a text, for ranks of this process.
+
+    Whether the machine has them is not asked.
+    """
     transport, found = read(devices, parts)
     if transport != "threads":
         raise DeviceError(f"devices {devices!r}: expected ranks of one process, such as 'cpu:0,cpu:1'")

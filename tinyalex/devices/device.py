@@ -22,6 +22,7 @@ class Device:
         KINDS[kind] = cls
 
     def __new__(cls, name=""):
+        """Make one of the class of its kind."""
         return super().__new__(KINDS.get(name.partition(":")[0], cls))
 
     def __init__(self, name):

@@ -52,6 +52,7 @@ class Job(NamedTuple):
     whole: bool
 
     def done(self):
+        """Whether its shard is written."""
         return Path(self.stem + ".npz").exists() and _shard_path(self).exists()
 
 
