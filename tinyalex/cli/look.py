@@ -222,7 +222,7 @@ def figure_predictions(
     data: DataSet,
     out: Out = Path("predictions.png"),
     count: Annotated[int, typer.Option(help="Pictures shown.", min=1)] = 8,
-    seed: Annotated[int, typer.Option(help="Seed of their choice.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of pictures.", min=0)] = 0,
     names: Names = None,
     devices: Devices = "cpu",
 ):
@@ -256,7 +256,7 @@ def figure_neighbours(
     data: DataSet,
     out: Out = Path("neighbours.png"),
     count: Annotated[int, typer.Option(help="Validation pictures shown.", min=1)] = 5,
-    seed: Annotated[int, typer.Option(help="Seed of their choice.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of pictures.", min=0)] = 0,
     devices: Devices = "cpu",
 ):
     """Figure 4, right: validation pictures and the training pictures with the nearest features."""

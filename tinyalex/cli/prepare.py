@@ -62,7 +62,9 @@ def pictures(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the order, and of what is held out.", min=0)] = 0,
-    workers: Annotated[int | None, typer.Option(help="Processes.", show_default="every core", min=1)] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that read and write.", show_default="every core", min=1)
+    ] = None,
 ):
     """Cut every picture to its middle square and write shards; again: go on, or verify what is complete."""
     from tinyalex.data import imagenet
