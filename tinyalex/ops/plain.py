@@ -28,7 +28,7 @@ def im2col(x, kh, kw, stride=1, pad=0, fill=0):
 
     Returns (C·KH·KW, OH·OW·N): rows in the order c, p, q, columns in the order i, j, n.
     """
-    return _columns(x, *_geometry("im2col", x.shape, kh, kw, stride, pad), fill)
+    return _im2col(x, *_geometry("im2col", x.shape, kh, kw, stride, pad), fill)
 
 
 def col2im(cols, x_shape, kh, kw, stride=1, pad=0):
@@ -36,7 +36,7 @@ def col2im(cols, x_shape, kh, kw, stride=1, pad=0):
 
     cols: (C·KH·KW, OH·OW·N).  Returns (C,H,W,N) = x_shape.
     """
-    return _add_back(cols, x_shape, *_geometry("col2im", x_shape, kh, kw, stride, pad))
+    return _col2im(cols, x_shape, *_geometry("col2im", x_shape, kh, kw, stride, pad))
 
 
 def _geometry(what, x_shape, kh, kw, stride, pad):
@@ -46,8 +46,8 @@ def _geometry(what, x_shape, kh, kw, stride, pad):
     return (kh, kw), (down, across), pads, (OH, output_size(W, kw, across, *pads[2:], what))
 
 
-def _columns(x, window, stride, pads, size, fill=0):
-    """im2col, with what `_geometry` returns."""
+def _im2col(x, window, stride, pads, size, fill=0):
+    """im2col of arguments that are checked: those that `_geometry` returns."""
     (KH, KW), (down, across), (pt, pb, pl, pr), (OH, OW) = window, stride, pads, size
     xp, (C, _, _, N) = xp_of(x), x.shape
     padded = xp.pad(x, ((0, 0), (pt, pb), (pl, pr), (0, 0)), constant_values=fill)
@@ -58,8 +58,8 @@ def _columns(x, window, stride, pads, size, fill=0):
     return cols.reshape(C * KH * KW, OH * OW * N)
 
 
-def _add_back(cols, x_shape, window, stride, pads, size):
-    """col2im, with what `_geometry` returns."""
+def _col2im(cols, x_shape, window, stride, pads, size):
+    """col2im of arguments that are checked: those that `_geometry` returns."""
     (KH, KW), (down, across), (pt, pb, pl, pr), (OH, OW) = window, stride, pads, size
     C, H, W, N = x_shape
     cols = cols.reshape(C, KH, KW, OH, OW, N)
@@ -74,7 +74,7 @@ def conv2d_forward(x, w, b, stride=1, pad=0, groups=1, activation=None):
     """y = activation(W cols + b), with a W and columns of its own for each group."""
     stride, pads, y_shape = check_conv2d(x, w, b, stride, pad, groups)
     W = w.reshape(groups, len(w) // groups, -1)  # (g, F/g, C/g·KH·KW)
-    cols = _columns(x, w.shape[2:], stride, pads, y_shape[1:3])  # (C·KH·KW, OH·OW·N)
+    cols = _im2col(x, w.shape[2:], stride, pads, y_shape[1:3])  # (C·KH·KW, OH·OW·N)
     y = W @ cols.reshape(groups, W.shape[2], -1)  # (g, F/g, OH·OW·N)
     y = y.reshape(y_shape) + b[:, None, None, None]
     if activation:
@@ -89,12 +89,12 @@ def conv2d_backward(dy, cache, need_dx=True):
     g = activation.backward(dy, y) if activation else dy
     W, G = w.reshape(groups, len(w) // groups, -1), g.reshape(groups, len(w) // groups, -1)
     geometry = w.shape[2:], stride, pads, dy.shape[1:3]
-    cols = _columns(x, *geometry).reshape(groups, W.shape[2], -1)
+    cols = _im2col(x, *geometry).reshape(groups, W.shape[2], -1)
     dw, db = (G @ cols.swapaxes(1, 2)).reshape(w.shape), g.sum(axis=(1, 2, 3))
     if not need_dx:
         return None, dw, db
     dcols = (W.swapaxes(1, 2) @ G).reshape(groups * W.shape[2], -1)  # (C·KH·KW, OH·OW·N)
-    return _add_back(dcols, x.shape, *geometry), dw, db
+    return _col2im(dcols, x.shape, *geometry), dw, db
 
 
 def linear_forward(x, w, b, activation=None):
@@ -124,7 +124,7 @@ def _pooling(what, x, z, s, pad, ceil):
 
 def _pixels(x, z, s, pads, size, fill):
     """Return the pixels of each window, in reading order: (C, ZH·ZW, OH, OW, N)."""
-    return _columns(x, z, s, pads, size, fill).reshape(len(x), math.prod(z), *size, x.shape[3])
+    return _im2col(x, z, s, pads, size, fill).reshape(len(x), math.prod(z), *size, x.shape[3])
 
 
 def max_pool_forward(x, z, s, pad=0, ceil=True):
@@ -141,7 +141,7 @@ def max_pool_backward(dy, cache):
     check_dy("max_pool backward", dy, y.shape, x.dtype)
     winner = _pixels(x, z, s, pads, y.shape[1:3], fill=-math.inf).argmax(axis=1)
     won = xp.arange(math.prod(z))[:, None, None, None] == winner[:, None]  # (C, ZH·ZW, OH, OW, N)
-    return _add_back(xp.where(won, dy[:, None], dy.dtype.type(0)), x.shape, z, s, pads, y.shape[1:3])
+    return _col2im(xp.where(won, dy[:, None], dy.dtype.type(0)), x.shape, z, s, pads, y.shape[1:3])
 
 
 def _count(xp, cache):
@@ -164,7 +164,7 @@ def avg_pool_backward(dy, cache):
     xp = xp_of(dy)
     check_dy("avg_pool backward", dy, y_shape, dtype)
     shares = xp.stack([dy / _count(xp, cache)] * math.prod(z), axis=1)
-    return _add_back(shares, x_shape, z, s, pads, y_shape[1:3])
+    return _col2im(shares, x_shape, z, s, pads, y_shape[1:3])
 
 
 def _window_sum(p, n, before, axis):
