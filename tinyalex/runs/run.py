@@ -219,7 +219,7 @@ def job(out, settings, data, new=False, longer=False, stop=None, on_event=lambda
     """Return what each rank runs, a function of its comm, to train in the run folder `out`.
 
     settings, data: a `Settings` and an opened data set.  new: the folder is made, and must be new or empty.
-    stop, on_event, longer: as of `train`.  The errors of settings that cannot be are raised before the folder
+    stop, on_event, longer: as of `train`.  The errors of invalid settings are raised before the folder
     is touched.
     """
     stop = stop or threading.Event()
