@@ -203,6 +203,14 @@ def test_the_teacher_s_page_has_minutes_mistakes_and_questions(stem, pages):
     assert f'href="teacher_{stem[:2]}.html"' in pages["teachers"].read_text(encoding="utf-8")
 
 
+def test_the_library_s_pages_are_linked_where_they_are(tmp_path):
+    for folder, linked in ((tmp_path / "without", False), (tmp_path / "with", True)):
+        if linked:
+            (folder / "library").mkdir(parents=True)
+        (index, *_) = site.write({}, folder)
+        assert ("library/index.html" in index.read_text(encoding="utf-8")) == linked
+
+
 def test_a_shape_drawn_on_paper_is_named(tmp_path, capsys):
     net = zero.trained()
     up = np.linspace(1.3, -1.3, 300)[:, None]

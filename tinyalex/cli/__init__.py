@@ -86,8 +86,10 @@ app.add_typer(prepare_app, name="prepare", rich_help_panel="Train")
 _add("Train", train=train.train, resume=train.resume, evaluate=look.evaluate, predict=look.predict)
 
 figure_app = typer.Typer(help="Draw a picture from a run or a checkpoint.", no_args_is_help=True)
-for name in ("kernels", "predictions", "neighbours", "curves", "sizes"):
-    figure_app.command(name)(_terse(getattr(look, f"figure_{name}")))
+for figure in (
+    look.figure_kernels, look.figure_predictions, look.figure_neighbours, look.figure_curves, look.figure_sizes,
+):  # fmt: skip
+    figure_app.command(figure.__name__.removeprefix("figure_"))(_terse(figure))
 app.add_typer(figure_app, name="figure", rich_help_panel="Look inside")
 _add("Look inside", describe=learn.describe, features=look.features, metrics=look.metrics)
 

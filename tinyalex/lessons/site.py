@@ -66,6 +66,9 @@ FOR_TEACHERS = """
 <p><a href="teachers.html">For teachers</a>: of each lesson the minutes, what students get wrong
 and what to say then, questions.</p>
 """
+LIBRARY = """
+<p><a href="library/index.html">The library</a>: what its operations, layers and networks are called.</p>
+"""
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -114,6 +117,8 @@ def write(books, out, on_page=lambda done, of: None, cells=None, more=nothing_mo
     cells, markdown = cells or to_read, _markdown()
     stems, holes = list(books), {}
     contents = markdown.render((course.folder() / "README.md").read_text(encoding="utf-8")) + FOR_TEACHERS
+    if (out / "library").is_dir():  # `tinyalex docs` was there before
+        contents += LIBRARY
     written = [
         _write(out / "index.html", contents, _nav(None, None, stems[0] if stems else None), *more(None))
     ]

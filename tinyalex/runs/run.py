@@ -281,12 +281,11 @@ class _Run:
             checkpoint.inherit(self.net, settings.network, settings.start_from)
         if comm.rank == 0:
             _write_settings(out, settings)  # the pictures may have been moved
-            # What was recorded after this checkpoint will be recorded again.
-            recorded = self.place.step - (
-                self.place.batch == self.steps
-            )  # where it stopped in its validation
-            kept = [r for r in metrics(out) if r["step"] <= recorded]
-            text = "".join(json.dumps(r) + "\n" for r in kept)
+            # What was recorded after this checkpoint will be recorded again: where it stopped in its
+            # validation, the last step too.
+            recorded = self.place.step - (self.place.batch == self.steps)
+            kept = [record for record in metrics(out) if record["step"] <= recorded]
+            text = "".join(json.dumps(record) + "\n" for record in kept)
             files.write_text(out / "metrics.jsonl", text)
         if settings.start_from and not self.saved:
             self._save(planned=False)  # the other run may be gone when this one goes on
