@@ -87,8 +87,12 @@ _add("Train", train=train.train, resume=train.resume, evaluate=look.evaluate, pr
 
 figure_app = typer.Typer(help="Draw a picture from a run or a checkpoint.", no_args_is_help=True)
 for figure in (
-    look.figure_kernels, look.figure_predictions, look.figure_neighbours, look.figure_curves, look.figure_sizes,
-):  # fmt: skip
+    look.figure_kernels,
+    look.figure_predictions,
+    look.figure_neighbours,
+    look.figure_curves,
+    look.figure_sizes,
+):
     figure_app.command(figure.__name__.removeprefix("figure_"))(_terse(figure))
 app.add_typer(figure_app, name="figure", rich_help_panel="Look inside")
 _add("Look inside", describe=learn.describe, features=look.features, metrics=look.metrics)

@@ -12,7 +12,7 @@ import numpy as np
 
 from tinyalex.comm import Comm
 from tinyalex.data import Images, augment
-from tinyalex.devices import Device, cpu_count
+from tinyalex.devices import cpu_count
 from tinyalex.errors import ArgumentError
 from tinyalex.ops.cuda.pictures import Raw
 
@@ -294,7 +294,7 @@ class InMemory:
             raise ArgumentError(
                 f"expected at least one batch of {batch} pictures, found {len(images.labels)}"
             )
-        self.images, self.comm, self.batch, self.dtype = images, comm or Comm(Device("cpu:0")), batch, dtype
+        self.images, self.comm, self.batch, self.dtype = images, comm or Comm("cpu:0"), batch, dtype
         self.mean = images.images.mean(axis=3, keepdims=True).astype(dtype)
         self.steps = len(images.labels) // batch  # in an epoch
 
