@@ -26,6 +26,7 @@ from tinyalex.nn import (
     Dropout,
     Flatten,
     GlobalAvgPool,
+    Layer,
     Linear,
     Local2d,
     MaxPool,
@@ -35,6 +36,7 @@ from tinyalex.nn import (
     ZeroPad,
     plan,
 )
+from tinyalex.nn.layers import KINDS as BY_NAME
 from tinyalex.ops.softmax import softmax_loss_backward, softmax_loss_forward
 from tinyalex.optim import SGD
 
@@ -331,6 +333,12 @@ def test_training_on_one_number_a_channel_is_refused():
 def test_what_is_no_activation_is_refused_by_the_layer_s_name(activation):
     with pytest.raises(ArgumentError, match=r"^fc7: activation: expected"):
         Linear(3, activation=activation, name="fc7")
+
+
+def test_a_kind_of_ones_own_does_not_take_the_place_of_one_of_ours():
+    with pytest.raises(ArgumentError, match=r"^Conv2d: tinyalex has a kind of layer of this name"):
+        type("Conv2d", (Layer,), {})
+    assert BY_NAME["Conv2d"] is Conv2d
 
 
 def test_the_weights_are_drawn_as_told():

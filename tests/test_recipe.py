@@ -145,7 +145,7 @@ def test_settings_survive_json(name):
 
 @pytest.mark.parametrize(
     ("size", "side", "scale"),
-    [(224, 256, 256), (224, 300, 256), (112, 256, 256), (224, 200, 200), (112, 128, 128)],
+    [(224, 256, 256), (224, 300, 256), (112, 300, 300), (224, 200, 200), (112, 128, 128)],
 )
 def test_vgg_s_scale_is_of_its_own_crop_and_of_pictures_that_large(size, side, scale):
     """Pictures as they are stored, where either is another: enlarged they would be no sharper."""

@@ -37,6 +37,13 @@ from tinyalex.lessons.variants import counters, guarded, variants
 PASSED, NOT_YET, WRONG = "✓ passed", "… not yet", "✗ not right"
 
 
+def source_of(function):
+    """Return a function's text, without its decorator."""
+    lines, _ = inspect.getsourcelines(function)
+    start = next(i for i, line in enumerate(lines) if line.startswith("def "))
+    return "".join(lines[start:]).rstrip()
+
+
 class Hole(NamedTuple):
     """A function to complete: its solution, and what is needed to judge an answer and to help."""
 
@@ -54,9 +61,7 @@ class Hole(NamedTuple):
     @property
     def source(self):
         """The solution's text, without its decorator."""
-        lines, _ = inspect.getsourcelines(self.solution)
-        start = next(i for i, line in enumerate(lines) if line.startswith("def "))
-        return "".join(lines[start:]).rstrip()
+        return source_of(self.solution)
 
     def mistakes(self):
         """[(function, message)]: the typical wrong answers."""

@@ -64,6 +64,9 @@ class Layer:
     keeps = ("x",)  # what backward reads: "x", "y", or the bytes a number of x of an array of its own
 
     def __init_subclass__(cls, is_kind=True):
+        ours = KINDS.get(cls.__name__, cls).__module__
+        if ours.startswith("tinyalex.") and ours != cls.__module__:
+            raise ArgumentError(f"{cls.__name__}: tinyalex has a kind of layer of this name, choose another")
         if is_kind:
             KINDS[cls.__name__] = cls
 
