@@ -50,7 +50,7 @@ def relu_vs_tanh(
         "relu-vs-tanh"
     ),
     full: Annotated[
-        bool, typer.Option("--full", help="All 50,000 CIFAR-10 pictures, until both networks arrive.")
+        bool, typer.Option("--full", help="Train on all 50,000 CIFAR-10 pictures, until both reach 25%.")
     ] = False,
     seeds: Annotated[int, typer.Option(help="How many times each network is trained.", min=1)] = 1,
 ):

@@ -310,7 +310,7 @@ def metrics(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     out: Annotated[Path | None, typer.Argument(help="The CSV file.", show_default="RUN/metrics.csv")] = None,
 ):
-    """Write a run's losses, errors and rates as CSV, a row an epoch, from its metrics.jsonl."""
+    """Write a run's losses, errors and rates as CSV, one row per epoch, from its metrics.jsonl."""
     import csv
     import io
 

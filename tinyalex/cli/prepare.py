@@ -66,7 +66,7 @@ def pictures(
         int | None, typer.Option(help="Processes that read and write.", show_default="every core", min=1)
     ] = None,
 ):
-    """Cut every picture to its middle square and write shards; again: go on, or verify what is complete."""
+    """Cut every picture to its middle square and write shards; run again, it goes on, or verifies them."""
     from tinyalex.data import imagenet
     from tinyalex.files import printable
 

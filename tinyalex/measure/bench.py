@@ -1,4 +1,4 @@
-"""How fast: seconds a step, where they go, and how far from the limit of the matrix products.
+"""How fast: seconds per step, where they go, and how far from the limit of the matrix products.
 
     tinyalex bench alexnet --vs torch
 
@@ -255,7 +255,7 @@ def _flop(work):
 
 
 def _layer_rows(work, seconds, steps):
-    """One dict a layer and direction: milliseconds a step, GFLOP/s of the products (0 without)."""
+    """One dict per layer and direction: milliseconds per step, GFLOP/s of the products (0 without)."""
     rows = []
     for (name, direction), total in seconds.items():
         made = []

@@ -154,7 +154,7 @@ class Sequential:
         return sizes(self.placed.values())
 
     def __repr__(self):
-        """A line a layer: its name, the call that makes it, what comes out, and its parameters."""
+        """A line per layer: its name, the call that makes it, what comes out, and its parameters."""
         rows, total = [("", "input", "×".join(map(str, self.input_shape)), "")], 0
         for name, (layer, x, y, *_) in self.placed.items():
             count = layer.count(x)

@@ -1,7 +1,7 @@
 """A training run in a folder: begun, interrupted, resumed, and looked at later.
 
     run.json                    the settings
-    metrics.jsonl               one JSON record a line: kind "train", "validation", "drop" (of the rate) or
+    metrics.jsonl               one JSON record per line: kind "train", "validation", "drop" (of the rate) or
                                 "sizes"
     step-00001234.safetensors   checkpoints, the last few: weights, velocities, and all that the next step
                                 depends on (generator, place in the data, schedule), so that a resumed run

@@ -10,7 +10,7 @@
 //
 // reads   w, v, g
 // writes  w, v
-// least   4 * 5 bytes a number
+// least   4 * 5 bytes per number
 // grid    (chunks)
 
 typedef unsigned long long u64;
