@@ -359,6 +359,25 @@ def test_the_weights_are_drawn_as_told():
         assert (double[key] == single[key]).all()  # the same network in either precision
 
 
+@pytest.mark.parametrize(
+    ("x", "dtype", "dy", "message"),
+    [
+        ((3, 8, 8, 1), np.float32, (3, 1), r"^fc1: linear backward: expected dy of shape \(2, 1\), found"),
+        ((3, 8, 8, 1), np.float64, (2, 1), r"^conv1: conv2d: expected arguments all float32 or all float64"),
+        ((3, 9, 8, 1), np.float32, (2, 1), r"^conv1: expected an input \(3, 8, 8, N\), found \(3, 9, 8, 1\)"),
+    ],
+)
+def test_what_does_not_fit_is_told_with_the_layer_s_name(x, dtype, dy, message):
+    net = Sequential([Conv2d(4, 3), Linear(2)], (3, 8, 8), Comm(backends.device()), np.random.default_rng(0))
+
+    def there_and_back():
+        net.forward(backends.put(np.zeros(x, dtype)))
+        net.backward(backends.put(np.zeros(dy, np.float32)))
+
+    with pytest.raises((ArgumentError, TypeError), match=message):
+        there_and_back()
+
+
 def test_sequential_names_its_parameters():
     net = KINDS["sequential"].build(Comm(backends.device()), np.random.default_rng(0), np.float32)
     assert [(name, layer, key) for name, layer, key in net.parameters()] == [

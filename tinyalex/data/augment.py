@@ -139,7 +139,7 @@ def ten_views(images, crop=224):
 def view_windows(views, height, width, crop):
     """The (y, x, flip) of 1, 9, 10 or 50 views of a picture: of its middle square but for VGG's 50.
 
-    9: three per axis, at the edges and the middle, none mirrored (cuda-convnet, convdata.py, until March 2012:
+    9: three per axis, at the edges and the middle, none mirrored (cuda-convnet, convdata.py, until 3/2012:
     the error of its conv-local-13pct is by these).
     50: a regular grid of 5 × 5 windows over the whole picture, from corner to corner, and its mirror images
     (Simonyan and Zisserman, 2014, section 3.2, which gives no coordinates).
