@@ -193,12 +193,10 @@ def _sum_along(axis, x, z, s, before, size, out=None):
 def _shares(cache):
     """1 / the number of real pixels in each window, (OH, OW, 1)."""
     (_, H, W, _), (_, OH, OW, _), dtype, z, s, pads = cache
-    counts = [
-        [sum(o in range(w.start, w.stop) for w, _ in _covered(size, *zs, before, out)) for o in range(out)]
-        for size, zs, before, out in ((H, (z[0], s[0]), pads[0], OH), (W, (z[1], s[1]), pads[2], OW))
-    ]
-    rows, columns = (1 / np.asarray(c, dtype) for c in counts)
-    return rows[:, None, None] * columns[:, None]
+    rows, columns = np.arange(OH) * s[0] - pads[0], np.arange(OW) * s[1] - pads[2]  # of their first pixels
+    high = np.minimum(rows + z[0], H) - np.maximum(rows, 0)
+    wide = np.minimum(columns + z[1], W) - np.maximum(columns, 0)
+    return (1 / high.astype(dtype))[:, None, None] * (1 / wide.astype(dtype))[:, None]
 
 
 def avg_pool_backward(dy, cache):
