@@ -24,7 +24,7 @@ Array = np.ndarray  # or CuPy's
 
 
 class StepResult(NamedTuple):
-    """One step's training loss (nats an image) and top-1 error (0–1), over the whole batch."""
+    """One step's training loss (nats per image) and top-1 error (0–1), over the whole batch."""
 
     loss: float
     error: float
