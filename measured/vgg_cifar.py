@@ -55,7 +55,10 @@ TABLES = {  # title: rows (run, `Test`), pictures
         ALL,
     ),
     "Dense and multi-crop (Table 5)": (
-        [("D from A, jittered", how) for how in (Test(0, True, True, JITTERED), Test(150, scales=JITTERED), None)],
+        [
+            ("D from A, jittered", how)
+            for how in (Test(0, True, True, JITTERED), Test(150, scales=JITTERED), None)
+        ],
         SOME,
     ),
 }  # fmt: skip
@@ -72,9 +75,9 @@ CLAIMS = [  # what, (table, row) that should have the lower error, (table, row) 
 ]
 WORDS = f"""`python measured/vgg_cifar.py CIFAR RUNS`: A and D of a sixteenth of the paper's widths, crops of
 32 pixels, S = 37 or drawn from [37, 73]; {EPOCHS} epochs of all 50,000 pictures in batches of 64, {DROP} at a
-rate of 0.01 and the rest at 0.001; two seeds.  One core of {{cpu}}.  Top-1 / top-3 error in percent of the test
-pictures, whole pictures (dense) with mirror images where no crops are named.  The runs' records are beside this
-file, `curves.png` shows them."""
+rate of 0.01 and the rest at 0.001; two seeds.  One core of {{cpu}}.
+Top-1 / top-3 error in percent of the test pictures; dense: whole pictures and their mirror images.  The runs'
+records are beside this file, `curves.png` shows them."""
 RULE = """A difference is of top-1 errors, in percent, with its standard error over the pictures, which both
 tests saw.  Reproduced: the paper's sign in both seeds, and their mean beyond two standard errors; not
 reproduced: the other sign, in the same way; else within noise.  The rule is older than the runs."""
