@@ -66,7 +66,7 @@ def _loss(logits, labels, total):
 def _at_once(net, optimizer, loss_of, images, labels, parts=1):
     """Forward, loss, backward, update; return the loss and the number of errors as one array."""
     xp, sums, total = net.comm.device.xp, Sums(net), labels.size * net.data.size
-    before, N = {}, labels.size // parts
+    loss, errors, before, N = 0, 0, {}, labels.size // parts
     for part in parts_of(net, parts):
         mine = slice(part * N, (part + 1) * N)
         logits, of_part = net.forward(xp.ascontiguousarray(images[..., mine]), train=True), labels[mine]
