@@ -165,6 +165,19 @@ def test_zero_dy_gives_zero_gradients(kind, dtype):
     assert not any(g.any() for g in gradients(layer, np.zeros_like(dy)).values())
 
 
+@every_kind
+def test_a_batch_may_be_empty(kind):
+    layer, x, dy = make(kind)
+    if isinstance(kind.layer, BatchNorm):  # an average over none
+        with pytest.raises(ValueError, match="at least 1 image"):
+            layer.forward(x[..., :0], train=True)
+        return
+    assert layer.forward(x[..., :0], train=True).shape == (*dy.shape[:-1], 0)
+    grads = gradients(layer, dy[..., :0])
+    assert not any(g.any() for g in grads.values())
+    assert grads.get("x", x[..., :0]).shape == (*x.shape[:-1], 0)
+
+
 @both_dtypes
 @every_kind
 def test_backward_again_gives_the_same_bits(kind, dtype):

@@ -108,7 +108,7 @@ def ablate(
     from tinyalex.runs.run import stop_at_signal
     from tinyalex.runs.settings import locate, open_data
 
-    end = minutes and time.monotonic() + 60 * minutes
+    end = minutes and time.monotonic() + 60 * minutes - ablation.KEPT
     where = locate(data)
     opened = open_data(where)
     if opened.train is None or opened.val is None:

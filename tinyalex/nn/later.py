@@ -148,7 +148,7 @@ class Flatten(Layer):
     def forward(self, x, train=False):
         """x (C, H, W, N) → y (C·H·W, N)."""
         self.cache = x.shape
-        return x.reshape(-1, x.shape[-1])
+        return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
     def backward(self, dy):
         """dy → dx, shaped like x."""

@@ -310,7 +310,9 @@ class Linear(Weighted):
     def forward(self, x, train=False):
         """x (D, N) or (C, H, W, N) → y (F/ranks, N)."""
         self.x_shape = x.shape
-        return self.run(x.reshape(-1, x.shape[-1]), activation=activation_of(self.activation))
+        return self.run(
+            x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), activation=activation_of(self.activation)
+        )
 
     def backward(self, dy):
         """dy → dx, shaped like x."""

@@ -17,7 +17,7 @@ from tinyalex.ops.later.plain import batch_norm_backward, batch_norm_forward  # 
 from tinyalex.ops.linear import LinearCache, check_linear
 from tinyalex.ops.lrn import NormCache, check_norm
 from tinyalex.ops.pool import AvgPoolCache, MaxPoolCache, pool_geometry
-from tinyalex.ops.softmax import LossCache, check_labels
+from tinyalex.ops.softmax import LossCache, check_labels, images_of_loss
 from tinyalex.ops.windows import four_pads, output_size, two_of
 
 __all__ = ["col2im", "im2col"]
@@ -175,7 +175,7 @@ def _window_sum(p, n, before, axis):
 
 
 def _across_maps(p, n, before, groups):
-    return _window_sum(p.reshape(groups, -1, *p.shape[1:]), n, before, 1).reshape(p.shape)
+    return _window_sum(p.reshape(groups, len(p) // groups, *p.shape[1:]), n, before, 1).reshape(p.shape)
 
 
 def _within_map(p, n, before, groups):
@@ -240,7 +240,7 @@ def softmax_loss_forward(logits, labels, total=None):
     xp = xp_of(logits, labels)
     same_dtype("softmax_loss", logits=logits)
     check_labels("softmax_loss", logits, labels)
-    total = logits.shape[1] if total is None else total
+    total = images_of_loss(logits.shape[1], total)
     z = logits - logits.max(axis=0)
     log_p = z - xp.log(xp.exp(z).sum(axis=0))
     loss = -xp.where(_onehot(logits, labels), log_p, logits.dtype.type(0)).sum() / logits.dtype.type(total)

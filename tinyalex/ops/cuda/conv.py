@@ -203,7 +203,7 @@ def backward_w(g, x, w_shape, stride, pads, groups, tile=None, chunks=None):
     across, down = -(-K // tile.TN), -(-F // groups // tile.TF)
     most = SCRATCH_BYTES // (F * (K + 1) * g.itemsize)
     chunks = chunks or _chunks(_wave(xp, tile), tile, across * down * groups, columns, most)
-    per = -(-columns // (chunks * tile.TK)) * tile.TK
+    per = -(-max(1, columns) // (chunks * tile.TK)) * tile.TK
     chunks = -(-columns // per)
     defines = {"V": images(N, g, x), **tile._asdict()}
     part = empty(xp, (chunks, F, K + 1), g.dtype)
