@@ -155,8 +155,21 @@ def test_the_version_is_that_of_the_package():
 
 def test_resume_of_a_finished_run_has_nothing_to_do(world):
     before = (world.a / "metrics.jsonl").read_text()
-    assert "done: " in done("resume", world.a)
+    printed = done("resume", world.a)
+    assert "done: " in printed
+    assert f"nothing was left to do; for longer: tinyalex resume {world.a} --epochs 11" in printed
     assert (world.a / "metrics.jsonl").read_text() == before
+
+
+def test_epochs_that_have_ended_already_are_refused(world, tmp_path):
+    """Nor is the run shortened: what its folder says stays."""
+    shutil.copytree(world.a, tmp_path / "a")
+    done("resume", tmp_path / "a", "--epochs", 3)
+    before = {path: path.read_bytes() for path in sorted((tmp_path / "a").iterdir())}
+    for epochs in (1, 3):
+        message = f"a has 3 behind it: expected more, found {epochs}"
+        assert message in refused("resume", tmp_path / "a", "--epochs", epochs)
+    assert {path: path.read_bytes() for path in sorted((tmp_path / "a").iterdir())} == before
 
 
 def test_a_run_may_be_resumed_from_another_folder(world, tmp_path, monkeypatch):

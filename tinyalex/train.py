@@ -66,14 +66,16 @@ def _loss(logits, labels, total):
 def _at_once(net, optimizer, loss_of, images, labels, parts=1):
     """Forward, loss, backward, update; return the loss and the number of errors as one array."""
     xp, sums, total = net.comm.device.xp, Sums(net), labels.size * net.data.size
-    before, N = {}, labels.size // parts
+    loss, errors, before, N = None, None, {}, labels.size // parts
     for part in parts_of(net, parts):
         mine = slice(part * N, (part + 1) * N)
         logits, of_part = net.forward(xp.ascontiguousarray(images[..., mine]), train=True), labels[mine]
         if logits.shape[-1] > N:  # of all ranks' images
             of_part = sums.labels(of_part)
         more, wrong, slope = loss_of(logits, of_part, total)
-        loss, errors = (loss + more, errors + wrong) if part else (more, wrong)
+        loss, errors = (
+            (loss + more, errors + wrong) if part else (more, wrong)
+        )  # 0 + more is float64 in NumPy 1
         last = part == parts - 1
         if last and (shared := parts * of_part.size < total):
             wait = sums.start("loss", xp.stack([loss, errors]).astype(loss.dtype))

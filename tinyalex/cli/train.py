@@ -132,9 +132,8 @@ def _go(out, settings, data, devices, plain, **how):
 
     chosen = devices_for_network(devices, settings.network, settings.parallel, settings.recipe.batch)
     with run.stop_at_signal() as stop, Progress() as progress:
-        rank = run.job(
-            out, settings, data, stop=stop, on_event=_Display(progress, settings, data, chosen), **how
-        )
+        display = _Display(progress, settings, data, chosen)
+        rank = run.job(out, settings, data, stop=stop, on_event=display, **how)
         try:
             with operations(plain):
                 done = run_on(rank, chosen)
@@ -145,6 +144,9 @@ def _go(out, settings, data, devices, plain, **how):
         console.print(f"stopped after a checkpoint; go on with: tinyalex resume {where}")
         raise typer.Exit(130)
     console.print(f"done: {run.checkpoints(out)[-1]}")
+    if not display.has_begun:
+        more = settings.recipe.epochs + 10
+        console.print(f"nothing was left to do; for longer: tinyalex resume {where} --epochs {more}")
 
 
 class _Display:
@@ -155,6 +157,7 @@ class _Display:
 
         progress.print(f"devices: {devices}{sharing(devices.split(','))}")
         self.progress, self.recipe, self.classes = progress, settings.recipe, len(data.classes)
+        self.has_begun = False
         count = len(data.train.labels) if data.train is not None else 0
         self.steps = sum(steps_of(self.recipe, epoch, count) for epoch in range(self.recipe.epochs))
 
@@ -164,6 +167,7 @@ class _Display:
         say = self.progress.print
         match record["kind"]:
             case "step":
+                self.has_begun = True
                 state = (
                     f"loss {record['loss']:.3f}  error {record['error']:.1%}  rate {record['rate']:g}  "
                     f"{record['images_a_second']:.0f} images/s"

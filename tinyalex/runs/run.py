@@ -249,17 +249,18 @@ def train(comm, out, settings, data, stop, on_event=lambda record: None, longer=
     validation that it interrupts begins anew when the run goes on.
     on_event(record) is called by rank 0 with every record, once a step with kind "step", once a batch of
     validation with kind "validating", and with kind "chance" where the network learns nothing.
-    longer: a run that came to its end by its patience goes on at its last rate.
+    longer: a run that came to its end by its patience goes on at its last rate.  ArgumentError for one that
+    has as many epochs behind it as the settings say, or more.
     Returns True when the recipe has come to its end.
     """
-    run = _Run(comm, Path(out), settings, data, stop, on_event)
+    run = _Run(comm, Path(out), settings, data, stop, on_event, longer)
     if longer:
         run.schedule.go_on()
     return run.go()
 
 
 class _Run:
-    def __init__(self, comm, out, settings, data, stop, on_event):
+    def __init__(self, comm, out, settings, data, stop, on_event, longer=False):
         self.comm, self.out, self.settings, self.data = comm, out, settings, data
         self.stop, self.on_event = stop, on_event
         self.rng = np.random.default_rng(settings.seed)  # starting weights, then dropout
@@ -277,6 +278,10 @@ class _Run:
         self.noise = 0.0
         if checkpoints(out):
             self._restore(checkpoints(out)[-1])
+            if longer and self.place.epoch >= r.epochs:
+                raise ArgumentError(
+                    f"epochs: {out} has {self.place.epoch} behind it: expected more, found {r.epochs}"
+                )
         elif settings.start_from:
             checkpoint.inherit(self.net, settings.network, settings.start_from)
         if comm.rank == 0:
