@@ -467,6 +467,17 @@ def test_a_run_that_was_ended_by_its_patience_or_its_epochs_can_go_on(world, tmp
     assert run.settings_of(tmp_path / "a").recipe.epochs == 2
 
 
+def test_a_loss_far_above_that_of_guessing_is_told_once(world, tmp_path):
+    (tmp_path / "wild.py").write_text(
+        "from tinyalex.models import Network\n"
+        "from tinyalex.nn import Linear\n"
+        "network = Network([Linear(4, std=1.0)], (3, 67, 67))\n"
+    )
+    command = ("train", world.data, tmp_path / "run", "--network", tmp_path / "wild.py", "--batch", 8)
+    printed = done(*command, "--epochs", 2, "--rate", 1e-8)
+    assert printed.count("far above that of guessing, log 4 = 1.39: try a smaller --rate than 1e-08") == 1
+
+
 def test_classes_are_printed_in_words_where_a_file_has_them(world, tmp_path):
     (tmp_path / "words.txt").write_text("ant\tan insect, small\nbee that stings\n")
     command = ("predict", world.a, world.src / "val" / "ant" / "1.jpg", "--names", tmp_path / "words.txt")

@@ -190,6 +190,11 @@ class _Display:
                     say(f"{reason}, at the last rate: the end, of {self.recipe.epochs} (--patience)")
                 else:
                     say(f"{reason}: rate {record['rate']:g}")
+            case "chance" if record["loss"] > 2 * record["chance"]:
+                say(
+                    f"epoch {record['epoch']}: the loss is far above that of guessing, log {self.classes} = "
+                    f"{record['chance']:.2f}: try a smaller --rate than {record['rate']:g}"
+                )
             case "chance":
                 say(
                     f"epoch {record['epoch']}: the loss stands at that of guessing, log {self.classes} = "
