@@ -4,8 +4,8 @@
 
 Each network goes out at opset 7 to 23, by the older exporter (TorchScript) and by the newer (torch.export),
 with a fixed and with a free batch, and is read.  What is read must give PyTorch's logits within 1e-4 of the
-largest, for three pictures.  Prints a line for each network and exporter, with the opsets that the files are of
-(the newer exporter begins with 18 and converts, where it can), and each reason of a refusal; exits with 1 if a
+largest, for three pictures.  Prints a line for each network and exporter, with the opsets of the files
+(the newer exporter begins with 18 and converts where it can), and each reason of a refusal; exits with 1 if a
 file was read wrongly or not read.  What an exporter itself does not write is counted on its own.
 
 Needs torch, onnx and onnxscript.
