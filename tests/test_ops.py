@@ -753,12 +753,12 @@ def _typed(function, *arrays):
             )
             for name, f in [("max_pool ", max_pool_forward), ("avg_pool ", avg_pool_forward)]
             for what, how, said in [
-                ("window larger than the map", dict(z=9, s=2), ["9", "4"]),
-                ("stride 0", dict(z=3, s=0), ["0"]),
-                ("stride -1", dict(z=3, s=-1), ["-1"]),
-                ("window 0", dict(z=0, s=1), ["0"]),
-                ("negative pad", dict(z=3, s=2, pad=-1), ["-1"]),
-                ("window of padding alone", dict(z=2, s=1, pad=2), ["2"]),
+                ("window larger than the map", {"z": 9, "s": 2}, ["9", "4"]),
+                ("stride 0", {"z": 3, "s": 0}, ["0"]),
+                ("stride -1", {"z": 3, "s": -1}, ["-1"]),
+                ("window 0", {"z": 0, "s": 1}, ["0"]),
+                ("negative pad", {"z": 3, "s": 2, "pad": -1}, ["-1"]),
+                ("window of padding alone", {"z": 2, "s": 1, "pad": 2}, ["2"]),
             ]
         ),
         pytest.param(

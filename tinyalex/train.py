@@ -24,7 +24,7 @@ Array = np.ndarray  # or CuPy's
 
 
 class StepResult(NamedTuple):
-    """One step's training loss (nats an image) and top-1 error (0–1), over the whole batch."""
+    """One step's training loss (nats per image) and top-1 error (0–1), over the whole batch."""
 
     loss: float
     error: float
@@ -66,16 +66,14 @@ def _loss(logits, labels, total):
 def _at_once(net, optimizer, loss_of, images, labels, parts=1):
     """Forward, loss, backward, update; return the loss and the number of errors as one array."""
     xp, sums, total = net.comm.device.xp, Sums(net), labels.size * net.data.size
-    loss, errors, before, N = None, None, {}, labels.size // parts
+    loss, errors, before, N = 0, 0, {}, labels.size // parts
     for part in parts_of(net, parts):
         mine = slice(part * N, (part + 1) * N)
         logits, of_part = net.forward(xp.ascontiguousarray(images[..., mine]), train=True), labels[mine]
         if logits.shape[-1] > N:  # of all ranks' images
             of_part = sums.labels(of_part)
         more, wrong, slope = loss_of(logits, of_part, total)
-        loss, errors = (
-            (loss + more, errors + wrong) if part else (more, wrong)
-        )  # 0 + more is float64 in NumPy 1
+        loss, errors = (loss + more, errors + wrong) if part else (more, wrong)
         last = part == parts - 1
         if last and (shared := parts * of_part.size < total):
             wait = sums.start("loss", xp.stack([loss, errors]).astype(loss.dtype))

@@ -216,7 +216,7 @@ class Part(Layer):
 
 
 def on_towers(layers: list[Layer], ranks: int) -> list[Layer]:
-    """Return the list with the layers by which towers, convolutions in groups, run a tower a rank.
+    """Return the list with the layers by which towers, convolutions in groups, run one per rank.
 
     The ranks meet (AllGather) before each layer that reads all channels, and part again (Part) before a layer
     that reads its part of them.  A normalization whose windows cross the towers sees all channels, between
