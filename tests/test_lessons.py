@@ -32,7 +32,7 @@ EACH_HOLE = pytest.mark.parametrize(
 
 def _asked(stem):
     """{name: hole or exercise} of a lesson: what its learner completes."""
-    return {**checks.holes_of(int(stem[:2])), **kill.exercises_of(int(stem[:2]))}
+    return kill.asked(int(stem[:2]))
 
 
 def _book(stem):

@@ -54,9 +54,7 @@ class Hole(NamedTuple):
     @property
     def source(self):
         """The solution's text, without its decorator."""
-        lines, _ = inspect.getsourcelines(self.solution)
-        start = next(i for i, line in enumerate(lines) if line.startswith("def "))
-        return "".join(lines[start:]).rstrip()
+        return text_of(self.solution)
 
     def mistakes(self):
         """[(function, message)]: the typical wrong answers."""
@@ -84,6 +82,13 @@ class Hole(NamedTuple):
         value = [node for node in ast.walk(ast.parse(self.source)) if isinstance(node, ast.Return)][-1].value
         values = value.elts if isinstance(value, ast.Tuple) else [value]
         return [value.id if isinstance(value, ast.Name) else "the result" for value in values]
+
+
+def text_of(function):
+    """Return the text of a function, without its decorator."""
+    lines, _ = inspect.getsourcelines(function)
+    start = next(i for i, line in enumerate(lines) if line.startswith("def "))
+    return "".join(lines[start:]).rstrip()
 
 
 def _line(text):
@@ -126,9 +131,9 @@ def lesson(number):
     notebook can go on.  hint("name") prints one hint more at each call, solution("name") the solution;
     tutor("name") steps through the answer that was checked last, to the line where it departs.
     """
-    from tinyalex.lessons.kill import exercises_of
+    from tinyalex.lessons.kill import asked
 
-    holes = {**holes_of(number), **exercises_of(number)}
+    holes = asked(number)
     seen = dict.fromkeys(holes, 0)
     answers = {}  # what was checked last: the notebook's name stands for the solution after a wrong answer
 

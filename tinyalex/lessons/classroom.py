@@ -29,6 +29,8 @@ from tinyalex import __version__, files
 from tinyalex.errors import DataError
 from tinyalex.lessons import course, marking, sandbox
 from tinyalex.lessons.checks import NOT_YET, PASSED, WRONG, Verdict
+from tinyalex.lessons.kill import asked
+from tinyalex.lessons.page import page
 
 MOST_BYTES, MOST_TEXT = 32 << 20, 500_000  # of a file; characters of all its code
 OF_THE_SYSTEM = {".ipynb_checkpoints", "__MACOSX", ".DS_Store", "desktop.ini", "Thumbs.db", ".git"}
@@ -211,7 +213,7 @@ def read(data, lessons):
         raise DataError(f"expected at most {MOST_TEXT:,} characters of code, found {length:,}")
     names = [re.findall(r"^def +(\w+) *\(", text, re.MULTILINE) for text, _ in cells]
     defined = Counter(name for found in names for name in set(found))
-    every = {int(path.name[:2]): marking.asked(int(path.name[:2])) for path in course.notebooks()}
+    every = {int(path.name[:2]): asked(int(path.name[:2])) for path in course.notebooks()}
     best = max(every, key=lambda number: len(defined.keys() & every[number].keys()))
     if not defined.keys() & every[best].keys():
         raise DataError("expected a notebook of the course, found none of its functions")
@@ -365,7 +367,7 @@ def rows(folder):
         if kept is None:
             raise DataError(f"class report: not all is marked; first  tinyalex class mark {folder}")
         row = found.setdefault(student, Row(student, {}, []))
-        for name in marking.asked(number):
+        for name in asked(number):
             row.verdicts[number, name] = kept.get(name, Verdict(MISSING, "the notebook does not define it"))
         for remark in read(path.read_bytes(), about["lessons"]).remarks:
             name = remark.removeprefix(CLAIMS)
@@ -382,7 +384,7 @@ def rows(folder):
 def report(folder):
     """Write marks.csv, answers.csv and report.html into the class's folder; return their paths."""
     folder, about, found = Path(folder), _class(folder), rows(folder)
-    wanted = [(number, name) for number in about["lessons"] for name in marking.asked(number)]
+    wanted = [(number, name) for number in about["lessons"] for name in asked(number)]
     table = [["student", *(f"{number:02d} {name}" for number, name in wanted), "points", "of", "remarks"]]
     long = [["student", "lesson", "function", "verdict", "what to say"]]
     for row in found:
@@ -417,14 +419,7 @@ def mistakes(found, number, name):
     return sorted(((count, text) for text, count in wrong.items()), key=lambda pair: (-pair[0], pair[1]))
 
 
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,">
-<title>What the class has learned</title>
-<style>
+STYLE = """
 :root { color-scheme: light dark; --line: #767676; --bar: #0b57a4; --soft: #59636e; }
 @media (prefers-color-scheme: dark) { :root { --bar: #8ab8ff; --soft: #9aa4af; } }
 body { max-width: 60rem; margin: 0 auto; padding: 1rem; font: 1.02rem/1.55 system-ui, sans-serif;
@@ -437,19 +432,12 @@ td.n, th.n { text-align: right; white-space: nowrap; }
 .wide { overflow-x: auto; }
 blockquote { margin: 1rem 0; padding: .2rem 1rem; border-left: 4px solid var(--bar); font-size: 1.1rem; }
 .soft { color: var(--soft); }
-</style>
-</head>
-<body>
-<main>
-BODY
-</main>
-</body>
-</html>
 """
 
 
 def _page(about, found, unknown):
-    body = ["<h1>What the class has learned</h1>"]
+    title = "What the class has learned"
+    body = [f"<h1>{title}</h1>"]
     body.append(f"<p>{_count(len(found), 'student')}.  An answer counts if it is right in every case that "
                 "was tried; what is said of a wrong one is what its writer was told.</p>")  # fmt: skip
     for number in about["lessons"]:
@@ -460,7 +448,7 @@ def _page(about, found, unknown):
     if remarks or unknown:
         body.append("<h2>Remarks</h2>")
         body.append(_table(("whose", "remark"), [*remarks, *unknown]))
-    return PAGE.replace("BODY", "\n".join(body))
+    return page(title, STYLE, "\n".join(body))
 
 
 def _lesson(found, number):
@@ -472,7 +460,7 @@ def _lesson(found, number):
     handed_in = sum(any(lesson == number for lesson, _ in row.verdicts) for row in found)
     parts.append(f"<p>{handed_in} of {_count(len(found), 'student')} handed it in.</p>")
     table, wrong = [], []
-    for name in marking.asked(number):
+    for name in asked(number):
         states = Counter(row.verdicts[number, name].state for row in found if (number, name) in row.verdicts)
         table.append((f"`{name}`", *(states[state] for state in MARK)))
         wrong += [(count, name, text) for count, text in mistakes(found, number, name)]

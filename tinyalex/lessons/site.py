@@ -12,8 +12,9 @@ from importlib import resources
 import nbformat
 
 from tinyalex.lessons import course, teacher, trace, tutor
-from tinyalex.lessons.checks import Hole, holes_of
-from tinyalex.lessons.kill import exercises_of
+from tinyalex.lessons.checks import Hole
+from tinyalex.lessons.kill import asked
+from tinyalex.lessons.page import page
 
 STYLE = """
 @font-face { font-family: "STIX Two Math"; src: url(data:font/woff2;base64,FONT); }
@@ -66,24 +67,6 @@ FOR_TEACHERS = """
 <p><a href="teachers.html">For teachers</a>: of each lesson the minutes, what students get wrong
 and what to say then, questions.</p>
 """
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,">
-<title>{title}</title>
-<style>{style}</style>{head}
-</head>
-<body>
-{nav}
-<main>
-{body}
-</main>
-{below}{foot}
-</body>
-</html>
-"""
 
 
 def build(out, progress=lambda doing, done, of: None):
@@ -121,8 +104,7 @@ def write(books, out, on_page=lambda done, of: None, cells=None, more=nothing_mo
     touch = course.touch_page().replace("../README.md", "../index.html").replace('.ipynb"', '.html"')
     (out / "touch" / "index.html").write_text(touch, encoding="utf-8")
     for before, stem, after in zip([None, *stems], stems, [*stems[1:], None], strict=False):
-        number = int(stem[:2])
-        holes[stem] = {**holes_of(number), **exercises_of(number)}
+        holes[stem] = asked(int(stem[:2]))
         body = "\n".join(cells(books[stem], holes[stem], markdown))
         written.append(_write(out / f"{stem}.html", body, _nav(before, stem, after), *more(stem)))
         on_page(len(written) - 1, len(books))
@@ -150,18 +132,9 @@ def _write(path, body, nav, head="", foot=""):
     for wide in ("table", "math block"):  # what may be wider than a phone can be scrolled by keyboard
         body = body.replace(f'<div class="{wide}">', f'<div class="{wide}" tabindex="0">')
     body = body.replace("<pre><code", '<pre tabindex="0"><code')
-    path.write_text(
-        PAGE.format(
-            title=title,
-            style=style,
-            nav=nav.replace("<nav>", '<nav aria-label="course">'),
-            body=body,
-            below=nav.replace("<nav>", '<nav aria-label="course, below">'),
-            head=head,
-            foot=foot,
-        ),
-        encoding="utf-8",
-    )
+    above, below = (nav.replace("<nav>", f'<nav aria-label="course{more}">') for more in ("", ", below"))
+    text = page(title, style, body, head, f"{above}\n", f"{below}{foot}\n")
+    path.write_text(text, encoding="utf-8")
     return path
 
 
