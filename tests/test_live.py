@@ -166,6 +166,9 @@ def test_python_comes_from_its_network_by_version_and_hash(tmp_path):
     assert set(data["hashes"]) == set(live.CORE)
     names = {cell["name"] for cell in data["cells"] if "name" in cell}
     assert names == set(kill.asked(5))
+    front = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "nothing has to be installed" in front
+    assert "pip install" not in front
     worker = (tmp_path / "sw.js").read_text(encoding="utf-8")
     for name in live.python_files():
         assert f'"{live.NETWORK}{name}": "sha256-' in worker

@@ -85,18 +85,22 @@ def nothing_more(stem):
     return "", ""
 
 
-def write(books, out, on_page=lambda done, of: None, cells=None, more=nothing_more):
+def write(books, out, on_page=lambda done, of: None, cells=None, more=nothing_more, start=None):
     """Write executed notebooks {stem: notebook} as pages, and the map as index.html; return the paths.
 
     Beside them a page for the teacher of each, and teachers.html, the list of these.
 
     cells(book, holes, markdown) yields the HTML of a lesson, by default `to_read`; more(stem) returns what
-    else goes into the page's head and behind its text (stem None: the map).
+    else goes into the page's head and behind its text (stem None: the map).  start: what the map says of how
+    to start, by default how the notebooks are opened.
     """
     out.mkdir(parents=True, exist_ok=True)
     cells, markdown = cells or to_read, _markdown()
     stems, holes = list(books), {}
-    contents = markdown.render((course.folder() / "README.md").read_text(encoding="utf-8")) + FOR_TEACHERS
+    text = (course.folder() / "README.md").read_text(encoding="utf-8")
+    if start:
+        text = re.sub(r"(?s)(## How to start\n).*?(?=## )", lambda found: f"{found[1]}{start}", text)
+    contents = markdown.render(text) + FOR_TEACHERS
     written = [
         _write(out / "index.html", contents, _nav(None, None, stems[0] if stems else None), *more(None))
     ]

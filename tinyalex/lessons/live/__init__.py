@@ -58,6 +58,17 @@ NOT_IN_THE_BROWSER = (  # of the package tinyalex; no lesson uses it
 )  # fmt: skip
 OF_ONE_LESSON = {0: "lessons/zero.npz", 16: "ops/cuda/*.cu*"}  # what no other needs: in archives of their own
 
+START = """
+Open a lesson: it runs here, in your browser, and nothing has to be installed.  In every hole is an editor.
+*Check* says what is wrong with your answer.  *Step through* paints its arrays, and stops at the first line
+whose array departs from what a right answer has there.  In eight lessons you also go the other way: a broken
+function is given, and you write the input that exposes it.
+
+A lesson takes an evening, and its cells a few seconds.  Your answers stay in this browser; *Save as a
+notebook* takes them out, for JupyterLab or for your teacher.
+
+"""
+
 HEAD = """
 <link rel="stylesheet" href="live/live.css">
 <script type="application/json" id="{id}">{data}</script>{early}
@@ -156,7 +167,7 @@ def write(books, out, folder=None, base=None, on_page=lambda done, of: None):
         }  # fmt: skip
         return HEAD.format(id="lesson", data=_json(data), early=EARLY, script="page.js"), FOOT
 
-    written = site.write(books, out, on_page, cells, more)
+    written = site.write(books, out, on_page, cells, more, START)
     live = out / "live"
     live.mkdir(exist_ok=True)
     for name in (*SCRIPTS, LOCK):
