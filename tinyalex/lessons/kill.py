@@ -42,7 +42,7 @@ class Exercise(NamedTuple):
     @property
     def source(self):
         """The solution's text, without its decorator."""
-        return checks.text_of(self.solution)
+        return checks.source_of(self.solution)
 
     @property
     def wrong(self):
@@ -82,11 +82,6 @@ def exercises_of(number):
     """{name: Exercise} of a lesson, in the order of this file."""
     found = [value.exercise for value in globals().values() if hasattr(value, "exercise")]
     return {exercise.name: exercise for exercise in found if exercise.lesson == number}
-
-
-def asked(number):
-    """{name: Hole or Exercise}: all that a lesson asks for."""
-    return {**checks.holes_of(number), **exercises_of(number)}
 
 
 def show(*functions):

@@ -23,7 +23,7 @@ from tinyalex.errors import TinyalexError
 from tinyalex.files import printable
 from tinyalex.lessons import apart, sandbox
 from tinyalex.lessons.checks import PASSED, WRONG, Hole, Verdict, examine, holes_of
-from tinyalex.lessons.kill import asked
+from tinyalex.lessons.notebook import asked
 
 MEMORY = 4 << 30  # bytes of a process that marks
 LONGEST = 3 * apart.PATIENCE * apart.SECONDS + apart.STARTING  # seconds that one answer may take it

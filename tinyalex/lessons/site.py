@@ -13,7 +13,7 @@ import nbformat
 
 from tinyalex.lessons import course, teacher, trace, tutor
 from tinyalex.lessons.checks import Hole
-from tinyalex.lessons.kill import asked
+from tinyalex.lessons.notebook import asked
 from tinyalex.lessons.page import page
 
 STYLE = """
@@ -67,6 +67,9 @@ FOR_TEACHERS = """
 <p><a href="teachers.html">For teachers</a>: of each lesson the minutes, what students get wrong
 and what to say then, questions.</p>
 """
+LIBRARY = """
+<p><a href="library/index.html">The library</a>: what its operations, layers and networks are called.</p>
+"""
 
 
 def build(out, progress=lambda doing, done, of: None):
@@ -101,6 +104,8 @@ def write(books, out, on_page=lambda done, of: None, cells=None, more=nothing_mo
     if start:
         text = re.sub(r"(?s)(## How to start\n).*?(?=## )", lambda found: f"{found[1]}{start}", text)
     contents = markdown.render(text) + FOR_TEACHERS
+    if (out / "library").is_dir():  # `tinyalex docs` was there before
+        contents += LIBRARY
     written = [
         _write(out / "index.html", contents, _nav(None, None, stems[0] if stems else None), *more(None))
     ]

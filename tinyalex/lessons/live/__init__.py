@@ -28,7 +28,7 @@ import tinyalex
 from tinyalex.errors import DataError
 from tinyalex.lessons import course, site
 from tinyalex.lessons.checks import Hole
-from tinyalex.lessons.kill import asked
+from tinyalex.lessons.notebook import asked
 
 VERSION = "314.0.3"  # Pyodide's
 NETWORK = f"https://cdn.jsdelivr.net/pyodide/v{VERSION}/full/"

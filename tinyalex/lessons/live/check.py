@@ -33,7 +33,7 @@ import numpy as np
 from tinyalex.data.shapes import SHAPES
 from tinyalex.lessons import course
 from tinyalex.lessons.checks import PASSED, judge
-from tinyalex.lessons.kill import asked
+from tinyalex.lessons.notebook import asked
 
 PUT = """
 const editor = document.querySelector(`#cell-${arguments[0]} .cm-content`);

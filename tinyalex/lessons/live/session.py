@@ -20,7 +20,7 @@ import types
 
 from tinyalex import comm
 from tinyalex.lessons.checks import NOT_YET, PASSED, WRONG, judge
-from tinyalex.lessons.kill import asked
+from tinyalex.lessons.notebook import asked
 
 MOST_TEXT = 50_000  # characters that one run may print
 
