@@ -22,7 +22,7 @@ than channels; else the strips of x are the fewer.
 """
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
+from numpy.lib.stride_tricks import as_strided
 
 from tinyalex.memory import empty, zeros
 from tinyalex.ops.windows import real_windows
@@ -115,9 +115,10 @@ def _blocks_of_rows(x, kh, kw, stride, pads, oh, ow):
 def _columns(strips, kh, stride):
     """Return the columns of the block's output rows, a view: (rows, KH·C·KW, OW·N)."""
     h, C, kw, ow, N = strips.shape
-    flat = strips.reshape(h * C * kw, ow * N)
-    windows = sliding_window_view(flat, kh * C * kw, axis=0)[:: stride * C * kw]
-    return windows.swapaxes(1, 2)
+    row, _, element, _, number = strips.strides
+    # (a view of all windows, between output rows too, would have more numbers than 32 bits count: Pyodide)
+    shape = (h - kh) // stride + 1, kh * C * kw, ow * N
+    return as_strided(strips, shape, (stride * row, element, number))
 
 
 def _overlap(maps, strips, first, stride, left):
