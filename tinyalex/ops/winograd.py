@@ -34,10 +34,10 @@ V[ab] (C, tiles·N).  No columns are written: V has n²/16 numbers for each of x
     dx     = the same convolution of padded g with the turned filter (see `strips`): so V is made of g, and
              dU of A x Aᵀ, and both products read one V
 
-The transforms are products too: rows, then columns of a tile are one matrix, B D Bᵀ = (B ⊗ B) D with D as a
-column of n² numbers.  That is more arithmetic than adding and subtracting along one axis after the other, and
-faster: a few long calls of BLAS, for some channels at a time so that they stay in cache.  Transforms cost in
-proportion to C + F, the products to C·F: see `pays`.
+The transforms are products too, of the rows and then of the columns, each one call for all tiles of some
+channels, so many that they stay in cache.  The first knows nothing of tiles that lie beside each other; the
+second reads the columns that they share in each of them, so no tile is copied.  Transforms cost in proportion
+to C + F, the products to C·F: see `pays`.
 """
 
 import functools
@@ -48,6 +48,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from tinyalex.memory import empty, zeros
+from tinyalex.ops.products import product, product_of_transposed
 from tinyalex.ops.windows import real_windows
 
 SIDE = 4  # outputs of a tile, in each direction: with 5, float32's rounding is three times as large
@@ -56,7 +57,7 @@ SIDE = 4  # outputs of a tile, in each direction: with 5, float32's rounding is 
 POINTS = {3: (0.75, 1.5), 5: (0.5, 1.0, 2.0)}
 LEAST = 15  # C·F / (C + F): the smallest ratio at which the products saved outweigh the transforms
 PRODUCTS_BYTES = 64 << 20  # of the operands and results of one block of tiles: long products
-TRANSFORM_BYTES = 1 << 19  # of the tiles that a transform reads: they stay in a core's second-level cache
+TRANSFORM_BYTES = 1 << 20  # of what lies between rows and columns: it stays in a core's second-level cache
 
 
 def pays(w, stride, groups):
@@ -76,7 +77,7 @@ def convolve(x, w, pads, y, finish):
     U = _filters_forward(w)
     for block, V, M in _blocks(len(x), y, w.shape[-1]):
         _into(B, x, block, pads, V)
-        np.matmul(U, V, out=M)
+        product(U, V, M)
         _out_of(A, M, block, y, finish)
 
 
@@ -86,12 +87,11 @@ def convolve_backward(g, x, w, pads, dx):
     A, B, _ = _matrices(k, w.dtype)
     U = _filters_forward(w.swapaxes(0, 1)[..., ::-1, ::-1])
     dU = zeros(np, U.shape, U.dtype)
-    part = empty(np, U.shape, U.dtype)
     for block, V, M in _blocks(len(g), dx, k):
         _into(B, g, block, [k - 1 - p for p in pads], V)
         _into(A, x, block, (0, 0, 0, 0), M)
-        dU += np.matmul(M, V.swapaxes(1, 2), out=part)
-        np.matmul(U, V, out=M)  # what it held is used
+        dU += product_of_transposed(M, V)
+        product(U, V, M)  # what it held is used
         _out_of(A, M, block, dx)
     return _filters_backward(dU, k).swapaxes(0, 1)[..., ::-1, ::-1]
 
@@ -119,7 +119,7 @@ def _matrices(k, dtype):
     values = np.array([math.prod(a - b for b in points if b != a) for a in points] + [1.0])[:, None]
     A, G = np.vstack([V[:-1, :SIDE], V[-1, -SIDE:]]), np.vstack([V[:-1, :k], V[-1, -k:]]) / values
     B = np.linalg.inv(V).T * values
-    return tuple(np.kron(m, m).astype(dtype) for m in (A, B, G))
+    return A.astype(dtype), B.astype(dtype), np.kron(G, G).astype(dtype)
 
 
 class _Block(NamedTuple):
@@ -149,41 +149,48 @@ def _blocks(C, y, k):
 
 
 def _into(matrix, x, block, pads, out):
-    """out = matrix · D for the m×m pixels D of each tile of x padded with zeros: (…, C, tiles·N)."""
-    (row, tiles, images), (C, H, W, _), m = block, x.shape, math.isqrt(matrix.shape[1])
-    N, top, left = images.stop - images.start, row - pads[0], pads[2]
-    chunks = _chunks(C, m * m * tiles * N * x.itemsize)
-    padded = zeros(np, (chunks[0].stop, m, SIDE * (tiles - 1) + m, N), x.dtype)
-    channel, down, across, image = padded.strides
-    D = empty(np, (chunks[0].stop, m, m, tiles, N), x.dtype)
-    D_of_padded = as_strided(padded, D.shape, (channel, down, across, SIDE * across, image))
+    """out = matrix · D · matrixᵀ, (n², C, tiles·N), for the m×m pixels D of each tile of x, with padding."""
+    (row, tiles, images), (C, H, W, _), (n, m) = block, x.shape, matrix.shape
+    N, top, left, width = images.stop - images.start, row - pads[0], pads[2], SIDE * (tiles - 1) + m
+    chunks = _chunks(C, n * width * N * x.itemsize)
+    padded = zeros(np, (chunks[0].stop, m, width, N), x.dtype)
+    by_row = empty(np, (chunks[0].stop, n, width, N), x.dtype)
+    channel, down, across, image = by_row.strides
+    by_tile = as_strided(by_row, (len(by_row), n, tiles, m, N), (channel, down, SIDE * across, across, image))
+    out = out.reshape(n, n, C, tiles, N).transpose(2, 0, 3, 1, 4)
     rows, there_rows = real_windows(H, m, top, 1)
-    columns, there_columns = real_windows(W, padded.shape[2], -left, 1)
+    columns, there_columns = real_windows(W, width, -left, 1)
     for cs in chunks:
         size = cs.stop - cs.start
         padded[:size, rows, columns] = x[cs, there_rows, there_columns, images]
-        D[:size] = D_of_padded[:size]
-        np.matmul(matrix, D[:size].reshape(size, m * m, tiles * N), out=out[:, cs].swapaxes(0, 1))
+        np.matmul(matrix, padded[:size].reshape(size, m, -1), out=by_row[:size].reshape(size, n, -1))
+        np.matmul(matrix, by_tile[:size], out=out[cs])
 
 
 def _out_of(A, M, block, y, finish=None):
-    """Write Aᵀ M of each tile into y."""
-    (row, tiles, images), (F, OH, _, _) = block, y.shape
-    N, height = images.stop - images.start, min(SIDE, OH - row)
-    chunks = _chunks(F, len(M) * tiles * N * M.itemsize)
-    Y = empty(np, (chunks[0].stop, height * SIDE, tiles, N), y.dtype)
+    """Write Aᵀ · M · A of each tile into y."""
+    (row, tiles, images), (F, _, OW, _), n = block, y.shape, len(A)
+    N, full = images.stop - images.start, OW // SIDE
+    M = M.reshape(n, n, F, tiles * N).transpose(2, 1, 0, 3)  # (filter, column, row, …)
+    by_filter = y[:, row : row + SIDE, :, images]
+    height = by_filter.shape[1]
+    chunks = _chunks(F, n * height * tiles * N * M.itemsize)
+    Y = empty(np, (chunks[0].stop, height, n, tiles * N), y.dtype)
+    by_tile = Y.reshape(len(Y), height, n, tiles, N).swapaxes(2, 3)
     for fs in chunks:
         size = fs.stop - fs.start
-        np.matmul(A.T[: len(Y[0])], M[:, fs].swapaxes(0, 1), out=Y[:size].reshape(size, -1, tiles * N))
+        np.matmul(A.T[:height], M[fs], out=Y[:size].swapaxes(1, 2))
+        part = by_filter[fs]
+        whole = part[:, :, : full * SIDE].reshape(size, height, full, SIDE, N)
+        np.matmul(A.T, by_tile[:size, :, :full], out=whole)
+        if full < tiles:
+            np.matmul(A.T[: OW - full * SIDE], by_tile[:size, :, full], out=part[:, :, full * SIDE :])
         if finish:
-            finish(fs, Y[:size])
-        by_column = Y[:size].reshape(size, height, SIDE, tiles, N)
-        for j in range(SIDE):
-            target = y[fs, row : row + height, j::SIDE, images]
-            target[...] = by_column[:, :, j, : target.shape[2]]
+            finish(fs, part)
 
 
 def _chunks(count, nbytes):
-    """Slices of `count` channels, of nbytes each: so many that a transform stays in cache."""
-    step = max(1, TRANSFORM_BYTES // nbytes)
+    """Slices of `count` channels, of nbytes each: as many at a time as stay in cache, the first not fewer."""
+    most = max(1, TRANSFORM_BYTES // nbytes)
+    step = -(-count // -(-count // most))
     return [slice(c, min(c + step, count)) for c in range(0, count, step)]
