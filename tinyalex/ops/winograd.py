@@ -42,7 +42,6 @@ to C + F, the products to C·F: see `pays`.
 
 import functools
 import math
-from typing import NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -57,7 +56,7 @@ SIDE = 4  # outputs of a tile, in each direction: with 5, float32's rounding is 
 POINTS = {3: (0.75, 1.5), 5: (0.5, 1.0, 2.0)}
 LEAST = 15  # C·F / (C + F): the smallest ratio at which the products saved outweigh the transforms
 PRODUCTS_BYTES = 64 << 20  # of the operands and results of one block of tiles: long products
-TRANSFORM_BYTES = 1 << 20  # of what lies between rows and columns: it stays in a core's second-level cache
+TRANSFORM_BYTES = 1 << 21  # of what lies between rows and columns: it stays in a core's second-level cache
 
 
 def pays(w, stride, groups):
@@ -122,18 +121,11 @@ def _matrices(k, dtype):
     return A.astype(dtype), B.astype(dtype), np.kron(G, G).astype(dtype)
 
 
-class _Block(NamedTuple):
-    """A row of tiles: the row of its first outputs, how many tiles, and of which images."""
-
-    row: int
-    tiles: int
-    images: slice
-
-
 def _blocks(C, y, k):
     """Yield the tiles of y block by block, with room for their V (n², C, tiles·N) and M (n², F, tiles·N).
 
-    C: channels that y is made of.  The room is the same for every block.
+    A block is a row of tiles: (the row of its first outputs, how many tiles, the images).  C: channels that y is
+    made of.  The room is the same for every block.
     """
     F, OH, OW, N = y.shape
     n2, tiles = (k + SIDE - 1) ** 2, -(-OW // SIDE)
@@ -145,7 +137,7 @@ def _blocks(C, y, k):
         columns = tiles * (images.stop - images.start)
         V, M, _ = np.split(room, [n2 * C * columns, n2 * (C + F) * columns])
         for row in range(0, OH, SIDE):
-            yield _Block(row, tiles, images), V.reshape(n2, C, columns), M.reshape(n2, F, columns)
+            yield (row, tiles, images), V.reshape(n2, C, columns), M.reshape(n2, F, columns)
 
 
 def _into(matrix, x, block, pads, out):
