@@ -8,8 +8,6 @@ small ones as one likes, and `np.matmul` does them all in one call.
 
 import numpy as np
 
-from tinyalex.memory import empty
-
 MOST = 10**6  # multiply-adds of a piece
 MOST_SUMS = 1200  # of a piece of a · bᵀ
 LEAST_ROWS, LEAST_COLUMNS = 8, 64  # of a piece: with fewer, calling BLAS takes longer than what it does
@@ -18,9 +16,7 @@ LEAST_ROWS, LEAST_COLUMNS = 8, 64  # of a piece: with fewer, calling BLAS takes 
 def product(a, b, out):
     """out = a · b.  a: (…,M,K).  b: (…,K,n).  out: (…,M,n)."""
     pieces = _pieces(b.shape[-1], a.shape[-2] * a.shape[-1])
-    if pieces > 1:
-        a, b, out = a[..., None, :, :], _cut(b, pieces), _cut(out, pieces)
-    np.matmul(a, b, out=out)
+    np.matmul(a[..., None, :, :], _cut(b, pieces), out=_cut(out, pieces))
 
 
 def product_of_transposed(a, b):
@@ -29,16 +25,13 @@ def product_of_transposed(a, b):
     rows = next((r for r in range(min(M, MOST_SUMS // N), LEAST_ROWS - 1, -1) if M % r == 0), M)
     pieces = _pieces(n, rows * N) if rows < M else 1
     a = _cut(a, pieces).reshape(*leading, pieces, M // rows, rows, n // pieces)
-    out = empty(np, (*a.shape[:-1], N), a.dtype)
-    np.matmul(a, _cut(b, pieces)[..., None, :, :].swapaxes(-1, -2), out=out)
-    return out.reshape(*leading, pieces, M, N).sum(axis=-3)
+    found = np.matmul(a, _cut(b, pieces)[..., None, :, :].swapaxes(-1, -2))
+    return found.reshape(*leading, pieces, M, N).sum(axis=-3)
 
 
 def _pieces(n, multiply_adds):
     """Into how many equal pieces to cut n columns, of so many multiply-adds each; 1 if that is no help."""
-    pieces = -(-n * multiply_adds // MOST)
-    while n % pieces:
-        pieces += 1
+    pieces = next((p for p in range(-(-n * multiply_adds // MOST), n) if n % p == 0), 1)
     return pieces if n // pieces >= LEAST_COLUMNS else 1
 
 

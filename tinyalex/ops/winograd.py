@@ -98,16 +98,13 @@ def convolve_backward(g, x, w, pads, dx):
 def _filters_forward(w):
     """U = G w Gᵀ: (F,C,k,k) → (n², F, C)."""
     F, C, k, _ = w.shape
-    G = _matrices(k, w.dtype)[2]
-    out = empty(np, (len(G), F * C), w.dtype)
-    return np.matmul(G, w.reshape(F * C, k * k).T, out=out).reshape(-1, F, C)
+    return np.matmul(_matrices(k, w.dtype)[2], w.reshape(F * C, k * k).T).reshape(-1, F, C)
 
 
 def _filters_backward(dU, k):
     """dw = Gᵀ dU G: (n², F, C) → (F,C,k,k)."""
     _, F, C = dU.shape
-    out = empty(np, (F * C, k * k), dU.dtype)
-    return np.matmul(dU.reshape(-1, F * C).T, _matrices(k, dU.dtype)[2], out=out).reshape(F, C, k, k)
+    return np.matmul(dU.reshape(-1, F * C).T, _matrices(k, dU.dtype)[2]).reshape(F, C, k, k)
 
 
 @functools.cache
@@ -124,8 +121,8 @@ def _matrices(k, dtype):
 def _blocks(C, y, k):
     """Yield the tiles of y block by block, with room for their V (n², C, tiles·N) and M (n², F, tiles·N).
 
-    A block is a row of tiles: (the row of its first outputs, how many tiles, the images).  C: channels that y is
-    made of.  The room is the same for every block.
+    A block is a row of tiles: (the row of its first outputs, how many tiles, the images).  C: channels that y
+    is made of.  The room is the same for every block.
     """
     F, OH, OW, N = y.shape
     n2, tiles = (k + SIDE - 1) ** 2, -(-OW // SIDE)
@@ -183,6 +180,5 @@ def _out_of(A, M, block, y, finish=None):
 
 def _chunks(count, nbytes):
     """Slices of `count` channels, of nbytes each: as many at a time as stay in cache, the first not fewer."""
-    most = max(1, TRANSFORM_BYTES // nbytes)
-    step = -(-count // -(-count // most))
+    step = -(-count // -(-count // max(1, TRANSFORM_BYTES // nbytes)))
     return [slice(c, min(c + step, count)) for c in range(0, count, step)]
