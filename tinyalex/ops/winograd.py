@@ -127,7 +127,7 @@ def _blocks(C, y, k):
     F, OH, OW, N = y.shape
     n2, tiles = (k + SIDE - 1) ** 2, -(-OW // SIDE)
     image = n2 * (C + F) * tiles  # numbers in V and M
-    parts = min(N, -(-N * image * y.itemsize // PRODUCTS_BYTES))
+    parts = max(1, min(N, -(-N * image * y.itemsize // PRODUCTS_BYTES)))
     room = empty(np, (-(-N // parts) * image,), y.dtype)
     for part in range(parts):
         images = slice(N * part // parts, N * (part + 1) // parts)
@@ -180,5 +180,5 @@ def _out_of(A, M, block, y, finish=None):
 
 def _chunks(count, nbytes):
     """Slices of `count` channels, of nbytes each: as many at a time as stay in cache, the first not fewer."""
-    step = -(-count // -(-count // max(1, TRANSFORM_BYTES // nbytes)))
+    step = -(-count // -(-count // max(1, TRANSFORM_BYTES // max(1, nbytes))))
     return [slice(c, min(c + step, count)) for c in range(0, count, step)]
