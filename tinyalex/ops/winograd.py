@@ -109,7 +109,7 @@ def _filters_backward(dU, k):
 
 @functools.cache
 def _matrices(k, dtype):
-    """A ⊗ A (n², 16), B ⊗ B (n², n²) and G ⊗ G (n², k²): see the module's docstring."""
+    """A (n, 4), B (n, n) and G ⊗ G (n², k²): see the module's docstring."""
     points = [0.0, *(sign * a for a in POINTS[k] for sign in (1, -1))]
     V = np.array([[a**j for j in range(k + SIDE - 1)] for a in points] + [[0.0] * (k + SIDE - 2) + [1]])
     values = np.array([math.prod(a - b for b in points if b != a) for a in points] + [1.0])[:, None]
