@@ -41,7 +41,7 @@ class _HostPool(threading.local):
 
     def _other(self, nbytes, oldest):
         for buffer in self.buffers:
-            if nbytes <= buffer.memory.size - 64 <= 1.5 * nbytes and buffer.free():
+            if nbytes <= buffer.memory.size - 64 <= 1.3 * nbytes and buffer.free():
                 return buffer
         kept = [b for b in self.buffers if b.last >= oldest or not b.free()]
         if len(kept) < len(self.buffers):
