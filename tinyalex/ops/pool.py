@@ -94,8 +94,8 @@ def max_pool_forward(x, z, s, pad=0, ceil=True):
     C, _, _, N = x.shape
     y = empty(xp, (C, OH, OW, N), x.dtype)
     for cs in _channel_blocks(x):
-        t = _max_along(2, x[cs], z[1], s[1], pads[2], OW)
-        _max_along(1, t, z[0], s[0], pads[0], OH, out=y[cs])
+        t = _max_along(1, x[cs], z[0], s[0], pads[0], OH)  # rows first: their numbers lie in longer runs
+        _max_along(2, t, z[1], s[1], pads[2], OW, out=y[cs])
     return y, MaxPoolCache(x, y, z, s, pads)
 
 
@@ -142,7 +142,6 @@ def _first_winner(axis, dy, y, x, z, s, before, dx):
     left = empty(np, dy.shape, dy.dtype)  # the gradient of the windows whose winner is not yet found
     left[...] = dy
     share = empty(np, dy.shape, dy.dtype)
-    equal = empty(np, dy.shape, bool)
     size, count = x.shape[axis], y.shape[axis]
     dx[_along(axis, slice(0 if z < s else max(0, count * s - before), None))] = 0
     covered = list(_covered(size, z, s, before, count))
@@ -151,7 +150,7 @@ def _first_winner(axis, dy, y, x, z, s, before, dx):
         won = left[o]  # what is left at the end is the last pixel's
         if pixels is not covered[-1][1]:
             won = share[o]
-            won[...] = np.equal(x[u], y[o], out=equal[o])  # 1 or 0, as a float: bool times float is slower
+            np.equal(x[u], y[o], out=won)  # 1 or 0, as a float: bool times float is slower
             won *= left[o]
             left[o] -= won
         if pixels.start + before - windows.start * s < s:  # the place in the window

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from tinyalex.memory import empty, zeros
+from tinyalex.ops.products import product, product_of_transposed
 from tinyalex.ops.windows import real_windows
 
 BLOCK_BYTES = 1 << 24  # strips of one block of output rows
@@ -42,7 +43,7 @@ def convolve(x, w, stride, pads, y, finish):
     y_rows = y.reshape(F, OH, OW * N).swapaxes(0, 1)
     weights = _by_rows(w)
     for rows, strips in _blocks_of_rows(x, KH, KW, stride, pads, OH, OW):
-        np.matmul(weights, _columns(strips, KH, stride[0]), out=y_rows[rows])
+        product(weights, _columns(strips, KH, stride[0]), y_rows[rows])
         finish(slice(None), y[:, rows])
 
 
@@ -58,7 +59,7 @@ def convolve_backward(g, x, w, stride, pads, dx):
     if dx is not None:
         dx.fill(0)
     for rows, strips in _blocks_of_rows(x, KH, KW, stride, pads, OH, OW):
-        dwT += np.matmul(_columns(strips, KH, stride[0]), g_rows[rows].swapaxes(1, 2)).sum(axis=0)
+        dwT += product_of_transposed(_columns(strips, KH, stride[0]), g_rows[rows]).sum(axis=0)
         if dx is not None:
             dcols = np.matmul(weights.T, g_rows[rows]).reshape(rows.stop - rows.start, KH, C, KW, OW, N)
             dstrips = zeros(np, strips.shape, strips.dtype)
@@ -80,8 +81,8 @@ def _backward_stride_1(g, x, w, pads, dx):
     (pt, pb, pl, pr), (p, q) = pads, (KH - 1, KW - 1)
     for rows, strips in _blocks_of_rows(g, KH, KW, (1, 1), (p - pt, p - pb, q - pl, q - pr), H, W):
         cols = _columns(strips, KH, 1)
-        np.matmul(weights, cols, out=dx_rows[rows])
-        dwT += np.matmul(cols, x_rows[rows].swapaxes(1, 2)).sum(axis=0)
+        product(weights, cols, dx_rows[rows])
+        dwT += product_of_transposed(cols, x_rows[rows]).sum(axis=0)
     return _by_filters(dwT.T, turned).swapaxes(0, 1)[..., ::-1, ::-1]
 
 
