@@ -69,10 +69,10 @@ FAULTS = {  # name: (file, what stands there, what stands there instead)
     "no padding": ("winograd", "&& (unsigned int)(v + q) < (unsigned int)W", ""),
     "tiles three apart": ("winograd", "v = t / N * 4 - left", "v = t / N * 3 - left"),
     "the filter not turned": ("winograd", "dw + TAPS * TAPS - 1 - p * TAPS - q", "dw + p * TAPS + q"),
-    "the next group's filters": ("winograd", "(long long)blockIdx.z * by_group", "(long long)0"),
-    "channels that there are not": ("winograd", "f < F && c < C;", "f < F;"),
+    "the next group's filters": ("winograd", "(long long)blockIdx.z * by_group", "(long long)0 * by_group"),
+    "channels that there are not": ("winograd", "f < F && c < C;", "f < F && c < C + 1;"),
     "the next filter's bias": ("winograd", "forward ? b[f]", "forward ? b[f ? f - 1 : 0]"),
-    "a block that does not add": ("winograd", "(more ? *turned : (REAL)0)", "0"),
+    "a block that does not add": ("winograd", "(more ? *turned : (REAL)0)", "(more ? 0 : (REAL)0)"),
     "a chunk left out": ("winograd", "chunk < chunks; chunk++", "chunk < chunks - 1; chunk++"),
 }  # fmt: skip
 QUICK = ("a block that does not add",)  # the others compile for a second each, too
