@@ -201,7 +201,7 @@ class Prediction(NamedTuple):
 def predict(description: Description, link: float, flops: float) -> Prediction:
     """Predict a step of a `Description` from two rates of one device.
 
-    link: bytes a second that a device receives in a collective.  flops: FLOP a second that a whole step does
+    link: bytes per second that a device receives in a collective.  flops: FLOP per second of a whole step
     on one device, two for a multiply-add of im2col.  Forward costs the layers' multiply-adds, backward twice
     that (once where no gradient of the pixels is needed).  Exchanges of activations are waited for, unless
     the ranks take turns: then the next images travel while the fully connected layers work.  Messages of
@@ -251,7 +251,7 @@ def parse_memory(text):
 
 
 def parse_rate(text, option, units):
-    """Return the number a second of "12GB/s"; units: {"GB/s": 10⁹, …}.  Raises DataError otherwise."""
+    """Return the number per second of "12GB/s"; units: {"GB/s": 10⁹, …}.  Raises DataError otherwise."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(\D+)", text.strip())
     if not match or match[2] not in units or not float(match[1]):
         raise DataError(f"{option}: expected a number and {', '.join(units)}, found {text!r}")

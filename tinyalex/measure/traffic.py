@@ -42,7 +42,7 @@ def by_winograd(place, batch):
     return vertical == horizontal and winograd.pays((F, *w[1:]), (F, OH, OW, batch), vertical, groups)
 
 
-def _winograd(place, batch, x, y, w, neuron):
+def _winograd(place, batch, x, y, w, activation):
     """The same of a convolution by minimal filtering, with w weights; in one block of tiles each way."""
     layer, (C, F) = place.layer, (place.own(*side)[0] for side in _sides(place))
     k = two_of(layer.kernel, "kernel")[0]
@@ -54,7 +54,7 @@ def _winograd(place, batch, x, y, w, neuron):
         ("forward", "winograd_tiles", 4 * (x + C * tiles)),
         ("forward", "winograd_products", 4 * ((C + F) * tiles + u)),
         ("forward", "winograd_outputs", 4 * (F * tiles + F + y)),
-        *neuron,
+        *activation,
         ("backward", "winograd_filters", 4 * (w + u)),
         ("backward", "winograd_tiles", 4 * (y + F * tiles_back)),
         ("backward", "winograd_tiles_back", 4 * (x + C * tiles_back)),
@@ -74,17 +74,17 @@ def _sides(place):
 def _kernels(place, batch, x, y):
     """(direction, kernel, bytes) of a layer that reads x numbers and makes y."""
     layer = place.layer
-    neuron = [("backward", "activate_backward", 12 * y)] if getattr(layer, "activation", None) else []
+    activation = [("backward", "activate_backward", 12 * y)] if getattr(layer, "activation", None) else []
     if isinstance(layer, Conv2d):
         F, CG, KH, KW = layer.sizes(place.x)["w"]
         F //= place.ranks
         w = F * CG * KH * KW
         if by_winograd(place, batch):
-            return _winograd(place, batch, x, y, w, neuron)
+            return _winograd(place, batch, x, y, w, activation)
         return [
             ("forward", "lay_out_weights", 4 * 2 * w),
             ("forward", "conv_forward", 4 * (x + w + F + y)),
-            *neuron,
+            *activation,
             ("backward", "conv_backward_w", 4 * (y + x + w + F)),
             ("backward", "add_chunks", 4 * 2 * (w + F)),
         ] + [
@@ -93,7 +93,7 @@ def _kernels(place, batch, x, y):
         ] * layer.need_dx
     if isinstance(layer, Linear):
         F = layer.features // place.ranks
-        return [("forward", "bias_relu", 4 * (2 * y + F)), ("backward", "sum_rows", 4 * (y + F)), *neuron]
+        return [("forward", "bias_relu", 4 * (2 * y + F)), ("backward", "sum_rows", 4 * (y + F)), *activation]
     if isinstance(layer, Activate):
         return [("forward", "activate", 8 * x), ("backward", "activate_backward", 12 * x)]
     if isinstance(layer, AvgPool):

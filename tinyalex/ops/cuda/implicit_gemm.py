@@ -115,7 +115,7 @@ def forward(x, w, b, y, stride, pads, groups, through_relu, tile=None):
 
 
 def backward_x(g, w, x_shape, stride, pads, groups, tile=None):
-    """Return dx (C,H,W,N) from g (F,OH,OW,N), the gradient before the neuron."""
+    """Return dx (C,H,W,N) from g (F,OH,OW,N), the gradient before the activation."""
     xp = xp_of(g)
     g, w = map(xp.ascontiguousarray, (g, w))
     F, C, KH, KW = w.shape
@@ -154,7 +154,7 @@ def backward_x(g, w, x_shape, stride, pads, groups, tile=None):
 
 
 def backward_w(g, x, w_shape, stride, pads, groups, tile=None, chunks=None):
-    """Return (dw, db) from g (F,OH,OW,N), the gradient before the neuron."""
+    """Return (dw, db) from g (F,OH,OW,N), the gradient before the activation."""
     xp = xp_of(g)
     g, x = map(xp.ascontiguousarray, (g, x))
     tile = tile or choose_tile_w(w_shape[0] // groups, g.itemsize)
@@ -183,7 +183,7 @@ def partial_sums(g, x, w_shape, stride, pads, groups, tile=None, chunks=None):
     across, down = -(-K // tile.TN), -(-F // groups // tile.TF)
     most = SCRATCH_BYTES // (F * (K + 1) * g.itemsize)
     chunks = chunks or _chunks(_wave(xp, tile), tile, across * down * groups, columns, most)
-    per = -(-columns // (chunks * tile.TK)) * tile.TK
+    per = -(-max(1, columns) // (chunks * tile.TK)) * tile.TK
     chunks = -(-columns // per)
     part = empty(xp, (chunks, F, K + 1), g.dtype)
     launch(

@@ -45,7 +45,7 @@ def forward(x, w, b, y, pads, groups, through_relu):
 
 
 def backward(g, x, w, pads, groups):
-    """Return (dx, dw, db) from g (F,OH,OW,N), the gradient before the neuron."""
+    """Return (dx, dw, db) from g (F,OH,OW,N), the gradient before the activation."""
     xp = xp_of(g)
     g, x, w = map(xp.ascontiguousarray, (g, x, w))
     dx, dw, db = (empty(xp, shape, g.dtype) for shape in (x.shape, w.shape, w.shape[:1]))
