@@ -20,7 +20,6 @@ from collections import defaultdict
 from tinyalex.measure import traffic
 from tinyalex.measure.bench import products
 from tinyalex.models.alexnet import PRESETS, alexnet
-from tinyalex.nn import Conv2d
 from tinyalex.ops.winograd import SIDE
 
 
@@ -68,7 +67,7 @@ def main():
 
 def foreseen(place, batch):
     """Yield (direction, milliseconds by both ways) of a convolution that is done by minimal filtering."""
-    if not isinstance(place.layer, Conv2d) or not traffic.by_winograd(place, batch):
+    if not traffic.by_winograd(place, batch):
         return
     launches = traffic.of_layer(place, batch)
     for direction, made in products(place, batch).items():
@@ -86,11 +85,10 @@ def foreseen(place, batch):
 
 def saved(place, batch, direction):
     """By how much fewer the products are than those of a convolution's formula."""
-    layer = place.layer
-    if not isinstance(layer, Conv2d) or not traffic.by_winograd(place, batch):
+    if not traffic.by_winograd(place, batch):
         return 1
     _, H, W = place.y if direction == "forward" else place.x
-    k = layer.sizes(place.x)["w"][-1]
+    k = place.layer.sizes(place.x)["w"][-1]
     return k * k * math.prod(place.y[1:]) / ((k + SIDE - 1) ** 2 * -(-H // SIDE) * -(-W // SIDE))
 
 

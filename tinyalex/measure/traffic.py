@@ -34,9 +34,11 @@ def of_layer(place, batch):
 
 
 def by_winograd(place, batch):
-    """Whether a convolution of so many images is done by minimal filtering."""
-    layer, (F, OH, OW) = place.layer, place.y
-    w = layer.sizes(place.x)["w"]
+    """Whether the layer is a convolution that is done by minimal filtering, for so many images."""
+    layer = place.layer
+    if not isinstance(layer, Conv2d):
+        return False
+    w, (F, OH, OW) = layer.sizes(place.x)["w"], place.y
     F, groups = F // place.ranks, max(1, layer.groups // place.ranks)
     vertical, horizontal = two_of(layer.stride, "stride")
     return vertical == horizontal and winograd.pays((F, *w[1:]), (F, OH, OW, batch), vertical, groups)
