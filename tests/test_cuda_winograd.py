@@ -15,6 +15,7 @@ from tinyalex.ops.conv import conv2d_forward
 from tinyalex.ops.cuda import implicit_gemm, winograd
 from tinyalex.ops.cuda import launch as cuda_launch
 from tinyalex.ops.cuda.launch import timed
+from tinyalex.ops.cuda.sums import sum_rows
 
 # of the largest number; the CPU's, which test_winograd measures with more channels, are 5e-6 and 1e-5
 TOLERANCE = {("float32", 3): 5e-6, ("float32", 5): 1e-5, ("float64", 3): 1e-13}
@@ -44,6 +45,13 @@ def test_in_several_blocks(gpu, always, monkeypatch):
     monkeypatch.setattr(winograd, "SCRATCH_BYTES", 1)
     monkeypatch.setattr(implicit_gemm, "_chunks", lambda *args: 3)
     check("float32", (3,))
+
+
+def test_sums_of_long_rows(gpu):
+    """db's: a block of 1,024 threads for each."""
+    x = drawn(3, 9000)
+    found = backends.get(sum_rows(backends.put(x), backends.put(np.zeros(3, np.float32))))
+    np.testing.assert_allclose(found, x.astype(float).sum(axis=1), rtol=0, atol=1e-3)
 
 
 def test_where_it_pays(monkeypatch):
