@@ -19,7 +19,7 @@ from tinyalex.ops.winograd import POINTS, SIDE, axis
 SCRATCH_BYTES = 1 << 28  # of V and M; what needs more is done in several blocks of rows of tiles
 # What an H100 was measured to do: the implicit GEMM's products, kernels that wait for the memory (three
 # quarters of a copy's rate), and what the two launches more cost.
-FLOP_A_SECOND, BYTES_A_SECOND, LAUNCHES = 42e12, 2.2e12, 20e-6
+FLOP_PER_SECOND, BYTES_PER_SECOND, LAUNCHES = 42e12, 2.2e12, 20e-6
 
 
 def pays(w, y, stride, groups):
@@ -34,7 +34,7 @@ def pays(w, y, stride, groups):
     n2, tiles = (KH + SIDE - 1) ** 2, -(-OH // SIDE) * -(-OW // SIDE) * N
     saved = 2 * F * CG * (KH * KW * OH * OW * N - n2 * tiles)
     moved = 4 * (n2 + SIDE**2) * (groups * CG + F) * tiles
-    return saved / FLOP_A_SECOND > moved / BYTES_A_SECOND + LAUNCHES
+    return saved / FLOP_PER_SECOND > moved / BYTES_PER_SECOND + LAUNCHES
 
 
 def forward(x, w, b, y, pads, groups, through_relu):
