@@ -108,13 +108,20 @@ def _filters_backward(dU, k):
 
 
 @functools.cache
-def _matrices(k, dtype):
-    """A (n, 4), B (n, n) and G ⊗ G (n², k²): see the module's docstring."""
+def axis(k):
+    """A (n, 4), B (n, n) and G (n, k) of one axis: see the module's docstring."""
     points = [0.0, *(sign * a for a in POINTS[k] for sign in (1, -1))]
     V = np.array([[a**j for j in range(k + SIDE - 1)] for a in points] + [[0.0] * (k + SIDE - 2) + [1]])
     values = np.array([math.prod(a - b for b in points if b != a) for a in points] + [1.0])[:, None]
     A, G = np.vstack([V[:-1, :SIDE], V[-1, -SIDE:]]), np.vstack([V[:-1, :k], V[-1, -k:]]) / values
-    B = np.linalg.inv(V).T * values
+    B = [[*np.poly([b for b in points if b != a])[::-1], 0] for a in points] + [np.poly(points)[::-1]]
+    return A, np.array(B), G
+
+
+@functools.cache
+def _matrices(k, dtype):
+    """A, B and G ⊗ G (n², k²)."""
+    A, B, G = axis(k)
     return A.astype(dtype), B.astype(dtype), np.kron(G, G).astype(dtype)
 
 
