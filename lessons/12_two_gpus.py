@@ -506,9 +506,9 @@ draw.plain(
 #
 # Why then was a GPU of 3 GB too small?  The 2012 code held each layer's output and its gradient at once, and
 # partial sums of the weights' gradients besides.  As it allocated, the network of the text takes 2.7 GB on
-# one device, config 145 2.95 GB (`--preset code2012`), and that before the driver's share; 145 not cut in
-# two takes 3.34 GB (`--preset code2012 --towers 1`), the paper's one-GPU net 1.84 GB (`--preset half`).
-# `tinyalex describe alexnet --devices cpu:0 --memory 3GB`, with these options, prints both counts.
+# one device, config 145 2.95 GB (`code2012`), and that before the driver's share; 145 not cut in
+# two takes 3.34 GB (`code2012 --towers 1`), the paper's one-GPU net 1.84 GB (`half`).
+# `tinyalex describe code2012 --devices cpu:0 --memory 3GB`, and so on, prints both counts.
 
 # %%
 assert round(48 * 27 * 27 * 128 * 4 / MB, 1) == 17.9 > full.total.received_forward / MB

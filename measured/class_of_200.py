@@ -35,7 +35,7 @@ from pathlib import Path
 import numpy as np
 
 from tinyalex.cli.progress import Progress
-from tinyalex.lessons import classroom, course, marking
+from tinyalex.lessons import classroom, course, marking, notebook
 from tinyalex.lessons.checks import NOT_YET, PASSED, WRONG, Hole
 
 # ---- tricks: bodies of a function that takes (*args); NAME, HOLES, VICTIM, CANARY, PORT, TABLE are filled in
@@ -342,8 +342,8 @@ class Student:
         self.name, self.lesson, self.trick = name, lesson, ""
         self.book = copy.deepcopy(books[lesson])
         self.truth = {}  # function: (state, message or None)
-        for asked, hole in marking.asked(lesson).items():
-            self.write(asked, hole.source, PASSED, "")
+        for name, hole in notebook.asked(lesson).items():
+            self.write(name, hole.source, PASSED, "")
 
     def write(self, name, text, state, message=None):
         """Put an answer into the notebook, whose mark must be this."""
@@ -368,7 +368,7 @@ def students(count, places):
             turns[lesson] += 1
         elif tricks := forged if k % 5 == 4 else harmless:
             student.trick = trick = tricks.pop(0)
-            holes = [hole for hole in marking.asked(lesson).values() if isinstance(hole, Hole)]
+            holes = [hole for hole in notebook.asked(lesson).values() if isinstance(hole, Hole)]
             hole = holes[k // len(books) % len(holes)]
             if "TABLE" in {**FORGED, **HARMLESS}[trick]:
                 places = {**places, "TABLE": known_by_heart(hole)}
@@ -382,7 +382,7 @@ def students(count, places):
 def _mistakes(number):
     """{function: [(text, state, message)]}: the known mistakes of a lesson, and answers not begun."""
     found = {}
-    for name, hole in marking.asked(number).items():
+    for name, hole in notebook.asked(number).items():
         texts = [
             (hole.source.replace(*entry[:2]), WRONG, entry[2]) for entry in hole.wrong if len(entry) == 3
         ]

@@ -9,7 +9,8 @@ must give onnxruntime's numbers within 1e-4 of the largest.  Every tenth is a ra
 which goes out, must give the same there, and come back as the same network with the same bits.
 
 Prints how many were tried, accepted, refused (and why) and wrong; exits with 1 if one was wrong, or raised
-what is not an error of tinyalex.  --graph: this one alone, printed.  Needs onnx and onnxruntime.
+what is not an error of tinyalex.  --graph: this one alone, printed.  Needs onnx and onnxruntime from 1.29 on
+(before, its own AveragePool with ceil_mode and padding is wrong).
 """
 
 import argparse

@@ -451,7 +451,9 @@ class Kernel:
             tables += [arg._data] * (dtype == np.uint64 and arg.ndim == 2)  # of one axis: a key
 
         def run():
-            addresses = [int(n) for table in tables for n in table.ravel() if n >> 32]  # else it is a size
+            addresses = [
+                n for table in tables for n in table.ravel().tolist() if n >> 32
+            ]  # else it is a size
             if not all(map(RawMemory._has, addresses)):
                 raise IndexError(f"{self.name}: a table names an address of no memory")
             named = [memory for address in addresses if (memory := Memory.at(address))]

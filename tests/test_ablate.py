@@ -123,7 +123,7 @@ def test_the_interval_is_students():
         ("no-lrn", 0.1, 2.0, "reproduced"),
         ("no-lrn", -0.1, 2.0, "within noise"),
         ("no-lrn", -2.0, -0.1, "not reproduced"),
-        ("no-lrn", None, None, "within noise"),  # one seed
+        ("no-lrn", None, None, "one seed"),  # no interval
         (FIVE, -2.0, -0.1, "reproduced"),
         (FIVE, 0.1, 2.0, "not reproduced"),
         ("lrn-across", 0.1, 2.0, ""),  # of this the paper claims nothing
@@ -156,6 +156,16 @@ def test_differences_are_paired_by_the_seed_and_of_runs_that_are_done(tmp_path):
     assert [row["difference"] for row in rows] == ["", "7.5", ""]
     assert json.loads((tmp_path / "table.json").read_text())["rows"][1]["seeds"] == 2
     assert (tmp_path / "ablation.png").stat().st_size > 1000
+
+
+def test_where_the_whole_network_stands_at_chance_nothing_is_judged(tmp_path):
+    plan, labels = Plan("made", (WHOLE, "no-lrn", "lrn-across"), 2, 128, 1), DATA.val.labels
+    guess = np.eye(3, dtype=np.float32)[:, np.full(len(labels), np.bincount(labels).argmax())]
+    for row, seed in plan.runs:
+        write_result(tmp_path, row, seed, 0)
+        if row == WHOLE:
+            np.save(ablate._result(tmp_path, row, seed), guess)
+    assert [row.verdict for row in ablate.table(tmp_path, plan, labels)] == ["", "nothing learned", ""]
 
 
 def test_five_networks_are_averaged_against_the_mean_of_the_five(tmp_path):

@@ -11,6 +11,7 @@ from test_cli import done, refused
 from tinyalex.devices import Device
 from tinyalex.errors import ArgumentError, DeviceError
 from tinyalex.measure import bench
+from tinyalex.measure.alone import alone
 from tinyalex.measure.describe import describe
 from tinyalex.models import Network, figure1
 from tinyalex.models.alexnet import PRESETS, alexnet, narrow
@@ -39,7 +40,7 @@ def test_a_layer_alone_is_a_rank_s_share_of_it(ranks):
         name = place.layer.name
         if place.layer.leaves == "all":
             continue  # a gather has nothing to meet when it is alone
-        only = bench.alone(network, name, ranks)
+        only = alone(network, name, ranks)
         (own,) = only.plan()
         own.layer.need_dx = getattr(place.layer, "need_dx", True)
         assert bench.products(own, 3) == bench.products(place, 3), name

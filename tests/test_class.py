@@ -13,7 +13,7 @@ import pytest
 
 from tinyalex import cli
 from tinyalex.errors import DataError
-from tinyalex.lessons import apart, checks, classroom, course, marking, sandbox
+from tinyalex.lessons import apart, checks, classroom, course, marking, notebook, sandbox
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "measured"))
 
@@ -58,7 +58,7 @@ def test_a_trick_changes_no_mark_and_no_file(trick, tmp_path):
 @LOCKED
 def test_what_stands_in_a_locked_process_is_marked_as_elsewhere():
     for lesson, name in ((3, "slopes"), (12, "on_two_ranks"), (15, "row_columns"), (16, "bias_relu")):
-        hole = marking.asked(lesson)[name]
+        hole = notebook.asked(lesson)[name]
         assert _marked(hole.source, name, lesson).state == checks.PASSED
     old, new, message = next(entry for entry in hole.wrong if len(entry) == 3)
     assert _marked(hole.source.replace(old, new), name, lesson)[:2] == (checks.WRONG, message)
@@ -96,7 +96,7 @@ def test_an_earlier_function_is_lent_and_the_one_asked_for_is_not():
     answer = marking.Answer(2, "softmax", "softmax loss_and_gradient linear_gradients suspects exercises_of")
     assert marking.lent(checks.holes_of(2)["softmax"], answer) == {}
     for lesson in checks.LESSONS:
-        for hole in marking.asked(lesson).values():
+        for hole in notebook.asked(lesson).values():
             words = " ".join(vars(sys.modules[hole.solution.__module__]))
             lent = marking.lent(hole, marking.Answer(lesson, hole.name, words))
             functions = [value for value in lent.values() if hasattr(value, "__globals__")]

@@ -591,16 +591,11 @@ REFUSED = [  # the command, and a part of the line
     (("figure", "sizes", "{data}"), "data"),
     (("figure", "kernels", "{a}", "--out", "{new}.xyz"), "xyz"),
     (("describe", "vgg"), "vgg: expected a network: paper, code2012,"),
-    (("describe", "--preset", "vgg"), "vgg: expected a network: paper, code2012,"),
     (("describe", "--memory", "much"), "--memory: expected a number"),
     (("describe", "--devices", "cpu:0,cpu:1,cpu:2"), "3 ranks cannot share 2 towers evenly"),
     (("describe", "--size", "20"), "pool2: window of 3 is larger than the map: 2 "),
     (("relu-vs-tanh", "--data", "shapes", "--full"), "--full"),
     (("bench", "cifar4-sine"), "cifar4-sine: expected a network: paper, code2012,"),
-    (
-        ("bench", "cifar4", "--preset", "half"),
-        "--preset: is a choice about alexnet, found the",
-    ),
     (("bench", "cifar4", "--layer", "conv9"), "bench: expected one of conv1, pool1, "),
 ]
 

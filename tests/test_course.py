@@ -14,7 +14,7 @@ import pytest
 
 from tinyalex import cli
 from tinyalex.errors import DataError
-from tinyalex.lessons import checks, course
+from tinyalex.lessons import checks, course, notebook
 
 LESSONS = Path(__file__).parents[1] / "lessons"
 NAMES = sorted(path.name for path in LESSONS.glob("[0-9][0-9]_*.ipynb"))
@@ -95,7 +95,7 @@ def test_general_diagnoses(answer, state, texts):
 
 
 def test_check_gives_the_right_function_back_and_the_book_s_for_a_wrong_one(capsys):
-    check, hint, solution, _ = checks.lesson(5)
+    check, hint, solution, _ = notebook.lesson(5)
     book = checks.holes_of(5)["add_back"].solution
     mine = checks.holes_of(5)["add_back"].compiled(checks.holes_of(5)["add_back"].source)
     assert check(mine) is mine

@@ -52,7 +52,7 @@ def test_processes_are_not_ranks_of_this_one():
     assert read("mpi") == ("mpi", ["cpu"])
     assert read("mpi:cuda") == ("mpi", ["cuda"])
     assert read("cpu:3,cpu:1") == ("threads", ["cpu:3", "cpu:1"])
-    assert read("cuda:0, cuda:0") == ("threads", ["cuda:0", "cuda:0"])  # be there such a GPU or not
+    assert read("cuda:0, cuda:0") == ("threads", ["cuda:0", "cuda:0"])  # whether or not the machine has it
     for text in ("mpi", "mpi:cuda"):
         with pytest.raises(DeviceError, match=f"devices '{text}': expected ranks of one process, such as"):
             parse(text)

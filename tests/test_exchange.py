@@ -395,6 +395,27 @@ def test_pictures_that_cannot_be_are_refused(fields, message, imported):
     assert not (imported / "net.safetensors").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "red", "green", "blue"),
+    [
+        ("pixels", 200, 100, 50),
+        ("unit", 200 / 255, 100 / 255, 50 / 255),
+        ("caffe", 77, -17, -54),
+        ("vgg", 76.32, -16.779, -53.939),
+        (  # transforms.ToTensor and Normalize
+            "torchvision",
+            (200 / 255 - 0.485) / 0.229, (100 / 255 - 0.456) / 0.224, (50 / 255 - 0.406) / 0.225,
+        ),
+    ],
+)  # fmt: skip
+def test_the_known_preparations_of_a_picture_are_their_authors(name, red, green, blue):
+    """Of the colour (200, 100, 50); Caffe's and VGG's channels come blue first."""
+    known, colour = pictures.KNOWN[name], np.array([200, 100, 50], np.float32)
+    found = known.adapt((colour - known.rgb_mean).reshape(3, 1, 1, 1)).ravel()
+    wanted = [blue, green, red] if name in ("caffe", "vgg") else [red, green, blue]
+    assert found == pytest.approx(wanted, abs=1e-4)
+
+
 def test_class_names_of_another_number_are_refused(imported):
     (imported / "names.txt").write_text("one\ntwo\n")
     arguments = *CAFFE, imported / "theirs.safetensors", imported / "net.safetensors"

@@ -15,7 +15,7 @@ from PIL import Image
 
 from tinyalex.data import shapes
 from tinyalex.errors import DataError
-from tinyalex.lessons import checks, course, kill, site, zero
+from tinyalex.lessons import checks, course, notebook, site, zero
 
 for name in ("nbclient", "ipykernel", "jupytext", "latex2mathml", "mdit_py_plugins"):
     pytest.importorskip(name, reason="the lessons need their extra: pip install 'tinyalex[lessons]'")
@@ -32,7 +32,7 @@ EACH_HOLE = pytest.mark.parametrize(
 
 def _asked(stem):
     """{name: hole or exercise} of a lesson: what its learner completes."""
-    return {**checks.holes_of(int(stem[:2])), **kill.exercises_of(int(stem[:2]))}
+    return notebook.asked(int(stem[:2]))
 
 
 def _book(stem):
@@ -201,6 +201,14 @@ def test_the_teacher_s_page_has_minutes_mistakes_and_questions(stem, pages):
     assert len(text.split("Ask before they run it ")[1].split("Let them write")[0]) > 100
     assert f'href="teacher_{stem[:2]}.html"' in pages[stem].read_text(encoding="utf-8")
     assert f'href="teacher_{stem[:2]}.html"' in pages["teachers"].read_text(encoding="utf-8")
+
+
+def test_the_library_s_pages_are_linked_where_they_are(tmp_path):
+    for folder, linked in ((tmp_path / "without", False), (tmp_path / "with", True)):
+        if linked:
+            (folder / "library").mkdir(parents=True)
+        (index, *_) = site.write({}, folder)
+        assert ("library/index.html" in index.read_text(encoding="utf-8")) == linked
 
 
 def test_a_shape_drawn_on_paper_is_named(tmp_path, capsys):

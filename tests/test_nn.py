@@ -4,6 +4,7 @@ All run on NumPy, on the stand-in for CuPy and on GPUs.
 """
 
 import copy
+import math
 import pickle
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from tinyalex.nn import (
     Dropout,
     Flatten,
     GlobalAvgPool,
+    Layer,
     Linear,
     Local2d,
     MaxPool,
@@ -34,6 +36,7 @@ from tinyalex.nn import (
     ZeroPad,
     plan,
 )
+from tinyalex.nn.layers import KINDS as BY_NAME
 from tinyalex.ops.softmax import softmax_loss_backward, softmax_loss_forward
 from tinyalex.optim import SGD
 
@@ -160,6 +163,19 @@ def test_zero_dy_gives_zero_gradients(kind, dtype):
     layer, x, dy = make(kind, dtype)
     layer.forward(x, train=True)
     assert not any(g.any() for g in gradients(layer, np.zeros_like(dy)).values())
+
+
+@every_kind
+def test_a_batch_may_be_empty(kind):
+    layer, x, dy = make(kind)
+    if isinstance(kind.layer, BatchNorm):  # an average over none
+        with pytest.raises(ValueError, match="at least 1 image"):
+            layer.forward(x[..., :0], train=True)
+        return
+    assert layer.forward(x[..., :0], train=True).shape == (*dy.shape[:-1], 0)
+    grads = gradients(layer, dy[..., :0])
+    assert not any(g.any() for g in grads.values())
+    assert grads.get("x", x[..., :0]).shape == (*x.shape[:-1], 0)
 
 
 @both_dtypes
@@ -320,6 +336,24 @@ def test_training_on_one_number_a_channel_is_refused():
             plan([wrong], (3,))
 
 
+@pytest.mark.parametrize(
+    "activation",
+    [
+        "Relu", ("tanh", 0, 1), ("tanh", math.inf, 1), ("tanh", 1e200, 1e200), ("tanh", 1), ("leaky", 0),
+        ("leaky", -0.1), ("leaky", math.inf), (),
+    ],
+)  # fmt: skip
+def test_what_is_no_activation_is_refused_by_the_layer_s_name(activation):
+    with pytest.raises(ArgumentError, match=r"^fc7: activation: expected"):
+        Linear(3, activation=activation, name="fc7")
+
+
+def test_a_kind_of_ones_own_does_not_take_the_place_of_one_of_ours():
+    with pytest.raises(ArgumentError, match=r"^Conv2d: tinyalex has a kind of layer of this name"):
+        type("Conv2d", (Layer,), {})
+    assert BY_NAME["Conv2d"] is Conv2d
+
+
 def test_the_weights_are_drawn_as_told():
     layer = Conv2d(64, 5, std=0.03, bias=1)
     single, double = (
@@ -336,6 +370,25 @@ def test_the_weights_are_drawn_as_told():
         assert single[key].dtype == np.float32
         assert double[key].dtype == np.float64
         assert (double[key] == single[key]).all()  # the same network in either precision
+
+
+@pytest.mark.parametrize(
+    ("x", "dtype", "dy", "message"),
+    [
+        ((3, 8, 8, 1), np.float32, (3, 1), r"^fc1: linear backward: expected dy of shape \(2, 1\), found"),
+        ((3, 8, 8, 1), np.float64, (2, 1), r"^conv1: conv2d: expected arguments all float32 or all float64"),
+        ((3, 9, 8, 1), np.float32, (2, 1), r"^conv1: expected an input \(3, 8, 8, N\), found \(3, 9, 8, 1\)"),
+    ],
+)
+def test_what_does_not_fit_is_told_with_the_layer_s_name(x, dtype, dy, message):
+    net = Sequential([Conv2d(4, 3), Linear(2)], (3, 8, 8), Comm(backends.device()), np.random.default_rng(0))
+
+    def there_and_back():
+        net.forward(backends.put(np.zeros(x, dtype)))
+        net.backward(backends.put(np.zeros(dy, np.float32)))
+
+    with pytest.raises((ArgumentError, TypeError), match=message):
+        there_and_back()
 
 
 def test_sequential_names_its_parameters():

@@ -352,6 +352,26 @@ def test_graphs_written_by_hand(make, options, ranks, tmp_path):
         close(last(built(found, "cpu:0,cpu:1")(x)), wanted, 1e-4)
 
 
+@pytest.mark.parametrize(("opset", "old"), [(3, {"broadcast": 1}), (6, {"broadcast": 1}), (9, {}), (13, {})])
+def test_gemm_on_maps_reads_them_as_flatten_would(opset, old, tmp_path):
+    """fc6 at once behind pool5, as in bvlc_alexnet of opset 3; onnxruntime wants rows: it has a Reshape."""
+    x = np.random.default_rng(3).standard_normal((3, 3, 99, 99)).astype(np.float32)
+    wanted = theirs(bvlc().write(tmp_path / "rows.onnx", opset=9), x)
+
+    def on_maps(g):
+        (reshape,) = (n for n in g.nodes if n.op_type == "Reshape")
+        g.nodes.remove(reshape)
+        for n in g.nodes:
+            n.input[:] = [reshape.input[0] if name == reshape.output[0] else name for name in n.input]
+            if n.op_type == "Gemm":
+                n.attribute.extend(onnx.helper.make_attribute(*item) for item in old.items())
+
+    found = onnx_import.read(changed(tmp_path / "maps.onnx", on_maps, bvlc, opset=opset))
+    assert found.network.most_ranks == 2
+    for devices in ("cpu:0", "cpu:0,cpu:1"):
+        close(softmax(built(found, devices)(x)), wanted, 1e-4)
+
+
 def test_an_imported_network_s_gradients_are_the_same_on_two_ranks(tmp_path):
     """LRN across the towers is the hard case: the ranks meet, and part again."""
     path = bvlc().write(tmp_path / "net.onnx", opset=8, ir=3)

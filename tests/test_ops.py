@@ -600,6 +600,25 @@ def test_zero_dy_gives_zero_gradients(case, dtype):
 
 
 @EVERY_CASE
+def test_no_images_are_a_batch_too(case):
+    """As a rank has them whose part of the batch is empty; an average over none is refused by name."""
+    inputs = drawn(case)
+    for name in {"x", "logits", "labels", "mask"} & inputs.keys():
+        inputs[name] = inputs[name][..., :0]
+    if case.name == "batch_norm" or (case.name == "softmax_loss" and "total" not in case.settings):
+        with pytest.raises(ValueError, match="at least 1 image"):
+            forward(case, inputs)
+        return
+    y, cache = forward(case, inputs)
+    whole, _ = forward(case, drawn(case))
+    assert y.shape == (*whole.shape[:-1], 0) if whole.shape else y == 0
+    floats = [a for a in inputs.values() if a.dtype == y.dtype]
+    for a, grad in zip(floats, gradients(case, frozen(np.zeros_like(y)), cache), strict=True):
+        assert grad.shape == a.shape
+        assert not grad.any()
+
+
+@EVERY_CASE
 def test_backward_twice_agrees(case):
     """And neither result is touched by another forward and backward in between, cache included."""
     y, cache = forward(case, drawn(case))
@@ -734,12 +753,12 @@ def _typed(function, *arrays):
             )
             for name, f in [("max_pool ", max_pool_forward), ("avg_pool ", avg_pool_forward)]
             for what, how, said in [
-                ("window larger than the map", dict(z=9, s=2), ["9", "4"]),
-                ("stride 0", dict(z=3, s=0), ["0"]),
-                ("stride -1", dict(z=3, s=-1), ["-1"]),
-                ("window 0", dict(z=0, s=1), ["0"]),
-                ("negative pad", dict(z=3, s=2, pad=-1), ["-1"]),
-                ("window of padding alone", dict(z=2, s=1, pad=2), ["2"]),
+                ("window larger than the map", {"z": 9, "s": 2}, ["9", "4"]),
+                ("stride 0", {"z": 3, "s": 0}, ["0"]),
+                ("stride -1", {"z": 3, "s": -1}, ["-1"]),
+                ("window 0", {"z": 0, "s": 1}, ["0"]),
+                ("negative pad", {"z": 3, "s": 2, "pad": -1}, ["-1"]),
+                ("window of padding alone", {"z": 2, "s": 1, "pad": 2}, ["2"]),
             ]
         ),
         pytest.param(

@@ -166,7 +166,7 @@ def test_avg_pool(size, z, s, pad, ceil):
 def test_lrn(n, alpha_over_n):
     """PyTorch divides alpha by n, and for even n looks further down than up, as kFCNorm does."""
     rng = np.random.default_rng(0)
-    how = dict(k=2.0, alpha=0.9, beta=0.75)
+    how = {"k": 2.0, "alpha": 0.9, "beta": 0.75}
     check_maps(
         lambda x: lrn_forward(x, n, alpha_over_n=alpha_over_n, **how),
         lrn_backward,

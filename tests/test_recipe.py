@@ -143,6 +143,16 @@ def test_settings_survive_json(name):
     assert all(type(a) is type(b) for a, b in zip(after.network.layers, before.network.layers, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("size", "side", "scale"),
+    [(224, 256, 256), (224, 300, 256), (112, 300, 300), (224, 200, 200), (112, 128, 128)],
+)
+def test_vgg_s_scale_is_of_its_own_crop_and_of_pictures_that_large(size, side, scale):
+    """Pictures as they are stored, where either is another: enlarged they would be no sharper."""
+    made = Settings.of("data", make("vgg-a", size=size, width=1 / 64), PRESETS["vgg-a"], side)
+    assert (made.recipe.augmentation.scale, made.recipe.augmentation.crop) == (scale, size)
+
+
 def test_every_network_has_a_recipe():
     assert PRESETS.keys() >= NETWORKS.keys()
 

@@ -24,7 +24,7 @@ Array = np.ndarray  # or CuPy's
 
 
 class StepResult(NamedTuple):
-    """One step's training loss (nats an image) and top-1 error (0–1), over the whole batch."""
+    """One step's training loss (nats per image) and top-1 error (0–1), over the whole batch."""
 
     loss: float
     error: float
@@ -73,7 +73,8 @@ def _at_once(net, optimizer, loss_of, images, labels, parts=1):
         if logits.shape[-1] > N:  # of all ranks' images
             of_part = sums.labels(of_part)
         more, wrong, slope = loss_of(logits, of_part, total)
-        loss, errors, last = loss + more, errors + wrong, part == parts - 1
+        loss, errors = (loss + more, errors + wrong) if part else (more, wrong)
+        last = part == parts - 1
         if last and (shared := parts * of_part.size < total):
             wait = sums.start("loss", xp.stack([loss, errors]).astype(loss.dtype))
         net.backward(slope, functools.partial(add, before, sums.add if last else None))

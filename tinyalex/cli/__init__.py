@@ -1,11 +1,12 @@
 """The command line: one thin command for each capability, in the files of this folder."""
 
 import sys
-from typing import Annotated
+from typing import Annotated, get_args, get_type_hints
 
 import typer
 from rich.console import Console
 from typer.core import TyperGroup
+from typer.models import OptionInfo
 
 from tinyalex import __version__
 from tinyalex.cli import classroom, exchange, judge, learn, look, prepare, train
@@ -49,9 +50,22 @@ def _commands(
     """AlexNet written out by hand, on NumPy or CuPy arrays."""
 
 
+LETTERS = {int: "N", int | None: "N", float: "X", float | None: "X", bool: ""}
+
+
+def _terse(function):
+    """Return the command; its help calls numbers N and X: at 80 columns the words need the room."""
+    for hint in get_type_hints(function, include_extras=True).values():
+        kind, *about = get_args(hint)
+        for option in about:
+            if isinstance(option, OptionInfo) and option.metavar is None:
+                option.metavar = LETTERS.get(kind)
+    return function
+
+
 def _add(panel, **commands):
     for name, function in commands.items():
-        app.command(name.rstrip("_").replace("_", "-"), rich_help_panel=panel)(function)
+        app.command(name.rstrip("_").replace("_", "-"), rich_help_panel=panel)(_terse(function))
 
 
 _add("Learn", lessons=learn.lessons, check_grads=learn.check_grads, judge=judge.judge, docs=learn.docs)
@@ -60,23 +74,26 @@ class_app = typer.Typer(
     help="Hand lessons out to a class; collect, mark and report what comes back.", no_args_is_help=True
 )
 for step in (classroom.new, classroom.collect, classroom.mark, classroom.report):
-    class_app.command(step.__name__)(step)
+    class_app.command(step.__name__)(_terse(step))
 app.add_typer(class_app, name="class", rich_help_panel="Learn")
 
 prepare_app = typer.Typer(
     cls=prepare.Kinds, help="Turn pictures into the form that training reads.", no_args_is_help=True
 )
-prepare_app.command("pictures")(prepare.pictures)
+prepare_app.command("pictures")(_terse(prepare.pictures))
 prepare_app.command("imagenet", help="The same as pictures: ILSVRC is one form of them.")(prepare.pictures)
 app.add_typer(prepare_app, name="prepare", rich_help_panel="Train")
 _add("Train", train=train.train, resume=train.resume, evaluate=look.evaluate, predict=look.predict)
 
 figure_app = typer.Typer(help="Draw a picture from a run or a checkpoint.", no_args_is_help=True)
-figure_app.command("kernels")(look.figure_kernels)
-figure_app.command("predictions")(look.figure_predictions)
-figure_app.command("neighbours")(look.figure_neighbours)
-figure_app.command("curves")(look.figure_curves)
-figure_app.command("sizes")(look.figure_sizes)
+for figure in (
+    look.figure_kernels,
+    look.figure_predictions,
+    look.figure_neighbours,
+    look.figure_curves,
+    look.figure_sizes,
+):
+    figure_app.command(figure.__name__.removeprefix("figure_"))(_terse(figure))
 app.add_typer(figure_app, name="figure", rich_help_panel="Look inside")
 _add("Look inside", describe=learn.describe, features=look.features, metrics=look.metrics)
 

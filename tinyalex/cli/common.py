@@ -19,7 +19,9 @@ terminal.settle()
 console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
 error_console = Console(stderr=True, markup=False, emoji=False, highlight=False)
 
-_RANKS = "One rank each: cpu:0,cpu:1 or cuda:0,cuda:1; cpu, cuda: as many as can share the work evenly"
+_RANKS = (
+    "Devices, one rank each: cpu:0,cpu:1 or cuda:0,cuda:1; cpu, cuda: as many as can share the work evenly"
+)
 ThreadDevices = Annotated[str, typer.Option(help=f"{_RANKS}.")]
 Devices = Annotated[str, typer.Option(help=f"{_RANKS}; mpi, mpi:cuda (mpiexec).")]
 Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint, or a run folder: its newest checkpoint.")]
@@ -36,7 +38,8 @@ Names = Annotated[
     ),
 ]
 Split = Annotated[
-    str | None, typer.Option(help="train or val.", show_default="val, or train where there is no other")
+    str | None,
+    typer.Option(help="Pictures: train or val.", show_default="val, or train where there is no other"),
 ]
 
 
@@ -67,15 +70,12 @@ Views = Annotated[
     typer.Option(help="Views of each picture: 1 (centre) or 10 (paper, section 4.1).", callback=_views),
 ]
 _NETWORK = (
-    "paper, code2012, half, caffe, small, cifar4, cifar-18pct …; a checkpoint or run; FILE.py or FILE.json"
+    "A network: paper, code2012, half, caffe, small, cifar4, cifar-18pct, vgg-d …; a checkpoint or run; "
+    "FILE.py or FILE.json"
 )
-NetworkArgument = Annotated[str, typer.Argument(metavar="NETWORK", help=f"alexnet: {_NETWORK}.")]
-NetworkOption = Annotated[
-    str | None, typer.Option("--network", "--preset", help=f"{_NETWORK}.", show_default="paper")
-]
-Preset = Annotated[
-    str | None, typer.Option(help="Which alexnet: paper, code2012, half or caffe.", show_default="paper")
-]
+NetworkArgument = Annotated[str, typer.Argument(metavar="NETWORK", help=f"{_NETWORK}.")]
+NetworkOption = Annotated[str | None, typer.Option(help=f"{_NETWORK}.", show_default="paper")]
+OldNetworkOption = Annotated[str | None, typer.Option("--preset", hidden=True)]  # what --network was called
 Plain = Annotated[
     bool, typer.Option("--plain", help="Run the plain operations, to step through: the same, but slower.")
 ]
@@ -103,15 +103,6 @@ def devices_for_checkpoints(devices, *paths):
     from tinyalex.runs.saved import open_network
 
     return _spelled(devices, math.gcd(*(open_network(path).network.most_ranks for path in paths)))
-
-
-def of_preset(network, preset):
-    """Return the name of the network that "alexnet" and --preset mean together."""
-    if preset is None:
-        return network
-    if network != "alexnet":
-        raise DataError(f"--preset: is a choice about alexnet, found the network {network!r}")
-    return preset
 
 
 def operations(plain):
@@ -261,7 +252,8 @@ def named(classes, path):
     return [words.get(name, name) for name in classes]
 
 
-def print_errors(name, probabilities, labels, how):
+def print_scores(name, probabilities, labels, how):
+    """Print a network's errors and its loss.  how: in words, what it was shown of each picture."""
     from tinyalex.evaluate import errors, guesses
 
     loss, top1, topk = errors(probabilities, labels)
@@ -298,5 +290,6 @@ Out = Annotated[Path, typer.Option(help="The picture's file.", callback=_new_fig
 
 
 def save_figure(figure, out):
+    """Write a figure, and print where it is."""
     figure.savefig(out, dpi=figure.dpi)
     console.print(str(out))

@@ -53,8 +53,8 @@ def import_network(
     pictures: Annotated[
         str | None,
         typer.Option(
-            help="What goes into it: caffe, vgg, torchvision, pixels (0-255), unit (0-1), or a JSON file; "
-            "see docs/exchange.md."
+            help="How its pictures are prepared: caffe, vgg, torchvision, pixels (0-255), unit (0-1), or a "
+            "JSON file; see docs/exchange.md."
         ),
     ] = None,
     classes: Annotated[

@@ -13,12 +13,10 @@ from tinyalex.cli.common import (
     NetworkArgument,
     Parallel,
     Plain,
-    Preset,
     ThreadDevices,
     Width,
     console,
     devices_for_network,
-    of_preset,
     operations,
 )
 from tinyalex.cli.progress import Progress
@@ -43,14 +41,16 @@ def doctor():
 def relu_vs_tanh(
     data: Annotated[
         str,
-        typer.Option(help="auto (CIFAR-10 where it is on disk, else shapes), shapes, cifar10 or its PATH."),
+        typer.Option(
+            help="Pictures: auto (CIFAR-10 where it is on disk, else shapes), shapes, cifar10 or its PATH."
+        ),
     ] = "auto",
     devices: ThreadDevices = "cpu",
     out: Annotated[Path, typer.Option(help="Where the figure, curves and summary go.")] = Path(
         "relu-vs-tanh"
     ),
     full: Annotated[
-        bool, typer.Option("--full", help="All 50,000 CIFAR-10 pictures, until both networks arrive.")
+        bool, typer.Option("--full", help="Train on all 50,000 CIFAR-10 pictures, until both reach 25%.")
     ] = False,
     seeds: Annotated[int, typer.Option(help="How many times each network is trained.", min=1)] = 1,
 ):
@@ -81,7 +81,9 @@ def relu_vs_tanh(
 def ablate(
     data: Annotated[
         str,
-        typer.Option(help="shapes, drawn here; cifar10 or its PATH; a folder made by `tinyalex prepare`."),
+        typer.Option(
+            help="Pictures: shapes, drawn here; cifar10 or its PATH; a folder made by `tinyalex prepare`."
+        ),
     ] = "shapes",
     out: Annotated[Path, typer.Option(help="Where the table, the picture and the runs go.")] = Path(
         "ablation"
@@ -94,7 +96,7 @@ def ablate(
     ] = None,
     minutes: Annotated[
         float | None,
-        typer.Option(help="Plan for so long, and stop then.", min=0.1, show_default="30 epochs a run"),
+        typer.Option(help="Minutes to plan for; it stops then.", min=0.1, show_default="30 epochs a run"),
     ] = None,
     devices: ThreadDevices = "cpu",
 ):
@@ -106,7 +108,7 @@ def ablate(
     from tinyalex.runs.run import stop_at_signal
     from tinyalex.runs.settings import locate, open_data
 
-    end = minutes and time.monotonic() + 60 * minutes
+    end = minutes and time.monotonic() + 60 * minutes - ablation.KEPT
     where = locate(data)
     opened = open_data(where)
     if opened.train is None or opened.val is None:
@@ -208,10 +210,12 @@ def docs(out: Annotated[Path, typer.Argument(help="A folder for the pages.")]):
 
 
 def describe(
-    network: NetworkArgument = "alexnet",
-    preset: Preset = None,
+    network: NetworkArgument = "paper",
     devices: Annotated[
-        str, typer.Option(help="How many, or their names: cpu:0,cpu:1; cpu: as many as are here.")
+        str,
+        typer.Option(
+            help="How many, or their names: cpu:0,cpu:1; cpu: as many cores as can share the work evenly."
+        ),
     ] = "cpu",
     parallel: Parallel = None,
     link: Annotated[
@@ -227,9 +231,11 @@ def describe(
     size: Annotated[int | None, typer.Option(help="Side of the picture in pixels.", min=1)] = None,
     width: Width = 1.0,
     towers: Annotated[
-        int | None, typer.Option(help="1: no towers, every kernel sees all maps below it.", min=1)
+        int | None, typer.Option(help="Number of towers; 1: every kernel sees all maps below it.", min=1)
     ] = None,
-    memory: Annotated[str | None, typer.Option(help="Does a device of, say, 3GiB hold it?")] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Say whether a device with so much memory, as 3GiB, holds it.")
+    ] = None,
 ):
     """Print a network layer by layer: shapes, parameters, multiply-adds, memory, bytes that cross."""
     from tinyalex.measure import describe as description
@@ -247,7 +253,7 @@ def describe(
         description.parse_rate(latency, "--latency", description.LATENCIES) if latency else 0,
     )
     width = None if width == 1 else width
-    found = find_network(of_preset(network, preset), width=width, size=size, towers=towers)
+    found = find_network(network, width=width, size=size, towers=towers)
     parallel = parallel or usual(found)
     if devices.isdigit():
         ranks = int(devices)
@@ -259,18 +265,21 @@ def describe(
 
 
 def bench(
-    network: NetworkArgument = "alexnet",
+    network: NetworkArgument = "paper",
     layer: Annotated[str | None, typer.Option(help="One layer alone, by its name: conv2, lrn1 …")] = None,
-    preset: Preset = None,
-    lrn: Annotated[bool, typer.Option(help="AlexNet with local response normalization.")] = True,
+    no_lrn: Annotated[
+        bool, typer.Option("--no-lrn", help="AlexNet without local response normalization.")
+    ] = False,
     width: Width = 1.0,
     devices: Devices = "cpu",
     parallel: Parallel = None,
     batch: Annotated[int, typer.Option(help="Images per step.", min=1)] = 128,
     rounds: Annotated[int, typer.Option(help="Rounds measured.", min=1)] = 5,
     forward: Annotated[bool, typer.Option("--forward", help="The forward pass only.")] = False,
-    layers: Annotated[bool, typer.Option("--layers", help="A table of layers.")] = False,
-    vs: Annotated[str | None, typer.Option(help="torch (as people write it) or torch-tuned.")] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Print a table of layers.")] = False,
+    vs: Annotated[
+        str | None, typer.Option(help="Time PyTorch too: torch (as people write it) or torch-tuned.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     plain: Plain = False,
 ):
@@ -280,7 +289,7 @@ def bench(
     from tinyalex.runs.saved import find_network
 
     width = None if width == 1 else width
-    found = find_network(of_preset(network, preset), lrn=None if lrn else False, width=width)
+    found = find_network(network, lrn=False if no_lrn else None, width=width)
     if layer:
         benchmark.alone(found, layer)
     parallel = parallel or usual(found)

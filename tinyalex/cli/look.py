@@ -22,7 +22,7 @@ from tinyalex.cli.common import (
     new_file,
     open_split,
     print_error,
-    print_errors,
+    print_scores,
     run_on,
     same_classes,
     save_figure,
@@ -112,10 +112,10 @@ def evaluate(
         found = run_on(rank, devices_for_checkpoints(devices, *paths))
     labels = found[0][1]
     for path, (p, _) in zip(paths, found, strict=True):
-        print_errors(path, p, labels, how)
+        print_scores(path, p, labels, how)
     if len(found) > 1:
         p = testing.ensemble([p for p, _ in found], numbers)
-        print_errors(f"{len(found)} networks averaged", p, labels, how)
+        print_scores(f"{len(found)} networks averaged", p, labels, how)
 
 
 def predict(
@@ -222,7 +222,7 @@ def figure_predictions(
     data: DataSet,
     out: Out = Path("predictions.png"),
     count: Annotated[int, typer.Option(help="Pictures shown.", min=1)] = 8,
-    seed: Annotated[int, typer.Option(help="Seed of their choice.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of pictures.", min=0)] = 0,
     names: Names = None,
     devices: Devices = "cpu",
 ):
@@ -256,7 +256,7 @@ def figure_neighbours(
     data: DataSet,
     out: Out = Path("neighbours.png"),
     count: Annotated[int, typer.Option(help="Validation pictures shown.", min=1)] = 5,
-    seed: Annotated[int, typer.Option(help="Seed of their choice.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of pictures.", min=0)] = 0,
     devices: Devices = "cpu",
 ):
     """Figure 4, right: validation pictures and the training pictures with the nearest features."""
@@ -310,7 +310,7 @@ def metrics(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     out: Annotated[Path | None, typer.Argument(help="The CSV file.", show_default="RUN/metrics.csv")] = None,
 ):
-    """Write a run's losses, errors and rates as CSV, a row an epoch, from its metrics.jsonl."""
+    """Write a run's losses, errors and rates as CSV, one row per epoch, from its metrics.jsonl."""
     import csv
     import io
 

@@ -62,9 +62,11 @@ def pictures(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the order, and of what is held out.", min=0)] = 0,
-    workers: Annotated[int | None, typer.Option(help="Processes.", show_default="every core", min=1)] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that read and write.", show_default="every core", min=1)
+    ] = None,
 ):
-    """Cut every picture to its middle square and write shards; again: go on, or verify what is complete."""
+    """Cut every picture to its middle square and write shards; run again, it goes on, or verifies them."""
     from tinyalex.data import imagenet
     from tinyalex.files import printable
 

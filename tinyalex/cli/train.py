@@ -10,6 +10,7 @@ from tinyalex.cli.common import (
     DataSet,
     Devices,
     NetworkOption,
+    OldNetworkOption,
     Parallel,
     Plain,
     Width,
@@ -28,6 +29,7 @@ def train(
     data: DataSet,
     out: Annotated[Path, typer.Argument(help="The run's folder: new or empty.")],
     network: NetworkOption = None,
+    preset: OldNetworkOption = None,
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -37,7 +39,7 @@ def train(
     ] = None,
     devices: Devices = "cpu",
     parallel: Parallel = None,
-    epochs: Annotated[int | None, typer.Option(help="Instead of the recipe's.", min=1)] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs, instead of the recipe's.", min=1)] = None,
     batch: Annotated[
         int | None, typer.Option(help="Images per step, instead of the recipe's.", min=1)
     ] = None,
@@ -55,18 +57,21 @@ def train(
     bias: Annotated[
         float | None,
         typer.Option(
-            help="Initial bias of conv2, conv4, conv5, fc6, fc7 (the paper's 1 can stop a narrow net)."
+            help="Initial bias of conv2, conv4, conv5, fc6, fc7 (with the paper's 1 a narrow network may not "
+            "learn)."
         ),
     ] = None,
-    dropout: Annotated[bool, typer.Option(help="Drop half of the hidden units in training.")] = True,
+    no_dropout: Annotated[
+        bool, typer.Option("--no-dropout", help="Keep all hidden units in training.")
+    ] = False,
     width: Width = 1.0,
     size: Annotated[int | None, typer.Option(help="Side of the crop that the network sees.", min=1)] = None,
     upscale: Annotated[int | None, typer.Option(help="Enlarge pictures to this side first.", min=1)] = None,
     scale: Annotated[
         str | None,
         typer.Option(
-            help="VGG's S, the shorter side to which pictures are rescaled before the crop: 384, or 256,512, "
-            "of which each picture draws its own."
+            help="VGG's S: the shorter side to which pictures are rescaled before the crop: 384; or 256,512: "
+            "each picture draws its own in between."
         ),
     ] = None,
     accumulate: Annotated[
@@ -97,8 +102,8 @@ def train(
     from tinyalex.runs import new_run
 
     made, opened = new_run(
-        data, network, recipe, upscale=upscale, seed=seed, save_every=save_every, keep=keep,
-        width=None if width == 1 else width, size=size, bias=bias, dropout=None if dropout else False,
+        data, network or preset, recipe, upscale=upscale, seed=seed, save_every=save_every, keep=keep,
+        width=None if width == 1 else width, size=size, bias=bias, dropout=False if no_dropout else None,
         parallel=parallel, epochs=epochs, batch=batch, rate=rate, rate_by=rate_by, patience=patience,
         noise=noise, accumulate=accumulate, start_from=start_from, weights=weights,
         scale=scale and scales_of("--scale", scale, (1, 2)),

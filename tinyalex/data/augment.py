@@ -66,7 +66,7 @@ class Augmentation(NamedTuple):
 
 
 PAPER = Augmentation(offsets=32)
-"""Section 4.1: 32 * 32 offsets and a flip, "a factor of 2048"; one crop a picture; alpha times lambda."""
+"""Section 4.1: 32 * 32 offsets and a flip, "a factor of 2048"; one crop per picture; alpha times lambda."""
 
 CODE2012 = Augmentation(offsets=33, group=32, reading="code2012")
 """convdata_jpeg.py:77,238-247: randint(0, 33), so 33 * 33 * 2 = 2178 variants; 32 pictures share one crop."""
@@ -79,7 +79,7 @@ def random_crop_offsets(rng, n, full=256, crop=224, group=1, offsets=None):
     """The top left corners (y, x) of n random crops: integers (n, 2), each axis uniform in [0, offsets).
 
     With the default, offsets = full - crop + 1 = 33, every crop that fits can be drawn (2012); the paper
-    counts 32 an axis; offsets=0 is the middle alone. Pictures i*group to (i+1)*group - 1 share one corner.
+    counts 32 per axis; offsets=0 is the middle alone. Pictures i*group to (i+1)*group - 1 share one corner.
     Raises ValueError when a crop would leave the picture.
     """
     most = full - crop + 1
@@ -88,7 +88,7 @@ def random_crop_offsets(rng, n, full=256, crop=224, group=1, offsets=None):
         return np.full((n, 2), (full - crop) // 2)
     if not 1 <= offsets <= most:
         raise ArgumentError(
-            f"offsets={offsets}: a crop of {crop} pixels in {full} has 1 to {most} positions an axis"
+            f"offsets={offsets}: a crop of {crop} pixels in {full} has 1 to {most} positions per axis"
         )
     return _shared(rng.integers(0, offsets, (-(-n // group), 2)), n, group)
 
@@ -139,7 +139,7 @@ def ten_views(images, crop=224):
 def view_windows(views, height, width, crop):
     """The (y, x, flip) of 1, 9, 10 or 50 views of a picture: of its middle square but for VGG's 50.
 
-    9: three an axis, at the edges and the middle, none mirrored (cuda-convnet, convdata.py, until March 2012:
+    9: three per axis, at the edges and the middle, none mirrored (cuda-convnet, convdata.py, until 3/2012:
     the error of its conv-local-13pct is by these).
     50: a regular grid of 5 × 5 windows over the whole picture, from corner to corner, and its mirror images
     (Simonyan and Zisserman, 2014, section 3.2, which gives no coordinates).
@@ -227,7 +227,7 @@ def pca(covariance):
 
 
 def colour_noise(rng, n, eigvals, eigvecs, sigma=0.1, reading="paper"):
-    """One random colour a picture, (C, n) float32 in grey levels, to be added to each of its pixels.
+    """One random colour per picture, (C, n) float32 in grey levels, to be added to each of its pixels.
 
     With lambda_j, p_j the eigenvalues and eigenvectors of the covariance of 0-255 pixels, alpha_j ~ N(0,
     sigma^2):

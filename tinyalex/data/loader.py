@@ -12,7 +12,7 @@ import numpy as np
 
 from tinyalex.comm import Comm
 from tinyalex.data import Images, augment
-from tinyalex.devices import Device, cpu_count
+from tinyalex.devices import cpu_count
 from tinyalex.errors import ArgumentError
 from tinyalex.ops.cuda.pictures import Raw
 
@@ -39,7 +39,7 @@ class Loader:
     pictures: how many of the source's there are to be, the first; by default all.
 
     augmentation: an augment.Augmentation. mean: what is subtracted, (C, S, S) for a picture of side S, of
-    which every crop, wherever it was taken, loses the centre (as in 2012), or one value a channel (C,), or
+    which every crop, wherever it was taken, loses the centre (as in 2012), or one value per channel (C,), or
     None. covariance: (C, C) of the pixels, needed for colour noise. upscale: side to which pictures (and the
     mean) are first enlarged (see augment.upscale).
 
@@ -52,7 +52,7 @@ class Loader:
     start: (epoch, batch) of the first batch; epochs: the epoch at which iteration ends, None for never.
     threads: how many prepare batches (0: the caller's own, nothing ahead; by default 1, for a GPU as many as
     there are cores, up to THREADS); depth: how many batches are ready or in work besides the one that the
-    caller holds, by default 2 or a batch a thread (memory: C * crop^2 * N * 4 bytes each, 77 MB for AlexNet
+    caller holds, by default 2 or a batch per thread (memory: C * crop^2 * N * 4 bytes each, 77 MB for AlexNet
     at 128, and ten times as much with views=10; Raw 25 MB). Batches are fresh arrays and stay valid for ever.
 
     The order of epoch e is drawn from SeedSequence(seed, spawn_key=(e,)), the crops, flips and noise of its
@@ -294,7 +294,7 @@ class InMemory:
             raise ArgumentError(
                 f"expected at least one batch of {batch} pictures, found {len(images.labels)}"
             )
-        self.images, self.comm, self.batch, self.dtype = images, comm or Comm(Device("cpu:0")), batch, dtype
+        self.images, self.comm, self.batch, self.dtype = images, comm or Comm("cpu:0"), batch, dtype
         self.mean = images.images.mean(axis=3, keepdims=True).astype(dtype)
         self.steps = len(images.labels) // batch  # in an epoch
 

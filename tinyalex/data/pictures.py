@@ -62,7 +62,7 @@ def read_picture(data, size=256, exif=True, whole=False):
     whole: the whole picture instead, uint8 (3, H, W), its shorter side scaled to size; ArgumentError for one
     whose longer side is more than 8 times that.
     Grey, palette and CMYK pictures become RGB; transparent ones are laid on white; of an animation the first
-    frame counts. 16 bits a pixel are taken to count from 0 to 65535, 12 bits from 0 to 4095. The range of
+    frame counts. 16 bits per pixel are taken to count from 0 to 65535, 12 bits from 0 to 4095. The range of
     floating-point numbers, of signed and of 32-bit integers is not known: ArgumentError.
     Raises what Pillow raises for a damaged file, and for one with more than Image.MAX_IMAGE_PIXELS pixels.
     """

@@ -16,7 +16,7 @@ class Pictures(NamedTuple):
     """x = (pixel − mean) · scale, pixels 0–255, channels in this order.
 
     A picture's shorter side is brought to `resize` pixels, and a square of `crop` pixels, the network's
-    input, is cut from its middle (or the ten views are).  mean and scale: one number a channel, in the
+    input, is cut from its middle (or the ten views are).  mean and scale: one number per channel, in the
     network's order.
     """
 
@@ -32,7 +32,7 @@ class Pictures(NamedTuple):
         return checked(cls, fields, "pictures").sound()
 
     def sound(self):
-        """Return this, or raise DataError naming the field that cannot be so."""
+        """Return this, or raise DataError naming the invalid field."""
         if self.order not in ("RGB", "BGR"):
             raise DataError(f"pictures: order: expected RGB or BGR, found {self.order!r}")
         for name in ("mean", "scale"):
@@ -47,7 +47,7 @@ class Pictures(NamedTuple):
         return self
 
     def then(self, a, c):
-        """Return what pictures go through that are then made a · x + c, each a number a channel, a ≠ 0."""
+        """Return what pictures go through that are then made a · x + c, each a number per channel, a ≠ 0."""
         a, c = np.asarray(a, float), np.asarray(c, float)
         scale = a * self.scale
         mean = self.mean - c / scale

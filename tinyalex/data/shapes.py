@@ -105,7 +105,7 @@ SHAPES = {
 
 
 def _each(values):
-    """One value a picture, (N, ...), shaped to broadcast over pixels: (N, ..., 1, 1)."""
+    """One value per picture, (N, ...), shaped to broadcast over pixels: (N, ..., 1, 1)."""
     return values[..., None, None]
 
 

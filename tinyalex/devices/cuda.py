@@ -5,12 +5,12 @@ import math
 
 import numpy as np
 
-from tinyalex.devices import Device
+from tinyalex.devices.device import Device
 from tinyalex.errors import DeviceError, DeviceMemoryError
 from tinyalex.memory import empty
 
 
-class GPU(Device):
+class GPU(Device, kind="cuda"):
     """The GPU ``cuda:k``; DeviceError unless CuPy is installed and the GPU is here."""
 
     def __init__(self, name):

@@ -157,7 +157,7 @@ class _Graph:
             "Conv", layer.name, *_weights(layer), kernel_shape=two_of(layer.kernel, "kernel"),
             strides=two_of(layer.stride, "stride"), pads=_pads(four_pads(layer.pad)), group=layer.groups,
         )  # fmt: skip
-        self.activation(f"{layer.name}.neuron", layer.activation)
+        self.activation(f"{layer.name}.activation", layer.activation)
 
     @add.register
     def _(self, layer: Local2d):
@@ -168,7 +168,7 @@ class _Graph:
         if len(self.shape) > 1:
             self.node("Flatten", f"{layer.name}.flat", axis=1)
         self.node("Gemm", layer.name, *_weights(layer), transB=1)
-        self.activation(f"{layer.name}.neuron", layer.activation)
+        self.activation(f"{layer.name}.activation", layer.activation)
 
     @add.register
     def _(self, layer: MaxPool):

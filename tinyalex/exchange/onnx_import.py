@@ -468,7 +468,7 @@ class _Reader(Graph):
         if isinstance(last, Weighted) and last.activation is None:
             self.layers[-1] = replace(last, activation=activation)
         else:
-            self.push(node, Activate, activation, name=self.name("neuron"))
+            self.push(node, Activate, activation, name=self.name("act"))
 
     # ---- pooling -------------------------------------------------------------------------------------
 

@@ -34,15 +34,14 @@ To write or change a lesson:
 
 import importlib
 
-from tinyalex.lessons.checks import lesson
-
 __all__ = ["draw", "lesson", "paint", "step_through"]
 
 
 def __getattr__(name):
-    """Import what draws only when it is used: a check needs NumPy alone."""
+    """Import what is used only when it is used: a check needs NumPy alone."""
     if name in ("draw", "paint"):
         return importlib.import_module(f"tinyalex.lessons.{name}")
-    if name == "step_through":
-        return importlib.import_module("tinyalex.lessons.steps").step_through
+    places = {"lesson": "notebook", "step_through": "steps"}
+    if name in places:
+        return getattr(importlib.import_module(f"tinyalex.lessons.{places[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

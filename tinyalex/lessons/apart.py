@@ -140,9 +140,8 @@ class _Unpacked:
                     raise Broken
                 if last + np.dtype(name).itemsize > owner.nbytes or not all(type(s) is int for s in strides):
                     raise Broken
-                return np.ndarray(
-                    tuple(shape), name, owner.data, start, tuple(strides)
-                )  # it checks the bounds
+                # it checks the bounds
+                return np.ndarray(tuple(shape), name, owner.data, start, tuple(strides))
             case ["tuple", list(values)]:
                 return tuple(self.unpack(part, depth + 1) for part in values)
             case ["list", list(values)]:

@@ -37,6 +37,13 @@ from tinyalex.lessons.variants import counters, guarded, variants
 PASSED, NOT_YET, WRONG = "✓ passed", "… not yet", "✗ not right"
 
 
+def source_of(function):
+    """Return a function's text, without its decorator."""
+    lines, _ = inspect.getsourcelines(function)
+    start = next(i for i, line in enumerate(lines) if line.startswith("def "))
+    return "".join(lines[start:]).rstrip()
+
+
 class Hole(NamedTuple):
     """A function to complete: its solution, and what is needed to judge an answer and to help."""
 
@@ -54,9 +61,7 @@ class Hole(NamedTuple):
     @property
     def source(self):
         """The solution's text, without its decorator."""
-        lines, _ = inspect.getsourcelines(self.solution)
-        start = next(i for i, line in enumerate(lines) if line.startswith("def "))
-        return "".join(lines[start:]).rstrip()
+        return source_of(self.solution)
 
     def mistakes(self):
         """[(function, message)]: the typical wrong answers."""
@@ -108,66 +113,6 @@ def holes_of(number):
     """{name: Hole} of a lesson, in the order of its file."""
     module = importlib.import_module(f"tinyalex.lessons.holes.lesson{number:02d}")
     return {value.hole.name: value.hole for value in vars(module).values() if hasattr(value, "hole")}
-
-
-class Lesson(NamedTuple):
-    """The four things that a notebook calls."""
-
-    check: callable
-    hint: callable
-    solution: callable
-    tutor: callable
-
-
-def lesson(number):
-    """Return check, hint, solution and tutor for the holes of a lesson.
-
-    check(function) prints a verdict and returns the function if it is right, else the solution, so that the
-    notebook can go on.  hint("name") prints one hint more at each call, solution("name") the solution;
-    tutor("name") steps through the answer that was checked last, to the line where it departs.
-    """
-    from tinyalex.lessons.kill import exercises_of
-
-    holes = {**holes_of(number), **exercises_of(number)}
-    seen = dict.fromkeys(holes, 0)
-    answers = {}  # what was checked last: the notebook's name stands for the solution after a wrong answer
-
-    def find(name):
-        name = getattr(name, "__name__", name)
-        if name not in holes:
-            raise ValueError(f"lesson {number}: expected one of {', '.join(holes)}, found {name}")
-        return holes[name]
-
-    def check(function):
-        found = find(function)
-        if function is found.solution:  # the cell was run again: check has put the solution under this name
-            state, message = NOT_YET, "this is the book's solution: run the cell with your function first."
-        else:
-            state, message = judge(found, function)
-            answers[found.name] = function
-        print(f"{state}: {found.name}\n{message}".rstrip())
-        if state == WRONG and isinstance(found, Hole):
-            print(f'tutor("{found.name}") steps through it, to the line where it departs.')
-        return function if state == PASSED else found.solution
-
-    def hint(name):
-        found = find(name)
-        k = min(seen[found.name], len(found.hints) - 1)
-        seen[found.name] += 1
-        print(f"hint {k + 1} of {len(found.hints)}: {found.hints[k]}")
-
-    def solution(name):
-        print(find(name).source)
-
-    def tutor(name):
-        from tinyalex.lessons.tutor import show
-
-        found = find(name)
-        if not isinstance(found, Hole):
-            raise ValueError(f"tutor: expected a function that computes something, found {found.name}")
-        show(found, answers.get(found.name, found.solution))
-
-    return Lesson(check, hint, solution, tutor)
 
 
 class Verdict(NamedTuple):

@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 from tinyalex import __version__, files
 from tinyalex.errors import DataError
-from tinyalex.lessons import course, marking, sandbox
+from tinyalex.lessons import course, marking, notebook, sandbox
 from tinyalex.lessons.checks import NOT_YET, PASSED, WRONG, Verdict
 
 MOST_BYTES, MOST_TEXT = 32 << 20, 500_000  # of a file; characters of all its code
@@ -211,7 +211,7 @@ def read(data, lessons):
         raise DataError(f"expected at most {MOST_TEXT:,} characters of code, found {length:,}")
     names = [re.findall(r"^def +(\w+) *\(", text, re.MULTILINE) for text, _ in cells]
     defined = Counter(name for found in names for name in set(found))
-    every = {int(path.name[:2]): marking.asked(int(path.name[:2])) for path in course.notebooks()}
+    every = {int(path.name[:2]): notebook.asked(int(path.name[:2])) for path in course.notebooks()}
     best = max(every, key=lambda number: len(defined.keys() & every[number].keys()))
     if not defined.keys() & every[best].keys():
         raise DataError("expected a notebook of the course, found none of its functions")
@@ -365,7 +365,7 @@ def rows(folder):
         if kept is None:
             raise DataError(f"class report: not all is marked; first  tinyalex class mark {folder}")
         row = found.setdefault(student, Row(student, {}, []))
-        for name in marking.asked(number):
+        for name in notebook.asked(number):
             row.verdicts[number, name] = kept.get(name, Verdict(MISSING, "the notebook does not define it"))
         for remark in read(path.read_bytes(), about["lessons"]).remarks:
             name = remark.removeprefix(CLAIMS)
@@ -382,7 +382,7 @@ def rows(folder):
 def report(folder):
     """Write marks.csv, answers.csv and report.html into the class's folder; return their paths."""
     folder, about, found = Path(folder), _class(folder), rows(folder)
-    wanted = [(number, name) for number in about["lessons"] for name in marking.asked(number)]
+    wanted = [(number, name) for number in about["lessons"] for name in notebook.asked(number)]
     table = [["student", *(f"{number:02d} {name}" for number, name in wanted), "points", "of", "remarks"]]
     long = [["student", "lesson", "function", "verdict", "what to say"]]
     for row in found:
@@ -472,7 +472,7 @@ def _lesson(found, number):
     handed_in = sum(any(lesson == number for lesson, _ in row.verdicts) for row in found)
     parts.append(f"<p>{handed_in} of {_count(len(found), 'student')} handed it in.</p>")
     table, wrong = [], []
-    for name in marking.asked(number):
+    for name in notebook.asked(number):
         states = Counter(row.verdicts[number, name].state for row in found if (number, name) in row.verdicts)
         table.append((f"`{name}`", *(states[state] for state in MARK)))
         wrong += [(count, name, text) for count, text in mistakes(found, number, name)]

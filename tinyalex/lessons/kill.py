@@ -42,9 +42,7 @@ class Exercise(NamedTuple):
     @property
     def source(self):
         """The solution's text, without its decorator."""
-        lines, _ = inspect.getsourcelines(self.solution)
-        start = next(i for i, line in enumerate(lines) if line.startswith("def "))
-        return "".join(lines[start:]).rstrip()
+        return checks.source_of(self.solution)
 
     @property
     def wrong(self):

@@ -23,7 +23,7 @@ from tinyalex.errors import TinyalexError
 from tinyalex.files import printable
 from tinyalex.lessons import apart, sandbox
 from tinyalex.lessons.checks import PASSED, WRONG, Hole, Verdict, examine, holes_of
-from tinyalex.lessons.kill import exercises_of
+from tinyalex.lessons.notebook import asked
 
 MEMORY = 4 << 30  # bytes of a process that marks
 LONGEST = 3 * apart.PATIENCE * apart.SECONDS + apart.STARTING  # seconds that one answer may take it
@@ -37,11 +37,6 @@ class Answer(NamedTuple):
     name: str
     text: str  # of the cell
     before: tuple = ()  # of the cells above it
-
-
-def asked(number):
-    """{name: hole or exercise}: what a lesson asks for."""
-    return {**holes_of(number), **exercises_of(number)}
 
 
 def mark(answer, seed):

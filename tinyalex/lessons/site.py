@@ -12,8 +12,8 @@ from importlib import resources
 import nbformat
 
 from tinyalex.lessons import course, teacher, trace, tutor
-from tinyalex.lessons.checks import Hole, holes_of
-from tinyalex.lessons.kill import exercises_of
+from tinyalex.lessons.checks import Hole
+from tinyalex.lessons.notebook import asked
 
 STYLE = """
 @font-face { font-family: "STIX Two Math"; src: url(data:font/woff2;base64,FONT); }
@@ -66,6 +66,9 @@ FOR_TEACHERS = """
 <p><a href="teachers.html">For teachers</a>: of each lesson the minutes, what students get wrong
 and what to say then, questions.</p>
 """
+LIBRARY = """
+<p><a href="library/index.html">The library</a>: what its operations, layers and networks are called.</p>
+"""
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -114,6 +117,8 @@ def write(books, out, on_page=lambda done, of: None, cells=None, more=nothing_mo
     cells, markdown = cells or to_read, _markdown()
     stems, holes = list(books), {}
     contents = markdown.render((course.folder() / "README.md").read_text(encoding="utf-8")) + FOR_TEACHERS
+    if (out / "library").is_dir():  # `tinyalex docs` was there before
+        contents += LIBRARY
     written = [
         _write(out / "index.html", contents, _nav(None, None, stems[0] if stems else None), *more(None))
     ]
@@ -121,8 +126,7 @@ def write(books, out, on_page=lambda done, of: None, cells=None, more=nothing_mo
     touch = course.touch_page().replace("../README.md", "../index.html").replace('.ipynb"', '.html"')
     (out / "touch" / "index.html").write_text(touch, encoding="utf-8")
     for before, stem, after in zip([None, *stems], stems, [*stems[1:], None], strict=False):
-        number = int(stem[:2])
-        holes[stem] = {**holes_of(number), **exercises_of(number)}
+        holes[stem] = asked(int(stem[:2]))
         body = "\n".join(cells(books[stem], holes[stem], markdown))
         written.append(_write(out / f"{stem}.html", body, _nav(before, stem, after), *more(stem)))
         on_page(len(written) - 1, len(books))

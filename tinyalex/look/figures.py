@@ -237,7 +237,7 @@ def curves_figure(metrics, k=5):
     """Loss, and under it error rates, against epochs; a line wherever the learning rate changes.
 
     metrics: records as a run writes them to metrics.jsonl, in order; epoch counts passes over the training
-    set, with fractions; loss is in nats an image, errors are 0–1; records of another kind are passed over.
+    set, with fractions; loss is in nats per image, errors are 0–1; records of another kind are passed over.
 
         {"kind": "train", "step", "epoch", "loss", "error", "rate"}
         {"kind": "validation", "step", "epoch", "loss", "top1", "top5"}
@@ -282,7 +282,7 @@ def curves_figure(metrics, k=5):
         upwards = {"rotation": 45, "ha": "left", "rotation_mode": "anchor"}  # close ones do not collide
         rates.set_xticks(epochs, [f"{rate:.3g}" for rate in values], size=8, **upwards)
         rates.set_xlabel("learning rate", size=9)
-    loss.set(ylabel="loss (nats an image)")
+    loss.set(ylabel="loss (nats per image)")
     error.set(xlabel="epochs", ylabel="error rate")
     for axes in (loss, error):
         axes.set_ylim(bottom=0)

@@ -14,7 +14,7 @@ def nearest(queries, database, k=6):
     Returns (indices, distances), both (k, N), nearest first, the lower index first among equal distances.
     Raises ValueError for shapes that do not fit, k outside 1 … M, or values whose squares are not finite.
 
-    All pairs are measured by one product a block, ‖a‖² − 2ab + ‖b‖² in float64.  That loses the digits that
+    All pairs are measured by one product per block, ‖a‖² − 2ab + ‖b‖² in float64.  That loses the digits that
     large, close vectors have in common, so it only leaves out pairs that its rounding error cannot bring
     among the k nearest; the others are measured again by Σ (a − b)².  The result is that of Σ (a − b)² over
     all pairs; memory beyond the arguments is a few blocks, whatever M.

@@ -1,4 +1,4 @@
-"""How fast: seconds a step, where they go, and how far from the limit of the matrix products.
+"""How fast: seconds per step, where they go, and how far from the limit of the matrix products.
 
     tinyalex bench alexnet --vs torch
 
@@ -23,7 +23,6 @@ import subprocess
 import sys
 from collections import Counter
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import replace
 from importlib.util import find_spec
 from time import perf_counter
 
@@ -34,42 +33,15 @@ from rich.table import Table
 from tinyalex.comm import launch
 from tinyalex.errors import ArgumentError, DeviceError
 from tinyalex.measure import bench_cuda, print_whole
-from tinyalex.measure.machine import blas, cpu
-from tinyalex.models import Network
-from tinyalex.nn import LRN, Conv2d, Linear, Local2d
+from tinyalex.measure.alone import alone
+from tinyalex.measure.machine import blas, cpu, faults, peak_bytes
+from tinyalex.nn import Conv2d, Linear
 from tinyalex.optim import SGD
 from tinyalex.parallel import usual
 from tinyalex.train import Step
 
-try:
-    import resource  # of POSIX
-except ImportError:
-    resource = None
-
 ROUND = 0.5  # seconds that a round takes at the least
 RATE = 1e-4
-
-
-def alone(network, name, ranks=1):
-    """Return the network of one layer alone, as one of so many ranks holds it.
-
-    Raises ArgumentError for a name that the network does not have.
-    """
-    placed = {place.layer.name: place for place in network.plan(ranks)}
-    if name not in placed:
-        raise ArgumentError(f"bench: expected one of {', '.join(placed)}; found {name!r}")
-    place = placed[name]
-    layer, own = place.layer, place.own(place.x, place.split_x)
-    if isinstance(layer, Local2d):
-        layer = replace(layer, filters=layer.filters // ranks)
-    elif isinstance(layer, Conv2d):
-        layer = replace(layer, filters=layer.filters // ranks, groups=max(1, layer.groups // ranks))
-    elif isinstance(layer, Linear):
-        layer = replace(layer, features=layer.features // ranks)
-    elif isinstance(layer, LRN) and place.split_x:
-        layer = replace(layer, groups=layer.groups // ranks)
-    layer.need_dx = getattr(place.layer, "need_dx", True)
-    return Network([layer], own)
 
 
 def check(network, against, device):
@@ -206,16 +178,6 @@ def _rival(network, layer, batch, forward, tuned, comm):
                 process.stdin.close()  # it ends
 
 
-def faults():
-    """Return the page faults of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt if resource else 0
-
-
-def peak_bytes():
-    """Return the largest resident set that this process has had; None where the system does not tell."""
-    return resource and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 @contextmanager
 def _timed(work):
     """Within the block, add up the seconds of every layer's forward and backward, and of the update."""
@@ -293,7 +255,7 @@ def _flop(work):
 
 
 def _layer_rows(work, seconds, steps):
-    """One dict a layer and direction: milliseconds a step, GFLOP/s of the products (0 without)."""
+    """One dict per layer and direction: milliseconds per step, GFLOP/s of the products (0 without)."""
     rows = []
     for (name, direction), total in seconds.items():
         made = []

@@ -21,7 +21,8 @@ from torch import nn
 from torch.nn import functional
 
 from tinyalex.errors import ArgumentError, DeviceError
-from tinyalex.measure.bench import alone, faults, peak_bytes
+from tinyalex.measure.alone import alone
+from tinyalex.measure.machine import faults, peak_bytes
 from tinyalex.models import Network
 from tinyalex.nn import (
     LRN,

@@ -201,8 +201,8 @@ class Prediction(NamedTuple):
 def predict(description: Description, link: float, flops: float, latency: float = 0.0) -> Prediction:
     """Predict a step of a `Description` from what one device can do.
 
-    link: bytes a second that a device receives in a collective.  flops: FLOP a second that a whole step does
-    on one device, two for a multiply-add of im2col.  latency: seconds that any collective takes besides.
+    link: bytes per second that a device receives in a collective.  flops: FLOP per second of a whole step on
+    one device, two for a multiply-add of im2col.  latency: seconds that any collective takes besides.
 
     Forward costs the layers' multiply-adds, backward twice that (once where no gradient of the pixels is
     needed).  Exchanges of activations are waited for, unless the ranks take turns: then the next images

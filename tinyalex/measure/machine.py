@@ -1,4 +1,4 @@
-"""What a figure was measured on: the CPU's model and caches, and NumPy's BLAS."""
+"""What a figure was measured on: the CPU's model and caches, NumPy's BLAS; and what the process has used."""
 
 import platform
 import re
@@ -6,6 +6,11 @@ from pathlib import Path
 
 import numpy as np
 from threadpoolctl import threadpool_info
+
+try:
+    import resource  # of POSIX
+except ImportError:
+    resource = None
 
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
@@ -39,3 +44,13 @@ def blas():
         if b["user_api"] == "blas"
     ]
     return f"{np.__version__}, BLAS: {', '.join(libraries) or 'unknown'}"
+
+
+def faults():
+    """Return the page faults of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt if resource else 0
+
+
+def peak_bytes():
+    """Return the largest resident set that this process has had; None where the system does not tell."""
+    return resource and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -33,7 +33,7 @@ def of_layer(place, batch):
 def _kernels(place, x, y):
     """(direction, kernel, bytes) of a layer that reads x numbers and makes y."""
     layer = place.layer
-    neuron = [("backward", "activate_backward", 12 * y)] if getattr(layer, "activation", None) else []
+    activation = [("backward", "activate_backward", 12 * y)] if getattr(layer, "activation", None) else []
     if isinstance(layer, Conv2d):
         F, CG, KH, KW = layer.sizes(place.x)["w"]
         F //= place.ranks
@@ -41,7 +41,7 @@ def _kernels(place, x, y):
         return [
             ("forward", "lay_out_weights", 4 * 2 * w),
             ("forward", "conv_forward", 4 * (x + w + F + y)),
-            *neuron,
+            *activation,
             ("backward", "conv_backward_w", 4 * (y + x + w + F)),
             ("backward", "add_chunks", 4 * 2 * (w + F)),
         ] + [
@@ -50,7 +50,7 @@ def _kernels(place, x, y):
         ] * layer.need_dx
     if isinstance(layer, Linear):
         F = layer.features // place.ranks
-        return [("forward", "bias_relu", 4 * (2 * y + F)), ("backward", "sum_rows", 4 * (y + F)), *neuron]
+        return [("forward", "bias_relu", 4 * (2 * y + F)), ("backward", "sum_rows", 4 * (y + F)), *activation]
     if isinstance(layer, Activate):
         return [("forward", "activate", 8 * x), ("backward", "activate_backward", 12 * x)]
     if isinstance(layer, AvgPool):

@@ -66,9 +66,7 @@ def layers_of(words, hidden, classes):
         layers.append(Conv2d(int(filters), kernel, pad=pad, activation="relu", name=name))
     for number, features in enumerate(hidden, 6):
         layers.append(Linear(features, "relu", name=f"fc{number}"))
-        layers.append(
-            Dropout(0.5, inverted=True, name=f"dropout{number}")
-        )  # as Caffe's, in which VGG was made
+        layers.append(Dropout(0.5, inverted=True, name=f"dropout{number}"))  # Caffe's: VGG was made in it
     return [*layers, Linear(classes, name="fc8")]
 
 

@@ -148,7 +148,7 @@ class Flatten(Layer):
     def forward(self, x, train=False):
         """x (C, H, W, N) → y (C·H·W, N)."""
         self.cache = x.shape
-        return x.reshape(-1, x.shape[-1])
+        return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
     def backward(self, dy):
         """dy → dx, shaped like x."""
@@ -216,7 +216,7 @@ class Part(Layer):
 
 
 def on_towers(layers: list[Layer], ranks: int) -> list[Layer]:
-    """Return the list with the layers by which towers, convolutions in groups, run a tower a rank.
+    """Return the list with the layers by which towers, convolutions in groups, run one per rank.
 
     The ranks meet (AllGather) before each layer that reads all channels, and part again (Part) before a layer
     that reads its part of them.  A normalization whose windows cross the towers sees all channels, between

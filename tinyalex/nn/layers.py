@@ -61,9 +61,12 @@ class Layer:
     weights = ()  # those of its parameters that have a gradient, as the pair takes and returns them
     statistics = ()  # those that follow what is seen in training, and have none
     leaves = None  # what a rank holds after it: "part" of the channels, "all", or None: as before it
-    keeps = ("x",)  # what backward reads: "x", "y", or the bytes a number of x of an array of its own
+    keeps = ("x",)  # what backward reads: "x", "y", or the bytes per number of x of an array of its own
 
     def __init_subclass__(cls, is_kind=True):
+        ours = KINDS.get(cls.__name__, cls).__module__
+        if ours.startswith("tinyalex.") and ours != cls.__module__:
+            raise ArgumentError(f"{cls.__name__}: tinyalex has a kind of layer of this name, choose another")
         if is_kind:
             KINDS[cls.__name__] = cls
 
@@ -307,7 +310,9 @@ class Linear(Weighted):
     def forward(self, x, train=False):
         """x (D, N) or (C, H, W, N) → y (F/ranks, N)."""
         self.x_shape = x.shape
-        return self.run(x.reshape(-1, x.shape[-1]), activation=activation_of(self.activation))
+        return self.run(
+            x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), activation=activation_of(self.activation)
+        )
 
     def backward(self, dy):
         """dy → dx, shaped like x."""

@@ -2,6 +2,7 @@
 
 import copy
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -122,7 +123,7 @@ class Sequential:
         for layer in self.layers.values():
             layer.cache = None  # the last step's memory is free for this one
         for name, layer in self.layers.items():
-            with self.comm.on_behalf_of(f"{name} forward"):
+            with self._at(name, "forward"):
                 x = layer.forward(x, train)
             if name == last:
                 break
@@ -134,10 +135,21 @@ class Sequential:
         after(layer) is called when those of a layer are.
         """
         for name, layer in reversed(self.layers.items()):
-            with self.comm.on_behalf_of(f"{name} backward"):
+            with self._at(name, "backward"):
                 dy = layer.backward(dy)
                 after(layer)
         return dy
+
+    @contextmanager
+    def _at(self, name, direction):
+        """Within the block the ledger's entries are of this layer, and errors name it."""
+        try:
+            with self.comm.on_behalf_of(f"{name} {direction}"):
+                yield
+        except (ArgumentError, TypeError) as error:
+            if not str(error).startswith(name):
+                error.args = (f"{name}: {error}",)
+            raise
 
     def parameters(self):
         """Yield (name, layer, key) of every parameter array: ("conv1.w", layer, "w"), …"""
@@ -154,7 +166,7 @@ class Sequential:
         return sizes(self.placed.values())
 
     def __repr__(self):
-        """A line a layer: its name, the call that makes it, what comes out, and its parameters."""
+        """A line per layer: its name, the call that makes it, what comes out, and its parameters."""
         rows, total = [("", "input", "×".join(map(str, self.input_shape)), "")], 0
         for name, (layer, x, y, *_) in self.placed.items():
             count = layer.count(x)

@@ -54,7 +54,7 @@ class ConvCache(NamedTuple):
 
 
 def check_conv2d(x, w, b, stride, pad, groups):
-    """Raise unless these arguments are a convolution; return ((SH, SW), (top, bottom, left, right))."""
+    """Raise unless these are a convolution; return ((SH, SW), (top, bottom, left, right), y's shape)."""
     if b is None:
         raise ArgumentError("conv2d: expected a bias b for each filter, found None")
     same_dtype("conv2d", x=x, w=w, b=b)
@@ -70,8 +70,7 @@ def check_conv2d(x, w, b, stride, pad, groups):
     if b.shape != (F,):
         raise ArgumentError(f"conv2d: expected a bias for each of {F} filters, found shape {b.shape}")
     stride, pads = two_of(stride, "conv2d: stride"), four_pads(pad)
-    conv2d_shape(x, w, stride, pads)
-    return stride, pads
+    return stride, pads, conv2d_shape(x, w, stride, pads)
 
 
 def conv2d_shape(x, w, stride, pads):
@@ -90,13 +89,11 @@ def conv2d_forward(x, w, b, stride=1, pad=0, groups=1, activation=None):
     geometry, TypeError for mixed dtypes or array kinds.
     """
     xp = xp_of(x, w, b)
-    stride, pads = check_conv2d(x, w, b, stride, pad, groups)
-    y = empty(xp, conv2d_shape(x, w, stride, pads), x.dtype)
+    stride, pads, shape = check_conv2d(x, w, b, stride, pad, groups)
+    y = empty(xp, shape, x.dtype)
     cache = ConvCache(x, w, y if activation else None, stride, pads, groups, activation)
     if xp is not np:
-        if stride[0] != stride[1]:  # for which there are no kernels
-            return _plain().conv2d_forward(x, w, b, stride, pads, groups, activation)
-        cuda.conv2d_forward(y, b, cache._replace(stride=stride[0]))
+        cuda.conv2d_forward(y, b, cache)
         return y, cache
     for cs, fs in _groups(cache):
         finish = partial(_add_bias_and_activate, b[fs], activation)
@@ -116,9 +113,7 @@ def conv2d_backward(dy, cache, need_dx=True):
     xp = xp_of(dy, x)
     check_dy("conv2d backward", dy, conv2d_shape(x, w, stride, pads), x.dtype)
     if xp is not np:
-        if stride[0] != stride[1]:
-            return _plain().conv2d_backward(dy, cache, need_dx)
-        return cuda.conv2d_backward(dy, cache._replace(stride=stride[0]), need_dx)
+        return cuda.conv2d_backward(dy, cache, need_dx)
     g = activation.backward(dy, y) if activation else xp.ascontiguousarray(dy)
     dw = empty(xp, w.shape, w.dtype)
     dx = empty(xp, x.shape, x.dtype) if need_dx else None
@@ -129,13 +124,6 @@ def conv2d_backward(dy, cache, need_dx=True):
         else:
             dw[fs] = strips.convolve_backward(g[fs], x[cs], w[fs], stride, pads, dx_part)
     return dx, dw, g.sum(axis=(1, 2, 3))
-
-
-def _plain():
-    """Return the module of plain operations, which imports this one."""
-    from tinyalex.ops import plain
-
-    return plain
 
 
 def _groups(cache):

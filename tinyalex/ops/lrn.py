@@ -55,13 +55,12 @@ def check_norm(what, x, n, groups=1):
 
 def _over_power(x, s, beta, out, work):
     """x / s^β; for the usual β = 3/4 by two square roots, many times as fast as a power."""
-    xp = xp_of(s)
     if beta == 0.75:
-        xp.sqrt(s, out=out)  # s^½
-        out *= xp.sqrt(out, out=work)  # · s^¼
+        np.sqrt(s, out=out)  # s^½
+        out *= np.sqrt(out, out=work)  # · s^¼
     else:
-        xp.power(s, s.dtype.type(beta), out=out)
-    return xp.divide(x, out, out=out)
+        np.power(s, s.dtype.type(beta), out=out)
+    return np.divide(x, out, out=out)
 
 
 def _window_sum(p, n, before, out, work):
@@ -73,8 +72,8 @@ def _window_sum(p, n, before, out, work):
     C = len(p)
     after = n - 1 - before
     if n == 5 and before == 2 and C >= 5:
-        pairs = xp_of(p).add(p[1:], p[:-1], out=work[: C - 1])  # p_i + p_i+1
-        xp_of(p).add(pairs[:-3], pairs[2:-1], out=out[2:-2])
+        pairs = np.add(p[1:], p[:-1], out=work[: C - 1])  # p_i + p_i+1
+        np.add(pairs[:-3], pairs[2:-1], out=out[2:-2])
         out[2:-2] += p[4:]
         out[0] = pairs[0] + p[2]
         out[1] = pairs[0] + pairs[2]
@@ -97,7 +96,7 @@ def _blocks_of_pixels(x, groups, buffers):
     C, columns = x.shape[0], x[0].size
     size = C // groups
     step = max(1, min(columns, BLOCK_BYTES // (size * x.itemsize)))
-    room = empty(xp_of(x), (buffers, size, step), x.dtype)
+    room = empty(np, (buffers, size, step), x.dtype)
     for g in range(groups):
         for start in range(0, columns, step):
             stop = min(start + step, columns)

@@ -17,7 +17,7 @@ from tinyalex.ops.later.plain import batch_norm_backward, batch_norm_forward  # 
 from tinyalex.ops.linear import LinearCache, check_linear
 from tinyalex.ops.lrn import NormCache, check_norm
 from tinyalex.ops.pool import AvgPoolCache, MaxPoolCache, pool_geometry
-from tinyalex.ops.softmax import LossCache, check_labels
+from tinyalex.ops.softmax import LossCache, check_labels, images_of_loss
 from tinyalex.ops.windows import four_pads, output_size, two_of
 
 __all__ = ["col2im", "im2col"]
@@ -28,17 +28,7 @@ def im2col(x, kh, kw, stride=1, pad=0, fill=0):
 
     Returns (C·KH·KW, OH·OW·N): rows in the order c, p, q, columns in the order i, j, n.
     """
-    pt, pb, pl, pr = four_pads(pad)
-    C, H, W, N = x.shape
-    down, across = two_of(stride, "im2col: stride")
-    oh = output_size(H, kh, down, pt, pb, "im2col")
-    ow = output_size(W, kw, across, pl, pr, "im2col")
-    padded = xp_of(x).pad(x, ((0, 0), (pt, pb), (pl, pr), (0, 0)), constant_values=fill)
-    cols = xp_of(x).empty((C, kh, kw, oh, ow, N), x.dtype)
-    for p in range(kh):
-        for q in range(kw):
-            cols[:, p, q] = padded[:, p : p + oh * down : down, q : q + ow * across : across]
-    return cols.reshape(C * kh * kw, oh * ow * N)
+    return _im2col(x, *_geometry("im2col", x.shape, kh, kw, stride, pad), fill)
 
 
 def col2im(cols, x_shape, kh, kw, stride=1, pad=0):
@@ -46,25 +36,47 @@ def col2im(cols, x_shape, kh, kw, stride=1, pad=0):
 
     cols: (C·KH·KW, OH·OW·N).  Returns (C,H,W,N) = x_shape.
     """
-    pt, pb, pl, pr = four_pads(pad)
+    return _col2im(cols, x_shape, *_geometry("col2im", x_shape, kh, kw, stride, pad))
+
+
+def _geometry(what, x_shape, kh, kw, stride, pad):
+    """Check the arguments; return the window (KH, KW), the strides, the four pads and (OH, OW)."""
+    (_, H, W, _), (down, across), pads = x_shape, two_of(stride, f"{what}: stride"), four_pads(pad)
+    OH = output_size(H, kh, down, *pads[:2], what)
+    return (kh, kw), (down, across), pads, (OH, output_size(W, kw, across, *pads[2:], what))
+
+
+def _im2col(x, window, stride, pads, size, fill=0):
+    """im2col of arguments that are checked: those that `_geometry` returns."""
+    (KH, KW), (down, across), (pt, pb, pl, pr), (OH, OW) = window, stride, pads, size
+    xp, (C, _, _, N) = xp_of(x), x.shape
+    padded = xp.pad(x, ((0, 0), (pt, pb), (pl, pr), (0, 0)), constant_values=fill)
+    cols = xp.empty((C, KH, KW, OH, OW, N), x.dtype)
+    for p in range(KH):
+        for q in range(KW):
+            cols[:, p, q] = padded[:, p : p + OH * down : down, q : q + OW * across : across]
+    return cols.reshape(C * KH * KW, OH * OW * N)
+
+
+def _col2im(cols, x_shape, window, stride, pads, size):
+    """col2im of arguments that are checked: those that `_geometry` returns."""
+    (KH, KW), (down, across), (pt, pb, pl, pr), (OH, OW) = window, stride, pads, size
     C, H, W, N = x_shape
-    down, across = two_of(stride, "col2im: stride")
-    oh = output_size(H, kh, down, pt, pb, "col2im")
-    ow = output_size(W, kw, across, pl, pr, "col2im")
-    cols = cols.reshape(C, kh, kw, oh, ow, N)
+    cols = cols.reshape(C, KH, KW, OH, OW, N)
     padded = xp_of(cols).zeros((C, H + pt + pb, W + pl + pr, N), cols.dtype)
-    for p in range(kh):  # within one (p,q) no two windows touch the same pixel, so += is a sum over windows
-        for q in range(kw):
-            padded[:, p : p + oh * down : down, q : q + ow * across : across] += cols[:, p, q]
+    for p in range(KH):  # within one (p,q) no two windows touch the same pixel, so += is a sum over windows
+        for q in range(KW):
+            padded[:, p : p + OH * down : down, q : q + OW * across : across] += cols[:, p, q]
     return padded[:, pt : pt + H, pl : pl + W]
 
 
 def conv2d_forward(x, w, b, stride=1, pad=0, groups=1, activation=None):
     """y = activation(W cols + b), with a W and columns of its own for each group."""
-    stride, pads = check_conv2d(x, w, b, stride, pad, groups)
+    stride, pads, y_shape = check_conv2d(x, w, b, stride, pad, groups)
     W = w.reshape(groups, len(w) // groups, -1)  # (g, F/g, C/g·KH·KW)
-    cols = im2col(x, *w.shape[2:], stride, pads).reshape(groups, W.shape[2], -1)  # (g, C/g·KH·KW, OH·OW·N)
-    y = (W @ cols).reshape(conv2d_shape(x, w, stride, pads)) + b[:, None, None, None]
+    cols = _im2col(x, w.shape[2:], stride, pads, y_shape[1:3])  # (C·KH·KW, OH·OW·N)
+    y = W @ cols.reshape(groups, W.shape[2], -1)  # (g, F/g, OH·OW·N)
+    y = y.reshape(y_shape) + b[:, None, None, None]
     if activation:
         y, _ = activation.forward(y)
     return y, ConvCache(x, w, y if activation else None, stride, pads, groups, activation)
@@ -76,12 +88,13 @@ def conv2d_backward(dy, cache, need_dx=True):
     check_dy("conv2d backward", dy, conv2d_shape(x, w, stride, pads), x.dtype)
     g = activation.backward(dy, y) if activation else dy
     W, G = w.reshape(groups, len(w) // groups, -1), g.reshape(groups, len(w) // groups, -1)
-    cols = im2col(x, *w.shape[2:], stride, pads).reshape(groups, W.shape[2], -1)
+    geometry = w.shape[2:], stride, pads, dy.shape[1:3]
+    cols = _im2col(x, *geometry).reshape(groups, W.shape[2], -1)
     dw, db = (G @ cols.swapaxes(1, 2)).reshape(w.shape), g.sum(axis=(1, 2, 3))
     if not need_dx:
         return None, dw, db
     dcols = (W.swapaxes(1, 2) @ G).reshape(groups * W.shape[2], -1)  # (C·KH·KW, OH·OW·N)
-    return col2im(dcols, x.shape, *w.shape[2:], stride, pads), dw, db
+    return _col2im(dcols, x.shape, *geometry), dw, db
 
 
 def linear_forward(x, w, b, activation=None):
@@ -102,22 +115,22 @@ def linear_backward(dy, cache):
 
 
 def _pooling(what, x, z, s, pad, ceil):
-    """Return y's (OH, OW), z, s, and the pads with which im2col's windows are the pooling's."""
+    """Return z, s, the pads with which im2col's windows are the pooling's, and (OH, OW)."""
     z, s, (pt, _, pl, _), OH, OW = pool_geometry(what, x, z, s, pad, ceil)
     _, H, W, _ = x.shape
     bottom, right = (OH - 1) * s[0] + z[0] - H - pt, (OW - 1) * s[1] + z[1] - W - pl
-    return (OH, OW), z, s, (pt, max(0, bottom), pl, max(0, right))
+    return z, s, (pt, max(0, bottom), pl, max(0, right)), (OH, OW)
 
 
-def _pixels(x, size, z, s, pads, fill):
-    """Return the pixels of each window of (OH, OW), in reading order: (C, ZH·ZW, OH, OW, N)."""
-    return im2col(x, *z, s, pads, fill).reshape(len(x), math.prod(z), *size, x.shape[3])
+def _pixels(x, z, s, pads, size, fill):
+    """Return the pixels of each window, in reading order: (C, ZH·ZW, OH, OW, N)."""
+    return _im2col(x, z, s, pads, size, fill).reshape(len(x), math.prod(z), *size, x.shape[3])
 
 
 def max_pool_forward(x, z, s, pad=0, ceil=True):
     """y = the largest pixel of each window; padding counts as −∞."""
-    size, z, s, pads = _pooling("max_pool", x, z, s, pad, ceil)
-    y = _pixels(x, size, z, s, pads, fill=-math.inf).max(axis=1)
+    z, s, pads, size = _pooling("max_pool", x, z, s, pad, ceil)
+    y = _pixels(x, z, s, pads, size, fill=-math.inf).max(axis=1)
     return y, MaxPoolCache(x, y, z, s, pads)
 
 
@@ -126,21 +139,21 @@ def max_pool_backward(dy, cache):
     x, y, z, s, pads = cache
     xp = xp_of(dy, x)
     check_dy("max_pool backward", dy, y.shape, x.dtype)
-    winner = _pixels(x, y.shape[1:3], z, s, pads, fill=-math.inf).argmax(axis=1)
+    winner = _pixels(x, z, s, pads, y.shape[1:3], fill=-math.inf).argmax(axis=1)
     won = xp.arange(math.prod(z))[:, None, None, None] == winner[:, None]  # (C, ZH·ZW, OH, OW, N)
-    return col2im(xp.where(won, dy[:, None], dy.dtype.type(0)), x.shape, *z, s, pads)
+    return _col2im(xp.where(won, dy[:, None], dy.dtype.type(0)), x.shape, z, s, pads, y.shape[1:3])
 
 
 def _count(xp, cache):
     """Return how many real pixels each window has: (1, OH, OW, 1)."""
     (_, H, W, _), (_, *size, _), dtype, z, s, pads = cache
-    return _pixels(xp.ones((1, H, W, 1), dtype), size, z, s, pads, fill=0).sum(axis=1)
+    return _pixels(xp.ones((1, H, W, 1), dtype), z, s, pads, size, fill=0).sum(axis=1)
 
 
 def avg_pool_forward(x, z, s, pad=0, ceil=True):
     """y = the sum of each window's real pixels / how many they are."""
-    size, z, s, pads = _pooling("avg_pool", x, z, s, pad, ceil)
-    total = _pixels(x, size, z, s, pads, fill=0).sum(axis=1)
+    z, s, pads, size = _pooling("avg_pool", x, z, s, pad, ceil)
+    total = _pixels(x, z, s, pads, size, fill=0).sum(axis=1)
     cache = AvgPoolCache(x.shape, total.shape, x.dtype, z, s, pads)
     return total / _count(xp_of(x), cache), cache
 
@@ -150,7 +163,8 @@ def avg_pool_backward(dy, cache):
     x_shape, y_shape, dtype, z, s, pads = cache
     xp = xp_of(dy)
     check_dy("avg_pool backward", dy, y_shape, dtype)
-    return col2im(xp.stack([dy / _count(xp, cache)] * math.prod(z), axis=1), x_shape, *z, s, pads)
+    shares = xp.stack([dy / _count(xp, cache)] * math.prod(z), axis=1)
+    return _col2im(shares, x_shape, z, s, pads, y_shape[1:3])
 
 
 def _window_sum(p, n, before, axis):
@@ -161,7 +175,7 @@ def _window_sum(p, n, before, axis):
 
 
 def _across_maps(p, n, before, groups):
-    return _window_sum(p.reshape(groups, -1, *p.shape[1:]), n, before, 1).reshape(p.shape)
+    return _window_sum(p.reshape(groups, len(p) // groups, *p.shape[1:]), n, before, 1).reshape(p.shape)
 
 
 def _within_map(p, n, before, groups):
@@ -226,7 +240,7 @@ def softmax_loss_forward(logits, labels, total=None):
     xp = xp_of(logits, labels)
     same_dtype("softmax_loss", logits=logits)
     check_labels("softmax_loss", logits, labels)
-    total = logits.shape[1] if total is None else total
+    total = images_of_loss(logits.shape[1], total)
     z = logits - logits.max(axis=0)
     log_p = z - xp.log(xp.exp(z).sum(axis=0))
     loss = -xp.where(_onehot(logits, labels), log_p, logits.dtype.type(0)).sum() / logits.dtype.type(total)

@@ -100,9 +100,8 @@ def max_pool_forward(x, z, s, pad=0, ceil=True):
 
 
 def _max_along(axis, x, z, s, before, size, out=None):
-    xp = xp_of(x)
     if out is None:
-        out = empty(xp, (*x.shape[:axis], size, *x.shape[axis + 1 :]), x.dtype)
+        out = empty(np, (*x.shape[:axis], size, *x.shape[axis + 1 :]), x.dtype)
     covered = sorted(_covered(x.shape[axis], z, s, before, size), key=lambda c: c[0].start - c[0].stop)
     if covered[0][0] == slice(0, size):  # an offset that is real in every window starts the maximum
         out[...] = x[_along(axis, covered.pop(0)[1])]
@@ -110,7 +109,7 @@ def _max_along(axis, x, z, s, before, size, out=None):
         out.fill(-math.inf)
     for windows, pixels in covered:
         part = out[_along(axis, windows)]
-        xp.maximum(part, x[_along(axis, pixels)], out=part)
+        np.maximum(part, x[_along(axis, pixels)], out=part)
     return out
 
 
@@ -183,9 +182,8 @@ def avg_pool_forward(x, z, s, pad=0, ceil=True):
 
 
 def _sum_along(axis, x, z, s, before, size, out=None):
-    xp = xp_of(x)
     if out is None:
-        out = empty(xp, (*x.shape[:axis], size, *x.shape[axis + 1 :]), x.dtype)
+        out = empty(np, (*x.shape[:axis], size, *x.shape[axis + 1 :]), x.dtype)
     out.fill(0)
     for windows, pixels in _covered(x.shape[axis], z, s, before, size):
         out[_along(axis, windows)] += x[_along(axis, pixels)]

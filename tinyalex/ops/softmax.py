@@ -39,6 +39,14 @@ def check_labels(what, scores, labels, values=True):
             raise ArgumentError(f"{what}: expected labels 0 … {K - 1}, found {least} … {most}")
 
 
+def images_of_loss(N, total):
+    """How many images the loss is divided by: N unless told.  Raises ArgumentError for none."""
+    total = N if total is None else total
+    if total < 1:
+        raise ArgumentError(f"softmax_loss: expected a loss of at least 1 image, found {total}")
+    return total
+
+
 class LossCache(NamedTuple):
     """What backward needs."""
 
@@ -59,7 +67,7 @@ def softmax_loss_forward(logits, labels, total=None):
     # On a GPU, checking the values would synchronise at every step; a bad label gives NaN instead.
     check_labels("softmax_loss", logits, labels, values=xp is np)
     N = logits.shape[1]
-    total = N if total is None else total
+    total = images_of_loss(N, total)
     if xp is not np:
         loss, p = cuda.softmax_loss_forward(logits, labels, total)
         return loss, LossCache(p, labels, total)

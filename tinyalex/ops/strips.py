@@ -60,7 +60,7 @@ def convolve_backward(g, x, w, stride, pads, dx):
     for rows, strips in _blocks_of_rows(x, KH, KW, stride, pads, OH, OW):
         dwT += np.matmul(_columns(strips, KH, stride[0]), g_rows[rows].swapaxes(1, 2)).sum(axis=0)
         if dx is not None:
-            dcols = np.matmul(weights.T, g_rows[rows]).reshape(-1, KH, C, KW, OW, N)
+            dcols = np.matmul(weights.T, g_rows[rows]).reshape(rows.stop - rows.start, KH, C, KW, OW, N)
             dstrips = zeros(np, strips.shape, strips.dtype)
             for p in range(KH):
                 dstrips[p : len(strips) - KH + p + 1 : stride[0]] += dcols[:, p]

@@ -138,7 +138,7 @@ def _blocks(C, y, k):
     F, OH, OW, N = y.shape
     n2, tiles = (k + SIDE - 1) ** 2, -(-OW // SIDE)
     image = n2 * (C + F) * tiles  # numbers in V and M
-    parts = min(N, -(-N * image * y.itemsize // PRODUCTS_BYTES))
+    parts = max(1, min(N, -(-N * image * y.itemsize // PRODUCTS_BYTES)))
     room = empty(np, (-(-N // parts) * image,), y.dtype)
     for part in range(parts):
         images = slice(N * part // parts, N * (part + 1) // parts)
@@ -174,7 +174,9 @@ def _out_of(A, M, block, y, finish=None):
     Y = empty(np, (chunks[0].stop, height * SIDE, tiles, N), y.dtype)
     for fs in chunks:
         size = fs.stop - fs.start
-        np.matmul(A.T[: len(Y[0])], M[:, fs].swapaxes(0, 1), out=Y[:size].reshape(size, -1, tiles * N))
+        np.matmul(
+            A.T[: len(Y[0])], M[:, fs].swapaxes(0, 1), out=Y[:size].reshape(size, height * SIDE, tiles * N)
+        )
         if finish:
             finish(fs, Y[:size])
         by_column = Y[:size].reshape(size, height, SIDE, tiles, N)
@@ -185,5 +187,5 @@ def _out_of(A, M, block, y, finish=None):
 
 def _chunks(count, nbytes):
     """Slices of `count` channels, of nbytes each: so many that a transform stays in cache."""
-    step = max(1, TRANSFORM_BYTES // nbytes)
+    step = max(1, TRANSFORM_BYTES // max(1, nbytes))
     return [slice(c, min(c + step, count)) for c in range(0, count, step)]

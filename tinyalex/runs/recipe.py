@@ -145,7 +145,7 @@ def recipe_of(recipe, network="paper", noise=None, **changes):
     """Return a `Recipe`: the one given, or that of a name; None: of the network's authors, or the paper's.
 
     noise: of its augmentation.  changes: of its fields, None where not asked for.  Raises ArgumentError for
-    an unknown name or field, or a value that cannot be.
+    an unknown name or field, or an invalid value.
     """
     if recipe is None:
         recipe = network if isinstance(network, str) and network in PRESETS else "paper"

@@ -1,7 +1,7 @@
 """A training run in a folder: begun, interrupted, resumed, and looked at later.
 
     run.json                    the settings
-    metrics.jsonl               one JSON record a line: kind "train", "validation", "drop" (of the rate) or
+    metrics.jsonl               one JSON record per line: kind "train", "validation", "drop" (of the rate) or
                                 "sizes"
     step-00001234.safetensors   checkpoints, the last few: weights, velocities, and all that the next step
                                 depends on (generator, place in the data, schedule), so that a resumed run
@@ -219,7 +219,7 @@ def job(out, settings, data, new=False, longer=False, stop=None, on_event=lambda
     """Return what each rank runs, a function of its comm, to train in the run folder `out`.
 
     settings, data: a `Settings` and an opened data set.  new: the folder is made, and must be new or empty.
-    stop, on_event, longer: as of `train`.  The errors of settings that cannot be are raised before the folder
+    stop, on_event, longer: as of `train`.  The errors of invalid settings are raised before the folder
     is touched.
     """
     stop = stop or threading.Event()
@@ -281,12 +281,11 @@ class _Run:
             checkpoint.inherit(self.net, settings.network, settings.start_from)
         if comm.rank == 0:
             _write_settings(out, settings)  # the pictures may have been moved
-            # What was recorded after this checkpoint will be recorded again.
-            recorded = self.place.step - (
-                self.place.batch == self.steps
-            )  # where it stopped in its validation
-            kept = [r for r in metrics(out) if r["step"] <= recorded]
-            text = "".join(json.dumps(r) + "\n" for r in kept)
+            # What was recorded after this checkpoint will be recorded again: where it stopped in its
+            # validation, the last step too.
+            recorded = self.place.step - (self.place.batch == self.steps)
+            kept = [record for record in metrics(out) if record["step"] <= recorded]
+            text = "".join(json.dumps(record) + "\n" for record in kept)
             files.write_text(out / "metrics.jsonl", text)
         if settings.start_from and not self.saved:
             self._save(planned=False)  # the other run may be gone when this one goes on

@@ -52,6 +52,7 @@ class Job(NamedTuple):
     whole: bool
 
     def done(self):
+        """Whether its shard is written."""
         return Path(self.stem + ".npz").exists() and _shard_path(self).exists()
 
 
@@ -317,9 +318,8 @@ def _write_shard(job):
                 + unreadable[0].replace("\t", ": ")
             )
         file.seek(0)
-        _write_header(
-            file, job, len(labels), 3 * sum(h * w for h, w in sizes)
-        )  # as long as before: NumPy leaves room for the count
+        # As long as before: NumPy leaves room for the count.
+        _write_header(file, job, len(labels), 3 * sum(h * w for h, w in sizes))
     with replacing(job.stem + ".npz") as file:
         np.savez(
             file,

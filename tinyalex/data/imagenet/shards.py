@@ -45,9 +45,8 @@ class Shards:
                 _map(folder / f"{split}-sizes.npy", (entry["count"], 2), np.int32), np.int64
             )
             lengths = 3 * self.sizes.prod(axis=1)
-            self._first = np.concatenate(
-                [[0], np.cumsum(lengths)]
-            )  # byte of each picture, through all shards
+            # the first byte of each picture, through all shards
+            self._first = np.concatenate([[0], np.cumsum(lengths)])
         self._offsets = []
         for path, end, count in zip(self._paths, self._ends, counts, strict=True):
             shape = (count, *picture)

@@ -25,9 +25,8 @@ import nbformat
 
 import tinyalex
 from tinyalex.errors import DataError
-from tinyalex.lessons import course, site
-from tinyalex.lessons.checks import Hole, holes_of
-from tinyalex.lessons.kill import exercises_of
+from tinyalex.lessons import course, notebook, site
+from tinyalex.lessons.checks import Hole
 
 VERSION = "314.0.3"  # Pyodide's
 NETWORK = f"https://cdn.jsdelivr.net/pyodide/v{VERSION}/full/"
@@ -169,7 +168,7 @@ def write(books, out, folder=None, base=None, on_page=lambda done, of: None):
 
 def asked(stem):
     """Return {name: hole or exercise} of a lesson."""
-    return {**holes_of(int(stem[:2])), **exercises_of(int(stem[:2]))}
+    return notebook.asked(int(stem[:2]))
 
 
 def python_files():

@@ -32,9 +32,8 @@ import numpy as np
 
 from tinyalex.data.shapes import SHAPES
 from tinyalex.lessons import course, live
-from tinyalex.lessons.checks import NOT_YET, PASSED, WRONG, judge
+from tinyalex.lessons.checks import PASSED, judge
 
-STATES = {"passed": PASSED, "open": NOT_YET, "wrong": WRONG}
 PUT = """
 const editor = document.querySelector(`#cell-${arguments[0]} .cm-content`);
 editor.focus();

@@ -19,8 +19,8 @@ import traceback
 import types
 
 from tinyalex import comm
-from tinyalex.lessons.checks import NOT_YET, PASSED, WRONG, holes_of, judge
-from tinyalex.lessons.kill import exercises_of
+from tinyalex.lessons.checks import NOT_YET, PASSED, WRONG, judge
+from tinyalex.lessons.notebook import asked
 
 MOST_TEXT = 50_000  # characters that one run may print
 
@@ -32,7 +32,7 @@ class Session:
     """
 
     def __init__(self, number, lock, fetch, unpack):
-        self.holes = {**holes_of(number), **exercises_of(number)}
+        self.holes = asked(number)
         self.names = {"__name__": "__main__"}
         self.answers = {}
         os.environ["MPLBACKEND"] = "agg"

@@ -1,4 +1,4 @@
-"""The operations on CuPy arrays: one CUDA C file an operation, and beside it the Python that launches it.
+"""The operations on CuPy arrays: one CUDA C file per operation, and beside it the Python that launches it.
 
 The public functions are those of ``tinyalex.ops``: they check the arguments and come here when the arrays
 are CuPy's.  A kernel's header says what it reads and writes and the least bytes that it must move

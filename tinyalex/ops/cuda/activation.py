@@ -8,7 +8,7 @@ RELU, TANH, LOGISTIC = range(3)  # as activation.cu counts them
 
 
 def activate(which, x, out=None, a=1.0, b=1.0):
-    """Return the neuron's y, in out if there is one."""
+    """Return the activation's y, in out if there is one."""
     return _run("activate", which, (x,), out, a, b)
 
 

@@ -8,7 +8,7 @@ from tinyalex.ops.cuda.launch import images, launch
 
 
 def bias(block, b, maps, start, activation):
-    """maps[f, start:] = block[f] + b[f], through the neuron if it is ReLU.  block (F,columns), maps (F,…)."""
+    """maps[f, start:] = block[f] + b[f], through ReLU if that is the activation; block (F,columns)."""
     F, columns = block.shape
     b, pitch = xp_of(b).ascontiguousarray(b), maps.size // F
     v = images(math.gcd(columns, pitch, start), block, maps)

@@ -9,10 +9,11 @@ factors rounded to 10 bits: here as in cuBLAS's.
 
 import functools
 import itertools
+import math
 import os
 from typing import NamedTuple
 
-from tinyalex.memory import empty
+from tinyalex.memory import empty, zeros
 from tinyalex.ops.activation import relu
 from tinyalex.ops.checks import xp_of
 from tinyalex.ops.cuda.launch import images, launch
@@ -92,18 +93,38 @@ def choose_tile_w(filters, itemsize):
 
 def conv2d_forward(y, b, cache):
     """Fill y (F,OH,OW,N) with activation(w ∗ x + b); the arguments have been checked."""
-    x, w, _, stride, pads, groups, activation = cache
-    forward(x, w, b, y, stride, pads, groups, activation is relu)
+    x, w, _, strides, pads, groups, activation = cache
+    stride, shape, of_y = _one_stride(strides, y.shape)
+    out = y if shape == y.shape else empty(xp_of(x), shape, y.dtype)
+    forward(x, w, b, out, stride, pads, groups, activation is relu)
+    if out is not y:
+        y[...] = out[of_y]
     if activation and activation is not relu:
         activation.forward(y, out=y)
 
 
 def conv2d_backward(dy, cache, need_dx):
     """Return (dx, dw, db), dx None unless needed; the arguments have been checked."""
-    x, w, y, stride, pads, groups, activation = cache
+    x, w, y, strides, pads, groups, activation = cache
     g = activation.backward(dy, y) if activation else dy
+    stride, shape, of_y = _one_stride(strides, g.shape)
+    if shape != g.shape:
+        g, own = zeros(xp_of(g), shape, g.dtype), g
+        g[of_y] = own
     dw, db = backward_w(g, x, w.shape, stride, pads, groups)
     return backward_x(g, w, x.shape, stride, pads, groups) if need_dx else None, dw, db
+
+
+def _one_stride(strides, shape):
+    """Return a stride, the output's shape with it, and where in that the output of these strides lies.
+
+    The kernels take the same stride down and across.  Where the two differ it is their greatest common
+    divisor, and y is some rows and columns of what that gives.
+    """
+    (F, OH, OW, N), stride = shape, math.gcd(*strides)
+    down, across = (s // stride for s in strides)
+    whole = F, (OH - 1) * down + 1, (OW - 1) * across + 1, N
+    return stride, whole, (slice(None), slice(None, None, down), slice(None, None, across))
 
 
 def forward(x, w, b, y, stride, pads, groups, through_relu, tile=None):
@@ -131,7 +152,7 @@ def forward(x, w, b, y, stride, pads, groups, through_relu, tile=None):
 
 
 def backward_x(g, w, x_shape, stride, pads, groups, tile=None):
-    """Return dx (C,H,W,N) from g (F,OH,OW,N), the gradient before the neuron."""
+    """Return dx (C,H,W,N) from g (F,OH,OW,N), the gradient before the activation."""
     xp = xp_of(g)
     g, w = map(xp.ascontiguousarray, (g, w))
     F, C, KH, KW = w.shape
@@ -170,7 +191,7 @@ def backward_x(g, w, x_shape, stride, pads, groups, tile=None):
 
 
 def backward_w(g, x, w_shape, stride, pads, groups, tile=None, chunks=None):
-    """Return (dw, db) from g (F,OH,OW,N), the gradient before the neuron."""
+    """Return (dw, db) from g (F,OH,OW,N), the gradient before the activation."""
     xp = xp_of(g)
     g, x = map(xp.ascontiguousarray, (g, x))
     F, C, KH, KW = w_shape
@@ -182,7 +203,7 @@ def backward_w(g, x, w_shape, stride, pads, groups, tile=None, chunks=None):
     across, down = -(-K // tile.TN), -(-F // groups // tile.TF)
     most = SCRATCH_BYTES // (F * (K + 1) * g.itemsize)
     chunks = chunks or _chunks(_wave(xp, tile), tile, across * down * groups, columns, most)
-    per = -(-columns // (chunks * tile.TK)) * tile.TK
+    per = -(-max(1, columns) // (chunks * tile.TK)) * tile.TK
     chunks = -(-columns // per)
     defines = {"V": images(N, g, x), **tile._asdict()}
     part = empty(xp, (chunks, F, K + 1), g.dtype)

@@ -1,6 +1,6 @@
 // The gradients of a convolution with respect to its weights and biases.
 //
-//   dw[f,c,p,q] = sum over i,j,n of g[f,i,j,n] * x[c, i*s+p-top, j*s+q-left, n]       g: of y without the neuron
+//   dw[f,c,p,q] = sum over i,j,n of g[f,i,j,n] * x[c, i*s+p-top, j*s+q-left, n]       g: of y without the activation
 //   db[f]       = sum over i,j,n of g[f,i,j,n]
 //
 // is g (columns)^T: filters f by taps k = (c,p,q), and the terms are the columns m = (i,j,n).  A block makes a

@@ -19,5 +19,5 @@ def linear_forward(x, w, b, activation):
 
 
 def linear_backward(g, x, w):
-    """Return (dx, dw, db); g is the gradient before the neuron."""
+    """Return (dx, dw, db); g is the gradient before the activation."""
     return matmul(w.T, g), matmul(g, x.T), sum_rows(g, empty(xp_of(g), (len(g),), g.dtype))

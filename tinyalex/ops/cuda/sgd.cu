@@ -4,13 +4,13 @@
 //
 // A block of threads updates a chunk of `size` numbers: chunks[block] = (parameter, number of the chunk in it).
 // table[parameter] = (address of w, of v, of g, how many numbers), rates[parameter] = (momentum, rate,
-// decay_rate).  A parameter whose rate is 0 stands still; where guard, the loss, is not finite, all do.
+// decay_rate).  A parameter whose rate is 0 is not updated; where guard, the loss, is not finite, none is.
 // Each product is rounded before it is subtracted, as NumPy does it, so that the bits are those of the CPU: a
 // compiler makes one fused operation of `a * b - c`, but not of these.
 //
 // reads   w, v, g
 // writes  w, v
-// least   4 * 5 bytes a number
+// least   4 * 5 bytes per number
 // grid    (chunks)
 
 typedef unsigned long long u64;

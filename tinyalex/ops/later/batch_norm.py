@@ -48,7 +48,9 @@ def check_batch_norm(x, w, b, mean, var):
     given = {name: a for name, a in {"mean": mean, "var": var}.items() if a is not None}
     same_dtype("batch_norm", x=x, w=w, b=b, **given)
     if x.ndim not in (2, 4) or not x.size:
-        raise ArgumentError(f"batch_norm: expected x (C,H,W,N) or (D,N), found shape {x.shape}")
+        raise ArgumentError(
+            f"batch_norm: expected x (C,H,W,N) or (D,N) of at least 1 image, found shape {x.shape}"
+        )
     if len(given) == 1:
         raise ArgumentError("batch_norm: expected mean and var, or neither")
     for name, a in {"w": w, "b": b, **given}.items():

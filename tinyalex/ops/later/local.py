@@ -78,16 +78,16 @@ def local2d_backward(dy, cache, need_dx=True):
     dx = None
     if need_dx:
         dcols = (W.swapaxes(1, 2) @ g).swapaxes(0, 1)
-        dx = col2im(dcols.reshape(W.shape[2], -1), x.shape, *w.shape[4:], stride, pads)
+        dx = col2im(dcols.reshape(W.shape[2], len(W) * x.shape[3]), x.shape, *w.shape[4:], stride, pads)
     return dx, dw, dy.sum(axis=3)
 
 
 def _by_place(a):
     """View (F, OH, OW, …) as a matrix for each place, (OH·OW, F, …)."""
-    return a.reshape(len(a), math.prod(a.shape[1:3]), -1).swapaxes(0, 1)
+    return a.reshape(len(a), math.prod(a.shape[1:3]), math.prod(a.shape[3:])).swapaxes(0, 1)
 
 
 def _columns(x, w, stride, pads):
     """Return the columns of each place, (OH·OW, C·KH·KW, N)."""
     cols = im2col(x, *w.shape[4:], stride, pads)
-    return cols.reshape(len(cols), -1, x.shape[3]).swapaxes(0, 1)
+    return cols.reshape(len(cols), math.prod(w.shape[1:3]), x.shape[3]).swapaxes(0, 1)

@@ -5,7 +5,7 @@ from tinyalex.ops.later.batch_norm import BatchNormCache, check_batch_norm
 
 
 def _of_channels(a, like):
-    """A number a channel, to be broadcast over maps or features."""
+    """A number per channel, to be broadcast over maps or features."""
     return a.reshape(-1, *(1,) * (like.ndim - 1))
 
 
