@@ -41,7 +41,7 @@ RUNS = {  # name: (network, S, run it starts from)
     "D from A": ("vgg-d", 37, "A"),
     "D from A, jittered": ("vgg-d", (37, 73), "A"),
 }
-ALL, SOME = 10_000, 4_000  # of the test pictures
+ALL, SOME = 5_000, 2_000  # of the test pictures, the first
 FIXED, JITTERED = (32, 37, 42), (37, 55, 73)
 PLACES = (64,)  # Q of the dense test: the one of [37, 73] that five poolings divide, two by two places
 ONE = [(name, Test(10, scales=(37,))) for name in ("A", "D", "D from A")]
