@@ -104,4 +104,5 @@ def test_what_is_left_to_im2col():
     assert not winograd.pays(w[:, :, :, :2], (1, 1), 1)  # not square
     assert not winograd.pays(np.empty((64, 64, 7, 7)), (1, 1), 1)  # points for 3 and 5 only
     assert not winograd.pays(w[:, :8], (1, 1), 1)  # too few channels
-    assert not winograd.pays(w[:, :16], (1, 1), 4)
+    assert winograd.pays(w[:, :12], (1, 1), 1)
+    assert not winograd.pays(w[:, :12], (1, 1), 4)  # too few filters in each of four groups

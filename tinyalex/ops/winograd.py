@@ -54,7 +54,7 @@ SIDE = 4  # outputs of a tile, in each direction: with 5, float32's rounding is 
 # The positive points, for k = 3 and 5: simple numbers chosen for small rounding errors.  Measured in float32,
 # of the largest output: 2.2e-6 (k = 3, 96 channels to 64, 13×13), 7.1e-6 (k = 5, 48 channels to 64, 27×27).
 POINTS = {3: (0.75, 1.5), 5: (0.5, 1.0, 2.0)}
-LEAST = 15  # C·F / (C + F): the smallest ratio at which the products saved outweigh the transforms
+LEAST = 8  # C·F / (C + F): the smallest ratio at which the products saved outweigh the transforms
 PRODUCTS_BYTES = 64 << 20  # of the operands and results of one block of tiles: long products
 TRANSFORM_BYTES = 1 << 21  # of what lies between rows and columns: it stays in a core's second-level cache
 
