@@ -616,10 +616,10 @@ for axes, counts, title in ((left, macs, "as written"), (right, fewer, "with 4×
 
 # %% [markdown]
 # The library's `ops.winograd` is this, with tiles of 4×4, and points chosen with care.  Its transforms are
-# two small products for each tile, of its rows and then of its columns, and NumPy does those of many tiles in
-# one call.  In float64 its numbers are those of lesson 4.  In float32 there is a price: the transforms subtract
-# numbers of like size, and what was rounded away before does not come back.  The error is larger than that of
-# the plain sum.  Both are far below what a gradient from 128 random pictures is worth.
+# two small products for each tile, of its rows and then of its columns, and NumPy does those of many tiles
+# in one call.  In float64 its numbers are those of lesson 4.  In float32 there is a price: the transforms
+# subtract numbers of like size, and what was rounded away before does not come back.  The error is larger
+# than that of the plain sum.  Both are far below what a gradient from 128 random pictures is worth.
 
 # %%
 x = rng.standard_normal((32, 13, 13, 4))
