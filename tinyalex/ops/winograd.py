@@ -73,7 +73,7 @@ def convolve(x, w, pads, y, finish):
     is called with each part of y, some outputs of some filters (filters, …, …, …), while it is in cache.
     """
     A, B, _ = _matrices(w.shape[-1], w.dtype)
-    U = _filters_forward(w)
+    U = _filters(w)
     for block, V, M in _blocks(len(x), y, w.shape[-1]):
         _into(B, x, block, pads, V)
         product(U, V, M)
@@ -83,8 +83,8 @@ def convolve(x, w, pads, y, finish):
 def convolve_backward(g, x, w, pads, dx):
     """Write dx, and return dw, of y = x ∗ w with stride 1 and these pads.  g: y's gradient."""
     k = w.shape[-1]
-    A, B, _ = _matrices(k, w.dtype)
-    U = _filters_forward(w.swapaxes(0, 1)[..., ::-1, ::-1])
+    A, B, G = _matrices(k, w.dtype)
+    U = _filters(w.swapaxes(0, 1)[..., ::-1, ::-1])
     dU = zeros(np, U.shape, U.dtype)
     for block, V, M in _blocks(len(g), dx, k):
         _into(B, g, block, [k - 1 - p for p in pads], V)
@@ -92,19 +92,14 @@ def convolve_backward(g, x, w, pads, dx):
         dU += product_of_transposed(M, V)
         product(U, V, M)  # what it held is used
         _out_of(A, M, block, dx)
-    return _filters_backward(dU, k).swapaxes(0, 1)[..., ::-1, ::-1]
+    dw = np.matmul(dU.reshape(len(U), -1).T, G).reshape(*w.shape[1::-1], k, k)  # Gᵀ dU G
+    return dw.swapaxes(0, 1)[..., ::-1, ::-1]
 
 
-def _filters_forward(w):
+def _filters(w):
     """U = G w Gᵀ: (F,C,k,k) → (n², F, C)."""
     F, C, k, _ = w.shape
     return np.matmul(_matrices(k, w.dtype)[2], w.reshape(F * C, k * k).T).reshape(-1, F, C)
-
-
-def _filters_backward(dU, k):
-    """dw = Gᵀ dU G: (n², F, C) → (F,C,k,k)."""
-    _, F, C = dU.shape
-    return np.matmul(dU.reshape(-1, F * C).T, _matrices(k, dU.dtype)[2]).reshape(F, C, k, k)
 
 
 @functools.cache
