@@ -213,7 +213,7 @@ def test_rates_are_read(text, value):
         with pytest.raises(DataError, match="--link: expected a number and Mbit/s, Gbit/s, MB/s, GB/s"):
             parse_rate(wrong, "--link", LINKS)
     assert parse_rate("100GF", "--flops", FLOPS) == 1e11
-    assert parse_rate("50us", "--latency", LATENCIES) == 50e-6
+    assert parse_rate("50us", "--latency", LATENCIES) == pytest.approx(50e-6)
 
 
 # ---- which layout, and what cannot be shared -----------------------------------------------------------
