@@ -280,6 +280,11 @@ def test_weights_of_other_floats_become_float32_and_it_is_said(dtype, kind, roun
         ),
         ("net.onnx", b"<!DOCTYPE html><html>404</html>", "an HTML page, not the file itself"),
         ("net.caffemodel", b"\x0a\x07AlexNet\xa2\x06\x00", "a file of Caffe: expected ONNX"),
+        (
+            "README.md",
+            b"# A network\n\nIt was trained on shapes.\n",
+            "a text file: expected ONNX or safetensors",
+        ),
         ("net.h5", b"\x89HDF\r\n\x1a\n" + bytes(100), "an HDF5 file, as Keras writes it: expected ONNX"),
         ("net.onnx", b"\x1f\x8b\x08", "packed by gzip"),
         ("net.onnx", b"", "an empty file"),

@@ -37,6 +37,7 @@ FIRST_BYTES = {
     b"\x89HDF": "an HDF5 file, as Keras writes it: expected ONNX (tf2onnx makes it)",
     b"\x1f\x8b": "packed by gzip: expected the file in it",
 }
+TEXT = bytes(range(32, 127)) + b"\t\r\n"
 
 
 def other_kind(path, data):
@@ -50,6 +51,8 @@ def other_kind(path, data):
         return "an HTML page, not the file itself: was the address the one of the download?"
     if path.suffix in (".caffemodel", ".prototxt", ".binaryproto"):
         return "a file of Caffe: expected ONNX; the ONNX model zoo has Caffe's networks"
+    if not data[:200].translate(None, TEXT):
+        return "a text file: expected ONNX or safetensors"
     pickle = _pickle(path, data)
     if pickle:
         line = CONVERT.format(str(path), str(path.with_suffix(".safetensors")))
