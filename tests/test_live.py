@@ -273,6 +273,9 @@ def test_python_from_another_address_must_have_its_hashes(driver, tmp_path):
 
     files = tmp_path / "pyodide"
     shutil.copytree(PYODIDE, files)
+    # nothing is kept in the browser, from where it would come the next time
+    unkept = "Object.defineProperty(navigator, 'serviceWorker', { value: undefined })"
+    driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": unkept})
     with _serving(files) as network, _serving(tmp_path / "course") as server:
         live.write(_books(), tmp_path / "course", base=network.address)
         check.first_verdict(driver, server)
