@@ -104,7 +104,8 @@ def ranks(process):
 def kill(process, out, until, delay, draw):
     """Kill a rank `delay` seconds after the checkpoint at step `until`.
 
-    Returns the seconds until all had ended, None if they had by themselves, and whether signal 9 was told.
+    Returns the seconds until all had ended, None if they had by themselves, whether signal 9 was told, and
+    the shared memory that is left.
     """
     while process.poll() is None and step(out) < until:
         time.sleep(0.005)
@@ -113,14 +114,15 @@ def kill(process, out, until, delay, draw):
         time.sleep(0.05)
     found = ranks(process)
     if process.poll() is not None:
-        return None, False
+        return None, False, set()
+    mapped = shared_memory(found)
     os.kill(draw.choice(found), signal.SIGKILL)
     start = time.monotonic()
     printed, _ = process.communicate()
     while any(alive(pid) for pid in found):
         time.sleep(0.02)
     said = process.returncode == -9 or "signal 9" in printed.lower() or "signal: 9" in printed.lower()
-    return time.monotonic() - start, said
+    return time.monotonic() - start, said, {path for path in mapped if path.exists()}
 
 
 def alive(pid):
@@ -129,17 +131,11 @@ def alive(pid):
     return bool(state.strip()) and not state.startswith("Z")
 
 
-def shared_memory():
-    """Return the names of shared memory that no process has mapped (Linux)."""
-    folder = Path("/dev/shm")
-    mapped = set()
-    for maps in Path("/proc").glob("[0-9]*/maps") if folder.exists() else ():
-        try:
-            lines = maps.read_text().splitlines()
-            mapped |= {line.split(None, 5)[5] for line in lines if "/dev/shm/" in line}
-        except OSError:  # it has ended
-            continue
-    return {path.name for path in folder.glob("*") if str(path) not in mapped}
+def shared_memory(pids):
+    """Return the files of shared memory that these processes have mapped (Linux)."""
+    maps = [Path(f"/proc/{pid}/maps") for pid in pids]
+    lines = [line for path in maps if path.exists() for line in path.read_text().splitlines()]
+    return {Path(line.split(None, 5)[5]) for line in lines if "/dev/shm/" in line}
 
 
 def compare(a, b):
@@ -175,12 +171,13 @@ def main(folder, seed, kills, devices):
 
     # The moments: steps spread at random over the run, and up to half a second after the checkpoint there.
     draw = random.Random(seed)
-    moments = [0, *sorted(draw.sample(range(1, last - 10), kills - 1))]
+    moments = [0, *sorted(draw.sample(range(1, last * 3 // 4), kills - 1))]
     table = Table("kill", "not before step", "seconds after", "resumed from step", "all ended within", "said")
-    process, struck, orphans = resume(killed, devices), 0, shared_memory()
+    process, struck, orphans = resume(killed, devices), 0, set()
     for number, until in enumerate(moments, 1):
         delay = draw.uniform(0, 0.5)
-        seconds, said = kill(process, killed, until, delay, draw)
+        seconds, said, left = kill(process, killed, until, delay, draw)
+        orphans |= left
         struck += said and seconds < 5
         ended = "it had ended" if seconds is None else f"{seconds:.2f} s"
         row = number, until, f"{delay:.2f}", step(killed), ended, "signal 9" if said else "nothing"
@@ -197,8 +194,7 @@ def main(folder, seed, kills, devices):
     validation = [r for r in run.metrics(killed) if r["kind"] == "validation"][-1]
     console.print(f"validation top-1 error at the end: {validation['top1']:.1%}")
     alike = not any(differ for _, _, differ in rows)
-    orphans = shared_memory() - orphans
-    console.print(f"shared memory left behind: {', '.join(sorted(orphans)) or 'none'}")
+    console.print(f"shared memory left behind: {', '.join(map(str, orphans)) or 'none'}")
     console.print(
         f"killed {struck} times: "
         + ("the same bits" if alike else "[bold red]the resumed run is another one[/]")

@@ -23,10 +23,12 @@ import json
 import math
 import os
 import pickle
+import re
 import sys
 import threading
 import time
 import traceback
+from pathlib import Path
 
 import numpy as np
 
@@ -197,7 +199,9 @@ def launch(fn, devices):
         raise DeviceError(f"MPI: expected one that several threads may call at once, found {library}")
     try:
         [kind] = devices
-        local = world.Split_type(mpi.COMM_TYPE_SHARED).Get_rank()
+        here = world.Split_type(mpi.COMM_TYPE_SHARED)
+        _unlink_shared_memory(here)
+        local = here.Get_rank()
         device = Device(f"{kind}:{local % count('cuda') if kind == 'cuda' else local}")
         with blas_limits().limit(limits=1 if kind == "cpu" else None), device.context():
             if world.Get_size() == 1:
@@ -215,6 +219,18 @@ def launch(fn, devices):
         time.sleep(0.2)  # Abort can overtake what was just printed: let mpiexec read it first
         world.Abort(1)  # the others may be waiting for this rank, for ever
         os._exit(1)  # MPICH's Abort may return before the process is ended
+
+
+def _unlink_shared_memory(here):
+    """Take the name from the memory that MPICH's processes of a machine share, and all have mapped (Linux).
+
+    MPICH unlinks it at the end only: processes that are killed would leave it behind.
+    """
+    here.Barrier()
+    maps = Path("/proc/self/maps")
+    if here.Get_rank() == 0 and maps.exists():
+        for name in set(re.findall(r"/dev/shm/mpich_shm_\w+", maps.read_text())):
+            Path(name).unlink(missing_ok=True)
 
 
 def _report(error, rank, size):
