@@ -352,6 +352,7 @@ max_pool_bytes = check(max_pool_bytes)
 
 # %%
 import math
+from unittest import mock
 
 from tinyalex.measure import traffic
 from tinyalex.models import alexnet
@@ -392,25 +393,57 @@ draw.plain(
 )
 
 # %% [markdown]
-# 5.7 GB move in a step, and that takes 1.89 ms at least. The largest part, 22 percent, is the update: of
-# 61 million weights it reads the gradient, the weight and its velocity, and writes the last two. Next comes
-# ReLU's gradient, 18 percent.
+# 12.1 GB move in a step, and that takes 4.04 ms at least. The four largest kernels are the convolutions
+# conv2 to conv5, by **minimal filtering** (lesson 15): 4×4 outputs at a time, and a 3×3 filter takes 36
+# products for them, not 144. But what goes into these products is written and read again, and so is what
+# comes out. Without that the step would move 5.7 GB.
 #
-# Where is im2col? Nowhere. It wrote each pixel many times (lesson 5), and with it the same step moved
-# 12.1 GB. The kernels of `conv.cu` never write the columns: a block copies a piece of `x` to the small fast
-# memory that its threads share, and finds there what would stand in the columns. This is called **implicit
-# GEMM**. Convolutions are also the one thing here that waits for arithmetic, not for memory: on an H100 a
-# whole step was measured at 27.1 ms before and 15.4 ms since, far more than 1.89.
+# Why do it? Convolutions are the one thing here that waits for arithmetic, not for memory. By the formula a
+# step has 529 GFLOP of products: 10.6 ms on a card that makes 50 TFLOP a second. Minimal filtering leaves
+# 226, or 4.5 ms. So 6.5 GB more, 2.2 ms, save 6.1 ms. With few pictures or few channels it is the other way
+# round, and the library asks beforehand (`pays` in `ops/cuda/winograd.py`).
+#
+# Where is im2col? Nowhere. It would write each pixel many times (lesson 5). The kernels of `conv.cu` never
+# write the columns: a block copies a piece of `x` to the small fast memory that its threads share, and finds
+# there what would stand in the columns. This is called **implicit GEMM**. On an H100 a whole step was
+# measured at 27.1 ms with columns and at 15.1 with implicit GEMM alone; minimal filtering has not been
+# measured there yet.
 #
 # These are forecasts from shapes, not measurements. What they are good for: a kernel that waits for memory
 # and is measured at twice its least time has something to gain, one at 1.1 times has not.
 
 # %%
-assert round(total / 1e9, 1) == 5.7
-assert round(1e3 * total / 3e12, 2) == 1.89
-assert largest[-2:] == ["activate_backward", "sgd"]
-assert round(100 * by_kernel["sgd"] / total) == 22
-assert round(100 * by_kernel["activate_backward"] / total) == 18
+assert round(total / 1e9, 1) == 12.1
+assert round(1e3 * total / 3e12, 2) == 4.04
+assert set(largest[-4:]) == {
+    "winograd_products",
+    "winograd_outputs",
+    "winograd_tiles",
+    "conv_backward_w",
+}
+
+# The same without minimal filtering: the products by the formula, three times forward's, but for conv1's dx.
+with mock.patch("tinyalex.ops.cuda.winograd.pays", return_value=False):
+    straight = sum(piece.bytes for piece in work(128))
+assert round(straight / 1e9, 1) == 5.7
+flop = fewer = 0
+for place in paper.plan():
+    products = 2 * 128 * place.layer.multiply_adds(place.x)
+    products *= 2 if place.layer.name == "conv1" else 3
+    flop, fewer = flop + products, fewer + products
+    if traffic.by_winograd(place, 128):
+        k, (_, height, width) = place.layer.kernel, place.y
+        tiles = math.ceil(height / 4) * math.ceil(width / 4)
+        fewer -= products * (1 - (k + 3) ** 2 * tiles / (k**2 * height * width))
+print(f"{flop / 1e9:.0f} and {fewer / 1e9:.0f} GFLOP")
+assert round(flop / 1e9) == 529
+assert round(fewer / 1e9) == 226
+assert round(1e3 * flop / 50e12, 1) == 10.6
+assert round(1e3 * fewer / 50e12, 1) == 4.5
+assert round((total - straight) / 1e9, 1) == 6.5
+assert round(1e3 * (total - straight) / 3e12, 1) == 2.2
+assert (3 + 3) ** 2 == 36
+assert 4 * 4 * 3 * 3 == 144
 
 # %% [markdown]
 # ## Why a GPU is slow on small arrays
@@ -421,8 +454,8 @@ assert round(100 * by_kernel["activate_backward"] / total) == 18
 # threads each holds 270,336 at once, and a kernel with 1,000 threads leaves more than 99 percent of it
 # idle.
 #
-# So count. Of the 63 pieces of work in AlexNet's step with 128 pictures, how many move less than 15 MB? And
-# with a single picture?
+# So count. Of the 87 pieces of work in AlexNet's step with 128 pictures, how many move less than 15 MB? And
+# of the 63 with a single picture?
 
 # %%
 assert np.isclose(5e-6 * 3e12, 15e6)
@@ -438,9 +471,10 @@ print(
     "   with one:",
     small[1],
 )
-assert len(step) == 63
+assert len(step) == 87
+assert len(work(1)) == 63
 assert round(step[-1].bytes / (5 * 4) / 1e6) == 61  # the update moves 5 floats a weight
-assert small == {128: 33, 1: 62}
+assert small == {128: 30, 1: 62}
 
 # %% [markdown]
 # With 128 pictures the big pieces hide the starts of the small ones: a launch returns at once, and the host
@@ -804,7 +838,7 @@ assert round(forward.bytes / 1e6, 1) == 225.9
 # ## What comes next
 #
 # You have derived, written, checked and broken every part of AlexNet, from a pixel to the threads that move
-# it. All of the library is open to you now; its kernels are some 1,700 lines of CUDA, most of them for
+# it. All of the library is open to you now; its kernels are some 1,900 lines of CUDA, most of them for
 # convolution, and you have read two of them and run four (with a compiler). [Lesson
 # 17](17_vgg_and_sharing_work.ipynb) takes these layers to the next network, VGG, and to any number of
 # devices.

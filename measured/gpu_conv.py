@@ -27,8 +27,9 @@ from tinyalex.memory import empty
 from tinyalex.ops import conv as host
 from tinyalex.ops.activation import relu
 from tinyalex.ops.checks import xp_of
-from tinyalex.ops.cuda import conv, launch
-from tinyalex.ops.cuda.conv import Tile
+from tinyalex.ops.cuda import implicit_gemm as conv
+from tinyalex.ops.cuda import launch
+from tinyalex.ops.cuda.implicit_gemm import Tile
 
 LAYERS = {  # C, H, F, kernel, stride, pad, groups: one rank has both towers
     "conv1": (3, 224, 96, 11, 4, (1, 2, 1, 2), 1),

@@ -4,14 +4,16 @@ Each stage is a process of its own with a time limit, the most telling first: on
 the context ends alone, and what it found until then stays.  FOLDER gets summary.json, kernels.csv (every
 kernel of every layer), sweep.csv, rivals.json (PyTorch: gpu_rivals.py), tests.txt, log.txt.
 
-    --stages step,small    only these, in this order: env doctor step small sweep rivals; and, if named, tests
-                           (of CuPy) and sanitize
+    --stages step,small    only these, in this order: env doctor step small filtering sweep rivals; and, if
+                           named, tests (of CuPy) and sanitize.  step,filtering,rivals: before and after
+                           minimal filtering, and PyTorch, in 5 minutes with --seconds 300
     --seconds 200          of all stages together
     --standin              a dry run without a GPU: narrow networks on the tests' stand-in for CuPy
 """
 
 import argparse
 import csv
+import itertools
 import json
 import os
 import signal
@@ -25,8 +27,8 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = {"env": 20, "doctor": 40, "step": 50, "small": 60, "sweep": 45, "rivals": 150}  # seconds at most
-STAGES |= {"tests": 150, "sanitize": 250}
-USUAL = "env,doctor,step,small,sweep,rivals"
+STAGES |= {"filtering": 60, "tests": 150, "sanitize": 250}
+USUAL = "env,doctor,step,small,filtering,sweep,rivals"
 TESTS = (
     "alexnet",
     "comm",
@@ -34,6 +36,7 @@ TESTS = (
     "cuda_conv",
     "cuda_graph",
     "cuda_run",
+    "cuda_winograd",
     "feed",
     "nn",
     "ops",
@@ -260,6 +263,29 @@ def small_of(found, name, batch):
     on_gpu(rank)
 
 
+def filtering(found):
+    """AlexNet's step and forward pass, as graphs: without minimal filtering and with it, in turns."""
+    from tinyalex.ops.cuda import winograd
+    from tinyalex.ops.cuda.graph import Captured
+
+    ways = {"implicit GEMM alone": lambda *shapes: False, "minimal filtering": winograd.pays}
+
+    def rank(comm):
+        for batch in (128, 32):
+            one = Step(comm, "paper", batch, found.small)
+            for turn, (way, pays) in itertools.product((1, 2), ways.items()):
+                winograd.pays = pays
+                forward = Captured(lambda x, one=one: one.net.forward(x), comm.device)
+                ms = {
+                    "step": timed(comm.device, captured(comm.device, one)),
+                    "forward": timed(comm.device, lambda forward=forward, one=one: forward(one.x)),
+                    "loss": float(one.work(one.x, one.labels)[0]),
+                }
+                found.put("filtering", **{f"{batch} images, {way}, turn {turn}": ms})
+
+    on_gpu(rank)
+
+
 def sweep(found):
     """AlexNet's step by batch; LRN by the images of a thread."""
     from tinyalex.ops.cuda import lrn
@@ -328,11 +354,17 @@ def few_steps(found):
     """What the sanitizer watches."""
     import cupy
 
+    from tinyalex.ops.cuda import winograd
+
     if not found.small:
         cupy.cuda.set_allocator(None)
 
+    def wherever(w, y, stride, groups):
+        return stride == 1 and w[2] == w[3] and w[2] in winograd.POINTS
+
     def rank(comm):
-        for name in ("paper", "code2012", "cifar4-tanh"):
+        for name, pays in (("paper", winograd.pays), ("code2012", wherever), ("cifar4-tanh", winograd.pays)):
+            winograd.pays = pays
             one = Step(comm, name, 3, True)
             graph = captured(comm.device, one)
             for work in (one, one, graph, graph, graph):

@@ -1,8 +1,8 @@
 """Registers, spills and shared memory of every kernel, by nvcc: python measured/gpu_registers.py [--sm 90]
 
-No GPU is needed.  Each source is compiled as for batches whose images fit by fours (LRN: by twos), with
-every warning an error; the numbers are ptxas's.  --sm all: compile for each card that nvcc knows from sm_75
-on, and say only what spills.
+No GPU is needed.  Each source is compiled as for batches whose images fit by fours (LRN: by twos), minimal
+filtering for filters of 3x3 and of 5x5, with every warning an error; the numbers are ptxas's.  --sm all:
+compile for each card that nvcc knows from sm_75 on, and say only what spills.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from tinyalex.ops.cuda import launch
+from tinyalex.ops.cuda import launch, winograd
 
 FIRST = 75  # the oldest card
 
@@ -29,19 +29,23 @@ def main():
     print("|---|---|---|---|---|")
     count = 0
     for path in launch.SOURCES:
-        for sm, name, registers, spilled, shared in compiled(path.stem, args.real, cards):
-            count += 1
-            if spilled or len(cards) == 1:
-                print(f"| {sm} | {name} | {registers} | {spilled} | {shared} |")
+        for k in winograd.POINTS if path.stem == "winograd" else ("",):
+            for sm, name, registers, spilled, shared in compiled(path.stem, args.real, cards, k):
+                count += 1
+                if spilled or len(cards) == 1:
+                    print(f"| {sm} | {name} {k}".rstrip() + f" | {registers} | {spilled} | {shared} |")
     print(f"\n{count} kernels for sm_{', sm_'.join(map(str, cards))}: every warning an error, none seen")
 
 
-def compiled(file, real, cards):
-    """Yield (sm, kernel, registers, bytes spilled, bytes shared) of a source's kernels."""
+def compiled(file, real, cards, k):
+    """Yield (sm, kernel, registers, bytes spilled, bytes shared) of a source's kernels; k: of the filters."""
     images = {"float": 4, "double": 2}[real] if file != "lrn" else 2
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / f"{file}.cu"
-        source.write_text(launch.source(file))
+        defines = winograd.matrices(k) if k else {}  # not by -D: nvcc takes a comma for the next one
+        source.write_text(
+            "".join(f"#define {name} {value}\n" for name, value in defines.items()) + launch.source(file)
+        )
         command = ["nvcc", "-c", "-Werror=all-warnings", "-Xcompiler=-Wall,-Wextra,-Werror", "-Xptxas=-v"]
         command += [f"-DREAL={real}", f"-DV={images}", source, "-o", Path(folder) / "out.o", "--threads", "2"]
         command += [f"-gencode=arch=compute_{sm},code=sm_{sm}" for sm in cards]

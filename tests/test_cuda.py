@@ -10,6 +10,7 @@ import itertools
 import re
 import sys
 from collections import Counter
+from unittest import mock
 
 import backends
 import cuda_machine
@@ -23,6 +24,7 @@ from tinyalex.measure import traffic
 from tinyalex.nn import LRN, AllGather, BatchNorm, Conv2d, Dropout, Linear, MaxPool, Sequential
 from tinyalex.ops.activation import logistic, relu, tanh
 from tinyalex.ops.conv import conv2d_backward, conv2d_forward
+from tinyalex.ops.cuda import lrn as cuda_lrn
 from tinyalex.ops.cuda.launch import timed
 from tinyalex.ops.dropout import dropout_backward, dropout_forward, dropout_mask
 from tinyalex.ops.later.batch_norm import batch_norm_backward, batch_norm_forward
@@ -114,10 +116,12 @@ def check_pool():
 
 def check_lrn():
     for n, beta, images in ((5, 0.75, 8), (4, 0.5, 5), (9, 1.0, 4), (1, 0.75, 3)):
-        compare(
-            lambda x, n=n, b=beta: lrn_forward(x, n, 2.0, 1.0, b, groups=2), lrn_backward,
-            drawn(8, 3, 2, images),
-        )  # fmt: skip
+        for least in (3, 32):  # channels of a thread: of some of the seven, and of all
+            with mock.patch.object(cuda_lrn, "LEAST_WALK", least):
+                compare(
+                    lambda x, n=n, b=beta: lrn_forward(x, n, 2.0, 1.0, b, groups=2), lrn_backward,
+                    drawn(14, 3, 2, images),
+                )  # fmt: skip
         compare(
             lambda x, n=n, b=beta: same_map_norm_forward(x, n, 1.0, 9.0, b), same_map_norm_backward,
             drawn(2, 6, 5, images),

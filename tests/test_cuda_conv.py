@@ -6,7 +6,7 @@ import pytest
 
 from tinyalex.ops.activation import ACTIVATIONS, relu
 from tinyalex.ops.conv import conv2d_backward, conv2d_forward
-from tinyalex.ops.cuda import conv as cuda_conv
+from tinyalex.ops.cuda import implicit_gemm as cuda_conv
 from tinyalex.ops.cuda import launch as cuda_launch
 
 TOLERANCE = {"float32": 2e-6, "float64": 1e-14}  # of the largest number

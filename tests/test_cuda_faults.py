@@ -20,7 +20,7 @@ from test_cuda import (
 
 from tinyalex.comm.threads import ThreadComm
 from tinyalex.devices.cuda import GPU
-from tinyalex.ops.cuda import conv as cuda_conv
+from tinyalex.ops.cuda import implicit_gemm as cuda_conv
 from tinyalex.ops.cuda import launch as cuda_launch
 from tinyalex.ops.cuda import softmax as cuda_softmax
 
@@ -68,8 +68,11 @@ FAULTS = {  # name: (what catches it, how to plant it, what is raised, Assertion
         check_lrn, in_source("lrn", "int first = HALF - n / 2;", "int first = HALF - (n - 1) / 2;"),
     ),
     "lrn: window crosses the towers": (
-        check_lrn, in_source("lrn", "c + HALF + 1 < size ?",
-                             "c + HALF + 1 < size * (int)(gridDim.y - blockIdx.y) ?"),
+        check_lrn, in_source("lrn", "channel(in, c + HALF + 1, size, pixels)",
+                             "channel(in, c + HALF + 1, size * (int)(gridDim.z - blockIdx.z), pixels)"),
+    ),
+    "lrn: a walk begins with its own first ratio": (
+        check_lrn, in_source("lrn", ": begin - 2 * HALF", ": begin - HALF"),
     ),
     "lrn: a gradient's window not turned round": (
         check_lrn, in_source("lrn", "first_ratio = HALF - (n - 1 - n / 2)", "first_ratio = first"),

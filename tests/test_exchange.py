@@ -395,6 +395,21 @@ def test_pictures_that_cannot_be_are_refused(fields, message, imported):
     assert not (imported / "net.safetensors").exists()
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_class_s_name(imported):
+    (imported / "names.txt").write_text("tench\ngoldfish\nhai\nray\ncock\nhen\n", "utf-8-sig")
+    out = imported / "net.safetensors"
+    done(
+        *CAFFE,
+        imported / "theirs.safetensors",
+        out,
+        "--pictures",
+        "caffe",
+        "--classes",
+        imported / "names.txt",
+    )
+    assert reading.load(ONE, out).classes[0] == "tench"
+
+
 @pytest.mark.parametrize(
     ("name", "red", "green", "blue"),
     [

@@ -16,7 +16,7 @@ import pytest
 from tinyalex import cli, comm
 from tinyalex.devices import Device
 from tinyalex.errors import ArgumentError, DataError
-from tinyalex.lessons import checks, course, live
+from tinyalex.lessons import checks, course, live, notebook
 from tinyalex.lessons.live import turns
 
 for needed in ("latex2mathml", "mdit_py_plugins", "pygments"):
@@ -165,7 +165,10 @@ def test_python_comes_from_its_network_by_version_and_hash(tmp_path):
     assert data["base"] == f"{live.NETWORK}" == "https://cdn.jsdelivr.net/pyodide/v314.0.3/full/"
     assert set(data["hashes"]) == set(live.CORE)
     names = {cell["name"] for cell in data["cells"] if "name" in cell}
-    assert names == set(live.asked(STEM))
+    assert names == set(notebook.asked(5))
+    front = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "nothing has to be installed" in front
+    assert "pip install" not in front
     worker = (tmp_path / "sw.js").read_text(encoding="utf-8")
     for name in live.python_files():
         assert f'"{live.NETWORK}{name}": "sha256-' in worker

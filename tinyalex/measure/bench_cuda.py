@@ -18,7 +18,7 @@ from rich.table import Table
 
 from tinyalex.memory import empty
 from tinyalex.ops.cuda.bias import bias
-from tinyalex.ops.cuda.conv import tf32
+from tinyalex.ops.cuda.implicit_gemm import tf32
 from tinyalex.ops.cuda.launch import timed
 
 COPY, SIDE, REPEATS = 2**28, 8192, 10  # bytes, rows of a matrix, steps

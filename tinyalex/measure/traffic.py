@@ -10,8 +10,11 @@ import math
 from typing import NamedTuple
 
 from tinyalex.nn import LRN, Activate, AvgPool, BatchNorm, Conv2d, Dropout, Linear, MaxPool, SameMapNorm
+from tinyalex.ops.cuda import winograd
 from tinyalex.ops.cuda.batch_norm import CHUNK
 from tinyalex.ops.cuda.softmax import HEIGHT
+from tinyalex.ops.windows import two_of
+from tinyalex.ops.winograd import SIDE
 
 
 class Launch(NamedTuple):
@@ -25,12 +28,52 @@ class Launch(NamedTuple):
 
 def of_layer(place, batch):
     """Return the `Launch`es of a layer of `tinyalex.nn.plan` on one rank, which has so many images."""
-    x, y = (place.own(*side) for side in ((place.x, place.split_x), (place.y, place.split_y)))
-    kernels = _kernels(place, math.prod(x) * batch, math.prod(y) * batch)
+    x, y = (place.own(*side) for side in _sides(place))
+    kernels = _kernels(place, batch, math.prod(x) * batch, math.prod(y) * batch)
     return [Launch(place.layer.name, direction, kernel, nbytes) for direction, kernel, nbytes in kernels]
 
 
-def _kernels(place, x, y):
+def by_winograd(place, batch):
+    """Whether the layer is a convolution that is done by minimal filtering, for so many images."""
+    layer = place.layer
+    if not isinstance(layer, Conv2d):
+        return False
+    w, (F, OH, OW) = layer.sizes(place.x)["w"], place.y
+    F, groups = F // place.ranks, max(1, layer.groups // place.ranks)
+    vertical, horizontal = two_of(layer.stride, "stride")
+    return vertical == horizontal and winograd.pays((F, *w[1:]), (F, OH, OW, batch), vertical, groups)
+
+
+def _winograd(place, batch, x, y, w, activation):
+    """The same of a convolution by minimal filtering, with w weights; in one block of tiles each way."""
+    layer, (C, F) = place.layer, (place.own(*side)[0] for side in _sides(place))
+    k = two_of(layer.kernel, "kernel")[0]
+    places = (k + SIDE - 1) ** 2
+    tiles, tiles_back = (-(-H // SIDE) * -(-W // SIDE) * batch * places for _, H, W in (place.y, place.x))
+    u = w // k**2 * places
+    return [
+        ("forward", "winograd_filters", 4 * (w + u)),
+        ("forward", "winograd_tiles", 4 * (x + C * tiles)),
+        ("forward", "winograd_products", 4 * ((C + F) * tiles + u)),
+        ("forward", "winograd_outputs", 4 * (F * tiles + F + y)),
+        *activation,
+        ("backward", "winograd_filters", 4 * (w + u)),
+        ("backward", "winograd_tiles", 4 * (y + F * tiles_back)),
+        ("backward", "winograd_tiles_back", 4 * (x + C * tiles_back)),
+        ("backward", "conv_backward_w", 4 * ((C + F) * tiles_back + u + F * places)),
+        ("backward", "winograd_filters_back", 4 * (u + w)),
+        ("backward", "winograd_products", 4 * ((C + F) * tiles_back + u)),
+        ("backward", "winograd_outputs", 4 * (C * tiles_back + x)),
+        ("backward", "sum_rows", 4 * (y + F)),
+    ]
+
+
+def _sides(place):
+    """What a layer reads and what it makes: (shape, whether a rank holds only its part)."""
+    return (place.x, place.split_x), (place.y, place.split_y)
+
+
+def _kernels(place, batch, x, y):
     """(direction, kernel, bytes) of a layer that reads x numbers and makes y."""
     layer = place.layer
     activation = [("backward", "activate_backward", 12 * y)] if getattr(layer, "activation", None) else []
@@ -38,6 +81,8 @@ def _kernels(place, x, y):
         F, CG, KH, KW = layer.sizes(place.x)["w"]
         F //= place.ranks
         w = F * CG * KH * KW
+        if by_winograd(place, batch):
+            return _winograd(place, batch, x, y, w, activation)
         return [
             ("forward", "lay_out_weights", 4 * 2 * w),
             ("forward", "conv_forward", 4 * (x + w + F + y)),

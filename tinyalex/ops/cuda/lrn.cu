@@ -23,33 +23,40 @@ static __device__ REAL power(REAL s, REAL beta)
     return pow(s, -beta);
 }
 
-// The window's other channels are the thread's own: it walks through the channels of a group, and reads each
-// number once, one channel ahead.  w = x of the channels c-HALF ... c+HALF, 0 beyond the group's ends.
+// Channel c of a group of `size`, 0 beyond its ends.
+static __device__ __forceinline__ Images channel(const Images *group, int c, int size, int pixels)
+{
+    const Images zero = {};
+    return c >= 0 && c < size ? group[(long long)c * pixels] : zero;
+}
+
+// The window's other channels are the thread's own: it walks through `walk` channels of a group, and reads each
+// number once, one channel ahead, with those around its own.  w = x of the channels c-HALF ... c+HALF.
 //
-// reads   x, once
+// reads   x, once (what several walks read, from the cache)
 // writes  y
 // least   4 * 2*C*H*W*N bytes
-// grid    (ceil(H*W*N / block), groups)
-extern "C" __global__ void lrn_forward(const REAL *x, REAL *y, int pixels, int size, int n, REAL k, REAL a,
-                                       REAL beta)
+// grid    (ceil(H*W*N / block), ceil(size / walk), groups)
+extern "C" __global__ void lrn_forward(const REAL *x, REAL *y, int pixels, int size, int walk, int n, REAL k,
+                                       REAL a, REAL beta)
 {
     int t = blockIdx.x * blockDim.x + threadIdx.x;  // (h,w,n)
     if (t >= pixels)
         return;
-    long long begin = (long long)blockIdx.y * size * pixels + t;
-    const Images *in = (const Images *)x + begin;
-    Images *out = (Images *)y + begin;
-    const Images zero = {};
+    int begin = blockIdx.y * walk, end = begin + walk < size ? begin + walk : size;
+    long long group = (long long)blockIdx.z * size * pixels + t;
+    const Images *in = (const Images *)x + group;
+    Images *out = (Images *)y + group;
     Images w[WINDOW] = {};
-    for (int j = 0; j < HALF; j++)
-        w[HALF + 1 + j] = j < size ? in[(long long)j * pixels] : zero;
-    Images next = HALF < size ? in[(long long)HALF * pixels] : zero;
+    for (int j = 1; j < WINDOW; j++)
+        w[j] = channel(in, begin - HALF + j - 1, size, pixels);
+    Images next = channel(in, begin + HALF, size, pixels);
     int first = HALF - n / 2;  // of the window of channel c, in w
-    for (int c = 0; c < size; c++) {
+    for (int c = begin; c < end; c++) {
         for (int j = 0; j + 1 < WINDOW; j++)
             w[j] = w[j + 1];
         w[WINDOW - 1] = next;
-        next = c + HALF + 1 < size ? in[(long long)(c + HALF + 1) * pixels] : zero;
+        next = channel(in, c + HALF + 1, size, pixels);
         Images result;
         for (int m = 0; m < V; m++) {
             REAL sum = 0;
@@ -64,28 +71,30 @@ extern "C" __global__ void lrn_forward(const REAL *x, REAL *y, int pixels, int s
 
 // The same walk.  Channel c gets the sum of the ratios dy x s^(-beta-1) of the channels whose windows hold it.
 // The ratio of channel c+HALF has just come in: its s is computed from w = x of the channels c ... c+2 HALF.
+// So a walk starts with the ratio of HALF channels before its own, or with the group's first.
 //
-// reads   dy, x, once each
+// reads   dy, x, once each (what several walks read, from the cache)
 // writes  dx
 // least   4 * 3*C*H*W*N bytes
-// grid    (ceil(H*W*N / block), groups)
-extern "C" __global__ void lrn_backward(const REAL *dy, const REAL *x, REAL *dx, int pixels, int size, int n,
-                                        REAL k, REAL a, REAL beta)
+// grid    (ceil(H*W*N / block), ceil(size / walk), groups)
+extern "C" __global__ void lrn_backward(const REAL *dy, const REAL *x, REAL *dx, int pixels, int size, int walk,
+                                        int n, REAL k, REAL a, REAL beta)
 {
     int t = blockIdx.x * blockDim.x + threadIdx.x;
     if (t >= pixels)
         return;
-    long long begin = (long long)blockIdx.y * size * pixels + t;
-    const Images *in = (const Images *)x + begin, *above = (const Images *)dy + begin;
-    Images *out = (Images *)dx + begin;
-    const Images zero = {};
+    int begin = blockIdx.y * walk, end = begin + walk < size ? begin + walk : size;
+    int start = begin < HALF ? -HALF : begin - 2 * HALF;
+    long long group = (long long)blockIdx.z * size * pixels + t;
+    const Images *in = (const Images *)x + group, *above = (const Images *)dy + group;
+    Images *out = (Images *)dx + group;
     Images w[WINDOW] = {}, ratio[WINDOW] = {};  // ratio: of the channels c-HALF ... c+HALF
     Images direct[HALF + 1] = {};  // dy s^-beta of the channels c ... c+HALF
-    for (int j = 0; j < HALF; j++)
-        w[HALF + 1 + j] = j < size ? in[(long long)j * pixels] : zero;
-    Images next = HALF < size ? in[(long long)HALF * pixels] : zero, next_dy = above[0];
+    for (int j = 1; j < WINDOW; j++)
+        w[j] = channel(in, start + j - 1, size, pixels);
+    Images next = channel(in, start + 2 * HALF, size, pixels), next_dy = channel(above, start + HALF, size, pixels);
     int first = HALF - n / 2, first_ratio = HALF - (n - 1 - n / 2);
-    for (int c = -HALF; c < size; c++) {
+    for (int c = start; c < end; c++) {
         for (int j = 0; j + 1 < WINDOW; j++) {
             w[j] = w[j + 1];
             ratio[j] = ratio[j + 1];
@@ -94,9 +103,9 @@ extern "C" __global__ void lrn_backward(const REAL *dy, const REAL *x, REAL *dx,
             direct[j] = direct[j + 1];
         int last = c + HALF;  // the channel that comes in
         w[WINDOW - 1] = next;
-        next = last + HALF + 1 < size ? in[(long long)(last + HALF + 1) * pixels] : zero;
+        next = channel(in, last + HALF + 1, size, pixels);
         Images gradient = next_dy;  // 0 beyond the group
-        next_dy = last + 1 < size ? above[(long long)(last + 1) * pixels] : zero;
+        next_dy = channel(above, last + 1, size, pixels);
         Images result;
         for (int m = 0; m < V; m++) {
             REAL squares = 0, sum = 0;
@@ -111,7 +120,7 @@ extern "C" __global__ void lrn_backward(const REAL *dy, const REAL *x, REAL *dx,
                     sum += ratio[j].of[m];
             result.of[m] = direct[0].of[m] - 2 * a * beta * w[0].of[m] * sum;
         }
-        if (c >= 0)
+        if (c >= begin)
             out[(long long)c * pixels] = result;
     }
 }

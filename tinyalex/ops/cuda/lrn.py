@@ -20,6 +20,17 @@ class LRNCache(NamedTuple):
     groups: int
 
 
+THREADS = 1 << 18  # that keep a large card busy: where there are fewer, several share a pixel's channels
+LEAST_WALK = 32  # channels of a thread: it also reads up to 8 around its own
+
+
+def _split(pixels, size):
+    """(channels that one thread walks through, how many threads share a group's)."""
+    parts = max(1, min(size // LEAST_WALK, THREADS // max(1, pixels)))
+    walk = -(-size // parts)
+    return walk, -(-size // walk)
+
+
 def _half(n):
     """How far the kernel's registers reach to either side: 2, 4, 8, …, so that there are few kernels."""
     return max(2, 1 << (n // 2 - 1).bit_length())
@@ -31,9 +42,11 @@ def lrn_forward(x, n, k, a, beta, groups):
     x = xp.ascontiguousarray(x)
     y = empty(xp, x.shape, x.dtype)
     v = min(IMAGES, images(x.shape[-1], x, y))
+    pixels, size = x[0].size // v, len(x) // groups
+    walk, parts = _split(pixels, size)
     launch(
-        "lrn.lrn_forward", (x[0].size // v, groups), x, y,
-        x[0].size // v, len(x) // groups, n, float(k), float(a), float(beta), V=v, HALF=_half(n),
+        "lrn.lrn_forward", (pixels, parts, groups), x, y,
+        pixels, size, walk, n, float(k), float(a), float(beta), V=v, HALF=_half(n),
     )  # fmt: skip
     return y, LRNCache(x, n, k, a, beta, groups)
 
@@ -44,9 +57,11 @@ def lrn_backward(dy, cache):
     xp = xp_of(dy, x)
     dy, dx = xp.ascontiguousarray(dy), empty(xp, x.shape, x.dtype)
     v = min(IMAGES, images(x.shape[-1], x, dy, dx))
+    pixels, size = x[0].size // v, len(x) // groups
+    walk, parts = _split(pixels, size)
     launch(
-        "lrn.lrn_backward", (x[0].size // v, groups), dy, x, dx,
-        x[0].size // v, len(x) // groups, n, float(k), float(a), float(beta), V=v, HALF=_half(n),
+        "lrn.lrn_backward", (pixels, parts, groups), dy, x, dx,
+        pixels, size, walk, n, float(k), float(a), float(beta), V=v, HALF=_half(n),
     )  # fmt: skip
     return dx
 

@@ -5,15 +5,15 @@ from tinyalex.ops.checks import xp_of
 from tinyalex.ops.cuda.launch import launch
 
 TEAM = 128  # threads of a block: a row's
+LONG = 64 * TEAM  # rows from which on a block has as many threads as there can be
 
 
 def sum_rows(x, out, divisor=1.0):
     """out[f] = Σ x[f] / divisor; x (F, …), out of F numbers, contiguous."""
     x = xp_of(x).ascontiguousarray(x)
-    launch(
-        "sums.sum_rows", (TEAM, out.size), x, out, x.size // max(1, out.size), float(divisor),
-        block=TEAM, TEAM=TEAM,
-    )  # fmt: skip
+    columns = x.size // max(1, out.size)
+    team = TEAM if columns < LONG else 1024
+    launch("sums.sum_rows", (team, out.size), x, out, columns, float(divisor), block=team, TEAM=team)
     return out
 
 

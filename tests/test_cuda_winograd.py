@@ -1,0 +1,129 @@
+"""The GPU's minimal filtering: every edge of its tiles against NumPy, where it pays, and planted faults."""
+
+from collections import Counter
+
+import backends
+import numpy as np
+import pytest
+from test_cuda_conv import compare, drawn
+
+from tinyalex.comm import Comm
+from tinyalex.devices import Device
+from tinyalex.measure import traffic
+from tinyalex.nn import Conv2d, Sequential
+from tinyalex.ops.conv import conv2d_forward
+from tinyalex.ops.cuda import implicit_gemm, winograd
+from tinyalex.ops.cuda import launch as cuda_launch
+from tinyalex.ops.cuda.launch import timed
+from tinyalex.ops.cuda.sums import sum_rows
+
+# of the largest number; the CPU's, which test_winograd measures with more channels, are 5e-6 and 1e-5
+TOLERANCE = {("float32", 3): 5e-6, ("float32", 5): 1e-5, ("float64", 3): 1e-13}
+CASES = [pytest.param(*case, marks=pytest.mark.slow if "float64" in case else ()) for case in TOLERANCE]
+
+
+@pytest.fixture
+def always(monkeypatch):
+    """All that is known is done by minimal filtering."""
+    monkeypatch.setattr(winograd, "pays", lambda w, y, stride, groups: True)
+
+
+def check(dtype="float32", kernels=(3, 5)):
+    """Maps that fill no tile, four different pads, towers, filters and channels that fill no stage."""
+    for k in kernels:
+        for N, pad in ((3, (1, 0, 2, 1)), (8, 0)):
+            compare((6, 9, 7, N), (10, 3, k, k), dtype, 1, pad, 2, tolerance=TOLERANCE[dtype, k])
+
+
+@pytest.mark.parametrize(("dtype", "k"), CASES)
+def test_equals_numpy(dtype, k, gpu, always):
+    check(dtype, (k,))
+
+
+def test_in_several_blocks(gpu, always, monkeypatch):
+    """Whose room holds one row of tiles; their products in chunks."""
+    monkeypatch.setattr(winograd, "SCRATCH_BYTES", 1)
+    monkeypatch.setattr(implicit_gemm, "_chunks", lambda *args: 3)
+    check("float32", (3,))
+
+
+def test_sums_of_long_rows(gpu):
+    """db's: a block of 1,024 threads for each."""
+    x = drawn(3, 9000)
+    found = backends.get(sum_rows(backends.put(x), backends.put(np.zeros(3, np.float32))))
+    np.testing.assert_allclose(found, x.astype(float).sum(axis=1), rtol=0, atol=1e-3)
+
+
+def test_where_it_pays(monkeypatch):
+    def pays(images, name):
+        C, H, F, k, stride, groups = {
+            "conv1": (3, 224, 96, 11, 4, 1), "conv2": (96, 27, 256, 5, 1, 2),
+            "conv3": (256, 13, 384, 3, 1, 1), "conv5": (384, 13, 256, 3, 1, 2),
+            "figure 1's": (32, 16, 32, 5, 1, 1),
+        }[name]  # fmt: skip
+        OH = Conv2d(F, k, stride, k // 2).out((C, H, H))[1]
+        return winograd.pays((F, C // groups, k, k), (F, OH, OH, images), stride, groups)
+
+    assert [pays(128, name) for name in ("conv2", "conv3", "conv5")] == [True] * 3
+    assert not pays(128, "conv1")  # stride 4
+    assert not pays(128, "figure 1's")  # the transforms move more than the products save
+    assert not pays(1, "conv3")  # nothing is long enough
+    monkeypatch.setenv("CUPY_TF32", "1")
+    assert not pays(128, "conv3")
+
+
+FAULTS = {  # name: (file, what stands there, what stands there instead)
+    "a tile's edge": ("winograd", "if (i + p < OH && j + q < OW)", "if (i + p < OH)"),
+    "no padding": ("winograd", "&& (unsigned int)(v + q) < (unsigned int)W", ""),
+    "tiles three apart": ("winograd", "v = t / N * 4 - left", "v = t / N * 3 - left"),
+    "the filter not turned": ("winograd", "dw + TAPS * TAPS - 1 - p * TAPS - q", "dw + p * TAPS + q"),
+    "the next group's filters": ("winograd", "(long long)blockIdx.z * by_group", "(long long)0 * by_group"),
+    "channels that there are not": ("winograd", "f < F && c < C;", "f < F && c < C + 1;"),
+    "the next filter's bias": ("winograd", "forward ? b[f]", "forward ? b[f ? f - 1 : 0]"),
+    "a block that does not add": ("winograd", "(more ? *turned : (REAL)0)", "(more ? 0 : (REAL)0)"),
+    "a chunk left out": ("winograd", "chunk < chunks; chunk++", "chunk < chunks - 1; chunk++"),
+}  # fmt: skip
+QUICK = ("a block that does not add",)  # the others compile for a second each, too
+
+
+@pytest.mark.parametrize(
+    "fault", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in FAULTS]
+)
+def test_a_planted_fault_is_caught(fault, standin, always, monkeypatch):
+    monkeypatch.setattr(winograd, "SCRATCH_BYTES", 1)
+    caches = cuda_launch._function, cuda_launch._module
+    for cache in caches:
+        cache.cache_clear()
+    backends.in_source(*FAULTS[fault])(monkeypatch)
+    try:
+        with pytest.raises((AssertionError, IndexError)):
+            check("float32", (3,))
+    finally:
+        for cache in caches:
+            cache.cache_clear()
+
+
+def test_the_forecast_counts_the_launches(standin, always):
+    """What `traffic` counts from shapes is what the launches count, as test_cuda has it for the other way."""
+    net = Sequential([Conv2d(6, 3), Conv2d(8, 3, pad=1, groups=2, activation="relu")], (4, 9, 7),
+                     Comm(Device("cuda:0")), np.random.default_rng(0))  # fmt: skip
+    moved, expected = Counter(), Counter()
+    with timed(lambda: net.comm.label) as events:
+        y = net.forward(backends.put(drawn(4, 9, 7, 3)), train=True)
+        net.layers["conv2"].backward(y)
+    for one in events:
+        if one.place.startswith("conv2") or not one.place:
+            moved[one.kernel] += one.bytes
+    for one in traffic.of_layer(net.placed["conv2"], 3):
+        expected[one.kernel] += one.bytes
+    assert moved == expected
+
+
+def test_rounding_as_on_the_cpu(standin, always):
+    """conv4's tower, as test_winograd has it: at most 5e-6 of the largest output."""
+    rng = np.random.default_rng(0)
+    x = np.maximum(rng.standard_normal((192, 13, 13, 2)), 0)
+    w, b = rng.standard_normal((32, 192, 3, 3)) * 0.03, np.zeros(32)
+    exact = conv2d_forward(x, w, b, 1, 1)[0]
+    found = backends.get(conv2d_forward(*(backends.put(a.astype(np.float32)) for a in (x, w, b)), 1, 1)[0])
+    assert np.abs(found - exact).max() < 5e-6 * np.abs(exact).max()

@@ -1,0 +1,149 @@
+"""Minimal filtering on the GPU: convolution with stride 1 in fewer products, see `tinyalex.ops.winograd`.
+
+The matrices, and so the numbers up to their rounding, are those of the CPU.  What differs is the order of the
+work: all tiles of a launch are transformed at once, into V; one product of matrices for each of the n² places
+follows, by the implicit GEMM's kernel; and one kernel takes the results M back.  V and M cross the memory
+twice each, which costs more than their arithmetic: `pays` weighs the one against the other.
+"""
+
+import functools
+import math
+
+from tinyalex.memory import empty
+from tinyalex.ops.checks import xp_of
+from tinyalex.ops.cuda import implicit_gemm
+from tinyalex.ops.cuda.launch import images, launch
+from tinyalex.ops.cuda.sums import sum_rows
+from tinyalex.ops.winograd import POINTS, SIDE, axis
+
+SCRATCH_BYTES = 1 << 28  # of V and M; what needs more is done in several blocks of rows of tiles
+# What an H100 was measured to do: the implicit GEMM's products, kernels that wait for the memory (three
+# quarters of a copy's rate), and what the two launches more cost.
+FLOP_PER_SECOND, BYTES_PER_SECOND, LAUNCHES = 42e12, 2.2e12, 20e-6
+
+
+def pays(w, y, stride, groups):
+    """Whether a convolution of these shapes, w (F,C/groups,KH,KW) and y (F,OH,OW,N), takes less time here.
+
+    The products that are saved, in seconds, against the bytes of V and M, of x and of y.  Never with the
+    tensor cores: their products are too fast, and 10 bits too few.
+    """
+    (F, CG, KH, KW), (_, OH, OW, N) = w, y
+    if stride != 1 or KH != KW or KH not in POINTS or implicit_gemm.tf32():
+        return False
+    n2, tiles = (KH + SIDE - 1) ** 2, -(-OH // SIDE) * -(-OW // SIDE) * N
+    saved = 2 * F * CG * (KH * KW * OH * OW * N - n2 * tiles)
+    moved = 4 * (n2 + SIDE**2) * (groups * CG + F) * tiles
+    return saved / FLOP_PER_SECOND > moved / BYTES_PER_SECOND + LAUNCHES
+
+
+def forward(x, w, b, y, pads, groups, through_relu):
+    """Fill y (F,OH,OW,N) with w ∗ x + b, through ReLU if asked."""
+    xp = xp_of(x)
+    x, w, b = map(xp.ascontiguousarray, (x, w, b))
+    _convolve(x, w, b, y, pads, groups, False, through_relu)
+
+
+def backward(g, x, w, pads, groups):
+    """Return (dx, dw, db) from g (F,OH,OW,N), the gradient before the activation."""
+    xp = xp_of(g)
+    g, x, w = map(xp.ascontiguousarray, (g, x, w))
+    dx, dw, db = (empty(xp, shape, g.dtype) for shape in (x.shape, w.shape, w.shape[:1]))
+    pads = [w.shape[-1] - 1 - pad for pad in pads]
+    _convolve(g, w, g, dx, pads, groups, True, False, lambda *block: _add_to_dw(dw, x, groups, *block))
+    return dx, dw, sum_rows(g, db)
+
+
+def _convolve(x, w, b, y, pads, groups, turned, through_relu, use=lambda *block: None):
+    """y = w ∗ x (+ b and ReLU), w turned if x is a gradient.  use(V, room, row): before the products."""
+    k, (F, OH, OW, N) = w.shape[-1], y.shape
+    _, H, W, _ = x.shape
+    across = -(-OW // SIDE)
+    for V, M, row in _blocks(x, y, k):
+        rows = V.shape[2]
+        if not row:
+            v = images(across * N, V, M)
+            tile = implicit_gemm.choose_tile(F // groups, y.itemsize, v)
+            U = _filters(w, groups, turned, tile)
+        launch(
+            "winograd.winograd_tiles", (across * N, rows, len(x)), x, V,
+            H, W, N, across, row, pads[0], pads[2], nbytes=x.nbytes + V.nbytes, **matrices(k),
+        )  # fmt: skip
+        use(V, M, row)
+        _products(U, V, M, groups, tile, v)
+        launch(
+            "winograd.winograd_outputs", (across * N, rows, F), M, b, y,
+            OH, OW, N, across, row, not turned, through_relu,
+            nbytes=M.nbytes + b.nbytes * (not turned) + y.nbytes, **matrices(k),
+        )  # fmt: skip
+
+
+def _blocks(x, y, k):
+    """Yield (V, M, row): room for some rows of tiles, and the first row.  The room is the same for all."""
+    C, (F, OH, OW, N), xp = len(x), y.shape, xp_of(y)
+    n2, down, across = (k + SIDE - 1) ** 2, -(-OH // SIDE), -(-OW // SIDE)
+    most = max(1, SCRATCH_BYTES // (n2 * (C + F) * across * N * y.itemsize))
+    rows = -(-down // -(-down // most))
+    rooms = [empty(xp, (n2 * maps * rows * across * N,), y.dtype) for maps in (C, F)]
+    for row in range(0, down, rows):
+        shapes = [(n2, maps, min(rows, down - row), across, N) for maps in (C, F)]
+        V, M = (room[: math.prod(s)].reshape(s) for room, s in zip(rooms, shapes, strict=True))
+        yield V, M, row
+
+
+def _filters(w, groups, turned, tile):
+    """U = G w Gᵀ as the products read it, (n², groups, tiles, terms, TF); turned: of dx's convolution."""
+    F, C, k, _ = w.shape
+    F, taps = F // groups, k * k
+    strides = (F * C * taps, C * taps, k, 1, taps)
+    if turned:
+        F, C, strides = C, F, (F * C * taps, taps, -k, -1, C * taps)
+    terms, tiles = -(-C // tile.TK) * tile.TK, -(-F // tile.TF)
+    U = empty(xp_of(w), ((k + SIDE - 1) ** 2, groups, tiles, terms, tile.TF), w.dtype)
+    launch(
+        "winograd.winograd_filters", (terms * tile.TF, tiles, groups), w, U,
+        F, C, terms, tile.TF, (taps - 1) * turned, *strides,
+        nbytes=w.nbytes + len(U) * F * C * groups * w.itemsize, **matrices(k),
+    )  # fmt: skip
+    return U
+
+
+def _products(U, V, M, groups, tile, v):
+    """M = U V at each of the n² places, for each group; v: columns that a thread copies at once."""
+    C, F, places = V.shape[1] // groups, M.shape[1] // groups, len(V) * groups
+    columns = math.prod(V.shape[2:])
+    defines = {"V": v, **tile._asdict()}
+    cut = implicit_gemm.Cut.of(xp_of(V), tile, columns, F, places, C, M)
+    launch(
+        "conv.winograd_products", cut.threads, V, U, M, cut.part, C, F, columns, cut.whole, cut.chunks,
+        nbytes=V.nbytes + M.nbytes + places * F * C * V.itemsize,
+        flop=2 * places * F * C * columns,
+        block=tile.threads, **defines,
+    )  # fmt: skip
+    cut.add(V, M, columns, columns, F, 1, 1, 1, 1, 0, 0, False, False, **defines)
+
+
+def _add_to_dw(dw, x, groups, V, room, row):
+    """dw += the part of these rows of tiles; the first row's begins it.  V: B D Bᵀ of the gradient."""
+    F, C, k, _ = dw.shape
+    n2, _, rows, across, N = V.shape
+    _, H, W, _ = x.shape
+    launch(
+        "winograd.winograd_tiles_back", (across * N, rows, len(x)), x, room,
+        H, W, N, across, row, nbytes=x.nbytes + room.nbytes, **matrices(k),
+    )  # fmt: skip
+    places = (1, 1, rows * across * N)
+    part = implicit_gemm.partial_sums(
+        V.reshape(-1, *places), room.reshape(-1, *places), (n2 * F, C, 1, 1), 1, (0,) * 4, n2 * groups
+    )
+    launch(
+        "winograd.winograd_filters_back", (C, F), part, dw, C, len(part), row > 0,
+        nbytes=n2 * F * C * dw.itemsize + dw.nbytes, **matrices(k),
+    )  # fmt: skip
+
+
+@functools.cache
+def matrices(k):
+    """The constants of winograd.cu for k×k kernels: the matrices as C++ writes them."""
+    written = (str(m.tolist()).translate({ord("["): "{", ord("]"): "}", ord(" "): None}) for m in axis(k))
+    return {"TAPS": k} | {f"MATRIX_{name}": text for name, text in zip("ABG", written, strict=True)}
