@@ -267,6 +267,7 @@ def test_weights_of_other_floats_become_float32_and_it_is_said(dtype, kind, roun
             b"\x00damaged",
             "by its name a pickle of PyTorch's: pickles are not read; this line makes",
         ),
+        ("alexnet.pkl", b"(dp0\nS'fc8'\np1\n", "by its name a pickle of PyTorch's"),  # of protocol 0: a text
         ("alexnet.safetensors", b"PK\x03\x04 archive/data.pkl", "a zip, as torch.save writes it"),
         (
             "net.onnx",

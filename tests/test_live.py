@@ -1,13 +1,16 @@
 """The live course: Python's side of it here, and its pages in Chromium (`-m slow` for all of that)."""
 
+import ast
 import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +52,36 @@ for line in sys.stdin:
     answer = session.answer(line, lambda kind, text: shown.append((kind, text)))
     print(json.dumps([json.loads(answer), shown]))
 """
+
+
+IMPORTS = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+sys.modules.update(dict.fromkeys(json.loads(sys.argv[2])))  # what is None cannot be imported
+for line in json.loads(sys.argv[3]):
+    exec(line)
+assert sys.modules["tinyalex"].__file__.startswith(sys.argv[1])
+"""
+
+
+def test_what_the_lessons_import_needs_nothing_that_a_browser_lacks(tmp_path):
+    """Of the program's dependencies Pyodide's files have some; the cells' imports do with those."""
+    for lesson in (None, *live.OF_ONE_LESSON):
+        with zipfile.ZipFile(io.BytesIO(live.package(lesson))) as archive:
+            archive.extractall(tmp_path)
+    needed = {re.match(r"\w+", line)[0] for line in metadata.requires("tinyalex") if "extra ==" not in line}
+    lacks = [name for name in needed if not any(file.startswith(name) for file in live.python_files())]
+    assert {"filelock", "rich", "typer"} <= {*lacks} < needed
+    cells = "\n".join(path.read_text(encoding="utf-8") for path in sorted(course.folder().glob("[0-9]*.py")))
+    lines = {
+        ast.unparse(node)
+        for node in ast.walk(ast.parse(cells))
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("tinyalex")
+    }
+    assert len(lines) > 50
+    command = [sys.executable, "-c", IMPORTS, tmp_path, json.dumps(lacks), json.dumps(sorted(lines))]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert not done.returncode, done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -51,12 +51,12 @@ def other_kind(path, data):
         return "an HTML page, not the file itself: was the address the one of the download?"
     if path.suffix in (".caffemodel", ".prototxt", ".binaryproto"):
         return "a file of Caffe: expected ONNX; the ONNX model zoo has Caffe's networks"
-    if not data[:200].translate(None, TEXT):
-        return "a text file: expected ONNX or safetensors"
     pickle = _pickle(path, data)
     if pickle:
         line = CONVERT.format(str(path), str(path.with_suffix(".safetensors")))
         return f'{pickle}: pickles are not read; this line makes a file that is: python -c "{line}"'
+    if not data[:200].translate(None, TEXT):
+        return "a text file: expected ONNX or safetensors"
     return None
 
 

@@ -79,10 +79,12 @@ def _blocks_of_rows(x, kh, kw, stride, pads, oh, ow):
 
 
 def _columns(strips, kh, stride):
-    """Return the columns of the block's output rows, a view: (rows, KH·C·KW, OW·N)."""
+    """Return the columns of the block's output rows, a view: (rows, KH·C·KW, OW·N).
+
+    Of these rows alone: with all windows it would have more numbers than NumPy's 32 bits in a browser count.
+    """
     h, C, kw, ow, N = strips.shape
     row, _, element, _, number = strips.strides
-    # (a view of all windows, between output rows too, would have more numbers than 32 bits count: Pyodide)
     shape = (h - kh) // stride + 1, kh * C * kw, ow * N
     return as_strided(strips, shape, (stride * row, element, number))
 
