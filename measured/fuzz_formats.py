@@ -171,6 +171,9 @@ class Onnx(Format):
         for _ in range(rng.choice((1, 1, 2, 4))):
             self._change(model.graph, rng)
         data = model.SerializeToString()
+        if rng.random() < 0.1:  # a text that is not UTF-8
+            name = rng.choice(("conv1", "Relu", "strides", "location", "weights.bin")).encode()
+            data = data.replace(name, b"\xff" * len(name))
         return self.write("case.onnx", change_bytes(data, rng) if rng.random() < 0.2 else data)
 
     def _change(self, graph, rng):

@@ -551,6 +551,37 @@ def test_a_model_that_is_a_link_has_its_weights_beside_the_link_or_the_file(besi
         onnx_import.read(path)
 
 
+@pytest.mark.parametrize(
+    ("place", "change"),
+    [
+        ("NodeProto.name", lambda m: m.graph.node[0].__setattr__("name", "TEXT")),
+        ("NodeProto.op_type", lambda m: m.graph.node[1].__setattr__("op_type", "TEXT")),
+        ("NodeProto.domain", lambda m: m.graph.node[1].__setattr__("domain", "TEXT")),
+        ("NodeProto.input", lambda m: m.graph.node[2].input.append("TEXT")),
+        ("NodeProto.output", lambda m: m.graph.node[2].output.append("TEXT")),
+        ("AttributeProto.name", lambda m: m.graph.node[0].attribute[0].__setattr__("name", "TEXT")),
+        ("TensorProto.name", lambda m: m.graph.initializer[0].__setattr__("name", "TEXT")),
+        ("StringStringEntryProto.key", lambda m: m.metadata_props.add(key="TEXT", value="")),
+        ("StringStringEntryProto.value", lambda m: m.metadata_props.add(key="", value="TEXT")),
+        ("StringStringEntryProto.value", lambda m: m.graph.initializer[0].external_data.add(value="TEXT")),
+        ("ValueInfoProto.name", lambda m: m.graph.output[0].__setattr__("name", "TEXT")),
+        ("Dimension.dim_param", lambda m: m.graph.input[0].type.tensor_type.shape.dim.add(dim_param="TEXT")),
+        ("OperatorSetIdProto.domain", lambda m: m.opset_import.add(domain="TEXT")),
+        (None, lambda m: m.graph.node[0].__setattr__("doc_string", "TEXT")),
+    ],
+)
+def test_text_that_is_not_utf_8_is_refused_but_in_descriptions(place, change, tmp_path):
+    path = towers_2012().write(tmp_path / "net.onnx")
+    model = onnx.load(path)
+    change(model)
+    path.write_bytes(model.SerializeToString().replace(b"TEXT", b"\xff\xfe\xfd\xfc"))
+    if place is None:
+        assert onnx_import.read(path).network.layers
+    else:
+        with pytest.raises(DataError, match=rf"net\.onnx: {place}: expected text in UTF-8, found b'.xff"):
+            onnx_import.read(path)
+
+
 def test_a_constant_that_would_fill_the_memory_is_refused(tmp_path):
     def change(g):
         g.weights[1].CopyFrom(onnx.numpy_helper.from_array(np.array([1 << 40], np.int64), "six"))

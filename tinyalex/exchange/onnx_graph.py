@@ -292,6 +292,21 @@ class Graph:
                     raise DataError(f"{called(node)}: expected no attribute {a.name[:40]!r}")
 
 
+def all_text(message):
+    """Refuse text that is not UTF-8, but in descriptions: protobuf hands it out as bytes."""
+    for field in message.DESCRIPTOR.fields:
+        value = getattr(message, field.name)
+        if field.type == field.TYPE_STRING and field.name != "doc_string":
+            for text in [value] if isinstance(value, str | bytes) else value:
+                if isinstance(text, bytes):
+                    where = f"{message.DESCRIPTOR.name}.{field.name}"
+                    raise DataError(f"{where}: expected text in UTF-8, found {text[:40]!r}")
+        elif field.type == field.TYPE_MESSAGE:
+            is_one = hasattr(value, "DESCRIPTOR")
+            for part in [value] if is_one and message.HasField(field.name) else () if is_one else value:
+                all_text(part)
+
+
 def called(node):
     """A node in words: its operation and its name, or what it makes."""
     return f"node {(node.name or ', '.join(node.output) or '?')[:80]!r} ({node.op_type[:40]})"

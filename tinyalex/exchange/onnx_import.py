@@ -33,7 +33,7 @@ import numpy as np
 
 from tinyalex.errors import ArgumentError, DataError
 from tinyalex.exchange import Imported, onnx_export, onnx_module, onnx_norm, onnx_towers, other_kind
-from tinyalex.exchange.onnx_graph import ANY_BATCH, CONSTANT_OPS, FLOATS, Graph, called, meant
+from tinyalex.exchange.onnx_graph import ANY_BATCH, CONSTANT_OPS, FLOATS, Graph, all_text, called, meant
 from tinyalex.fields import finite
 from tinyalex.models.network import MOST_NUMBERS, Network
 from tinyalex.nn import (
@@ -75,6 +75,7 @@ def read(path):
         raise DataError(f"{path}: {found}")
     del data
     try:
+        all_text(model)
         return _Reader(onnx, path, model).read({p.key: p.value for p in model.metadata_props})
     except (DataError, ArgumentError) as error:
         raise DataError(f"{path}: {error}") from error
