@@ -50,7 +50,7 @@ session = Session(5, '{"packages": {}}', None, None)
 for line in sys.stdin:
     shown = []
     answer = session.answer(line, lambda kind, text: shown.append((kind, text)))
-    print(json.dumps([json.loads(answer), shown]))
+    print(json.dumps([json.loads(answer), shown]), flush=True)
 """
 
 
