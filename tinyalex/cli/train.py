@@ -160,7 +160,8 @@ class _Display:
     def __init__(self, progress, settings, data, devices):
         from tinyalex.runs.recipe import steps_of
 
-        progress.print(f"devices: {devices}{sharing(devices.split(','))}")
+        if not devices.startswith("mpi"):  # of which every process would say so
+            progress.print(f"devices: {devices}{sharing(devices.split(','))}")
         self.progress, self.recipe, self.classes = progress, settings.recipe, len(data.classes)
         self.has_begun = False
         count = len(data.train.labels) if data.train is not None else 0
