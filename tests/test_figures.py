@@ -349,6 +349,13 @@ def test_curves_are_the_records():
     assert [t.get_text() for t in rates.get_xticklabels()] == ["0.01", "0.001", "0.01"]
 
 
+def test_a_curve_that_hardly_falls_does_not_run_along_the_frame():
+    records = metrics([0.01] * 3)
+    for k, record in enumerate(records):
+        record["loss"] = 1.1 - 0.001 * k
+    assert curves_figure(records).axes[0].get_ylim() == pytest.approx((0, 1.05 * 1.1))
+
+
 def test_a_gliding_rate_is_not_drawn_as_steps():
     for changes, lines in ((12, 12), (13, 0)):
         figure = curves_figure(metrics([0.01 * 0.9**i for i in range(changes + 1)]))

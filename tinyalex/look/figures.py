@@ -286,6 +286,8 @@ def curves_figure(metrics, k=5):
     loss.set(ylabel="loss (nats per image)")
     error.set(xlabel="epochs", ylabel="error rate")
     for axes in (loss, error):
+        axes.update_datalim([(0, 0)])  # or a curve that hardly falls would run along the frame
+        axes.autoscale_view()
         axes.set_ylim(bottom=0)
         # beside the panel, where no line runs
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
