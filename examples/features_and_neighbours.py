@@ -21,7 +21,7 @@ layers = [
 net = Sequential(layers, (3, 32, 32), rng=rng)
 train, test = shapes.make(1200, np.random.default_rng(0)), shapes.make(200, np.random.default_rng(2))
 batches = InMemory(train, batch=20)
-fit(net, SGD(net, 0.001, 0.9, 0.0005), lambda epoch, start: batches.epoch(rng), batches.steps, epochs=4)
+fit(net, SGD(net, 0.001, 0.9, 0.0005), lambda epoch, start: batches.epoch(rng), batches.steps, epochs=8)
 
 
 def hidden(pictures):

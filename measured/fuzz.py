@@ -5,7 +5,8 @@
 Each input is a good file, changed: bytes flipped, cut, doubled, moved; or, where the format has a structure
 (JSON, protobuf), a value in it replaced by another that a program may stumble over.  It is read as tinyalex
 reads such a file, and if it is accepted, what was read is used: a network looks at a picture.  The reading is
-done in a process that may take 3 GB of address space, and no input may take more than 30 seconds.
+done in a process that may take 3 GB of address space, and no input may take more than 30 seconds
+of processor time.
 
 A format's column "refused" counts inputs that raised a tinyalex error (or OSError), "undocumented" those that
 raised anything else, "crashed" processes that died.  Exits with 1 unless the last three are 0.
@@ -45,13 +46,13 @@ def try_inputs(kind, folder, seed, start, stop, found):
     def alarm(*_):
         raise Hang
 
-    signal.signal(signal.SIGALRM, alarm)
+    signal.signal(signal.SIGPROF, alarm)  # of processor time: the machine may be busy with others
     fmt = kind(folder)
     for number in range(start, stop):
         rng = random.Random(f"{seed} {kind.__name__} {number}")
         case = fmt.case(rng)
         found(number, "begun", "")
-        signal.alarm(SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
         outcome, trace = "accepted", ""
         try:
             fmt.read(case)
@@ -62,7 +63,7 @@ def try_inputs(kind, folder, seed, start, stop, found):
         except Exception:
             outcome, trace = "undocumented", traceback.format_exc()
         finally:
-            signal.alarm(0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
         found(number, outcome, trace)
 
 

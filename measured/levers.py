@@ -18,7 +18,7 @@ from tinyalex import devices, memory, optim
 from tinyalex.comm import launch
 from tinyalex.measure.machine import blas, cpu
 from tinyalex.models import alexnet
-from tinyalex.ops import lrn, pool, strips, winograd
+from tinyalex.ops import lrn, pool, products, strips, winograd
 from tinyalex.train import train_step
 
 WHOLE = 1 << 40  # bytes: no blocks
@@ -36,6 +36,9 @@ def _fresh(self, shape, dtype):
 WITHOUT = {
     "nothing: all levers": (),
     "fewer multiplications (winograd)": (mock.patch.object(winograd, "LEAST", WHOLE),),
+    "long products of few rows cut into small ones": (
+        mock.patch.multiple(products, MOST=WHOLE, MOST_SUMS=0),
+    ),
     "long products: a row of tiles of all images": (mock.patch.object(winograd, "PRODUCTS_BYTES", 4 << 20),),
     "tiles transformed in cache, not all at once": (mock.patch.object(winograd, "TRANSFORM_BYTES", WHOLE),),
     "im2col's strips in blocks of rows": (mock.patch.object(strips, "BLOCK_BYTES", WHOLE),),

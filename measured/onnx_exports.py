@@ -4,8 +4,9 @@
 
 Each network goes out at opset 7 to 23, by the older exporter (TorchScript) and by the newer (torch.export),
 with a fixed and with a free batch, and is read.  What is read must give PyTorch's logits within 1e-4 of the
-largest, for three pictures.  Prints a line for each network and exporter, and each reason of a refusal; exits
-with 1 if a file was read wrongly or not read.  What an exporter itself does not write is counted on its own.
+largest, for three pictures.  Prints a line for each network and exporter, with the opsets of the files
+(the newer exporter begins with 18 and converts where it can), and each reason of a refusal; exits with 1 if a
+file was read wrongly or not read.  What an exporter itself does not write is counted on its own.
 
 Needs torch, onnx and onnxscript.
 """
@@ -243,8 +244,10 @@ def judge(name, path, x, wanted):
 def main(exporters, names, opsets, out):
     """Print the table; return whether every file that was written is read rightly."""
     console = Console(width=110, markup=False, highlight=False)
-    lines = ["| network | exporter | files | read, PyTorch's numbers | refused | wrong | not exported |"]
-    lines += ["|---|---|---|---|---|---|---|"]
+    lines = [
+        "| network | exporter | files | of opset | read, PyTorch's numbers | refused | wrong | not exported |"
+    ]
+    lines += ["|---|---|---|---|---|---|---|---|"]
     totals, bad = Counter(), Counter()
     logging.disable(logging.WARNING)  # the newer exporter's conversions that fail
     warnings.simplefilter("ignore")
@@ -252,7 +255,7 @@ def main(exporters, names, opsets, out):
         for name in names:
             module, x, wanted = made(name)
             for exporter in exporters:
-                counts = Counter()
+                counts, versions = Counter(), set()
                 for opset in opsets:
                     for is_free in (False, True):
                         path, given = Path(folder, "net.onnx"), (module, torch.from_numpy(x))
@@ -264,6 +267,7 @@ def main(exporters, names, opsets, out):
                             counts["not exported"] += 1
                             bad[f"{exporter} does not write {name}, opset {opset}: {error}"[:200]] += 1
                             continue
+                        versions.add(written)
                         outcome, why = judge(name, path, x, wanted) or ("right", "")
                         counts[outcome] += 1
                         if outcome != "right":
@@ -276,6 +280,7 @@ def main(exporters, names, opsets, out):
                     name,
                     exporter,
                     files,
+                    ", ".join(map(str, sorted(versions))),
                     *(counts[k] for k in ("right", "refused", "wrong", "not exported")),
                 ]
                 lines.append(f"| {' | '.join(map(str, row))} |")

@@ -2,16 +2,20 @@
 
     mpiexec -n 4 python measured/parallel.py --batch 64 --layouts data,hybrid
 
-The two rates of a prediction are measured by the same processes: the link by all-reduces of 16 MB, the
-arithmetic by steps of each rank alone on its part of the batch, all ranks at once.  Rounds of both and of the
-step that is predicted take turns, and the least of each counts: what else the machine does only adds.  The
-bytes of a step are compared with the ledger's, layer by layer.  A row of Markdown: layout, ranks, link,
-arithmetic, bytes of all ranks predicted, found; seconds predicted where nothing overlaps and where gradients
-travel behind the backward pass, the least found, the median; the least over each prediction.
+What a prediction is made of is measured by the same processes: what any collective takes (all-reduces of one
+number), the link (all-reduces of 16 MB, with their sums), and the arithmetic (steps of each rank alone on
+its part of the batch, all ranks at once: with more ranks than cores they share the cores then, too).  Rounds
+of these and of the step that is predicted take turns, and the median of each counts.  The bytes of a step
+and its collectives are compared with the ledger's, the bytes layer by layer.
+
+A row of Markdown: layout, ranks, latency, link, arithmetic, bytes of all ranks and collectives, as predicted
+and found; seconds predicted where nothing overlaps, and where gradients travel behind the backward pass; the
+median found, its quartiles; the median over each prediction.
 """
 
 import argparse
 import json
+import math
 import statistics
 from pathlib import Path
 from time import perf_counter
@@ -53,7 +57,7 @@ def crossed(comm):
 
 def compare(comm, name, network, batch, layout, rounds):
     """Return a dict of rates, bytes and seconds, predicted and found."""
-    message = np.ones(1 << 22, np.float32)
+    message, number = np.ones(1 << 22, np.float32), np.ones(1, np.float32)
     received = 2 * message.nbytes * (comm.size - 1) / comm.size
     net, alone = stepper(network, comm.alone(), batch // comm.size)
     made = [both for place in net.placed.values() for both in products(place, batch // comm.size).values()]
@@ -62,7 +66,9 @@ def compare(comm, name, network, batch, layout, rounds):
     _, step = stepper(network, comm, batch, layout)
     step(), alone()
     comm.ledger.clear()
+    comm.calls.clear()
     step()
+    collectives = sum(comm.calls.values())
     found, rows = crossed(comm), {row.layer: row for row in description.rows}
     wrong = []
     for label, nbytes in found.items():
@@ -70,30 +76,37 @@ def compare(comm, name, network, batch, layout, rounds):
         if layers:  # else the loss, or the labels
             expected = comm.size * sum(getattr(rows[layer], f"received_{direction}") for layer in layers)
             wrong += [label] * (nbytes != expected)
+    if collectives != (expected := predict(description, math.inf, math.inf, 1).receiving):
+        wrong.append(f"{collectives} collectives, {expected:.0f} predicted")
     table = []
     for _ in range(rounds):  # by turns, so that all see the same load
+        latency = seconds(comm, lambda: [comm.all_reduce(number) for _ in range(20)]) / 20
         link = seconds(comm, lambda: comm.all_reduce(message))
-        table.append((link, seconds(comm, alone), seconds(comm, step)))
-    link, one, took = map(min, zip(*table, strict=True))
-    link, flops = received / link, flop / one
-    computing, receiving, overlapped = predict(description, link, flops)
+        table.append((latency, link, seconds(comm, alone), seconds(comm, step)))
+    (*_, took), columns = zip(*table, strict=True), [statistics.median(c) for c in zip(*table, strict=True)]
+    latency, link, one, median = columns
+    link, flops = received / (link - latency), flop / one
+    computing, receiving, overlapped = predict(description, link, flops, latency)
     total = description.total
     predicted = total.received_forward + total.received_backward + total.received_gradients
+    low, _, high = statistics.quantiles(took, n=4)
     return {
-        "network": name, "layout": layout, "ranks": comm.size, "batch": batch, "link": link, "flops": flops,
+        "network": name, "layout": layout, "ranks": comm.size, "batch": batch,
+        "latency": latency, "link": link, "flops": flops, "collectives": collectives,
         "bytes_predicted": predicted * comm.size, "bytes_found": sum(found.values()), "wrong": wrong,
-        "added": computing + receiving, "overlapped": overlapped, "seconds": took,
-        "median": statistics.median(row[2] for row in table),
+        "added": computing + receiving, "overlapped": overlapped, "seconds": median, "quartiles": [low, high],
     }  # fmt: skip
 
 
 def print_row(row):
     """Print a comparison as a row of Markdown."""
     right = row["bytes_predicted"] == row["bytes_found"] and not row["wrong"]
+    low, high = row["quartiles"]
     cells = (
-        row["layout"], row["ranks"], f"{row['link'] / 1e6:.0f} MB/s", f"{row['flops'] / 1e9:.1f} GF/s",
-        f"{row['bytes_predicted']:,}", "the same" if right else f"{row['bytes_found']:,} {row['wrong']}",
-        *(f"{row[key]:.3f}" for key in ("added", "overlapped", "seconds", "median")),
+        row["layout"], row["ranks"], f"{1e6 * row['latency']:.0f} µs", f"{row['link'] / 1e6:.0f} MB/s",
+        f"{row['flops'] / 1e9:.1f} GF/s", f"{row['bytes_predicted']:,}", row["collectives"],
+        "the same" if right else f"{row['bytes_found']:,} {row['wrong']}",
+        *(f"{row[key]:.3f}" for key in ("added", "overlapped", "seconds")), f"{low:.3f} to {high:.3f}",
         *(f"{row['seconds'] / row[key]:.2f}" for key in ("added", "overlapped")),
     )  # fmt: skip
     print("|", " | ".join(map(str, cells)), "|", flush=True)
@@ -123,6 +136,6 @@ if __name__ == "__main__":
     parser.add_argument("--classes", type=int, default=100)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--layouts", default="model,data,hybrid,hybrid:b")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--out", type=Path)
     ranks(parser.parse_args())

@@ -64,7 +64,8 @@ def limit(rate):
 
 def compare(mpiexec):
     """Print the predictions beside the measurements."""
-    command = [sys.executable, str(HERE / "parallel.py"), "--batch", "16"]
+    command = [sys.executable, str(HERE / "parallel.py"), "--batch", "16", "--layouts", "data,hybrid"]
+    command += ["--rounds", "5"]
     subprocess.run([*mpiexec, "-n", "2", *command], check=True)
 
 

@@ -115,7 +115,7 @@ class Elsewhere(np.ndarray):
     """Memory that this test's MPI may not touch."""
 
 
-class ElsewhereDevice(Device):
+class ElsewhereDevice(Device, kind="elsewhere"):
     """A device whose arrays must be copied to the host: as a GPU under an MPI that is not CUDA-aware."""
 
     def __init__(self):
@@ -133,7 +133,7 @@ class ElsewhereDevice(Device):
         return array.copy().view(np.ndarray)
 
 
-class AwareDevice(Device):
+class AwareDevice(Device, kind="aware"):
     """A device whose arrays MPI reads itself, when the device has done its work: CUDA-aware."""
 
     def __init__(self):

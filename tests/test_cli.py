@@ -155,8 +155,21 @@ def test_the_version_is_that_of_the_package():
 
 def test_resume_of_a_finished_run_has_nothing_to_do(world):
     before = (world.a / "metrics.jsonl").read_text()
-    assert "done: " in done("resume", world.a)
+    printed = done("resume", world.a)
+    assert "done: " in printed
+    assert f"nothing was left to do; for longer: tinyalex resume {world.a} --epochs 11" in printed
     assert (world.a / "metrics.jsonl").read_text() == before
+
+
+def test_epochs_that_have_ended_already_are_refused(world, tmp_path):
+    """Nor is the run shortened: what its folder says stays."""
+    shutil.copytree(world.a, tmp_path / "a")
+    done("resume", tmp_path / "a", "--epochs", 3)
+    before = {path: path.read_bytes() for path in sorted((tmp_path / "a").iterdir())}
+    for epochs in (1, 3):
+        message = f"a has 3 behind it: expected more, found {epochs}"
+        assert message in refused("resume", tmp_path / "a", "--epochs", epochs)
+    assert {path: path.read_bytes() for path in sorted((tmp_path / "a").iterdir())} == before
 
 
 def test_a_run_may_be_resumed_from_another_folder(world, tmp_path, monkeypatch):
@@ -308,8 +321,8 @@ def test_metrics_are_written_as_csv(world, tmp_path):
 
 
 def test_predict_prints_the_most_probable_classes(world, tmp_path):
-    """All four, the largest first; a name with brackets is a name."""
-    odd = tmp_path / "bee[ant] [bold].png"
+    """All four, the largest first; a name with brackets or colons is a name."""
+    odd = tmp_path / "bee[ant] [bold] :smile:.png"
     Image.open(world.src / "val" / "bee" / "0.jpg").save(odd)
     printed = done("predict", world.a, odd, world.src / "val" / "ant" / "1.jpg").splitlines()
     assert printed[0] == str(odd)
@@ -321,17 +334,28 @@ def test_predict_prints_the_most_probable_classes(world, tmp_path):
     assert len(done("predict", world.a, odd, "--top", 2, "--views", 1).splitlines()) == 3
 
 
+def test_a_broken_picture_among_good_ones_is_named_and_the_others_are_classified(world, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"not a picture")
+    good = world.src / "val" / "ant" / "1.jpg", world.src / "val" / "bee" / "0.jpg"
+    code, printed, said = tinyalex("predict", world.a, good[0], tmp_path / "bad.png", good[1])
+    assert code == 1
+    assert said == f"error: {tmp_path / 'bad.png'}: expected a picture: cannot identify image file\n"
+    assert [line for line in printed.splitlines() if "%" not in line] == [str(path) for path in good]
+
+
 def test_classes_with_brackets_are_printed_whole(tmp_path):
-    """They are text, not colours."""
+    """They are text, not colours; nor need a folder's name be text for a figure."""
     rng, classes = np.random.default_rng(0), ("bat [animal]", "bat [/sport]")
     pictures = Images(rng.integers(0, 256, (3, 72, 72, 16), dtype=np.uint8), np.arange(16) % 2, classes)
     src = tmp_path / "src"
-    for i, name in enumerate(("one", "two")):
+    for i, name in enumerate(("one", os.fsdecode(b"tw\xff"))):
         (src / name).mkdir(parents=True)
         for k in range(8):
             Image.fromarray(pictures.images[..., 2 * k + i].transpose(1, 2, 0)).save(src / name / f"{k}.png")
     imagenet.prepare(src, tmp_path / "data", size=72, workers=1, progress=False)
     done("train", tmp_path / "data", tmp_path / "run", *SMALL, "--epochs", 1)
+    for name in ("predictions", "neighbours"):
+        done("figure", name, tmp_path / "run", tmp_path / "data", "--out", tmp_path / "figure.png")
     path = run.checkpoints(tmp_path / "run")[-1]
     arrays, metadata = checkpoint.load(path)
     checkpoint.save(path, arrays, metadata | {"classes": list(classes)})
@@ -452,6 +476,17 @@ def test_a_run_that_was_ended_by_its_patience_or_its_epochs_can_go_on(world, tmp
     shutil.copytree(world.a, tmp_path / "a")  # ended by its epochs
     assert "epoch 2: training loss" in done("resume", tmp_path / "a", "--epochs", 2)
     assert run.settings_of(tmp_path / "a").recipe.epochs == 2
+
+
+def test_a_loss_far_above_that_of_guessing_is_told_once(world, tmp_path):
+    (tmp_path / "wild.py").write_text(
+        "from tinyalex.models import Network\n"
+        "from tinyalex.nn import Linear\n"
+        "network = Network([Linear(4, std=1.0)], (3, 67, 67))\n"
+    )
+    command = ("train", world.data, tmp_path / "run", "--network", tmp_path / "wild.py", "--batch", 8)
+    printed = done(*command, "--epochs", 2, "--rate", 1e-8)
+    assert printed.count("far above that of guessing, log 4 = 1.39: try a smaller --rate than 1e-08") == 1
 
 
 def test_classes_are_printed_in_words_where_a_file_has_them(world, tmp_path):

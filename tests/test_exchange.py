@@ -255,18 +255,19 @@ def test_weights_of_other_floats_become_float32_and_it_is_said(dtype, kind, roun
         (
             "alexnet.pth",
             b"PK\x03\x04 archive/data.pkl",
-            "a zip, as torch.save writes it: pickles are not read; s",
+            "a zip, as torch.save writes it: pickles are not read; this line makes",
         ),
         (
             "alexnet.pth",
             b"\x80\x02}q\x00.",
-            "a pickle, as torch.save wrote it: pickles are not read; safetens",
+            "a pickle, as torch.save wrote it: pickles are not read; this line",
         ),
         (
             "alexnet.pth",
             b"\x00damaged",
-            "by its name a pickle of PyTorch's, which is not read; safetensors.tor",
+            "by its name a pickle of PyTorch's: pickles are not read; this line makes",
         ),
+        ("alexnet.pkl", b"(dp0\nS'fc8'\np1\n", "by its name a pickle of PyTorch's"),  # of protocol 0: a text
         ("alexnet.safetensors", b"PK\x03\x04 archive/data.pkl", "a zip, as torch.save writes it"),
         (
             "net.onnx",
@@ -280,6 +281,11 @@ def test_weights_of_other_floats_become_float32_and_it_is_said(dtype, kind, roun
         ),
         ("net.onnx", b"<!DOCTYPE html><html>404</html>", "an HTML page, not the file itself"),
         ("net.caffemodel", b"\x0a\x07AlexNet\xa2\x06\x00", "a file of Caffe: expected ONNX"),
+        (
+            "README.md",
+            b"# A network\n\nIt was trained on shapes.\n",
+            "a text file: expected ONNX or safetensors",
+        ),
         ("net.h5", b"\x89HDF\r\n\x1a\n" + bytes(100), "an HDF5 file, as Keras writes it: expected ONNX"),
         ("net.onnx", b"\x1f\x8b\x08", "packed by gzip"),
         ("net.onnx", b"", "an empty file"),
@@ -292,6 +298,20 @@ def test_files_of_other_kinds_are_told_by_what_they_are(name, content, message, 
     (tmp_path / name).write_bytes(content)
     assert f"{name}: {message}" in refused("import", tmp_path / name, tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_the_line_for_a_pickle_makes_a_file_that_is_read(tmp_path):
+    """What `import vgg.pth` answers is run as it stands; what it makes becomes the network."""
+    module = torchvision_like("vgg11")
+    import torch
+
+    torch.save(module.state_dict(), tmp_path / "vgg.pth")
+    said = refused("import", tmp_path / "vgg.pth", tmp_path / "ours.safetensors")
+    [line] = re.findall(r'python -c "(.*)"', said)
+    exec(line, {})
+    done("import", tmp_path / "vgg.safetensors", tmp_path / "ours.safetensors", "--pictures", "torchvision")
+    arrays, _ = checkpoint.load(tmp_path / "ours.safetensors")
+    np.testing.assert_array_equal(arrays["fc8.b"], module.classifier[-1].bias.detach())
 
 
 # ---- predict -------------------------------------------------------------------------------------------
@@ -379,6 +399,21 @@ def test_pictures_that_cannot_be_are_refused(fields, message, imported):
     )  # fmt: skip
     assert message in printed
     assert not (imported / "net.safetensors").exists()
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_class_s_name(imported):
+    (imported / "names.txt").write_text("tench\ngoldfish\nhai\nray\ncock\nhen\n", "utf-8-sig")
+    out = imported / "net.safetensors"
+    done(
+        *CAFFE,
+        imported / "theirs.safetensors",
+        out,
+        "--pictures",
+        "caffe",
+        "--classes",
+        imported / "names.txt",
+    )
+    assert reading.load(ONE, out).classes[0] == "tench"
 
 
 @pytest.mark.parametrize(

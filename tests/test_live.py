@@ -1,13 +1,16 @@
 """The live course: Python's side of it here, and its pages in Chromium (`-m slow` for all of that)."""
 
+import ast
 import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +19,7 @@ import pytest
 from tinyalex import cli, comm
 from tinyalex.devices import Device
 from tinyalex.errors import ArgumentError, DataError
-from tinyalex.lessons import checks, course, live
+from tinyalex.lessons import checks, course, live, notebook
 from tinyalex.lessons.live import turns
 
 for needed in ("latex2mathml", "mdit_py_plugins", "pygments"):
@@ -49,6 +52,36 @@ for line in sys.stdin:
     answer = session.answer(line, lambda kind, text: shown.append((kind, text)))
     print(json.dumps([json.loads(answer), shown]))
 """
+
+
+IMPORTS = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+sys.modules.update(dict.fromkeys(json.loads(sys.argv[2])))  # what is None cannot be imported
+for line in json.loads(sys.argv[3]):
+    exec(line)
+assert sys.modules["tinyalex"].__file__.startswith(sys.argv[1])
+"""
+
+
+def test_what_the_lessons_import_needs_nothing_that_a_browser_lacks(tmp_path):
+    """Of the program's dependencies Pyodide's files have some; the cells' imports do with those."""
+    for lesson in (None, *live.OF_ONE_LESSON):
+        with zipfile.ZipFile(io.BytesIO(live.package(lesson))) as archive:
+            archive.extractall(tmp_path)
+    needed = {re.match(r"\w+", line)[0] for line in metadata.requires("tinyalex") if "extra ==" not in line}
+    lacks = [name for name in needed if not any(file.startswith(name) for file in live.python_files())]
+    assert {"filelock", "rich", "typer"} <= {*lacks} < needed
+    cells = "\n".join(path.read_text(encoding="utf-8") for path in sorted(course.folder().glob("[0-9]*.py")))
+    lines = {
+        ast.unparse(node)
+        for node in ast.walk(ast.parse(cells))
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("tinyalex")
+    }
+    assert len(lines) > 50
+    command = [sys.executable, "-c", IMPORTS, tmp_path, json.dumps(lacks), json.dumps(sorted(lines))]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert not done.returncode, done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +198,10 @@ def test_python_comes_from_its_network_by_version_and_hash(tmp_path):
     assert data["base"] == f"{live.NETWORK}" == "https://cdn.jsdelivr.net/pyodide/v314.0.3/full/"
     assert set(data["hashes"]) == set(live.CORE)
     names = {cell["name"] for cell in data["cells"] if "name" in cell}
-    assert names == set(live.asked(STEM))
+    assert names == set(notebook.asked(5))
+    front = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "nothing has to be installed" in front
+    assert "pip install" not in front
     worker = (tmp_path / "sw.js").read_text(encoding="utf-8")
     for name in live.python_files():
         assert f'"{live.NETWORK}{name}": "sha256-' in worker
@@ -270,6 +306,9 @@ def test_python_from_another_address_must_have_its_hashes(driver, tmp_path):
 
     files = tmp_path / "pyodide"
     shutil.copytree(PYODIDE, files)
+    # nothing is kept in the browser, from where it would come the next time
+    unkept = "Object.defineProperty(navigator, 'serviceWorker', { value: undefined })"
+    driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": unkept})
     with _serving(files) as network, _serving(tmp_path / "course") as server:
         live.write(_books(), tmp_path / "course", base=network.address)
         check.first_verdict(driver, server)

@@ -71,15 +71,34 @@ def test_four_processes_in_each_layout_are_one_rank():
     assert output.count("finished") == 4
 
 
-@needs_mpi
-def test_a_rank_that_is_not_heard_of_is_named():
-    """A process that stands still is to the others as a machine that has gone away."""
-    job = start(3, "wait")
+def waiting(job):
+    """Wait for three ranks that wait for each other; return their processes' numbers by rank."""
     text = ""
     while len(process := dict(re.findall(r"ready (\d) (\d+);", text))) < 3:
         line = job.stdout.readline()
         assert line, job.stderr.read()
         text += line
+    return process
+
+
+@needs_mpi
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux's")
+def test_a_killed_rank_leaves_no_shared_memory():
+    job = start(3, "wait")
+    killed = int(waiting(job)["1"])
+    mapped = re.findall(r"/dev/shm/\S+", Path(f"/proc/{killed}/maps").read_text())
+    os.kill(killed, signal.SIGKILL)
+    begun = time.monotonic()
+    assert finish(job, seconds=30)[0] != 0
+    assert time.monotonic() - begun < 5
+    assert not [name for name in mapped if Path(name).exists()]
+
+
+@needs_mpi
+def test_a_rank_that_is_not_heard_of_is_named():
+    """A process that stands still is to the others as a machine that has gone away."""
+    job = start(3, "wait")
+    process = waiting(job)
     lost = int(process["1"])
     os.kill(lost, signal.SIGSTOP)
     begun = time.monotonic()

@@ -3,6 +3,8 @@
 What computes runs on NumPy, on the stand-in for CuPy and on GPUs.
 """
 
+import math
+
 import backends
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from tinyalex.data.loader import Loader
 from tinyalex.devices import parse
 from tinyalex.errors import ArgumentError, DataError
 from tinyalex.evaluate import probabilities
-from tinyalex.measure.describe import FLOPS, LINKS, describe, parse_rate, predict
+from tinyalex.measure.describe import FLOPS, LATENCIES, LINKS, describe, parse_rate, predict
 from tinyalex.models import Network, figure1
 from tinyalex.models.alexnet import AlexNet, alexnet, narrow
 from tinyalex.nn import BatchNorm, Conv2d, Dropout, Linear, MaxPool
@@ -53,7 +55,8 @@ def a_batch(network):
 
 
 def trained(network, parallel, size, steps):
-    """Return each rank's (first gradients, state after all steps, results, ledger), whole arrays."""
+    """Return each rank's (first gradients, state after all steps, results, what the first step's exchanges
+    were: ledger and number of collectives), whole arrays."""
 
     def rank(comm):
         net = network.build(comm, np.random.default_rng(0), np.float64, parallel)
@@ -63,12 +66,12 @@ def trained(network, parallel, size, steps):
         for step in range(steps):
             results.append(train_step(net, optimizer, x, own, step))
             if not step:
-                ledger = dict(comm.ledger)
+                crossed = dict(comm.ledger), sum(comm.calls.values())
                 grads = {
                     name: backends.get(layer.comm.all_gather(layer.grads[key]))
                     for name, layer, key in net.learned()
                 }
-        return grads, checkpoint.state(net, optimizer), results, ledger
+        return grads, checkpoint.state(net, optimizer), results, crossed
 
     return on(size, rank)
 
@@ -162,9 +165,10 @@ def test_probabilities_of_a_part_each(backend):
 def test_bytes_are_those_predicted(parallel, size, monkeypatch):
     """Layer by layer, of all ranks together (float64: twice those of float32), in several messages."""
     monkeypatch.setattr("tinyalex.parallel.BUCKET", 200)
-    rows = {row.layer: row for row in describe(SMALL, size, BATCH, parallel).rows}
-    found = {}
-    for *_, ledger in trained(SMALL, parallel, size, 1):
+    described = describe(SMALL, size, BATCH, parallel)
+    rows, found = {row.layer: row for row in described.rows}, {}
+    for *_, (ledger, collectives) in trained(SMALL, parallel, size, 1):
+        assert collectives == predict(described, math.inf, math.inf, latency=1).receiving
         for (label, _), nbytes in ledger.items():
             found[label] = found.get(label, 0) + nbytes
     gradients = [label for label in found if label.endswith("gradients")]
@@ -184,7 +188,7 @@ def test_bytes_are_those_predicted(parallel, size, monkeypatch):
         assert found["loss"] == 2 * size * rows["loss"].received_gradients
 
 
-def test_a_step_is_predicted_from_two_rates():
+def test_a_step_is_predicted_from_rates_and_latency():
     """By hand: a convolution of 100 filters of 1 weight on 10×10 pixels, a product of 10 × 100·100."""
     network = Network([Conv2d(100, 1, name="conv"), Linear(10, name="fc")], (1, 10, 10))
     conv, fc = 2 * 100 * 100 * 8, 2 * 10 * 10_000 * 8  # FLOP in forward; twice in backward, conv once
@@ -196,6 +200,8 @@ def test_a_step_is_predicted_from_two_rates():
     assert data.receiving == pytest.approx(received / 1e6)
     # fc's gradients travel while conv goes backward, conv's in the same message: both wait for conv
     assert data.step == pytest.approx(data.computing + (received - 8) / 1e6)
+    late = predict(describe(network, 2, 8, "data"), 1e6, 1e6, 0.25)  # the loss travels before
+    assert late == pytest.approx((data.computing, data.receiving + 0.5, data.step + 0.25))
 
 
 @pytest.mark.parametrize(
@@ -207,6 +213,7 @@ def test_rates_are_read(text, value):
         with pytest.raises(DataError, match="--link: expected a number and Mbit/s, Gbit/s, MB/s, GB/s"):
             parse_rate(wrong, "--link", LINKS)
     assert parse_rate("100GF", "--flops", FLOPS) == 1e11
+    assert parse_rate("50us", "--latency", LATENCIES) == pytest.approx(50e-6)
 
 
 # ---- which layout, and what cannot be shared -----------------------------------------------------------

@@ -51,6 +51,7 @@ def test_a_part_is_held_out_and_imagenet_is_the_same_command(tmp_path):
 def test_one_class_is_told(tmp_path):
     said = done("prepare", "pictures", photographs(tmp_path / "src", "cat"), tmp_path / "dst", "--size", 32)
     assert "with one class there is nothing to tell apart" in said
+    assert "pictures of 1 class in" in said
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from tinyalex.data import augment
 from tinyalex.models import make
 from tinyalex.models.alexnet import PRESETS as NETWORKS
 from tinyalex.models.alexnet import AlexNet
-from tinyalex.runs.recipe import CODE2012, PRESETS, Change, Recipe, Schedule
+from tinyalex.runs.recipe import CODE2012, RECIPES, Change, Recipe, Schedule
 from tinyalex.runs.settings import Settings
 
 
@@ -95,7 +95,7 @@ LOG_145 = [  # layer-params-145-2010.cfg: epoch, epsW, conv1's epsW, conv1's eps
 @pytest.mark.parametrize("preset", ["code2012", "half"])
 def test_the_code_follows_its_log(preset, epoch, rate, conv1_w, conv1_b, noise):
     """At any epoch, whether the run came to it or begins there; the biases' rate stays where it began."""
-    *rates, scale, found_noise = begin(Schedule(PRESETS[preset]), epoch)
+    *rates, scale, found_noise = begin(Schedule(RECIPES[preset]), epoch)
     assert rates == pytest.approx([rate, 0.02])
     for epsilon, key, expected in zip(rates, "wb", (conv1_w, conv1_b), strict=True):
         assert epsilon * scale.get("conv1", 1) * scale.get(f"conv1.{key}", 1) == pytest.approx(expected)
@@ -124,7 +124,7 @@ def test_changes_of_single_layers_add_up():
 
 def test_the_solver_of_caffe_drops_the_rate_every_20_epochs():
     """100,000 steps of 256 are 19.98 epochs of 1,281,167 pictures; 450,000 are 89.9."""
-    schedule = Schedule(PRESETS["caffe"])
+    schedule = Schedule(RECIPES["caffe"])
     rates = {0: 1e-2, 19: 1e-2, 20: 1e-3, 40: 1e-4, 60: 1e-5, 79: 1e-5, 80: 1e-6, 89: 1e-6}
     for epoch, rate in rates.items():
         assert begin(schedule, epoch) == (pytest.approx(rate), pytest.approx(2 * rate), {}, 0.0)
@@ -133,10 +133,10 @@ def test_the_solver_of_caffe_drops_the_rate_every_20_epochs():
 # ---- presets -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", RECIPES)
 def test_settings_survive_json(name):
     """Equal and of the same types, tuples within tuples."""
-    before = Settings("data", make(name), PRESETS[name], seed=3, upscale=256)
+    before = Settings("data", make(name), RECIPES[name], seed=3, upscale=256)
     after = Settings.from_json(json.loads(json.dumps(before.to_json())))
     assert after == before
     assert repr(after) == repr(before)
@@ -149,16 +149,16 @@ def test_settings_survive_json(name):
 )
 def test_vgg_s_scale_is_of_its_own_crop_and_of_pictures_that_large(size, side, scale):
     """Pictures as they are stored, where either is another: enlarged they would be no sharper."""
-    made = Settings.of("data", make("vgg-a", size=size, width=1 / 64), PRESETS["vgg-a"], side)
+    made = Settings.of("data", make("vgg-a", size=size, width=1 / 64), RECIPES["vgg-a"], side)
     assert (made.recipe.augmentation.scale, made.recipe.augmentation.crop) == (scale, size)
 
 
 def test_every_network_has_a_recipe():
-    assert PRESETS.keys() >= NETWORKS.keys()
+    assert RECIPES.keys() >= NETWORKS.keys()
 
 
 PAPER_NETWORK, CODE_NETWORK = NETWORKS["paper"], NETWORKS["code2012"]
-PAPER = PRESETS["paper"]
+PAPER = RECIPES["paper"]
 
 
 def test_difference_1_alpha_is_divided_by_the_window():
@@ -249,7 +249,7 @@ def test_half_is_one_tower_of_the_code():
         "filters": (48, 128, 192, 192, 256),
         "towers": 1,
     }
-    assert PRESETS["half"] == CODE2012
+    assert RECIPES["half"] == CODE2012
 
 
 def test_caffe_is_bvlc_alexnet():
@@ -258,7 +258,7 @@ def test_caffe_is_bvlc_alexnet():
         "size": 227, "lrn_k": 1, "lrn_alpha_over_n": True, "lrn_within_towers": False, "bias": 0.1,
         "fc_std": 0.005, "inverted_dropout": True,
     }  # fmt: skip
-    recipe = changed(PAPER, PRESETS["caffe"])
+    recipe = changed(PAPER, RECIPES["caffe"])
     assert recipe.keys() == {"batch", "bias_rate_factor", "decay_biases", "schedule", "augmentation"}
     assert (recipe["batch"], recipe["bias_rate_factor"], recipe["decay_biases"]) == (256, 2, False)
     assert recipe["augmentation"] == augment.Augmentation(crop=227, noise=0)

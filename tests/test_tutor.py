@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from tinyalex.lessons import checks, kill, paint, pointing, steps, trace, tutor
+from tinyalex.lessons import checks, kill, lesson, paint, pointing, steps, trace, tutor
 
 HOLES = {name: hole for number in checks.LESSONS for name, hole in checks.holes_of(number).items()}
 EXERCISES = [e for number in checks.LESSONS for e in kill.exercises_of(number).values()]
@@ -175,7 +175,7 @@ def test_200_steps_are_painted_in_a_tenth_of_a_second():
 def test_it_is_called_by_name_after_a_wrong_answer(capsys, monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda html: shown.append(html.data))
-    check, _, _, show = checks.lesson(5)
+    check, _, _, show = lesson(5)
     _, function = _wrong("add_back", "+=", "=")
     assert check(function) is HOLES["add_back"].solution
     assert 'tutor("add_back")' in capsys.readouterr().out

@@ -55,6 +55,7 @@ class Dense:
     class, is averaged over its places, before the softmax (the text leaves that open).  Without padding these
     are the scores of all windows as far apart as the network's strides, averaged; with padding, each window
     alone has zeros at its border, and the whole picture only at its own.
+    What a stride does not fill at the right and bottom is left out: sides that all strides divide are best.
 
     Raises ArgumentError, naming the layer, for a network that cannot be slid, or a smaller picture.
     """

@@ -10,7 +10,6 @@ import os
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from tinyalex.errors import DataError
 
@@ -78,6 +77,8 @@ def lock(folder, doing):
 
     doing: what the holder does there, for the message.
     """
+    from filelock import FileLock, Timeout  # a browser has none, and shows names all the same
+
     held = FileLock(Path(folder) / "lock")
     try:
         held.acquire(timeout=0)

@@ -23,37 +23,51 @@ class _HostPool(threading.local):
     KEEP = 20_000  # requests that an idle buffer is kept for: many training steps' worth
 
     def __init__(self):
-        self.buffers = {}  # serial number of the last request served → buffer
+        self.buffers, self.served = [], {}  # all of them; bytes → those that have served such a request
         self.requests = itertools.count()
 
     def empty(self, shape, dtype):
         nbytes = math.prod(shape) * np.dtype(dtype).itemsize
         if nbytes < self.SMALL:
             return np.empty(shape, dtype)
-        now = next(self.requests)
-        for serial in reversed(self.buffers):  # the last used first: it may still be in cache
-            if nbytes <= self.buffers[serial].size - 64 <= 1.125 * nbytes and self._free(serial):
-                buffer = self.buffers.pop(serial)
-                break
-        else:
-            for serial in [s for s in self.buffers if s < now - self.KEEP and self._free(s)]:
-                del self.buffers[serial]
-            buffer = np.empty(nbytes + 64, np.uint8)
-        self.buffers[now] = buffer
-        start = -buffer.ctypes.data % 64  # aligned to the widest vector and the cache line
-        return buffer[start : start + nbytes].view(dtype).reshape(shape)
+        now, served = next(self.requests), self.served.setdefault(nbytes, [])
+        # Training asks for the same sizes in each step: here most searches end, at an early one
+        buffer = next((b for b in served if b.free()), None)
+        if buffer is None:
+            buffer = self._other(nbytes, now - self.KEEP)
+            self.served.setdefault(nbytes, []).append(buffer)
+        buffer.last = now
+        return np.ndarray(shape, dtype, buffer.memory, buffer.start)
 
-    def _free(self, serial):
-        return sys.getrefcount(self.buffers[serial]) == _IDLE
+    def _other(self, nbytes, oldest):
+        for buffer in self.buffers:
+            if nbytes <= buffer.memory.size - 64 <= 1.3 * nbytes and buffer.free():
+                return buffer
+        kept = [b for b in self.buffers if b.last >= oldest or not b.free()]
+        if len(kept) < len(self.buffers):
+            self.served = {n: [b for b in found if b in kept] for n, found in self.served.items()}
+        self.buffers = [*kept, _Buffer(nbytes)]
+        return self.buffers[-1]
+
+
+class _Buffer:
+    """Memory of a pool, and the number of the last request that it served."""
+
+    def __init__(self, nbytes):
+        self.memory = np.empty(nbytes + 64, np.uint8)
+        self.start = -self.memory.ctypes.data % 64  # aligned to the widest vector and the cache line
+
+    def free(self):
+        return sys.getrefcount(self.memory) == _IDLE
 
 
 def _idle_count():
-    """Return the reference count of a buffer that only a pool's dictionary refers to."""
-    buffers = {0: np.empty(1, np.uint8)}
-    return sys.getrefcount(buffers[0])
+    """Return the reference count of memory that only its buffer refers to."""
+    buffer = _Buffer(0)
+    return sys.getrefcount(buffer.memory)
 
 
-_IDLE = _idle_count()  # 2 in CPython 3.10 to 3.14: the dictionary's reference and the call's
+_IDLE = _idle_count()  # 2 in CPython 3.10 to 3.14: the buffer's reference and the call's
 _host_pool = _HostPool()
 
 

@@ -158,6 +158,14 @@ class Sums:
         """Begin to sum x over the ranks; return a function that waits for it."""
         return behind(self.net).start("all_reduce", x, label=what)
 
+    def now(self, what, x):
+        """Do so where nothing is left to compute meanwhile: on a CPU a thread takes longer than the sum."""
+        if self.net.comm.device.kind != "cpu":
+            return self.start(what, x)
+        with self.net.comm.on_behalf_of(what):
+            found = self.net.data.all_reduce(x)
+        return lambda: found
+
     def labels(self, labels):
         """Return those of the whole batch."""
         with self.net.comm.on_behalf_of("labels"):
@@ -170,7 +178,8 @@ class Sums:
             arrays = [(one, key) for one in layers for key in one.params]
             flat = self.net.comm.device.xp.concatenate([_summed(*array).ravel() for array in arrays])
             label = " ".join([*(one.name for one in layers), "gradients"])
-            self.sent.append((arrays, self.start(label, flat)))
+            begin = self.now if layer.name == next(reversed(self.by_last)) else self.start
+            self.sent.append((arrays, begin(label, flat)))
 
     def take(self):
         """Wait for the sums, and put them where the gradients and statistics were."""

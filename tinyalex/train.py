@@ -74,12 +74,9 @@ def _at_once(net, optimizer, loss_of, images, labels, parts=1):
             of_part = sums.labels(of_part)
         more, wrong, slope = loss_of(logits, of_part, total)
         loss, errors = (loss + more, errors + wrong) if part else (more, wrong)
-        last = part == parts - 1
-        if last and (shared := parts * of_part.size < total):
-            wait = sums.start("loss", xp.stack([loss, errors]).astype(loss.dtype))
-        net.backward(slope, functools.partial(add, before, sums.add if last else None))
-    if shared:
-        loss, errors = wait()
+        net.backward(slope, functools.partial(add, before, sums.add if part == parts - 1 else None))
+    if parts * of_part.size < total:
+        loss, errors = sums.now("loss", xp.stack([loss, errors]).astype(loss.dtype))()
     sums.take()
     optimizer.step(loss)  # nothing where the loss is not finite
     return xp.stack([loss, errors])

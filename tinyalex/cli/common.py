@@ -75,7 +75,9 @@ _NETWORK = (
 )
 NetworkArgument = Annotated[str, typer.Argument(metavar="NETWORK", help=f"{_NETWORK}.")]
 NetworkOption = Annotated[str | None, typer.Option(help=f"{_NETWORK}.", show_default="paper")]
-OldNetworkOption = Annotated[str | None, typer.Option("--preset", hidden=True)]  # what --network was called
+OldNetworkOption = Annotated[
+    str | None, typer.Option("--preset", hidden=True, help="The old name of --network.")
+]
 Plain = Annotated[
     bool, typer.Option("--plain", help="Run the plain operations, to step through: the same, but slower.")
 ]

@@ -224,6 +224,9 @@ def describe(
     flops: Annotated[
         str | None, typer.Option(help="What a device computes in a step, 100GF or 5TF (`bench` says it).")
     ] = None,
+    latency: Annotated[
+        str | None, typer.Option(help="What a collective takes besides, 50us or 2ms, with --link.")
+    ] = None,
     batch: Annotated[int, typer.Option(help="Images per training step.", min=1)] = 128,
     size: Annotated[int | None, typer.Option(help="Side of the picture in pixels.", min=1)] = None,
     width: Width = 1.0,
@@ -242,9 +245,12 @@ def describe(
     held = description.parse_memory(memory) if memory else None
     if bool(link) != bool(flops):
         raise DataError("--link and --flops: expected both or none, found one")
+    if latency and not link:
+        raise DataError("--latency: expected --link and --flops beside it, found neither")
     rates = link and (
         description.parse_rate(link, "--link", description.LINKS),
         description.parse_rate(flops, "--flops", description.FLOPS),
+        description.parse_rate(latency, "--latency", description.LATENCIES) if latency else 0,
     )
     width = None if width == 1 else width
     found = find_network(network, width=width, size=size, towers=towers)

@@ -83,8 +83,9 @@ def pictures(
             workers=workers, report=report, progress=progress.update,
         )  # fmt: skip
     counts = ", ".join(f"{n:,} {split}" for split, n in done.counts.items())
+    classes = "1 class" if done.classes == 1 else f"{done.classes:,} classes"
     whole = ", whole: every shard has its SHA-256" if done.verified else ""
-    console.print(f"{counts} pictures of {done.classes:,} classes in {printable(str(dst))}{whole}")
+    console.print(f"{counts} pictures of {classes} in {printable(str(dst))}{whole}")
     if done.unreadable:
         console.print(f"{done.unreadable:,} unreadable, skipped: {printable(str(dst / 'unreadable.txt'))}")
     if "val" not in done.counts:

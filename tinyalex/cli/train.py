@@ -137,9 +137,8 @@ def _go(out, settings, data, devices, plain, **how):
 
     chosen = devices_for_network(devices, settings.network, settings.parallel, settings.recipe.batch)
     with run.stop_at_signal() as stop, Progress() as progress:
-        rank = run.job(
-            out, settings, data, stop=stop, on_event=_Display(progress, settings, data, chosen), **how
-        )
+        display = _Display(progress, settings, data, chosen)
+        rank = run.job(out, settings, data, stop=stop, on_event=display, **how)
         try:
             with operations(plain):
                 done = run_on(rank, chosen)
@@ -150,6 +149,9 @@ def _go(out, settings, data, devices, plain, **how):
         console.print(f"stopped after a checkpoint; go on with: tinyalex resume {where}")
         raise typer.Exit(130)
     console.print(f"done: {run.checkpoints(out)[-1]}")
+    if not display.has_begun:
+        more = settings.recipe.epochs + 10
+        console.print(f"nothing was left to do; for longer: tinyalex resume {where} --epochs {more}")
 
 
 class _Display:
@@ -160,6 +162,7 @@ class _Display:
 
         progress.print(f"devices: {devices}{sharing(devices.split(','))}")
         self.progress, self.recipe, self.classes = progress, settings.recipe, len(data.classes)
+        self.has_begun = False
         count = len(data.train.labels) if data.train is not None else 0
         self.steps = sum(steps_of(self.recipe, epoch, count) for epoch in range(self.recipe.epochs))
 
@@ -169,6 +172,7 @@ class _Display:
         say = self.progress.print
         match record["kind"]:
             case "step":
+                self.has_begun = True
                 state = (
                     f"loss {record['loss']:.3f}  error {record['error']:.1%}  rate {record['rate']:g}  "
                     f"{record['images_a_second']:.0f} images/s"
@@ -191,6 +195,11 @@ class _Display:
                     say(f"{reason}, at the last rate: the end, of {self.recipe.epochs} (--patience)")
                 else:
                     say(f"{reason}: rate {record['rate']:g}")
+            case "chance" if record["loss"] > 2 * record["chance"]:
+                say(
+                    f"epoch {record['epoch']}: the loss is far above that of guessing, log {self.classes} = "
+                    f"{record['chance']:.2f}: try a smaller --rate than {record['rate']:g}"
+                )
             case "chance":
                 say(
                     f"epoch {record['epoch']}: the loss stands at that of guessing, log {self.classes} = "

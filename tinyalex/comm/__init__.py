@@ -130,8 +130,7 @@ class Comm:
         if self.size == 1:
             return x
         out = self._spread(x, root)
-        if self.rank != root:
-            self._enter("broadcast", out.nbytes)
+        self._enter("broadcast", out.nbytes * (self.rank != root))
         return out
 
     def share(self, obj):

@@ -9,7 +9,7 @@ import numpy as np
 from tinyalex.errors import DataError
 from tinyalex.fields import checked
 
-LARGEST = 1 << 12  # pixels, of a picture's side
+LARGEST_SIDE = 1 << 12  # pixels, of a picture's side
 
 
 class Pictures(NamedTuple):
@@ -39,9 +39,9 @@ class Pictures(NamedTuple):
             values = getattr(self, name)
             if len(values) != 3:
                 raise DataError(f"pictures: {name}: expected three finite numbers, found {values!r}")
-        if not 0 < self.crop <= self.resize <= LARGEST:
+        if not 0 < self.crop <= self.resize <= LARGEST_SIDE:
             raise DataError(
-                f"pictures: expected 0 < crop ≤ resize ≤ {LARGEST} pixels, "
+                f"pictures: expected 0 < crop ≤ resize ≤ {LARGEST_SIDE} pixels, "
                 f"found crop {self.crop!r}, resize {self.resize!r}"
             )
         return self

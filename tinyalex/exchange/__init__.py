@@ -31,14 +31,13 @@ def preparation(found):
     return a, b - a * mean, rest
 
 
-SAVED = "safetensors.torch.save_file(model.state_dict(), path) in PyTorch makes a file that is"
+CONVERT = """import torch, safetensors.torch as s; s.save_file(torch.load({0!r}, weights_only=True), {1!r})"""
 FIRST_BYTES = {
-    b"PK\x03\x04": f"a zip, as torch.save writes it: pickles are not read; {SAVED}",
-    b"\x80": f"a pickle, as torch.save wrote it: pickles are not read; {SAVED}",
     b"version https://git-lfs": "a Git LFS pointer, not the file itself: `git lfs pull` fetches it",
     b"\x89HDF": "an HDF5 file, as Keras writes it: expected ONNX (tf2onnx makes it)",
     b"\x1f\x8b": "packed by gzip: expected the file in it",
 }
+TEXT = bytes(range(32, 127)) + b"\t\r\n"
 
 
 def other_kind(path, data):
@@ -52,8 +51,23 @@ def other_kind(path, data):
         return "an HTML page, not the file itself: was the address the one of the download?"
     if path.suffix in (".caffemodel", ".prototxt", ".binaryproto"):
         return "a file of Caffe: expected ONNX; the ONNX model zoo has Caffe's networks"
+    pickle = _pickle(path, data)
+    if pickle:
+        line = CONVERT.format(str(path), str(path.with_suffix(".safetensors")))
+        return f'{pickle}: pickles are not read; this line makes a file that is: python -c "{line}"'
+    if not data[:200].translate(None, TEXT):
+        return "a text file: expected ONNX or safetensors"
+    return None
+
+
+def _pickle(path, data):
+    """Say which pickle of PyTorch's a file is, or None."""
+    if data.startswith(b"PK\x03\x04"):
+        return "a zip, as torch.save writes it"
+    if data.startswith(b"\x80"):
+        return "a pickle, as torch.save wrote it"
     if path.suffix in (".pth", ".pt", ".ckpt", ".pkl", ".pickle"):
-        return f"by its name a pickle of PyTorch's, which is not read; {SAVED}"
+        return "by its name a pickle of PyTorch's"
     return None
 
 

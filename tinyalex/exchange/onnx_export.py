@@ -41,7 +41,7 @@ from tinyalex.nn import (
 from tinyalex.ops import four_pads, two_of
 
 OPSET, IR_VERSION = 13, 8
-LARGEST = (1 << 31) - (1 << 20)  # bytes that a protobuf file can hold, with room for all but the weights
+MOST_BYTES = (1 << 31) - (1 << 20)  # bytes that a protobuf file can hold, with room for all but the weights
 
 
 def write(path, network, arrays, metadata):
@@ -56,8 +56,8 @@ def write(path, network, arrays, metadata):
     onnx = onnx_module()
     arrays = finite({name: arrays[name] for name in network.sizes()})
     nbytes = sum(array.nbytes for array in arrays.values())
-    if nbytes > LARGEST:
-        raise ArgumentError(f"{path}: {nbytes:,} bytes of weights; an ONNX file holds at most {LARGEST:,}")
+    if nbytes > MOST_BYTES:
+        raise ArgumentError(f"{path}: {nbytes:,} bytes of weights; an ONNX file holds at most {MOST_BYTES:,}")
     graph = _Graph(onnx, network)
     helper, float32 = onnx.helper, onnx.TensorProto.FLOAT
     made = helper.make_graph(

@@ -29,6 +29,7 @@ from tinyalex import __version__, files
 from tinyalex.errors import DataError
 from tinyalex.lessons import course, marking, notebook, sandbox
 from tinyalex.lessons.checks import NOT_YET, PASSED, WRONG, Verdict
+from tinyalex.lessons.page import page
 
 MOST_BYTES, MOST_TEXT = 32 << 20, 500_000  # of a file; characters of all its code
 OF_THE_SYSTEM = {".ipynb_checkpoints", "__MACOSX", ".DS_Store", "desktop.ini", "Thumbs.db", ".git"}
@@ -417,14 +418,7 @@ def mistakes(found, number, name):
     return sorted(((count, text) for text, count in wrong.items()), key=lambda pair: (-pair[0], pair[1]))
 
 
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,">
-<title>What the class has learned</title>
-<style>
+STYLE = """
 :root { color-scheme: light dark; --line: #767676; --bar: #0b57a4; --soft: #59636e; }
 @media (prefers-color-scheme: dark) { :root { --bar: #8ab8ff; --soft: #9aa4af; } }
 body { max-width: 60rem; margin: 0 auto; padding: 1rem; font: 1.02rem/1.55 system-ui, sans-serif;
@@ -437,19 +431,12 @@ td.n, th.n { text-align: right; white-space: nowrap; }
 .wide { overflow-x: auto; }
 blockquote { margin: 1rem 0; padding: .2rem 1rem; border-left: 4px solid var(--bar); font-size: 1.1rem; }
 .soft { color: var(--soft); }
-</style>
-</head>
-<body>
-<main>
-BODY
-</main>
-</body>
-</html>
 """
 
 
 def _page(about, found, unknown):
-    body = ["<h1>What the class has learned</h1>"]
+    title = "What the class has learned"
+    body = [f"<h1>{title}</h1>"]
     body.append(f"<p>{_count(len(found), 'student')}.  An answer counts if it is right in every case that "
                 "was tried; what is said of a wrong one is what its writer was told.</p>")  # fmt: skip
     for number in about["lessons"]:
@@ -460,7 +447,7 @@ def _page(about, found, unknown):
     if remarks or unknown:
         body.append("<h2>Remarks</h2>")
         body.append(_table(("whose", "remark"), [*remarks, *unknown]))
-    return PAGE.replace("BODY", "\n".join(body))
+    return page(title, STYLE, "\n".join(body))
 
 
 def _lesson(found, number):

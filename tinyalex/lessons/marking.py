@@ -128,9 +128,9 @@ def _work(line):
     sandbox.limit(MEMORY)
     with contextlib.suppress(EOFError, OSError):
         while True:
-            asked = line.recv()
+            given = line.recv()
             try:
-                line.send(mark(*asked))
+                line.send(mark(*given))
             except apart.NotStarted as error:
                 line.send(str(error))
 

@@ -243,13 +243,14 @@ class Plot(Panel):
     def __init__(self, title, xlim, ylim, xlabel="", ylabel="", size=(280, 170)):
         width, height = size
         self.xlim, self.ylim = xlim, ylim
-        left, bottom = 34, 20
+        limits = [f"{y:.3g}" for y in ylim]
+        left, bottom = max(34, 10 + 7 * max(map(len, limits))), 20
         super().__init__(title, size, None, f"A plot of {ylabel or 'y'} over {xlabel or 'x'}.", (left, 6))
         self.inner = width - left - 6, height - bottom - 6
         self.inside, self.names = [], []
         w, h = self.inner
-        for y in ylim:
-            self.parts.append(f'<text class="e" x="{left - 4}" y="{self._y(y) + 10}">{y:g}</text>')
+        for y, text in zip(ylim, limits, strict=True):
+            self.parts.append(f'<text class="e" x="{left - 4}" y="{self._y(y) + 10}">{text}</text>')
         self.below = [
             f'<text class="{anchor}" x="{left + self._x(x):.4g}" y="{height - 5}">{x:g}</text>'
             for x, anchor in zip(xlim, "se", strict=True)

@@ -14,6 +14,7 @@ import nbformat
 from tinyalex.lessons import course, teacher, trace, tutor
 from tinyalex.lessons.checks import Hole
 from tinyalex.lessons.notebook import asked
+from tinyalex.lessons.page import page
 
 STYLE = """
 @font-face { font-family: "STIX Two Math"; src: url(data:font/woff2;base64,FONT); }
@@ -69,24 +70,6 @@ and what to say then, questions.</p>
 LIBRARY = """
 <p><a href="library/index.html">The library</a>: what its operations, layers and networks are called.</p>
 """
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,">
-<title>{title}</title>
-<style>{style}</style>{head}
-</head>
-<body>
-{nav}
-<main>
-{body}
-</main>
-{below}{foot}
-</body>
-</html>
-"""
 
 
 def build(out, progress=lambda doing, done, of: None):
@@ -105,18 +88,22 @@ def nothing_more(stem):
     return "", ""
 
 
-def write(books, out, on_page=lambda done, of: None, cells=None, more=nothing_more):
+def write(books, out, on_page=lambda done, of: None, cells=None, more=nothing_more, start=None):
     """Write executed notebooks {stem: notebook} as pages, and the map as index.html; return the paths.
 
     Beside them a page for the teacher of each, and teachers.html, the list of these.
 
     cells(book, holes, markdown) yields the HTML of a lesson, by default `to_read`; more(stem) returns what
-    else goes into the page's head and behind its text (stem None: the map).
+    else goes into the page's head and behind its text (stem None: the map).  start: what the map says of how
+    to start, by default how the notebooks are opened.
     """
     out.mkdir(parents=True, exist_ok=True)
     cells, markdown = cells or to_read, _markdown()
     stems, holes = list(books), {}
-    contents = markdown.render((course.folder() / "README.md").read_text(encoding="utf-8")) + FOR_TEACHERS
+    text = (course.folder() / "README.md").read_text(encoding="utf-8")
+    if start:
+        text = re.sub(r"(?s)(## How to start\n).*?(?=## )", lambda found: f"{found[1]}{start}", text)
+    contents = markdown.render(text) + FOR_TEACHERS
     if (out / "library").is_dir():  # `tinyalex docs` was there before
         contents += LIBRARY
     written = [
@@ -154,18 +141,9 @@ def _write(path, body, nav, head="", foot=""):
     for wide in ("table", "math block"):  # what may be wider than a phone can be scrolled by keyboard
         body = body.replace(f'<div class="{wide}">', f'<div class="{wide}" tabindex="0">')
     body = body.replace("<pre><code", '<pre tabindex="0"><code')
-    path.write_text(
-        PAGE.format(
-            title=title,
-            style=style,
-            nav=nav.replace("<nav>", '<nav aria-label="course">'),
-            body=body,
-            below=nav.replace("<nav>", '<nav aria-label="course, below">'),
-            head=head,
-            foot=foot,
-        ),
-        encoding="utf-8",
-    )
+    above, below = (nav.replace("<nav>", f'<nav aria-label="course{more}">') for more in ("", ", below"))
+    text = page(title, style, body, head, f"{above}\n", f"{below}{foot}\n")
+    path.write_text(text, encoding="utf-8")
     return path
 
 

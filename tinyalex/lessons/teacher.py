@@ -6,6 +6,7 @@ All of it is read from the notebook and from its holes, so that it is never behi
 import html
 import inspect
 import re
+import textwrap
 
 # Reckoned, not timed: words of text in a minute, formulas among them; minutes for each thing to fill in, and
 # for a cell whose output is looked at.
@@ -79,7 +80,7 @@ def _mistakes(hole, text, listing):
         if len(given) == 1:
             written = inspect.getsource(given[0])
         else:
-            written = _line(hole.source.replace(*given), hole.source)
+            written = textwrap.dedent(_line(hole.source.replace(*given), hole.source))
         parts.append(f"{listing(written)}<blockquote>{text(message)}</blockquote>")
     return "\n".join(parts)
 

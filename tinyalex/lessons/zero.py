@@ -54,7 +54,7 @@ def photograph(file):
     """
     if not Path(file).exists():
         print(f"There is no {file} yet: a star that was drawn stands in its place.")
-        found = shapes.make(10, np.random.default_rng(0))
+        found = shapes.make(10, np.random.default_rng(1))
         return found.images[..., found.labels == found.classes.index("star")][..., 0]
     from tinyalex.data.pictures import read_file  # with Pillow, which a browser has to load
 

@@ -15,6 +15,7 @@ from matplotlib.textpath import text_to_path
 from matplotlib.ticker import PercentFormatter
 
 from tinyalex.errors import ArgumentError
+from tinyalex.files import printable
 
 STYLES = {"relu": ("-", "tab:blue", "ReLU"), "tanh": ("--", "tab:orange", "tanh")}
 TRAINING, VALIDATION, TOP5 = "tab:blue", "tab:orange", "#8c4a00"
@@ -388,7 +389,7 @@ def _write(figure, left, baseline, text, **style):
 
 def _cut(text, width, size):
     """The text, or as much of its beginning, with …, as width (inches) holds at size (points)."""
-    font = FontProperties(size=size)
+    text, font = printable(text), FontProperties(size=size)
 
     def fits(text):
         points = text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]

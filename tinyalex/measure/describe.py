@@ -198,41 +198,48 @@ class Prediction(NamedTuple):
     step: float  # gradients travel while backward goes on, by a link that leaves the processor alone
 
 
-def predict(description: Description, link: float, flops: float) -> Prediction:
-    """Predict a step of a `Description` from two rates of one device.
+def predict(description: Description, link: float, flops: float, latency: float = 0.0) -> Prediction:
+    """Predict a step of a `Description` from what one device can do.
 
-    link: bytes per second that a device receives in a collective.  flops: FLOP per second of a whole step
-    on one device, two for a multiply-add of im2col.  Forward costs the layers' multiply-adds, backward twice
-    that (once where no gradient of the pixels is needed).  Exchanges of activations are waited for, unless
-    the ranks take turns: then the next images travel while the fully connected layers work.  Messages of
-    gradients travel one after the other, each from the end of the backward pass of its last layer on.
+    link: bytes per second that a device receives in a collective.  flops: FLOP per second of a whole step on
+    one device, two for a multiply-add of im2col.  latency: seconds that any collective takes besides.
+
+    Forward costs the layers' multiply-adds, backward twice that (once where no gradient of the pixels is
+    needed).  Exchanges of activations are waited for, unless the ranks take turns: then the next images
+    travel while the fully connected layers work.  Messages of gradients travel one after the other, each from
+    the end of the backward pass of its last layer on.
     """
-    _, _, placed, batch, rows, total = description
+    ranks, _, placed, batch, rows, total = description
     by_name = {row.layer: row for row in rows}
     last = {bucket[-1].layer.name: bucket for bucket in buckets(placed)}
+    turns = ranks if any(isinstance(p.layer, AllImages) and p.layer.in_turn for p in placed) else 1
     forward, waiting, meeting = {}, 0.0, None
     for place in placed:
         row, share = by_name[place.layer.name], place.ranks * place.parts
         forward[row.layer] = 2 * row.multiply_adds * batch / share / flops
         waiting += (row.received_forward + row.received_backward) / link
-        if isinstance(place.layer, AllImages) and place.layer.in_turn:
-            meeting = row
+        meetings = bool(row.received_forward) + bool(row.received_backward)
+        if isinstance(place.layer, AllImages):
+            meeting, meetings = row, turns + 1
+        elif place.parts == 1:  # behind it
+            meetings *= turns
+        waiting += meetings * latency
     backward = {p.layer.name: forward[p.layer.name] * (1 + getattr(p.layer, "need_dx", True)) for p in placed}
     after = [p.layer.name for p in placed if p.parts == 1]
     computing = sum(forward.values()) + sum(backward.values())
     hidden = 0.0
-    if meeting:  # all but the first rank's images travel behind the work on those before
-        turns = description.ranks
+    if turns > 1:  # all but the first rank's images travel behind the work on those before
         work = sum(forward[name] + backward[name] for name in after) / turns
-        hidden = (turns - 1) * min(work, meeting.received_forward / link / turns)
+        hidden = (turns - 1) * min(work, meeting.received_forward / link / turns + latency)
     clock = free = sum(forward.values()) + waiting - hidden
     for place in reversed(placed):
         name = place.layer.name
         clock += backward[name]
         if name in last:
             arrived = sum(by_name[p.layer.name].received_gradients for p in last[name])
-            free = max(free, clock) + arrived / link
-    receiving = waiting + total.received_gradients / link
+            free = max(free, clock) + arrived / link + latency
+    messages = len(last) + (placed[0].parts > 1)  # and the loss, or the labels
+    receiving = waiting + total.received_gradients / link + messages * latency
     return Prediction(computing, receiving, max(clock, free))
 
 
@@ -251,7 +258,7 @@ def parse_memory(text):
 
 
 def parse_rate(text, option, units):
-    """Return the number per second of "12GB/s"; units: {"GB/s": 10⁹, …}.  Raises DataError otherwise."""
+    """Return the number of "12GB/s" or "50us"; units: {"GB/s": 10⁹, …}.  Raises DataError otherwise."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(\D+)", text.strip())
     if not match or match[2] not in units or not float(match[1]):
         raise DataError(f"{option}: expected a number and {', '.join(units)}, found {text!r}")
@@ -260,6 +267,7 @@ def parse_rate(text, option, units):
 
 LINKS = {"Mbit/s": 125e3, "Gbit/s": 125e6, "MB/s": 1e6, "GB/s": 1e9}
 FLOPS = {"GF": 1e9, "TF": 1e12}
+LATENCIES = {"us": 1e-6, "ms": 1e-3}
 
 
 def print_description(description, console=None, memory=None, prediction=None):

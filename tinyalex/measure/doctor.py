@@ -34,7 +34,7 @@ TOLERANCE = 1e-4  # of the largest number: float32's rounding over the sums here
 # ---- what is here --------------------------------------------------------------------------------------
 
 
-class Report(NamedTuple):
+class Findings(NamedTuple):
     """What was found: (what, text) pairs, the names of the devices to test, and what to do about the rest."""
 
     found: list
@@ -43,7 +43,7 @@ class Report(NamedTuple):
 
 
 def look():
-    """Return a `Report` of this machine."""
+    """Return the `Findings` about this machine."""
     found = [
         ("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
         ("CPU", f"{cpu_count()} cores for this process of {cpu()}"),
@@ -61,7 +61,7 @@ def look():
             advice.append(f"to use the GPU: pip install 'tinyalex[{_extra(driver)}]'")
     if not driver and len(devices) == 1:
         advice.append("no NVIDIA driver: everything runs on the CPU; a GPU would need a driver, then CuPy")
-    return Report(found, devices, advice)
+    return Findings(found, devices, advice)
 
 
 def _mpi(advice):

@@ -98,12 +98,8 @@ class Network(NamedTuple):
         """Undo `to_json`; DataError, naming the layer, for what is no network that can be built."""
         entries, shape = exactly(cls._fields, entry, "network")
         shape = plain_data(shape)
-        if (
-            not fits(shape, tuple[int, ...])
-            or len(shape) != 3
-            or min(shape) < 1
-            or math.prod(shape) > MOST_NUMBERS
-        ):
+        sizes = fits(shape, tuple[int, ...]) and len(shape) == 3 and min(shape) >= 1
+        if not sizes or math.prod(shape) > MOST_NUMBERS:
             raise DataError(f"input: expected three sizes (C, H, W), found {str(shape)[:80]}")
         try:
             network = cls(each_of_a_kind(KINDS, entries, "layers"), shape)

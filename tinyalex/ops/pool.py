@@ -94,8 +94,8 @@ def max_pool_forward(x, z, s, pad=0, ceil=True):
     C, _, _, N = x.shape
     y = empty(xp, (C, OH, OW, N), x.dtype)
     for cs in _channel_blocks(x):
-        t = _max_along(2, x[cs], z[1], s[1], pads[2], OW)
-        _max_along(1, t, z[0], s[0], pads[0], OH, out=y[cs])
+        t = _max_along(1, x[cs], z[0], s[0], pads[0], OH)  # rows first: their numbers lie in longer runs
+        _max_along(2, t, z[1], s[1], pads[2], OW, out=y[cs])
     return y, MaxPoolCache(x, y, z, s, pads)
 
 
@@ -142,7 +142,6 @@ def _first_winner(axis, dy, y, x, z, s, before, dx):
     left = empty(np, dy.shape, dy.dtype)  # the gradient of the windows whose winner is not yet found
     left[...] = dy
     share = empty(np, dy.shape, dy.dtype)
-    equal = empty(np, dy.shape, bool)
     size, count = x.shape[axis], y.shape[axis]
     dx[_along(axis, slice(0 if z < s else max(0, count * s - before), None))] = 0
     covered = list(_covered(size, z, s, before, count))
@@ -151,7 +150,7 @@ def _first_winner(axis, dy, y, x, z, s, before, dx):
         won = left[o]  # what is left at the end is the last pixel's
         if pixels is not covered[-1][1]:
             won = share[o]
-            won[...] = np.equal(x[u], y[o], out=equal[o])  # 1 or 0, as a float: bool times float is slower
+            np.equal(x[u], y[o], out=won)  # 1 or 0, as a float: bool times float is slower
             won *= left[o]
             left[o] -= won
         if pixels.start + before - windows.start * s < s:  # the place in the window
@@ -193,12 +192,10 @@ def _sum_along(axis, x, z, s, before, size, out=None):
 def _shares(cache):
     """1 / the number of real pixels in each window, (OH, OW, 1)."""
     (_, H, W, _), (_, OH, OW, _), dtype, z, s, pads = cache
-    counts = [
-        [sum(o in range(w.start, w.stop) for w, _ in _covered(size, *zs, before, out)) for o in range(out)]
-        for size, zs, before, out in ((H, (z[0], s[0]), pads[0], OH), (W, (z[1], s[1]), pads[2], OW))
-    ]
-    rows, columns = (1 / np.asarray(c, dtype) for c in counts)
-    return rows[:, None, None] * columns[:, None]
+    rows, columns = np.arange(OH) * s[0] - pads[0], np.arange(OW) * s[1] - pads[2]  # of their first pixels
+    high = np.minimum(rows + z[0], H) - np.maximum(rows, 0)
+    wide = np.minimum(columns + z[1], W) - np.maximum(columns, 0)
+    return (1 / high.astype(dtype))[:, None, None] * (1 / wide.astype(dtype))[:, None]
 
 
 def avg_pool_backward(dy, cache):

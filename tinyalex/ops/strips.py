@@ -13,18 +13,13 @@ is already the next layer's layout.  Strips are made for a block of output rows 
 does not grow with the picture.
 
 Backward needs the same strips for dW = g colsᵀ, and adds dcols = Wᵀ g into strips and those into x.
-
-With stride 1 the sum for dx has one term for each (p,q): dx is itself a convolution, of g padded with
-KH−1−pt zeros (and so on), with the kernel flipped and its C and F exchanged.  And dw reads the same
-columns of g: dw[f,c,p,q] = Σ x[c,u,v,n] · ĝ[f, u+KH−1−p, v+KW−1−q, n].  So the strips of g serve both
-products, and nothing is scattered; that is `_backward_stride_1`.  It pays where there are no more filters
-than channels; else the strips of x are the fewer.
 """
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
+from numpy.lib.stride_tricks import as_strided
 
 from tinyalex.memory import empty, zeros
+from tinyalex.ops.products import product, product_of_transposed
 from tinyalex.ops.windows import real_windows
 
 BLOCK_BYTES = 1 << 24  # strips of one block of output rows
@@ -37,12 +32,12 @@ def convolve(x, w, stride, pads, y, finish):
     (F,OH,OW,N).  finish(filters, part) is called with each part of y (some filters, rows and columns) while
     it is in cache.
     """
-    F, _, KH, KW = w.shape
+    F, C, KH, KW = w.shape
     _, OH, OW, N = y.shape
     y_rows = y.reshape(F, OH, OW * N).swapaxes(0, 1)
-    weights = _by_rows(w)
+    weights = w.transpose(0, 2, 1, 3).reshape(F, KH * C * KW)
     for rows, strips in _blocks_of_rows(x, KH, KW, stride, pads, OH, OW):
-        np.matmul(weights, _columns(strips, KH, stride[0]), out=y_rows[rows])
+        product(weights, _columns(strips, KH, stride[0]), y_rows[rows])
         finish(slice(None), y[:, rows])
 
 
@@ -50,15 +45,13 @@ def convolve_backward(g, x, w, stride, pads, dx):
     """Write dx, unless it is None, and return dw, of y = x ∗ w.  g: y's gradient, C-contiguous."""
     F, C, KH, KW = w.shape
     _, OH, OW, N = g.shape
-    if dx is not None and stride == (1, 1) and C >= F:
-        return _backward_stride_1(g, x, w, pads, dx)
     g_rows = g.reshape(F, OH, OW * N).swapaxes(0, 1)
-    weights = _by_rows(w)
+    weights = w.transpose(0, 2, 1, 3).reshape(F, KH * C * KW)
     dwT = zeros(np, weights.T.shape, w.dtype)  # dWᵀ = cols gᵀ: BLAS likes many rows
     if dx is not None:
         dx.fill(0)
     for rows, strips in _blocks_of_rows(x, KH, KW, stride, pads, OH, OW):
-        dwT += np.matmul(_columns(strips, KH, stride[0]), g_rows[rows].swapaxes(1, 2)).sum(axis=0)
+        dwT += product_of_transposed(_columns(strips, KH, stride[0]), g_rows[rows]).sum(axis=0)
         if dx is not None:
             dcols = np.matmul(weights.T, g_rows[rows]).reshape(rows.stop - rows.start, KH, C, KW, OW, N)
             dstrips = zeros(np, strips.shape, strips.dtype)
@@ -66,34 +59,7 @@ def convolve_backward(g, x, w, stride, pads, dx):
                 dstrips[p : len(strips) - KH + p + 1 : stride[0]] += dcols[:, p]
             for pixels, strip in _overlap(dx, dstrips, rows.start * stride[0] - pads[0], stride[1], pads[2]):
                 pixels += strip
-    return _by_filters(dwT.T, w)
-
-
-def _backward_stride_1(g, x, w, pads, dx):
-    """dx and dw for stride 1: both products read the strips of g (module docstring)."""
-    _, _, KH, KW = w.shape
-    C, H, W, N = x.shape
-    turned = w.swapaxes(0, 1)[..., ::-1, ::-1]
-    weights = _by_rows(turned)
-    dwT = zeros(np, weights.T.shape, w.dtype)
-    x_rows, dx_rows = (v.reshape(C, H, W * N).swapaxes(0, 1) for v in (x, dx))
-    (pt, pb, pl, pr), (p, q) = pads, (KH - 1, KW - 1)
-    for rows, strips in _blocks_of_rows(g, KH, KW, (1, 1), (p - pt, p - pb, q - pl, q - pr), H, W):
-        cols = _columns(strips, KH, 1)
-        np.matmul(weights, cols, out=dx_rows[rows])
-        dwT += np.matmul(cols, x_rows[rows].swapaxes(1, 2)).sum(axis=0)
-    return _by_filters(dwT.T, turned).swapaxes(0, 1)[..., ::-1, ::-1]
-
-
-def _by_rows(w):
-    """Weights (F,C,KH,KW) as the matrix that fits the strips: (F, KH·C·KW)."""
-    return w.transpose(0, 2, 1, 3).reshape(len(w), -1)
-
-
-def _by_filters(matrix, w):
-    """Undo `_by_rows`: a matrix of that form, shaped like w."""
-    F, C, KH, KW = w.shape
-    return np.ascontiguousarray(matrix.reshape(F, KH, C, KW).transpose(0, 2, 1, 3))
+    return dwT.T.reshape(F, KH, C, KW).transpose(0, 2, 1, 3)
 
 
 def _blocks_of_rows(x, kh, kw, stride, pads, oh, ow):
@@ -113,11 +79,14 @@ def _blocks_of_rows(x, kh, kw, stride, pads, oh, ow):
 
 
 def _columns(strips, kh, stride):
-    """Return the columns of the block's output rows, a view: (rows, KH·C·KW, OW·N)."""
+    """Return the columns of the block's output rows, a view: (rows, KH·C·KW, OW·N).
+
+    Of these rows alone: with all windows it would have more numbers than NumPy's 32 bits in a browser count.
+    """
     h, C, kw, ow, N = strips.shape
-    flat = strips.reshape(h * C * kw, ow * N)
-    windows = sliding_window_view(flat, kh * C * kw, axis=0)[:: stride * C * kw]
-    return windows.swapaxes(1, 2)
+    row, _, element, _, number = strips.strides
+    shape = (h - kh) // stride + 1, kh * C * kw, ow * N
+    return as_strided(strips, shape, (stride * row, element, number))
 
 
 def _overlap(maps, strips, first, stride, left):

@@ -34,29 +34,29 @@ V[ab] (C, tiles·N).  No columns are written: V has n²/16 numbers for each of x
     dx     = the same convolution of padded g with the turned filter (see `strips`): so V is made of g, and
              dU of A x Aᵀ, and both products read one V
 
-The transforms are products too: rows, then columns of a tile are one matrix, B D Bᵀ = (B ⊗ B) D with D as a
-column of n² numbers.  That is more arithmetic than adding and subtracting along one axis after the other, and
-faster: a few long calls of BLAS, for some channels at a time so that they stay in cache.  Transforms cost in
-proportion to C + F, the products to C·F: see `pays`.
+The transforms are products too, of the rows and then of the columns, each one call for all tiles of some
+channels, so many that they stay in cache.  The first knows nothing of tiles that lie beside each other; the
+second reads the columns that they share in each of them, so no tile is copied.  Transforms cost in proportion
+to C + F, the products to C·F: see `pays`.
 """
 
 import functools
 import math
-from typing import NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from tinyalex.memory import empty, zeros
+from tinyalex.ops.products import product, product_of_transposed
 from tinyalex.ops.windows import real_windows
 
 SIDE = 4  # outputs of a tile, in each direction: with 5, float32's rounding is three times as large
 # The positive points, for k = 3 and 5: simple numbers chosen for small rounding errors.  Measured in float32,
 # of the largest output: 2.2e-6 (k = 3, 96 channels to 64, 13×13), 7.1e-6 (k = 5, 48 channels to 64, 27×27).
 POINTS = {3: (0.75, 1.5), 5: (0.5, 1.0, 2.0)}
-LEAST = 15  # C·F / (C + F): the smallest ratio at which the products saved outweigh the transforms
+LEAST = 8  # C·F / (C + F): the smallest ratio at which the products saved outweigh the transforms
 PRODUCTS_BYTES = 64 << 20  # of the operands and results of one block of tiles: long products
-TRANSFORM_BYTES = 1 << 19  # of the tiles that a transform reads: they stay in a core's second-level cache
+TRANSFORM_BYTES = 1 << 21  # of what lies between rows and columns: it stays in a core's second-level cache
 
 
 def pays(w, stride, groups):
@@ -73,42 +73,33 @@ def convolve(x, w, pads, y, finish):
     is called with each part of y, some outputs of some filters (filters, …, …, …), while it is in cache.
     """
     A, B, _ = _matrices(w.shape[-1], w.dtype)
-    U = _filters_forward(w)
+    U = _filters(w)
     for block, V, M in _blocks(len(x), y, w.shape[-1]):
         _into(B, x, block, pads, V)
-        np.matmul(U, V, out=M)
+        product(U, V, M)
         _out_of(A, M, block, y, finish)
 
 
 def convolve_backward(g, x, w, pads, dx):
     """Write dx, and return dw, of y = x ∗ w with stride 1 and these pads.  g: y's gradient."""
     k = w.shape[-1]
-    A, B, _ = _matrices(k, w.dtype)
-    U = _filters_forward(w.swapaxes(0, 1)[..., ::-1, ::-1])
+    A, B, G = _matrices(k, w.dtype)
+    U = _filters(w.swapaxes(0, 1)[..., ::-1, ::-1])
     dU = zeros(np, U.shape, U.dtype)
-    part = empty(np, U.shape, U.dtype)
     for block, V, M in _blocks(len(g), dx, k):
         _into(B, g, block, [k - 1 - p for p in pads], V)
         _into(A, x, block, (0, 0, 0, 0), M)
-        dU += np.matmul(M, V.swapaxes(1, 2), out=part)
-        np.matmul(U, V, out=M)  # what it held is used
+        dU += product_of_transposed(M, V)
+        product(U, V, M)  # what it held is used
         _out_of(A, M, block, dx)
-    return _filters_backward(dU, k).swapaxes(0, 1)[..., ::-1, ::-1]
+    dw = np.matmul(dU.reshape(len(U), -1).T, G).reshape(*w.shape[1::-1], k, k)  # Gᵀ dU G
+    return dw.swapaxes(0, 1)[..., ::-1, ::-1]
 
 
-def _filters_forward(w):
+def _filters(w):
     """U = G w Gᵀ: (F,C,k,k) → (n², F, C)."""
     F, C, k, _ = w.shape
-    G = _matrices(k, w.dtype)[2]
-    out = empty(np, (len(G), F * C), w.dtype)
-    return np.matmul(G, w.reshape(F * C, k * k).T, out=out).reshape(-1, F, C)
-
-
-def _filters_backward(dU, k):
-    """dw = Gᵀ dU G: (n², F, C) → (F,C,k,k)."""
-    _, F, C = dU.shape
-    out = empty(np, (F * C, k * k), dU.dtype)
-    return np.matmul(dU.reshape(-1, F * C).T, _matrices(k, dU.dtype)[2], out=out).reshape(F, C, k, k)
+    return np.matmul(_matrices(k, w.dtype)[2], w.reshape(F * C, k * k).T).reshape(-1, F, C)
 
 
 @functools.cache
@@ -124,22 +115,16 @@ def axis(k):
 
 @functools.cache
 def _matrices(k, dtype):
-    """A ⊗ A (n², 16), B ⊗ B (n², n²) and G ⊗ G (n², k²)."""
-    return tuple(np.kron(m, m).astype(dtype) for m in axis(k))
-
-
-class _Block(NamedTuple):
-    """A row of tiles: the row of its first outputs, how many tiles, and of which images."""
-
-    row: int
-    tiles: int
-    images: slice
+    """A, B and G ⊗ G (n², k²)."""
+    A, B, G = axis(k)
+    return A.astype(dtype), B.astype(dtype), np.kron(G, G).astype(dtype)
 
 
 def _blocks(C, y, k):
     """Yield the tiles of y block by block, with room for their V (n², C, tiles·N) and M (n², F, tiles·N).
 
-    C: channels that y is made of.  The room is the same for every block.
+    A block is a row of tiles: (the row of its first outputs, how many tiles, the images).  C: channels that y
+    is made of.  The room is the same for every block.
     """
     F, OH, OW, N = y.shape
     n2, tiles = (k + SIDE - 1) ** 2, -(-OW // SIDE)
@@ -151,47 +136,51 @@ def _blocks(C, y, k):
         columns = tiles * (images.stop - images.start)
         V, M, _ = np.split(room, [n2 * C * columns, n2 * (C + F) * columns])
         for row in range(0, OH, SIDE):
-            yield _Block(row, tiles, images), V.reshape(n2, C, columns), M.reshape(n2, F, columns)
+            yield (row, tiles, images), V.reshape(n2, C, columns), M.reshape(n2, F, columns)
 
 
 def _into(matrix, x, block, pads, out):
-    """out = matrix · D for the m×m pixels D of each tile of x padded with zeros: (…, C, tiles·N)."""
-    (row, tiles, images), (C, H, W, _), m = block, x.shape, math.isqrt(matrix.shape[1])
-    N, top, left = images.stop - images.start, row - pads[0], pads[2]
-    chunks = _chunks(C, m * m * tiles * N * x.itemsize)
-    padded = zeros(np, (chunks[0].stop, m, SIDE * (tiles - 1) + m, N), x.dtype)
-    channel, down, across, image = padded.strides
-    D = empty(np, (chunks[0].stop, m, m, tiles, N), x.dtype)
-    D_of_padded = as_strided(padded, D.shape, (channel, down, across, SIDE * across, image))
+    """out = matrix · D · matrixᵀ, (n², C, tiles·N), for the m×m pixels D of each tile of x, with padding."""
+    (row, tiles, images), (C, H, W, _), (n, m) = block, x.shape, matrix.shape
+    N, top, left, width = images.stop - images.start, row - pads[0], pads[2], SIDE * (tiles - 1) + m
+    chunks = _chunks(C, n * width * N * x.itemsize)
+    padded = zeros(np, (chunks[0].stop, m, width, N), x.dtype)
+    by_row = empty(np, (chunks[0].stop, n, width, N), x.dtype)
+    channel, down, across, image = by_row.strides
+    by_tile = as_strided(by_row, (len(by_row), n, tiles, m, N), (channel, down, SIDE * across, across, image))
+    out = out.reshape(n, n, C, tiles, N).transpose(2, 0, 3, 1, 4)
     rows, there_rows = real_windows(H, m, top, 1)
-    columns, there_columns = real_windows(W, padded.shape[2], -left, 1)
+    columns, there_columns = real_windows(W, width, -left, 1)
     for cs in chunks:
         size = cs.stop - cs.start
         padded[:size, rows, columns] = x[cs, there_rows, there_columns, images]
-        D[:size] = D_of_padded[:size]
-        np.matmul(matrix, D[:size].reshape(size, m * m, tiles * N), out=out[:, cs].swapaxes(0, 1))
+        np.matmul(matrix, padded[:size].reshape(size, m, -1), out=by_row[:size].reshape(size, n, -1))
+        np.matmul(matrix, by_tile[:size], out=out[cs])
 
 
 def _out_of(A, M, block, y, finish=None):
-    """Write Aᵀ M of each tile into y."""
-    (row, tiles, images), (F, OH, _, _) = block, y.shape
-    N, height = images.stop - images.start, min(SIDE, OH - row)
-    chunks = _chunks(F, len(M) * tiles * N * M.itemsize)
-    Y = empty(np, (chunks[0].stop, height * SIDE, tiles, N), y.dtype)
+    """Write Aᵀ · M · A of each tile into y."""
+    (row, tiles, images), (F, _, OW, _), n = block, y.shape, len(A)
+    N, full = images.stop - images.start, OW // SIDE
+    M = M.reshape(n, n, F, tiles * N).transpose(2, 1, 0, 3)  # (filter, column, row, …)
+    by_filter = y[:, row : row + SIDE, :, images]
+    height = by_filter.shape[1]
+    chunks = _chunks(F, n * height * tiles * N * M.itemsize)
+    Y = empty(np, (chunks[0].stop, height, n, tiles * N), y.dtype)
+    by_tile = Y.reshape(len(Y), height, n, tiles, N).swapaxes(2, 3)
     for fs in chunks:
         size = fs.stop - fs.start
-        np.matmul(
-            A.T[: len(Y[0])], M[:, fs].swapaxes(0, 1), out=Y[:size].reshape(size, height * SIDE, tiles * N)
-        )
+        np.matmul(A.T[:height], M[fs], out=Y[:size].swapaxes(1, 2))
+        part = by_filter[fs]
+        whole = part[:, :, : full * SIDE].reshape(size, height, full, SIDE, N)
+        np.matmul(A.T, by_tile[:size, :, :full], out=whole)
+        if full < tiles:
+            np.matmul(A.T[: OW - full * SIDE], by_tile[:size, :, full], out=part[:, :, full * SIDE :])
         if finish:
-            finish(fs, Y[:size])
-        by_column = Y[:size].reshape(size, height, SIDE, tiles, N)
-        for j in range(SIDE):
-            target = y[fs, row : row + height, j::SIDE, images]
-            target[...] = by_column[:, :, j, : target.shape[2]]
+            finish(fs, part)
 
 
 def _chunks(count, nbytes):
-    """Slices of `count` channels, of nbytes each: so many that a transform stays in cache."""
-    step = max(1, TRANSFORM_BYTES // max(1, nbytes))
+    """Slices of `count` channels, of nbytes each: as many at a time as stay in cache, the first not fewer."""
+    step = -(-count // -(-count // max(1, TRANSFORM_BYTES // max(1, nbytes))))
     return [slice(c, min(c + step, count)) for c in range(0, count, step)]

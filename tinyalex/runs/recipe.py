@@ -93,7 +93,7 @@ def small(epochs=30):
     return Recipe(batch=32, epochs=epochs, schedule=drops, augmentation=pictures)
 
 
-PRESETS = {
+RECIPES = {
     "small": small(),
     "paper": Recipe(),
     "code2012": CODE2012,
@@ -107,7 +107,7 @@ PRESETS = {
 }  # fmt: skip
 # Simonyan and Zisserman, section 3.1: batches of 256, 74 epochs, S = 256; the rest as in AlexNet's paper
 VGG = Recipe(batch=256, epochs=74, augmentation=augment.Augmentation(scale=256))
-PRESETS |= {f"vgg-{name}": VGG for name in ("a", "a-lrn", "b", "c", "d", "e")}
+RECIPES |= {f"vgg-{name}": VGG for name in ("a", "a-lrn", "b", "c", "d", "e")}
 
 
 def _ladder(epochs, *changes, decays, crops=False, **others):
@@ -138,7 +138,7 @@ LADDER = {
         Change(510, rate=1e-5), decays=_LOCAL | {"fc10": 0.01}, crops=True, drop_bias_rate=False,
     ),
 }  # fmt: skip
-PRESETS |= LADDER
+RECIPES |= LADDER
 
 
 def recipe_of(recipe, network="paper", noise=None, **changes):
@@ -148,11 +148,11 @@ def recipe_of(recipe, network="paper", noise=None, **changes):
     an unknown name or field, or an invalid value.
     """
     if recipe is None:
-        recipe = network if isinstance(network, str) and network in PRESETS else "paper"
+        recipe = network if isinstance(network, str) and network in RECIPES else "paper"
     if not isinstance(recipe, Recipe):
-        if recipe not in PRESETS:
-            raise ArgumentError(f"recipe: expected one of {', '.join(PRESETS)}, found {recipe!r}")
-        recipe = small(changes["epochs"]) if recipe == "small" and changes.get("epochs") else PRESETS[recipe]
+        if recipe not in RECIPES:
+            raise ArgumentError(f"recipe: expected one of {', '.join(RECIPES)}, found {recipe!r}")
+        recipe = small(changes["epochs"]) if recipe == "small" and changes.get("epochs") else RECIPES[recipe]
     changes = {name: value for name, value in changes.items() if value is not None}
     for name in changes:
         if name not in Recipe._fields:

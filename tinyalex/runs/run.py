@@ -36,6 +36,7 @@ from tinyalex.runs.settings import Settings
 from tinyalex.train import Place, Stopped, fit
 
 CHANCE = 3  # epochs at the loss of chance, after which a run says so
+FAR = 10  # times the loss of chance: said after an epoch
 
 
 def check(settings, data, ranks):
@@ -248,18 +249,19 @@ def train(comm, out, settings, data, stop, on_event=lambda record: None, longer=
     stop: an Event; when it is set, the step is finished, a checkpoint written, and False returned.  A
     validation that it interrupts begins anew when the run goes on.
     on_event(record) is called by rank 0 with every record, once a step with kind "step", once a batch of
-    validation with kind "validating", and with kind "chance" where the network learns nothing.
-    longer: a run that came to its end by its patience goes on at its last rate.
+    validation with kind "validating", and with kind "chance" where the network does no better than guessing.
+    longer: a run that came to its end by its patience goes on at its last rate.  ArgumentError for one that
+    has as many epochs behind it as the settings say, or more.
     Returns True when the recipe has come to its end.
     """
-    run = _Run(comm, Path(out), settings, data, stop, on_event)
+    run = _Run(comm, Path(out), settings, data, stop, on_event, longer)
     if longer:
         run.schedule.go_on()
     return run.go()
 
 
 class _Run:
-    def __init__(self, comm, out, settings, data, stop, on_event):
+    def __init__(self, comm, out, settings, data, stop, on_event, longer=False):
         self.comm, self.out, self.settings, self.data = comm, out, settings, data
         self.stop, self.on_event = stop, on_event
         self.rng = np.random.default_rng(settings.seed)  # starting weights, then dropout
@@ -273,10 +275,14 @@ class _Run:
         self.place = Place()
         self.saved = None  # (step, epoch) of the newest checkpoint
         self.sized = None  # step of the newest record of sizes
-        self.at_chance = 0  # epochs in a row
+        self.at_chance = self.far_above = 0  # epochs in a row
         self.noise = 0.0
         if checkpoints(out):
             self._restore(checkpoints(out)[-1])
+            if longer and self.place.epoch >= r.epochs:
+                raise ArgumentError(
+                    f"epochs: {out} has {self.place.epoch} behind it: expected more, found {r.epochs}"
+                )
         elif settings.start_from:
             checkpoint.inherit(self.net, settings.network, settings.start_from)
         if comm.rank == 0:
@@ -376,10 +382,11 @@ class _Run:
         return self.schedule.ended
 
     def _look_for_chance(self, loss):
-        """Say once when the loss has stood at that of guessing, log K, for some epochs."""
+        """Say once when the loss has stood at that of guessing, log K, for some epochs, or far above it."""
         chance = math.log(len(self.data.classes))
         self.at_chance = self.at_chance + 1 if chance > 0 and abs(loss / chance - 1) < 0.01 else 0
-        if self.at_chance == CHANCE:
+        self.far_above = self.far_above + 1 if loss > FAR * chance > 0 else 0
+        if self.at_chance == CHANCE or self.far_above == 1:
             self._emit("chance", epoch=self.place.epoch + 1, loss=loss, chance=chance)
 
     def _until_stopped(self, loader):

@@ -14,7 +14,7 @@ from tinyalex.models.alexnet import AlexNet, alexnet
 from tinyalex.models.cifar import figure1
 from tinyalex.runs.recipe import Change
 
-LARGEST = 1 << 20  # filters, hidden units, classes, pixels
+LARGEST_SIZE = 1 << 20  # filters, hidden units, classes, pixels
 DEFAULTS = {  # others than those of tinyalex.nn
     "MaxPool": {"ceil": False}, "AvgPool": {"ceil": False}, "LRN": {"alpha_over_n": True},
     "Dropout": {"inverted": True},
@@ -51,8 +51,8 @@ def settings(old):
     try:
         options = checked(AlexNet, old["network"], "network")
         sizes = *options.filters, options.hidden, options.classes, options.size, options.towers, options.pool
-        if len(options.filters) != 5 or not all(0 < n <= LARGEST for n in sizes):
-            raise DataError(f"network: expected sizes from 1 to {LARGEST:,}, found {sizes}")
+        if len(options.filters) != 5 or not all(0 < n <= LARGEST_SIZE for n in sizes):
+            raise DataError(f"network: expected sizes from 1 to {LARGEST_SIZE:,}, found {sizes}")
         network = alexnet(options).to_json()
         kept = {key: value for key, value in old.items() if key != "preset"}
         return {**kept, "network": network, "recipe": _recipe(old["recipe"])}

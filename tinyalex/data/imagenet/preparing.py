@@ -63,13 +63,12 @@ def prepare(
     """Write the pictures of src (see find_pictures) as shards into the folder dst (see this package's text).
 
     size: side of the squares, the middles of the pictures; whole: the shorter side of pictures that are kept
-    whole. shard_size: pictures a shard; by default a hundredth of the split and at least 64, so that even all
-    of ImageNet makes few files. seed: of the permutation that mixes the classes, and of what is held out.
-    val:
-    the share of each class's train pictures that is held out as val (see hold_out). exif: turn pictures
-    upright by their EXIF orientation; by default all but ILSVRC's. workers: processes, by default one a core;
-    they do not change a byte of the result. report: called with what was found (Found) before anything is
-    written. progress: called with (what is done, pictures done, of how many or None) while it is.
+    whole. shard_size: pictures per shard; by default a hundredth of the split and at least 64, so that even
+    all of ImageNet makes few files. seed: of the permutation that mixes the classes, and of what is held out.
+    val: the share of each class's train pictures that is held out as val (see hold_out). exif: turn pictures
+    upright by their EXIF orientation; by default all but ILSVRC's. workers: processes, by default one per
+    core; they do not change a byte of the result. report: called with what was found (Found) before anything
+    is written. progress: called with (what is done, pictures done, of how many or None) while it is.
 
     May be killed at any moment: the same call goes on from the shards that are whole, and the result is that
     of a call that was never interrupted. A picture that cannot be decoded is skipped and listed in

@@ -11,6 +11,7 @@ Nothing else is fetched, nothing is sent.
 """
 
 import base64
+import fnmatch
 import hashlib
 import io
 import json
@@ -25,8 +26,9 @@ import nbformat
 
 import tinyalex
 from tinyalex.errors import DataError
-from tinyalex.lessons import course, notebook, site
+from tinyalex.lessons import course, site
 from tinyalex.lessons.checks import Hole
+from tinyalex.lessons.notebook import asked
 
 VERSION = "314.0.3"  # Pyodide's
 NETWORK = f"https://cdn.jsdelivr.net/pyodide/v{VERSION}/full/"
@@ -51,9 +53,21 @@ IN_THE_BROWSER = ("lessons/live/session.py", "lessons/live/turns.py")
 NOT_IN_THE_BROWSER = (  # of the package tinyalex; no lesson uses it
     "cli/", "exchange/", "runs/", "data/imagenet/", "data/cifar10", "lessons/live/", "lessons/mutants",
     "lessons/adapters", "lessons/judge", "lessons/site", "lessons/teacher", "lessons/course", "lessons/apart",
-    "lessons/classroom", "lessons/marking", "lessons/sandbox", "measure/bench", "measure/doctor",
-    "measure/relu_vs_tanh", "measure/gradtable",
+    "lessons/classroom", "lessons/marking", "lessons/page", "lessons/pointing", "lessons/sandbox",
+    "measure/ablate", "measure/bench", "measure/doctor", "measure/relu_vs_tanh", "measure/gradtable",
 )  # fmt: skip
+OF_ONE_LESSON = {0: "lessons/zero.npz", 16: "ops/cuda/*.cu*"}  # what no other needs: in archives of their own
+
+START = """
+Open a lesson: it runs here, in your browser, and nothing has to be installed.  In every hole is an editor.
+*Check* says what is wrong with your answer.  *Step through* paints its arrays, and stops at the first line
+whose array departs from what a right answer has there.  In eight lessons you also go the other way: a broken
+function is given, and you write the input that exposes it.
+
+A lesson takes an evening, and its cells a few seconds.  Your answers stay in this browser; *Save as a
+notebook* takes them out, for JupyterLab or for your teacher.
+
+"""
 
 HEAD = """
 <link rel="stylesheet" href="live/live.css">
@@ -81,15 +95,18 @@ EARLY = """
 <link rel="modulepreload" href="live/page.js">
 <link rel="modulepreload" href="live/editor.js">
 <script>
-if (location.protocol !== "file:" && typeof WebAssembly === "object" && !navigator.connection?.saveData) {
-  const lesson = JSON.parse(document.getElementById("lesson").textContent);
+function startPython() {
+  const { number, base, hashes, archives } = JSON.parse(document.getElementById("lesson").textContent);
   const url = (path) => new URL(path, document.baseURI).href;
   const worker = new Worker("live/worker.js", { type: "module" });
+  worker.postMessage({ start: { lesson: number, base: url(base), hashes, archives, course: url("live/") } });
+  return worker;
+}
+if (location.protocol !== "file:" && typeof WebAssembly === "object" && !navigator.connection?.saveData) {
   const said = [];
+  const worker = startPython();
   worker.onmessage = ({ data }) => said.push(data);
   worker.onerror = (event) => said.push({ fatal: event.message || "its worker could not be loaded" });
-  worker.postMessage({ start: {
-    lesson: lesson.number, base: url(lesson.base), hashes: lesson.hashes, course: url("live/") } });
   self.begun = { worker, said };
 }
 </script>"""
@@ -133,26 +150,30 @@ def write(books, out, folder=None, base=None, on_page=lambda done, of: None):
     files = python_files()
     base = "pyodide/" if folder else base or NETWORK
     hashes = {} if folder else {name: integrity(digest) for name, digest in files.items()}
+    archives = {"tinyalex.zip": package()}
+    archives |= {f"lesson{number:02d}.zip": package(number) for number in OF_ONE_LESSON}
     version = tinyalex.__version__
 
     def more(stem):
         if stem is None:
-            lessons = {f"{s}.html": [int(s[:2]), list(asked(s))] for s in books}
+            lessons = {f"{s}.html": [int(s[:2]), list(asked(int(s[:2])))] for s in books}
             head = HEAD.format(id="map", data=_json(lessons), early="", script="map.js")
             return head, '<p id="offline" role="status"></p>'
         data = {
             "number": int(stem[:2]), "stem": stem, "version": version, "base": base,
             "hashes": {name: hashes[name] for name in hashes if name in CORE},
-            "cells": list(data_of(books[stem], asked(stem))),
+            "archives": [name for name in archives if name in ("tinyalex.zip", f"lesson{stem[:2]}.zip")],
+            "cells": list(data_of(books[stem], asked(int(stem[:2])))),
         }  # fmt: skip
         return HEAD.format(id="lesson", data=_json(data), early=EARLY, script="page.js"), FOOT
 
-    written = site.write(books, out, on_page, cells, more)
+    written = site.write(books, out, on_page, cells, more, START)
     live = out / "live"
     live.mkdir(exist_ok=True)
     for name in (*SCRIPTS, LOCK):
         (live / name).write_bytes(resources.files(__name__).joinpath(name).read_bytes())
-    (live / "tinyalex.zip").write_bytes(package())
+    for name, data in archives.items():
+        (live / name).write_bytes(data)
     for stem in books:
         shutil.copyfile(course.folder() / f"{stem}.ipynb", out / f"{stem}.ipynb")
     if folder:
@@ -164,11 +185,6 @@ def write(books, out, folder=None, base=None, on_page=lambda done, of: None):
     kept = [*written, out / "touch" / "index.html", *notebooks, *sorted(live.iterdir())]
     _service_worker(out, kept, {base + name: hashes.get(name) for name in files})
     return written
-
-
-def asked(stem):
-    """Return {name: hole or exercise} of a lesson."""
-    return notebook.asked(int(stem[:2]))
 
 
 def python_files():
@@ -191,15 +207,19 @@ def verify(path, digest):
         raise DataError(f"{path}: expected Pyodide {VERSION}'s, SHA-256 {digest}, found {found}")
 
 
-def package():
-    """Return the package tinyalex as a zip archive, without what no lesson uses; the same bytes each time."""
+def package(lesson=None):
+    """Return the package tinyalex as a zip archive, without what no lesson uses; the same bytes each time.
+
+    lesson: only what it alone needs, which the archive for all does without.
+    """
     root = Path(tinyalex.__file__).parent
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(root.rglob("*")):
             name = path.relative_to(root).as_posix()
+            owner = next((n for n, pattern in OF_ONE_LESSON.items() if fnmatch.fnmatch(name, pattern)), None)
             wanted = name.startswith(IN_THE_BROWSER) or not name.startswith(NOT_IN_THE_BROWSER)
-            if path.suffix in (".py", ".cu", ".cuh", ".npz") and wanted:
+            if path.suffix in (".py", ".cu", ".cuh", ".npz") and wanted and owner == lesson:
                 archive.writestr(zipfile.ZipInfo(f"tinyalex/{name}"), path.read_bytes(), zipfile.ZIP_DEFLATED)
     return file.getvalue()
 

@@ -31,8 +31,9 @@ from pathlib import Path
 import numpy as np
 
 from tinyalex.data.shapes import SHAPES
-from tinyalex.lessons import course, live
+from tinyalex.lessons import course
 from tinyalex.lessons.checks import PASSED, judge
+from tinyalex.lessons.notebook import asked
 
 PUT = """
 const editor = document.querySelector(`#cell-${arguments[0]} .cm-content`);
@@ -202,6 +203,7 @@ class Page:
 
     def __init__(self, driver, address, stem):
         self.driver, self.address, self.stem = driver, f"{address}{stem}.html", stem
+        self.asked = asked(int(stem[:2]))
         self.open()
 
     def open(self):
@@ -291,7 +293,7 @@ def here(hole, text):
 def lesson(driver, address, stem):
     """Try all answers and all cells of a lesson; return a line about it."""
     page, times, wrong = Page(driver, address, stem), [], 0
-    holes = live.asked(stem)
+    holes = page.asked
     for name, hole in holes.items():
         for text in [*answers(hole), hole.source]:
             page.put(name, text)
@@ -320,10 +322,12 @@ def first_verdict(driver, server, stem="05_backward_convolution", name="add_back
     server.asked.clear()
     start = time.monotonic()
     page = Page(driver, server.address, stem)
-    hole = live.asked(stem)[name]
+    hole = page.asked[name]
     page.put(name, answers(hole)[0])
-    page.check(name)
+    state, said, _ = page.check(name)
     seconds = time.monotonic() - start
+    if state != "wrong":
+        raise Failed(f"first verdict: of a wrong answer it says {said!r}")
     size = sum(len(compressed(folder / file)) for file in set(server.asked))
     if size > 10e6:
         raise Failed(f"first verdict: expected at most 10 MB, found {size / 1e6:.1f} MB: {set(server.asked)}")
@@ -347,7 +351,7 @@ def in_time(driver, server, mbit, times, most):
 
 def access(driver, address, pages, axe):
     """Ask axe-core about pages, narrow and light, wide and dark; return a line about it."""
-    asked = 0
+    views = 0
     for name in pages:
         for width, scheme in ((390, "light"), (1280, "dark")):
             metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 1000}
@@ -365,8 +369,8 @@ def access(driver, address, pages, axe):
                 raise Failed(f"{name}, {width} pixels, {scheme}: axe-core finds {found}")
             if driver.execute_script("return document.documentElement.scrollWidth") > width:
                 raise Failed(f"{name}: wider than {width} pixels")
-            asked += 1
-    return f"axe-core finds nothing in {asked} views of {len(pages)} pages"
+            views += 1
+    return f"axe-core finds nothing in {views} views of {len(pages)} pages"
 
 
 def by_keyboard(driver, address, stem="05_backward_convolution"):
@@ -387,7 +391,7 @@ def by_keyboard(driver, address, stem="05_backward_convolution"):
                 return
         raise Failed(f"{stem}: 400 times Tab, and not there")
 
-    for name, hole in live.asked(stem).items():
+    for name, hole in page.asked.items():
         walk(lambda at, name=name: f"cell-{page.holes[name]} " in at and "cm-content" in at)
         ActionChains(driver).key_down(Keys.CONTROL).send_keys("a").key_up(Keys.CONTROL).perform()
         keys(Keys.DELETE)
@@ -412,7 +416,8 @@ def by_keyboard(driver, address, stem="05_backward_convolution"):
 
 def stopping(driver, address, stem="05_backward_convolution", name="add_back"):
     """Stop an endless loop; return a line about it."""
-    page, hole = Page(driver, address, stem), live.asked(stem)[name]
+    page = Page(driver, address, stem)
+    hole = page.asked[name]
     endless = hole.source.replace("    return", "    while True:\n        pass\n    return")
     page.put(name, hole.source)
     page.check(name)  # Python is there
@@ -434,7 +439,8 @@ def stopping(driver, address, stem="05_backward_convolution", name="add_back"):
 
 def keeping(driver, address, downloads, stem="05_backward_convolution"):
     """Reload, take a notebook out and in, open two tabs; return a line about it."""
-    page, holes = Page(driver, address, stem), live.asked(stem)
+    page = Page(driver, address, stem)
+    holes = page.asked
     (first, hole), (second, _) = list(holes.items())[:2]
     mine = f"{hole.source}  # ü «mine»"
     page.put(first, mine)
@@ -537,7 +543,7 @@ def refused(driver, server, stem="05_backward_convolution", name="add_back"):
 
     server.refused = ["pyodide/"]
     page = Page(driver, address, stem)
-    page.put(name, live.asked(stem)[name].source)
+    page.put(name, page.asked[name].source)
     page.wait(lambda: "could not be loaded" in page.text("python-status"), "the word about Python's files")
     server.refused = []
     if page.check(name)[0] != "passed":
@@ -569,7 +575,7 @@ def offline(driver, server, stem="07_overlapping_pooling"):
     page.wait(lambda: "without a network" in page.text("offline"), "the course to be kept")
     server.stop()
     page = Page(driver, server.address, stem)  # another lesson, never opened before
-    for name, hole in live.asked(stem).items():
+    for name, hole in page.asked.items():
         page.put(name, hole.source)
         state, said, _ = page.check(name)
         if state != "passed":
@@ -586,10 +592,10 @@ def main():
     parser.add_argument("folder", type=Path, metavar="DIR")
     parser.add_argument("lessons", type=int, nargs="*", help="their numbers; all by default")
     parser.add_argument("--times", action="store_true")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     course.need("selenium")
     stems = [path.stem for path in course.notebooks()]
-    stems = [stem for stem in stems if not asked.lessons or int(stem[:2]) in asked.lessons]
+    stems = [stem for stem in stems if not options.lessons or int(stem[:2]) in options.lessons]
     failed = 0
 
     def report(trial, *args):
@@ -600,8 +606,8 @@ def main():
             failed += 1
             print(f"✗ {error}", flush=True)
 
-    server = Server(asked.folder)
-    if asked.times:
+    server = Server(options.folder)
+    if options.times:
         for case in ((None, 1, 5), (20, 1, 15), (9, 4, 30)):
             with browser() as driver:
                 report(in_time, driver, server, *case)
@@ -618,7 +624,7 @@ def main():
         with browser() as driver:
             report(by_keyboard, driver, server.address)
         if "AXE_CORE" in os.environ:
-            pages = [path.relative_to(asked.folder).as_posix() for path in asked.folder.rglob("*.html")]
+            pages = [path.relative_to(options.folder).as_posix() for path in options.folder.rglob("*.html")]
             axe = Path(os.environ["AXE_CORE"]).read_text(encoding="utf-8")
             with browser() as driver:
                 report(access, driver, server.address, sorted(pages), axe)

@@ -17,10 +17,6 @@ function show() {
   }
 }
 
-const first = document.createElement("p");
-first.textContent = "Open a lesson: here it runs in your browser, and nothing has to be installed.";
-document.querySelector("main h1").after(first);
-
 show();
 addEventListener("storage", show);
 addEventListener("pageshow", show);

@@ -5,7 +5,6 @@ import { edit } from "./editor.js";
 import { offline } from "./offline.js";
 
 const lesson = JSON.parse(document.getElementById("lesson").textContent);
-const course = new URL("./", import.meta.url).href;
 const status = document.getElementById("python-status");
 const stopButton = document.getElementById("stop");
 const notice = document.getElementById("notice");
@@ -38,7 +37,7 @@ const python = {
     status.textContent = "Python is being loaded …";
     const { begun } = self; // the page's head has begun it
     delete self.begun;
-    const worker = (this.worker = begun?.worker ?? new Worker(course + "worker.js", { type: "module" }));
+    const worker = (this.worker = begun?.worker ?? startPython());
     this.ready = new Promise((resolve, reject) => {
       const failed = (text) => {
         const error = new Error(text);
@@ -66,9 +65,7 @@ const python = {
       };
     });
     this.ready.catch(() => {});
-    if (begun) return begun.said.forEach((data) => worker.onmessage({ data }));
-    const base = new URL(lesson.base, document.baseURI).href;
-    worker.postMessage({ start: { lesson: lesson.number, base, hashes: lesson.hashes, course } });
+    begun?.said.forEach((data) => worker.onmessage({ data }));
   },
 
   async ask(message, show) {

@@ -21,36 +21,45 @@ self.onmessage = async ({ data }) => {
   }
 };
 
-async function start({ lesson, base, hashes, course, lock }) {
-  verify(base, hashes);
-  const [{ loadPyodide }, contents, archive] = await Promise.all([
+async function start({ lesson, base, hashes, course, archives }) {
+  fetchInOrder(base, hashes);
+  const [{ loadPyodide }, { default: createPyodideModule }, lock, ...packed] = await Promise.all([
     script(base, "pyodide.mjs", hashes),
+    script(base, "pyodide.asm.mjs", hashes),
     fetch(course + "pyodide-lock.json").then((found) => found.text()),
-    fetch(course + "tinyalex.zip").then((found) => found.arrayBuffer()),
+    ...archives.map((name) => fetch(course + name).then((found) => found.arrayBuffer())),
   ]);
-  const create = (await script(base, "pyodide.asm.mjs", hashes)).default;
   pyodide = await loadPyodide({
     indexURL: base,
     packageBaseUrl: base,
-    lockFileContents: contents,
-    createPyodideModule: create,
+    lockFileContents: lock,
+    createPyodideModule,
     packages: ["numpy"],
   });
-  pyodide.unpackArchive(archive, "zip", { extractDir: "/lib/tinyalex" });
+  for (const archive of packed) pyodide.unpackArchive(archive, "zip", { extractDir: "/lib/tinyalex" });
   pyodide.runPython("import sys; sys.path.insert(0, '/lib/tinyalex')");
   const { Session } = pyodide.pyimport("tinyalex.lessons.live.session");
-  return Session(lesson, contents, (file) => bytes(base + file), (data) => pyodide.unpackArchive(data, "wheel"));
+  return Session(lesson, lock, (file) => bytes(base + file), (data) => pyodide.unpackArchive(data, "wheel"));
 }
 
-// From here on what is fetched below `base` has to have its hash, and what fails ends it all: Pyodide itself
-// would wait for ever.
-function verify(base, hashes) {
+// Fetch what starts Python, now; packages are fetched behind it, while Python starts.  From here on what is
+// fetched below `base` has to have its hash, and what fails ends it all: Pyodide itself would wait for ever.
+function fetchInOrder(base, hashes) {
   const plain = self.fetch.bind(self);
+  const get = async (url, options) => {
+    const integrity = hashes[url.replace(base, "")];
+    const found = await plain(url, integrity ? { ...options, integrity } : options).catch(failed(url));
+    return found.ok ? found : failed(url)({ message: `${found.status} ${found.statusText}` });
+  };
+  const library = get(`${base}python_stdlib.zip`).then((found) => found.arrayBuffer());
+  const begun = {
+    [`${base}pyodide.asm.wasm`]: get(`${base}pyodide.asm.wasm`),
+    [`${base}python_stdlib.zip`]: library.then((data) => new Response(data)),
+  };
   self.fetch = async (what, options) => {
     const url = String(what.url ?? what);
-    const integrity = hashes[url.replace(base, "")];
-    const found = await plain(what, integrity ? { ...options, integrity } : options).catch(failed(url));
-    return found.ok ? found : failed(url)({ message: `${found.status} ${found.statusText}` });
+    if (url.endsWith(".whl")) await library;
+    return begun[url] ?? get(url, options);
   };
 }
 

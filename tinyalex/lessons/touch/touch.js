@@ -458,7 +458,7 @@ function spellStamp(index) {
   const parts = stamps.map(t => `${named("dx", t.at)}\u00a0${state.rule === "add" ? "+=" : "="}\u00a0${factor(dy)}·${factor(t.slope)}`);
   const shown = parts.length > 12 ? [...parts.slice(0, 12), `… ${parts.length} in all`] : parts;
   const click = isStamped(index) ? "It is stamped: click to take it back." : "It is not stamped yet: click.";
-  return lines(`${bold(named("dy", index), dy)}, and its stamp is dy times ${OPERATIONS[state.name].slope}.  ${click}`, shown.join(" &ensp;"));
+  return lines(`${bold(named("dy", index), dy)}, and its stamp is dy times ${OPERATIONS[state.name].slope}.  ${click}`, shown.join("&ensp; "));
 }
 
 function spellGradient(index) {

@@ -79,7 +79,7 @@ def batch_norm_forward(x, w, b, mean=None, var=None, eps=1e-5):
     if cache.of_batch:
         cache = cache._replace(mean=np.empty_like(w), var=np.empty_like(w))
     y = empty(np, x.shape, x.dtype)
-    for c, (xc, yc), work in _blocks(x, y):
+    for c, (xc, yc), work in _blocks_of_channels(x, y):
         if cache.of_batch:
             cache.mean[c] = xc.mean(axis=1)
         np.subtract(xc, cache.mean[c, None], out=yc)
@@ -102,7 +102,7 @@ def batch_norm_backward(dy, cache):
         return cuda.batch_norm_backward(dy, x, w, mean, var, eps, of_batch)
     dx, dw, db = empty(np, x.shape, x.dtype), np.empty_like(w), np.empty_like(w)
     n = x.size // len(x)
-    for c, (xc, gc, out), xhat in _blocks(x, dy, dx):
+    for c, (xc, gc, out), xhat in _blocks_of_channels(x, dy, dx):
         s = _deviation(cache, c)
         np.subtract(xc, mean[c, None], out=xhat)
         xhat /= s[:, None]
@@ -122,7 +122,7 @@ def _deviation(cache, channels):
     return np.sqrt(cache.var[channels] + cache.var.dtype.type(cache.eps))
 
 
-def _blocks(*arrays):
+def _blocks_of_channels(*arrays):
     """Yield (channels, what the arrays have of them as (channels, n), room for as much), to fit in cache."""
     C, first = len(arrays[0]), arrays[0]
     matrices = [a.reshape(C, -1) for a in arrays]
