@@ -1,6 +1,7 @@
 """What the real CuPy has of what is used of it, and what nvcc says of the kernels: neither needs a GPU."""
 
 import contextlib
+import importlib
 import inspect
 import re
 import shutil
@@ -8,6 +9,7 @@ import subprocess
 import sys
 
 import cupy_standin
+import nccl_standin
 import pytest
 
 from tinyalex.ops.cuda import launch as cuda_launch
@@ -67,6 +69,18 @@ def test_cupys_memory_is_what_is_used_of_it():
     assert documented(pointer.copy_from_device_async) >= {"src", "size", "stream"}
     assert "possibly different" in pointer.copy_from_device_async.__doc__
     assert hasattr(real_cupy().cuda.MemoryPool, "total_bytes")
+
+
+def test_cupys_nccl_is_what_is_used_of_it():
+    """Where the library is there, too: without it CuPy has the module, and says that it is not available."""
+    real_cupy()
+    nccl = importlib.import_module("cupy.cuda.nccl")
+    assert isinstance(nccl.available, bool)
+    if nccl.available:
+        assert {"get_unique_id", "groupStart", "groupEnd", "NCCL_UINT8"} <= vars(nccl).keys()
+        for name in ("send", "recv"):
+            used = arguments(getattr(nccl_standin.NcclCommunicator, name)) - {"self"}
+            assert used <= documented(getattr(nccl.NcclCommunicator, name))
 
 
 def test_the_standin_has_nothing_else(standin):
