@@ -47,6 +47,15 @@ def test_in_several_blocks(gpu, always, monkeypatch):
     check("float32", (3,))
 
 
+def check_many_filters():
+    """Several tiles of them, forward and backward."""
+    compare((130, 5, 4, 4), (130, 130, 3, 3), "float32", 1, 1, tolerance=TOLERANCE["float32", 3])
+
+
+def test_many_filters(gpu, always):
+    check_many_filters()
+
+
 def test_sums_of_long_rows(gpu):
     """db's: a block of 1,024 threads for each."""
     x = drawn(3, 9000)
@@ -79,6 +88,14 @@ FAULTS = {  # name: (file, what stands there, what stands there instead)
     "the filter not turned": ("winograd", "dw + TAPS * TAPS - 1 - p * TAPS - q", "dw + p * TAPS + q"),
     "the next group's filters": ("winograd", "(long long)blockIdx.z * by_group", "(long long)0 * by_group"),
     "channels that there are not": ("winograd", "f < F && c < C;", "f < F && c < C + 1;"),
+    "every tile the first one's filters": ("winograd", "f = blockIdx.y * wide + t % wide", "f = t % wide"),
+    "a tile of filters in another's place": (
+        "winograd", "(long long)blockIdx.z * gridDim.y + blockIdx.y) * terms",
+        "(long long)blockIdx.z * gridDim.y + gridDim.y - 1 - blockIdx.y) * terms"),
+    "the first row of tiles": (
+        "winograd", "u = (first + blockIdx.y) * 4 - top", "u = (0 * first + blockIdx.y) * 4 - top"),
+    "a matrix's entry": ("winograd", "MATRIX_B;\n        return m[row][column]",
+                         "MATRIX_B;\n        return row == 5 && column == 1 ? 0 : m[row][column]"),
     "the next filter's bias": ("winograd", "forward ? b[f]", "forward ? b[f ? f - 1 : 0]"),
     "a block that does not add": ("winograd", "(more ? *turned : (REAL)0)", "(more ? 0 : (REAL)0)"),
     "a chunk left out": ("winograd", "chunk < chunks; chunk++", "chunk < chunks - 1; chunk++"),
@@ -98,6 +115,7 @@ def test_a_planted_fault_is_caught(fault, standin, always, monkeypatch):
     try:
         with pytest.raises((AssertionError, IndexError)):
             check("float32", (3,))
+            check_many_filters()
     finally:
         for cache in caches:
             cache.cache_clear()
