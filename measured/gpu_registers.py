@@ -1,9 +1,9 @@
 """Registers, spills and shared memory of every kernel, by nvcc: python measured/gpu_registers.py [--sm 90]
 
-No GPU is needed.  Each source is compiled as for batches whose images fit by fours (LRN: by twos): convolutions
-with each of their tiles, the tensor cores' too, minimal filtering for filters of 3x3 and of 5x5, sums with few
-threads and with many; every warning is an error, and the numbers are ptxas's.  --sm all: for each card that
-nvcc knows from sm_75 on (the tensor cores' tiles from sm_80 on); said is only what spills.
+No GPU is needed.  Each source is compiled as for batches whose images fit by fours (LRN: by twos), with
+every warning an error: convolutions with each of their tiles, the tensor cores' too, minimal filtering for
+filters of 3x3 and of 5x5, sums with few threads and with many.  The numbers are ptxas's.  --sm all: for each
+card that nvcc knows from sm_75 on (the tensor cores' tiles from sm_80 on); said is only what spills.
 """
 
 import argparse
@@ -66,8 +66,8 @@ def compiled(file, defines, cards):
     """Yield (sm, kernel, registers, bytes spilled, bytes shared) of a source's kernels."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / f"{file}.cu"
-        lines = [f"#define {name} {value}\n" for name, value in defines.items()]
-        source.write_text("".join(lines) + launch.source(file))  # not by -D: nvcc takes a comma for the next one
+        lines = [f"#define {name} {value}\n" for name, value in defines.items()]  # nvcc's -D ends at a comma
+        source.write_text("".join(lines) + launch.source(file))
         command = ["nvcc", "-c", "-Werror=all-warnings", "-Xcompiler=-Wall,-Wextra,-Werror", "-Xptxas=-v"]
         command += [source, "-o", Path(folder) / "out.o", "--threads", "2"]
         command += [f"-gencode=arch=compute_{sm},code=sm_{sm}" for sm in cards]

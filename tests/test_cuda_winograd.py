@@ -28,16 +28,21 @@ def always(monkeypatch):
     monkeypatch.setattr(winograd, "pays", lambda w, y, stride, groups: True)
 
 
-def check(dtype="float32", kernels=(3, 5)):
-    """Maps that fill no tile, four different pads, towers, filters and channels that fill no stage."""
+def check(dtype="float32", kernels=(3, 5), many=False):
+    """Maps that fill no tile, four different pads, towers, filters and channels that fill no stage.
+
+    many: several tiles of filters too, forward and backward.
+    """
     for k in kernels:
         for N, pad in ((3, (1, 0, 2, 1)), (8, 0)):
             compare((6, 9, 7, N), (10, 3, k, k), dtype, 1, pad, 2, tolerance=TOLERANCE[dtype, k])
+        if many:
+            compare((130, 5, 4, 4), (130, 130, k, k), dtype, 1, 1, tolerance=TOLERANCE[dtype, k])
 
 
 @pytest.mark.parametrize(("dtype", "k"), CASES)
 def test_equals_numpy(dtype, k, gpu, always):
-    check(dtype, (k,))
+    check(dtype, (k,), many=k == 3)
 
 
 def test_in_several_blocks(gpu, always, monkeypatch):
@@ -45,15 +50,6 @@ def test_in_several_blocks(gpu, always, monkeypatch):
     monkeypatch.setattr(winograd, "SCRATCH_BYTES", 1)
     monkeypatch.setattr(implicit_gemm, "_chunks", lambda *args: 3)
     check("float32", (3,))
-
-
-def check_many_filters():
-    """Several tiles of them, forward and backward."""
-    compare((130, 5, 4, 4), (130, 130, 3, 3), "float32", 1, 1, tolerance=TOLERANCE["float32", 3])
-
-
-def test_many_filters(gpu, always):
-    check_many_filters()
 
 
 def test_sums_of_long_rows(gpu):
@@ -114,8 +110,7 @@ def test_a_planted_fault_is_caught(fault, standin, always, monkeypatch):
     backends.in_source(*FAULTS[fault])(monkeypatch)
     try:
         with pytest.raises((AssertionError, IndexError)):
-            check("float32", (3,))
-            check_many_filters()
+            check("float32", (3,), many=True)
     finally:
         for cache in caches:
             cache.cache_clear()

@@ -84,5 +84,5 @@ def through(comm):
 
 
 def _nccl():
-    """Return CuPy's part for NCCL; where the library is missing, a warning of CuPy's says how to install it."""
+    """Return CuPy's module; where NCCL is missing, a warning of CuPy's says how to install it."""
     return import_module("cupy.cuda.nccl")  # CuPy does not import it by itself
