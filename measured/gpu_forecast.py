@@ -86,10 +86,11 @@ def by_launch(launches):
     """Print a row for each kernel of these (place, kernel, bytes, FLOP)."""
     with open(Path(__file__).parent / "gpu/kernels-h100.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if not row["place"].startswith(SPLIT)]
-    measured = {
-        (row["place"], row["kernel"], int(row["bytes"]), int(row["flop"])): float(row["ms"]) / 1e3
-        for row in rows
-    }
+    measured = {}
+    for row in rows:  # of one launch, or of two equal ones
+        count, *numbers = (int(row[name]) for name in ("launches", "bytes", "flop"))
+        key = row["place"], row["kernel"], *(n / max(1, count) for n in numbers)
+        measured[key] = float(row["ms"]) / 1e3 / max(1, count)
     kernels = defaultdict(lambda: [0, 0, 0, 0, 0, 0])
     for place, kernel, nbytes, flop in launches:
         seconds = measured.get((place or "loss and update", kernel, nbytes, flop))

@@ -1,6 +1,6 @@
 // Softmax with the log loss on logits (K,N): tinyalex/ops/softmax.py.
 
-#define IMAGES 32 // of a block: a warp reads neighbouring images
+#define WIDTH 32 // of a block: a warp reads neighbouring images
 #define SLICES 32 // threads of an image: each takes every 32nd class
 
 // p = exp(logit - m) / sum over all classes, m the largest of all;  loss[n] = -log p[label of n, n].
@@ -11,12 +11,12 @@
 // reads   logits (the second and third time from the cache), labels
 // writes  p, loss
 // least   4 * (2*K*N + N) + 8*N bytes
-// grid    (ceil(N / IMAGES)), blocks of IMAGES*SLICES
+// grid    (ceil(N / WIDTH)), blocks of WIDTH*SLICES
 extern "C" __global__ void softmax_loss(const REAL *logits, const long long *labels, REAL *p, REAL *loss, int K,
                                         int N)
 {
-    __shared__ REAL shown[SLICES][IMAGES];
-    int image = threadIdx.x % IMAGES, slice = threadIdx.x / IMAGES, n = blockIdx.x * IMAGES + image;
+    __shared__ REAL shown[SLICES][WIDTH];
+    int image = threadIdx.x % WIDTH, slice = threadIdx.x / WIDTH, n = blockIdx.x * WIDTH + image;
     bool there = n < N;
     const REAL *z = logits + (there ? n : 0);
     REAL m = z[0], total = 0;

@@ -5,7 +5,7 @@ from tinyalex.ops.checks import xp_of
 from tinyalex.ops.cuda.launch import launch
 from tinyalex.ops.cuda.sums import sum_rows
 
-IMAGES, TEAM = 32, 1024  # images of a block, and its threads: as softmax.cu has them
+WIDTH, TEAM = 32, 1024  # images of a block, and its threads: as softmax.cu has them
 
 
 def softmax_loss_forward(logits, labels, total):
@@ -14,7 +14,7 @@ def softmax_loss_forward(logits, labels, total):
     K, N = logits.shape
     logits = xp.ascontiguousarray(logits)
     p, loss = empty(xp, (K, N), logits.dtype), empty(xp, (N,), logits.dtype)
-    threads = -(-N // IMAGES) * TEAM
+    threads = -(-N // WIDTH) * TEAM
     launch("softmax.softmax_loss", (threads,), logits, _int64(labels), p, loss, K, N, block=TEAM)
     return sum_rows(loss, empty(xp, (), logits.dtype), total), p
 
