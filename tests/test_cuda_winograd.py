@@ -73,7 +73,7 @@ def test_where_it_pays(monkeypatch):
     assert not pays(128, "conv1")  # stride 4
     assert not pays(128, "figure 1's")  # the transforms move more than the products save
     assert not pays(1, "conv3")  # nothing is long enough
-    monkeypatch.setenv("CUPY_TF32", "1")
+    monkeypatch.setattr(implicit_gemm, "tf32", lambda: True)
     assert not pays(128, "conv3")
 
 

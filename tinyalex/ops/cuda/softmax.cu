@@ -12,8 +12,8 @@
 // writes  p, loss
 // least   4 * (2*K*N + N) + 8*N bytes
 // grid    (ceil(N / WIDTH)), blocks of WIDTH*SLICES
-extern "C" __global__ void softmax_loss(const REAL *logits, const long long *labels, REAL *p, REAL *loss, int K,
-                                        int N)
+extern "C" __global__ void __launch_bounds__(WIDTH * SLICES) softmax_loss(
+    const REAL *logits, const long long *labels, REAL *p, REAL *loss, int K, int N)
 {
     __shared__ REAL shown[SLICES][WIDTH];
     int image = threadIdx.x % WIDTH, slice = threadIdx.x / WIDTH, n = blockIdx.x * WIDTH + image;

@@ -9,7 +9,7 @@
 // writes  sums
 // least   4 * (rows*V*columns + rows) bytes
 // grid    (1, rows)
-extern "C" __global__ void sum_rows(const REAL *x, REAL *sums, int columns, REAL divisor)
+extern "C" __global__ void __launch_bounds__(TEAM) sum_rows(const REAL *x, REAL *sums, int columns, REAL divisor)
 {
     __shared__ REAL shown[TEAM];
     const Images *row = (const Images *)x + (long long)blockIdx.y * columns;
