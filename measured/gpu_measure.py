@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = {"env": 20, "works": 40, "doctor": 40, "step": 50, "small": 60, "filtering": 60}  # seconds at most
+STAGES = {"env": 20, "works": 60, "doctor": 40, "step": 50, "small": 60, "filtering": 60}  # seconds at most
 STAGES |= {"sweep": 45, "rivals": 150, "train": 80, "tests": 150, "sanitize": 200}
 USUAL = "env,works,doctor,step,small,filtering,sweep,rivals"
 LOG = 4 << 20  # bytes of log.txt that are kept
