@@ -34,6 +34,7 @@ STAGES = {"env": 20, "works": 60, "doctor": 40, "step": 50, "small": 60, "filter
 STAGES |= {"sweep": 45, "rivals": 150, "train": 80, "tests": 150, "sanitize": 200}
 USUAL = "env,works,doctor,step,small,filtering,sweep,rivals"
 LOG = 4 << 20  # bytes of log.txt that are kept
+DRY = False  # without a GPU
 TESTS = (
     "alexnet",
     "comm",
@@ -97,7 +98,9 @@ def finished(command, seconds, **options):
 
 
 def stand_in():
-    """Put the tests' stand-in in CuPy's place."""
+    """Put the tests' stand-in in CuPy's place; little is repeated then."""
+    global DRY
+    DRY = True
     import tempfile
 
     sys.path.insert(0, str(ROOT / "tests"))
@@ -184,6 +187,7 @@ class Step:
 
 def timed(device, work, repeats=20, warm=3):
     """Milliseconds of work() by the device's clock ("ms": the median, "min", "max") and by the host's."""
+    repeats, warm = (2, 2) if DRY else (repeats, warm)
     cuda, found, host = device.xp.cuda, [], []
     for _ in range(warm + repeats):
         start, end = cuda.Event(), cuda.Event()
