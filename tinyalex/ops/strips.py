@@ -9,20 +9,22 @@ and the columns of output row i are the strips i·s … i·s+KH−1, which lie o
 (KH·C·KW, OW·N) they are a view, nothing is copied, with the rows in the order p, c, q in place of
 c, p, q.  One product for each output row, in one call for a block of rows.  The
 images are innermost, so strips are copied in runs of N (stride 1: OW·N) contiguous numbers, and W cols
-is already the next layer's layout.  Strips are made for a block of output rows at a time, so that memory
-does not grow with the picture.
+is already the next layer's layout.  Strips are made for a block of output rows and columns at a time, so that
+memory does not grow with the picture, and the products read them from a core's cache.
 
 Backward needs the same strips for dW = g colsᵀ, and adds dcols = Wᵀ g into strips and those into x.
 """
+
+import itertools
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from tinyalex.memory import empty, zeros
 from tinyalex.ops.products import product, product_of_transposed
-from tinyalex.ops.windows import real_windows
+from tinyalex.ops.windows import in_parts, real_windows
 
-BLOCK_BYTES = 1 << 24  # strips of one block of output rows
+BLOCK_BYTES = 3 << 20  # strips of one block
 
 
 def convolve(x, w, stride, pads, y, finish):
@@ -33,49 +35,57 @@ def convolve(x, w, stride, pads, y, finish):
     it is in cache.
     """
     F, C, KH, KW = w.shape
-    _, OH, OW, N = y.shape
-    y_rows = y.reshape(F, OH, OW * N).swapaxes(0, 1)
     weights = w.transpose(0, 2, 1, 3).reshape(F, KH * C * KW)
-    for rows, strips in _blocks_of_rows(x, KH, KW, stride, pads, OH, OW):
-        product(weights, _columns(strips, KH, stride[0]), y_rows[rows])
-        finish(slice(None), y[:, rows])
+    for rows, columns, _, strips in _blocks(x, KH, KW, stride, pads, y):
+        product(weights, _columns(strips, KH, stride[0]), _by_row(y, rows, columns))
+        finish(slice(None), y[:, rows, columns])
 
 
 def convolve_backward(g, x, w, stride, pads, dx):
     """Write dx, unless it is None, and return dw, of y = x ∗ w.  g: y's gradient, C-contiguous."""
     F, C, KH, KW = w.shape
-    _, OH, OW, N = g.shape
-    g_rows = g.reshape(F, OH, OW * N).swapaxes(0, 1)
     weights = w.transpose(0, 2, 1, 3).reshape(F, KH * C * KW)
     dwT = zeros(np, weights.T.shape, w.dtype)  # dWᵀ = cols gᵀ: BLAS likes many rows
     if dx is not None:
         dx.fill(0)
-    for rows, strips in _blocks_of_rows(x, KH, KW, stride, pads, OH, OW):
-        dwT += product_of_transposed(_columns(strips, KH, stride[0]), g_rows[rows]).sum(axis=0)
+    for rows, columns, begin, strips in _blocks(x, KH, KW, stride, pads, g):
+        g_part = _by_row(g, rows, columns)
+        dwT += product_of_transposed(_columns(strips, KH, stride[0]), g_part).sum(axis=0)
         if dx is not None:
-            dcols = np.matmul(weights.T, g_rows[rows]).reshape(rows.stop - rows.start, KH, C, KW, OW, N)
+            dcols = np.matmul(weights.T, g_part).reshape(len(g_part), KH, *strips.shape[1:])
             dstrips = zeros(np, strips.shape, strips.dtype)
             for p in range(KH):
                 dstrips[p : len(strips) - KH + p + 1 : stride[0]] += dcols[:, p]
-            for pixels, strip in _overlap(dx, dstrips, rows.start * stride[0] - pads[0], stride[1], pads[2]):
+            for pixels, strip in _overlap(dx, dstrips, *begin):
                 pixels += strip
     return dwT.T.reshape(F, KH, C, KW).transpose(0, 2, 1, 3)
 
 
-def _blocks_of_rows(x, kh, kw, stride, pads, oh, ow):
-    """Yield (output rows, their strips); the strips' buffer is used again for the next block."""
-    (C, _, _, N), (down, across) = x.shape, stride
-    step = BLOCK_BYTES // max(1, C * kw * ow * N * x.itemsize)  # input rows whose strips fill a block
-    step = min(oh, max(1, (step - kh) // down + 1))
-    buffer = empty(np, ((step - 1) * down + kh, C, kw, ow, N), x.dtype)
-    for start in range(0, oh, step):
-        rows = slice(start, min(start + step, oh))
-        strips = buffer[: (rows.stop - start - 1) * down + kh]
-        first = start * down - pads[0]
-        _zero_outside(strips, x, first, across, pads[2])
-        for pixels, strip in _overlap(x, strips, first, across, pads[2]):
+def _blocks(x, kh, kw, stride, pads, y):
+    """Yield (rows of y, columns of y, where their strips begin, the strips, in a buffer that is used again).
+
+    Of the kh input rows that an output row reads, the block below makes some again.  So a block is at least
+    three times as high as that, and as wide as there is room for.  Where it begins: its first row of x, the
+    stride along it, and the padding at its left.
+    """
+    (C, _, _, N), (_, OH, OW, _), (down, across) = x.shape, y.shape, stride
+    room = BLOCK_BYTES // max(1, C * kw * N * x.itemsize)  # for strips of so many rows times columns
+    wide = in_parts(OW, room // (3 * kh))
+    high = in_parts(OH, (room // wide[0].stop - kh) // down + 1)
+    buffer = empty(np, ((high[0].stop - 1) * down + kh, C, kw, wide[0].stop, N), x.dtype)
+    for rows, columns in itertools.product(high, wide):
+        strips = buffer[: (rows.stop - rows.start - 1) * down + kh, :, :, : columns.stop - columns.start]
+        begin = rows.start * down - pads[0], across, pads[2] - columns.start * across
+        _zero_outside(strips, x, *begin)
+        for pixels, strip in _overlap(x, strips, *begin):
             strip[...] = pixels
-        yield rows, strips
+        yield rows, columns, begin, strips
+
+
+def _by_row(maps, rows, columns):
+    """View some rows and columns of maps (F,OH,OW,N) as matrices, one for each row: (rows, F, columns·N)."""
+    F, OH, OW, N = maps.shape
+    return maps.reshape(F, OH, OW * N).swapaxes(0, 1)[rows, :, columns.start * N : columns.stop * N]
 
 
 def _columns(strips, kh, stride):
@@ -93,7 +103,7 @@ def _overlap(maps, strips, first, stride, left):
     """Yield (pixels, strip): views of the real pixels and of where they stand in the strips.
 
     maps (C,H,W,N).  strips (rows, C, KW, OW, N), whose row 0 is row `first` of the maps (which may be
-    padding: negative).  left: padding at the left.
+    padding: negative).  left: padding at the left (negative: columns of the maps that are to the left).
     """
     H, W = maps.shape[1:3]
     start = max(0, first)
