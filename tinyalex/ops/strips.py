@@ -108,6 +108,6 @@ def _columns(strips, kh, stride):
     Of these rows alone: with all windows it would have more numbers than NumPy's 32 bits in a browser count.
     """
     h, C, kw, m, N = strips.shape
-    row, _, element, _, number = strips.strides
+    row, *_, number = strips.strides
     shape = (h - kh) // stride + 1, kh * C * kw, m * N
-    return as_strided(strips, shape, (stride * row, element, number))
+    return as_strided(strips, shape, (stride * row, row // (C * kw), number))
