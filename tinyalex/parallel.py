@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from tinyalex.errors import ArgumentError
+from tinyalex.memory import empty
 from tinyalex.nn import Layer, Linear, Placed, plan
 from tinyalex.nn.sequential import named
 
@@ -176,7 +177,9 @@ class Sums:
         layers = [place.layer for place in self.by_last.get(layer.name, ())]
         if layers:
             arrays = [(one, key) for one in layers for key in one.params]
-            flat = self.net.comm.device.xp.concatenate([_summed(*array).ravel() for array in arrays])
+            xp, parts = self.net.comm.device.xp, [_summed(*array).ravel() for array in arrays]
+            flat = empty(xp, (sum(part.size for part in parts),), parts[0].dtype)
+            xp.concatenate(parts, out=flat)
             label = " ".join([*(one.name for one in layers), "gradients"])
             begin = self.now if layer.name == next(reversed(self.by_last)) else self.start
             self.sent.append((arrays, begin(label, flat)))
