@@ -1,17 +1,21 @@
-"""What tinyalex does on one GPU, measured in about three minutes: python measured/gpu_measure.py FOLDER
+"""What tinyalex does on one GPU, measured by one command: python measured/gpu_measure.py FOLDER
 
 Each stage is a process of its own with a time limit, the most telling first: one that fails, hangs or spoils
 the context ends alone, and what it found until then stays.  FOLDER gets summary.json, kernels.csv (every
-kernel of every layer), sweep.csv, rivals.json (PyTorch: gpu_rivals.py), tests.txt, log.txt.
+kernel of every layer), sweep.csv, rivals.json (PyTorch: gpu_rivals.py), train.json (gpu_train.py), tests.txt
+and log.txt.
 
-    --stages step,small    only these, in this order: env doctor step small filtering sweep rivals; and, if
-                           named, tests (of CuPy) and sanitize.  step,filtering,rivals: before and after
-                           minimal filtering, and PyTorch, in 5 minutes with --seconds 300
-    --seconds 200          of all stages together
+    --stages step,small    only these, in this order: env works doctor step small filtering sweep rivals, and,
+                           if named, train, tests (of CuPy) and sanitize.  works: does minimal filtering give
+                           the implicit GEMM's numbers?  Where it does not, or does not compile, the stages
+                           that follow go on without it, for that size of filters
+    --seconds 200          of all stages together.  All stages but doctor and sweep, in ten minutes:
+                           --stages env,works,step,filtering,small,rivals,train,tests,sanitize --seconds 560
     --standin              a dry run without a GPU: narrow networks on the tests' stand-in for CuPy
 """
 
 import argparse
+import contextlib
 import csv
 import itertools
 import json
@@ -26,9 +30,11 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = {"env": 20, "doctor": 40, "step": 50, "small": 60, "sweep": 45, "rivals": 150}  # seconds at most
-STAGES |= {"filtering": 60, "tests": 150, "sanitize": 250}
-USUAL = "env,doctor,step,small,filtering,sweep,rivals"
+STAGES = {"env": 20, "works": 60, "doctor": 40, "step": 50, "small": 60, "filtering": 60}  # seconds at most
+STAGES |= {"sweep": 45, "rivals": 150, "train": 80, "tests": 150, "sanitize": 200}
+USUAL = "env,works,doctor,step,small,filtering,sweep,rivals"
+LOG = 4 << 20  # bytes of log.txt that are kept
+DRY = False  # without a GPU
 TESTS = (
     "alexnet",
     "comm",
@@ -58,8 +64,9 @@ def main():
     if args.only:
         if args.standin:
             stand_in()
-        stage, *rest = args.only.split(":")
-        globals()[stage](Found(args.folder, args.standin), *rest)
+        (stage, *rest), found = args.only.split(":"), Found(args.folder, args.standin)
+        leave_out(found.failed())
+        globals()[stage](found, *rest)
         return
     deadline, found = time.monotonic() + args.seconds, Found(args.folder, args.standin)
     with open(args.folder / "log.txt", "a") as log:
@@ -72,6 +79,10 @@ def main():
             seconds = round(time.monotonic() - start, 1)
             found.put("stages", **{name: {"exit": code, "seconds": seconds}})
             print(f"{name}: {code}, {seconds} s", flush=True)
+            if name == "works" and (failed := found.failed()):
+                print(f"from here on without minimal filtering of filters {', '.join(failed)}", flush=True)
+    log = args.folder / "log.txt"
+    log.write_bytes(log.read_bytes()[-LOG:])
     print((args.folder / "summary.json").read_text()[-8000:])
 
 
@@ -87,7 +98,9 @@ def finished(command, seconds, **options):
 
 
 def stand_in():
-    """Put the tests' stand-in in CuPy's place."""
+    """Put the tests' stand-in in CuPy's place; little is repeated then."""
+    global DRY
+    DRY = True
     import tempfile
 
     sys.path.insert(0, str(ROOT / "tests"))
@@ -104,12 +117,20 @@ class Found:
     def __init__(self, folder, small):
         self.folder, self.small = folder, small
 
+    def read(self):
+        """What summary.json has."""
+        path = self.folder / "summary.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
     def put(self, section, **values):
         """Merge values into a section of summary.json."""
-        path = self.folder / "summary.json"
-        found = json.loads(path.read_text()) if path.exists() else {}
+        found = self.read()
         found.setdefault(section, {}).update(values)
-        path.write_text(json.dumps(found, indent=1, default=float))
+        (self.folder / "summary.json").write_text(json.dumps(found, indent=1, default=float))
+
+    def failed(self):
+        """The sizes of filters ("3x3") for which the stage `works` has found that it does not."""
+        return [k for k, result in self.read().get("works", {}).items() if not result["right"]]
 
     def row(self, table, **values):
         """Append a row to a CSV file."""
@@ -166,6 +187,7 @@ class Step:
 
 def timed(device, work, repeats=20, warm=3):
     """Milliseconds of work() by the device's clock ("ms": the median, "min", "max") and by the host's."""
+    repeats, warm = (2, 2) if DRY else (repeats, warm)
     cuda, found, host = device.xp.cuda, [], []
     for _ in range(warm + repeats):
         start, end = cuda.Event(), cuda.Event()
@@ -189,6 +211,14 @@ def captured(device, step):
     return lambda: graph(step.x, step.labels)
 
 
+def leave_out(failed):
+    """Do convolutions with these sizes of filters without minimal filtering."""
+    from tinyalex.ops.cuda import winograd
+
+    pays = winograd.pays
+    winograd.pays = lambda w, *rest: f"{w[2]}x{w[3]}" not in failed and pays(w, *rest)
+
+
 # ---- stages --------------------------------------------------------------------------------------------
 
 
@@ -206,6 +236,47 @@ def env(found):
         tinyalex=__version__, cores=len(os.sched_getaffinity(0)),
         runtime=cupy.cuda.runtime.runtimeGetVersion(),
     )  # fmt: skip
+
+
+SIZES = {  # by size of filters: C, H, F and groups of AlexNet's layers, from the last
+    "3x3": ((384, 13, 256, 2), (384, 13, 384, 2), (256, 13, 384, 1)),
+    "5x5": ((96, 27, 256, 2),),
+}
+
+
+def works(found):
+    """Minimal filtering beside the implicit GEMM, a process for each size of filters: it may fail."""
+    found.put("works", **{k: {"right": False} for k in SIZES})  # until it is seen to be
+    for k in SIZES:
+        command = [sys.executable, __file__, found.folder, "--only", f"works_of:{k}"]
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            subprocess.run([*command, *["--standin"] * found.small], timeout=STAGES["works"] / len(SIZES) - 1)
+
+
+def works_of(found, k):
+    """The largest differences in AlexNet's layers: of y, dx, dw and db, by each one's largest number."""
+    from tinyalex.ops.cuda import implicit_gemm, winograd
+
+    def rank(comm):
+        rng, errors, size = np.random.default_rng(0), {}, int(k[0])
+        for C, H, F, groups in SIZES[k]:
+            C, F, N = (C // 8, F // 8, 4) if found.small else (C, F, 128)
+            shapes = (C, H, H, N), (F, C // groups, size, size), (F,), (F, H, H, N)
+            x, w, b, g = (comm.device.put(rng.standard_normal(shape, np.float32)) for shape in shapes)
+            pads, y, expected = [size // 2] * 4, comm.device.xp.zeros_like(g), comm.device.xp.zeros_like(g)
+            winograd.forward(x, w, b, y, pads, groups, True)
+            implicit_gemm.forward(x, w, b, expected, 1, pads, groups, True)
+            ours = y, *winograd.backward(g, x, w, pads, groups)
+            dx = implicit_gemm.backward_x(g, w, x.shape, 1, pads, groups)
+            theirs = expected, dx, *implicit_gemm.backward_w(g, x, w.shape, 1, pads, groups)
+            for name, *pair in zip(("y", "dx", "dw", "db"), ours, theirs, strict=True):
+                a, b = map(comm.device.get, pair)
+                errors[f"{name}, {F} filters, {groups} groups"] = np.abs(a - b).max() / np.abs(b).max()
+            found.put("works", **{k: {"right": False, "errors": errors}})
+        right = all(error < 1e-4 for error in errors.values())  # of a NaN it is not
+        found.put("works", **{k: {"right": right, "errors": errors}})
+
+    on_gpu(rank)
 
 
 def doctor(found):
@@ -320,6 +391,14 @@ def rivals(found):
     """PyTorch's best variants on the same card."""
     if not found.small:
         subprocess.run([sys.executable, Path(__file__).with_name("gpu_rivals.py"), found.folder], check=True)
+
+
+def train(found):
+    """Training from prepared pictures, beside the step on one batch."""
+    import gpu_train
+
+    with open(found.folder / "train.json", "w") as file, contextlib.redirect_stdout(file):
+        gpu_train.measure(found.small)
 
 
 def tests(found):

@@ -28,15 +28,21 @@ BATCH, STEPS, SIDE = 128, 112, 256
 
 
 def main():
-    """Measure everything, in a temporary folder."""
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--standin", action="store_true")
     args = parser.parse_args()
-    how = {}
     if args.standin:
-        global BATCH, STEPS, SIDE
-        BATCH, STEPS, SIDE, how = 4, 42, 80, {"width": 1 / 16, "size": 67}
         stand_in()
+    measure(args.standin)
+
+
+def measure(small):
+    """Measure everything, in a temporary folder; small: of a narrow network."""
+    global BATCH, STEPS, SIDE
+    how = {}
+    if small:
+        BATCH, STEPS, SIDE, how = 4, 42, 80, {"width": 1 / 16, "size": 67}
 
     from tinyalex.comm import launch
     from tinyalex.devices import Device

@@ -40,7 +40,7 @@ BACKENDS = [name for name in ("numpy", "standin", "cupy") if not MISSING.get(nam
 def use(backend, cache):
     """Run what follows on a backend; cache: a folder for the stand-in's compiled kernels."""
     global name, kind
-    real = sys.modules.get("cupy")
+    real = {module: sys.modules[module] for module in cupy_standin.MODULES if module in sys.modules}
     if backend == "standin":
         cuda_machine.machine.cache = cache
         cupy_standin.install()
@@ -50,9 +50,9 @@ def use(backend, cache):
     finally:
         name, kind = "numpy", "cpu"
         if backend == "standin":
-            del sys.modules["cupy"]
-        if real:
-            sys.modules["cupy"] = real
+            for module in cupy_standin.MODULES:
+                del sys.modules[module]
+        sys.modules.update(real)
 
 
 def count():

@@ -80,10 +80,8 @@ class Stream:
 
     def _begin(self, non_blocking):
         self.device, self.id, self.clock, self.non_blocking = current_device(), next(serial), {}, non_blocking
-        self._graph = None  # that is being recorded
+        self.ptr, self._graph = self.id, None  # the graph that is being recorded
         streams[self.device].append(self)
-
-    ptr = property(lambda self: self.id)
 
     @classmethod
     def null(cls):

@@ -507,13 +507,15 @@ API = {
     "cuda.runtime.runtimeGetVersion": lambda: 12090,
     "cuda.runtime.getDeviceProperties": getDeviceProperties,
     "cuda.runtime.deviceCanAccessPeer": lambda device, peerDevice: (device, peerDevice) in machine.peers,
-    "cuda.nccl": nccl_standin,
     "__version__": "14.2.0",
 }  # fmt: skip
 
 
+MODULES = ("cupy", "cupy.cuda.nccl")  # the second has to be imported by its name
+
+
 def install():
-    """Put the stand-in into sys.modules as cupy; the caller takes it out again."""
+    """Put the stand-in's `MODULES` into sys.modules; the caller takes them out again."""
     root = types.ModuleType("cupy")
     root.__spec__ = ModuleSpec("cupy", None)
     for path, value in API.items():
@@ -524,5 +526,5 @@ def install():
                 setattr(place, parent, types.SimpleNamespace())
             place = getattr(place, parent)
         setattr(place, name, value)
-    sys.modules["cupy"] = root
+    sys.modules.update(zip(MODULES, (root, nccl_standin), strict=True))
     return root

@@ -9,6 +9,7 @@ import pytest
 
 from tinyalex.data import Images, augment
 from tinyalex.errors import ArgumentError, DataError
+from tinyalex.look.figures import ablation_figure
 from tinyalex.measure import ablate
 from tinyalex.measure.ablate import FIVE, ROWS, WHOLE, Plan, settings
 from tinyalex.nn import LRN, MaxPool
@@ -165,7 +166,9 @@ def test_where_the_whole_network_stands_at_chance_nothing_is_judged(tmp_path):
         write_result(tmp_path, row, seed, 0)
         if row == WHOLE:
             np.save(ablate._result(tmp_path, row, seed), guess)
-    assert [row.verdict for row in ablate.table(tmp_path, plan, labels)] == ["", "nothing learned", ""]
+    found = ablate.table(tmp_path, plan, labels)
+    assert [row.verdict for row in found] == ["", "nothing learned", ""]
+    assert "nothing learned" in ablation_figure(found, "made").axes[0].get_title()
 
 
 def test_five_networks_are_averaged_against_the_mean_of_the_five(tmp_path):

@@ -122,6 +122,10 @@ class TestTensorCores:
             compare((6, 7, 6, 8), (10, 3, 3, 3), "float32", 1, 1, 2, None, tolerance=1e-5)
         compare((6, 7, 6, 8), (10, 3, 3, 3), "float64", 1, 1, 2, None)
 
+    def test_cards_without_them(self, monkeypatch):
+        monkeypatch.setattr(cuda_conv, "_properties", lambda *card: {"major": 7, "multiProcessorCount": 40})
+        compare((6, 7, 6, 8), (10, 3, 3, 3), "float32", 1, 1, 2, None)
+
 
 @pytest.mark.parametrize("activation", [None, ACTIVATIONS["tanh"]])
 def test_other_neurons(activation, gpu):

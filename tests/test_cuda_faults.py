@@ -87,8 +87,12 @@ FAULTS = {  # name: (what catches it, how to plant it, what is raised, Assertion
     "batch norm: the gradient through the mean left out": (
         check_batch_norm, in_source("batch_norm", "(g.of[m] - shift -", "(g.of[m] -"),
     ),
-    "softmax: slices added without regard to their largest logits": (
-        check_softmax, in_source("softmax", " * exp(largest[(long long)i * N + n] - m)", ""),
+    "softmax: a thread's own largest logit": (
+        check_softmax, in_source("softmax", "        REAL value = shown[i][image];\n        m =",
+                                 "        REAL value = shown[i][image];\n        value ="),
+    ),
+    "softmax: a sum written over a largest logit that is still read": (
+        check_softmax, in_source("softmax", "    __syncthreads(); // nobody", "    // nobody"),
     ),
     "dropout: the stream begins at counter 0": (
         check_dropout, in_source("dropout", "c0 = block + 1", "c0 = block"),

@@ -28,16 +28,21 @@ def always(monkeypatch):
     monkeypatch.setattr(winograd, "pays", lambda w, y, stride, groups: True)
 
 
-def check(dtype="float32", kernels=(3, 5)):
-    """Maps that fill no tile, four different pads, towers, filters and channels that fill no stage."""
+def check(dtype="float32", kernels=(3, 5), many=False):
+    """Maps that fill no tile, four different pads, towers, filters and channels that fill no stage.
+
+    many: several tiles of filters too, forward and backward.
+    """
     for k in kernels:
         for N, pad in ((3, (1, 0, 2, 1)), (8, 0)):
             compare((6, 9, 7, N), (10, 3, k, k), dtype, 1, pad, 2, tolerance=TOLERANCE[dtype, k])
+        if many:
+            compare((130, 5, 4, 4), (130, 130, k, k), dtype, 1, 1, tolerance=TOLERANCE[dtype, k])
 
 
 @pytest.mark.parametrize(("dtype", "k"), CASES)
 def test_equals_numpy(dtype, k, gpu, always):
-    check(dtype, (k,))
+    check(dtype, (k,), many=k == 3)
 
 
 def test_in_several_blocks(gpu, always, monkeypatch):
@@ -68,7 +73,7 @@ def test_where_it_pays(monkeypatch):
     assert not pays(128, "conv1")  # stride 4
     assert not pays(128, "figure 1's")  # the transforms move more than the products save
     assert not pays(1, "conv3")  # nothing is long enough
-    monkeypatch.setenv("CUPY_TF32", "1")
+    monkeypatch.setattr(implicit_gemm, "tf32", lambda: True)
     assert not pays(128, "conv3")
 
 
@@ -79,6 +84,14 @@ FAULTS = {  # name: (file, what stands there, what stands there instead)
     "the filter not turned": ("winograd", "dw + TAPS * TAPS - 1 - p * TAPS - q", "dw + p * TAPS + q"),
     "the next group's filters": ("winograd", "(long long)blockIdx.z * by_group", "(long long)0 * by_group"),
     "channels that there are not": ("winograd", "f < F && c < C;", "f < F && c < C + 1;"),
+    "every tile the first one's filters": ("winograd", "f = blockIdx.y * wide + t % wide", "f = t % wide"),
+    "a tile of filters in another's place": (
+        "winograd", "(long long)blockIdx.z * gridDim.y + blockIdx.y) * terms",
+        "(long long)blockIdx.z * gridDim.y + gridDim.y - 1 - blockIdx.y) * terms"),
+    "the first row of tiles": (
+        "winograd", "u = (first + blockIdx.y) * 4 - top", "u = (0 * first + blockIdx.y) * 4 - top"),
+    "a matrix's entry": ("winograd", "MATRIX_B;\n        return m[row][column]",
+                         "MATRIX_B;\n        return row == 5 && column == 1 ? 0 : m[row][column]"),
     "the next filter's bias": ("winograd", "forward ? b[f]", "forward ? b[f ? f - 1 : 0]"),
     "a block that does not add": ("winograd", "(more ? *turned : (REAL)0)", "(more ? 0 : (REAL)0)"),
     "a chunk left out": ("winograd", "chunk < chunks; chunk++", "chunk < chunks - 1; chunk++"),
@@ -97,7 +110,7 @@ def test_a_planted_fault_is_caught(fault, standin, always, monkeypatch):
     backends.in_source(*FAULTS[fault])(monkeypatch)
     try:
         with pytest.raises((AssertionError, IndexError)):
-            check("float32", (3,))
+            check("float32", (3,), many=True)
     finally:
         for cache in caches:
             cache.cache_clear()

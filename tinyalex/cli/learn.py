@@ -116,11 +116,13 @@ def ablate(
     with Progress() as progress, stop_at_signal() as stop:
         asked = rows.split(",") if rows else None
         plan = ablation.begin(out, where, opened, devices, asked, seeds, minutes, progress.update)
-        console.print(
-            f"{plan.seeds} seeds, {plan.epochs} epochs of {plan.pictures:,} pictures: {len(plan.runs)} runs"
-        )
+        of_each = f"{plan.epochs} epochs of {plan.pictures:,} pictures"
+        console.print(f"{plan.seeds} seed{'s' * (plan.seeds > 1)}, {of_each}: {len(plan.runs)} runs")
         done = ablation.ablate(out, opened, devices, plan, stop, end, progress.update, progress.print)
-    ablation.print_table(ablation.table(out, plan, opened.val.labels), console)
+    found = ablation.table(out, plan, opened.val.labels)
+    ablation.print_table(found, console)
+    if any(row.verdict == "nothing learned" for row in found):
+        console.print("the whole network guesses: more minutes, or fewer --rows, teach it more")
     console.print(f"{out / 'table.csv'}, table.json, ablation.png")
     if not done:
         console.print("some runs are not done: the same command goes on")

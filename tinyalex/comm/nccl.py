@@ -5,6 +5,7 @@ that the bits are those of any other transport.  A call only queues work on the 
 """
 
 import platform
+from importlib import import_module
 
 from tinyalex.comm import Comm
 from tinyalex.memory import empty
@@ -16,7 +17,7 @@ class NcclComm(Comm):
     def __init__(self, base):
         super().__init__(base.device)
         self.rank, self.size, self._base = base.rank, base.size, base
-        self._lib = self._xp.cuda.nccl
+        self._lib = _nccl()
         job = base.share(self._lib.get_unique_id() if base.rank == 0 else None)
         self._nccl = self._lib.NcclCommunicator(base.size, job, base.rank)
 
@@ -76,8 +77,12 @@ def through(comm):
     """
     if comm.device.kind != "cuda" or comm.size == 1:
         return comm
-    found = getattr(comm.device.xp.cuda.nccl, "available", False)
-    places = comm._tell((found, platform.node(), comm.device.index))
-    if not all(there for there, *_ in places) or len(set(places)) < len(places):
+    places = comm._tell((platform.node(), comm.device.index))
+    if len(set(places)) < len(places) or not all(comm._tell(_nccl().available)):
         return comm
     return NcclComm(comm)
+
+
+def _nccl():
+    """Return CuPy's module; where NCCL is missing, a warning of CuPy's says how to install it."""
+    return import_module("cupy.cuda.nccl")  # CuPy does not import it by itself

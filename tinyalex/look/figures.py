@@ -69,10 +69,12 @@ def ablation_figure(rows, data):
         if words and words[-1].replace(".", "").lstrip("-").isdigit():
             axes.plot(float(words[-1]), place, "D", color=VALIDATION, markersize=5, fillstyle="none")
     axes.set_yticks(range(len(shown)), [row.what for row in shown])
-    axes.set(
-        xlabel="difference in error, points (to the right: worse)", title=f"one change at a time, {data}"
-    )
-    ours = Line2D([], [], color=TRAINING, marker="o", markersize=5, label="here, 95% interval")
+    title = f"one change at a time, {data}"
+    if any(row.verdict == "nothing learned" for row in rows):
+        title += "\nnothing learned: the whole network guesses"
+    axes.set(xlabel="difference in error, points (to the right: worse)", title=title)
+    spread = "95% interval" if any(row.low is not None for row in shown) else "one seed"
+    ours = Line2D([], [], color=TRAINING, marker="o", markersize=5, label=f"here, {spread}")
     paper = Line2D(
         [], [], color=VALIDATION, marker="D", fillstyle="none", linewidth=0, label="paper, ImageNet"
     )

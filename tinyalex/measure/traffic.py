@@ -12,7 +12,6 @@ from typing import NamedTuple
 from tinyalex.nn import LRN, Activate, AvgPool, BatchNorm, Conv2d, Dropout, Linear, MaxPool, SameMapNorm
 from tinyalex.ops.cuda import winograd
 from tinyalex.ops.cuda.batch_norm import CHUNK
-from tinyalex.ops.cuda.softmax import HEIGHT
 from tinyalex.ops.windows import two_of
 from tinyalex.ops.winograd import SIDE
 
@@ -135,10 +134,9 @@ def _kernels(place, batch, x, y):
 
 def of_loss(classes, images):
     """Return the `Launch`es of the softmax loss."""
-    numbers, slices = classes * images, -(-classes // HEIGHT) * images
+    numbers = classes * images
     return [
-        Launch("loss", "loss", "softmax_slices", 4 * (numbers + 2 * slices)),
-        Launch("loss", "loss", "softmax_loss", 4 * (2 * numbers + 2 * slices + images) + 8 * images),
+        Launch("loss", "loss", "softmax_loss", 4 * (2 * numbers + images) + 8 * images),
         Launch("loss", "loss", "sum_rows", 4 * (images + 1)),
         Launch("loss", "loss", "topk_error", 4 * numbers + 16 * images),
         Launch("loss", "loss", "softmax_backward", 4 * 2 * numbers + 8 * images),

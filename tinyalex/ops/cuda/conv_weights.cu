@@ -29,6 +29,17 @@
 
 #include "tiles.cuh"
 
+#if TF32 && !defined(STAND_IN)
+// Four matrices of 8 x 4 numbers: out[m] is [g][t] of matrix m, whose row r stands where thread 8m + r says.
+static __device__ __forceinline__ void load_matrices(float *out, const float *row)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=f"(out[0]), "=f"(out[1]), "=f"(out[2]), "=f"(out[3])
+                 : "r"(shared_place((void *)row))
+                 : "memory");
+}
+#endif
+
 // A stage with the terms side by side: a[f][k], b[n][k].  Thread (ty,tx) has the filters ty + 4*r and the
 // columns tx + 8*c of the warp's tile, and takes four terms at a time.
 #define PITCH (TK + 16 / (int)sizeof(REAL)) // of a row, so that 8 rows' runs lie in different banks
@@ -125,14 +136,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) conv_backward_w(
     g += (long long)(group * F + f0) * M + m;
     x += (long long)group * C * H * W * N;
     const REAL *pixel_at;  // a tap's number of this pixel stands so many behind it:
-    int tap_at[NS], tap[NS]; // and the tap's row and column, in one number
-    unsigned int inside;     // bit r: it is not padding
+    long long tap_at[NS];
+    int tap[NS];         // and the tap's row and column, in one number
+    unsigned int inside; // bit r: it is not padding
 #pragma unroll
     for (int r = 0; r < NS; r++) {
         int k = blockIdx.x * TN + row + r * ROWS;
         Digits at = digits(k, KH, KW); // c, p, q
         int p = k < K ? at.b - top : 0x7FFF, q = at.c - left; // a row that no picture has
-        tap_at[r] = k < K ? ((at.a * H + p) * W + q) * N : 0;
+        tap_at[r] = k < K ? (((long long)at.a * H + p) * W + q) * N : 0;
         tap[r] = p << 16 | (q & 0xFFFF);
     }
     auto find = [&] { // where the pixel's numbers are

@@ -11,6 +11,7 @@ factors rounded to 10 bits: here as in cuBLAS's.
 import functools
 import itertools
 import os
+import sys
 from typing import NamedTuple
 
 from tinyalex.memory import empty
@@ -67,8 +68,14 @@ TILES_W_TF32 = (
 
 
 def tf32():
-    """Whether products of float32 numbers may round their factors to 10 bits: CUPY_TF32, as CuPy reads it."""
-    return os.environ.get("CUPY_TF32", "0") != "0"
+    """Whether products of float32 numbers may round their factors to 10 bits: CUPY_TF32, as CuPy reads it.
+
+    As in CuPy not on cards before compute capability 8, which have no such tensor cores.
+    """
+    if int(os.environ.get("CUPY_TF32", "0")) <= 0:
+        return False
+    xp = sys.modules.get("cupy")
+    return not xp or _properties(xp, xp.cuda.runtime.getDevice())["major"] >= 8
 
 
 def choose_tile(filters, itemsize, v):
@@ -259,9 +266,9 @@ def _chunks(wave, tile, tiles, terms, most):
 
 def _wave(xp, tile):
     """How many blocks the device holds at once."""
-    return tile.BLOCKS * _multiprocessors(xp, xp.cuda.runtime.getDevice())
+    return tile.BLOCKS * _properties(xp, xp.cuda.runtime.getDevice())["multiProcessorCount"]
 
 
 @functools.cache
-def _multiprocessors(xp, device):
-    return xp.cuda.runtime.getDeviceProperties(device)["multiProcessorCount"]
+def _properties(xp, device):
+    return xp.cuda.runtime.getDeviceProperties(device)

@@ -1,61 +1,53 @@
-// Softmax with the log loss on logits (K,N).  Threads run along n: neighbours read neighbouring images.
-//
-// The classes are cut into slices of `height`, so that there is a thread for each image and slice.
+// Softmax with the log loss on logits (K,N): tinyalex/ops/softmax.py.
 
-// largest[i,n] = the largest logit of slice i, sum[i,n] = sum of exp(logit - largest) over the slice.
-//
-// reads   logits (the second time from the cache)
-// writes  largest, sum: (slices,N)
-// least   4 * (K*N + 2*slices*N) bytes
-// grid    (ceil(N / block), slices)
-extern "C" __global__ void softmax_slices(const REAL *logits, REAL *largest, REAL *sum, int K, int N, int height)
-{
-    int n = blockIdx.x * blockDim.x + threadIdx.x;
-    if (n >= N)
-        return;
-    int i = blockIdx.y, start = i * height, stop = start + height < K ? start + height : K;
-    REAL m = logits[(long long)start * N + n], total = 0;
-    for (int k = start + 1; k < stop; k++) {
-        REAL value = logits[(long long)k * N + n];
-        m = value > m || value != value ? value : m;
-    }
-    for (int k = start; k < stop; k++)
-        total += exp(logits[(long long)k * N + n] - m);
-    largest[(long long)i * N + n] = m;
-    sum[(long long)i * N + n] = total;
-}
+#define WIDTH 32 // of a block: a warp reads neighbouring images
+#define SLICES 32 // threads of an image: each takes every 32nd class
 
 // p = exp(logit - m) / sum over all classes, m the largest of all;  loss[n] = -log p[label of n, n].
-// A label that is no class makes its image's loss NaN: the values of labels cannot be looked at from the host
-// without stopping the device, and the loss is looked at anyway.
+// The threads of an image show each other what they have found of their classes, and each puts it together, in
+// the same order.  A label that is no class makes its image's loss NaN: the values of labels cannot be looked
+// at from the host without stopping the device, and the loss is looked at anyway.
 //
-// reads   logits, largest, sum, labels
+// reads   logits (the second and third time from the cache), labels
 // writes  p, loss
-// least   4 * (2*K*N + 2*slices*N + N) + 8*N bytes
-// grid    (ceil(N / block), slices)
-extern "C" __global__ void softmax_loss(const REAL *logits, const REAL *largest, const REAL *sum,
-                                        const long long *labels, REAL *p, REAL *loss, int K, int N, int height,
-                                        int slices)
+// least   4 * (2*K*N + N) + 8*N bytes
+// grid    (ceil(N / WIDTH)), blocks of WIDTH*SLICES
+extern "C" __global__ void __launch_bounds__(WIDTH * SLICES) softmax_loss(
+    const REAL *logits, const long long *labels, REAL *p, REAL *loss, int K, int N)
 {
-    int n = blockIdx.x * blockDim.x + threadIdx.x;
-    if (n >= N)
-        return;
-    REAL m = largest[n], total = 0;
-    for (int i = 1; i < slices; i++) {
-        REAL value = largest[(long long)i * N + n];
+    __shared__ REAL shown[SLICES][WIDTH];
+    int image = threadIdx.x % WIDTH, slice = threadIdx.x / WIDTH, n = blockIdx.x * WIDTH + image;
+    bool there = n < N;
+    const REAL *z = logits + (there ? n : 0);
+    REAL m = z[0], total = 0;
+    for (int k = slice; k < K; k += SLICES) {
+        REAL value = z[(long long)k * N];
+        m = value > m || value != value ? value : m; // a NaN stays
+    }
+    shown[slice][image] = m;
+    __syncthreads();
+    for (int i = 0; i < SLICES; i++) {
+        REAL value = shown[i][image];
         m = value > m || value != value ? value : m;
     }
-    for (int i = 0; i < slices; i++)
-        total += sum[(long long)i * N + n] * exp(largest[(long long)i * N + n] - m);
+    for (int k = slice; k < K; k += SLICES)
+        total += exp(z[(long long)k * N] - m);
+    __syncthreads(); // nobody reads the largest any more
+    shown[slice][image] = total;
+    __syncthreads();
+    total = 0;
+    for (int i = 0; i < SLICES; i++)
+        total += shown[i][image];
+    if (!there)
+        return;
     REAL log_total = log(total);
-    int start = blockIdx.y * height, stop = start + height < K ? start + height : K;
-    for (int k = start; k < stop; k++)
-        p[(long long)k * N + n] = exp(logits[(long long)k * N + n] - m - log_total);
-    if (blockIdx.y)
+    for (int k = slice; k < K; k += SLICES)
+        p[(long long)k * N + n] = exp(z[(long long)k * N] - m - log_total);
+    if (slice)
         return;
     long long label = labels[n];
     bool known = label >= 0 && label < K;
-    loss[n] = known ? log_total + (m - logits[label * N + n]) : (REAL)nan("");
+    loss[n] = known ? log_total + (m - z[label * N]) : (REAL)nan("");
 }
 
 // dz[k,n] = (p[k,n] - [k = label of n]) / total.

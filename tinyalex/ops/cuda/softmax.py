@@ -5,21 +5,17 @@ from tinyalex.ops.checks import xp_of
 from tinyalex.ops.cuda.launch import launch
 from tinyalex.ops.cuda.sums import sum_rows
 
-HEIGHT = 32  # classes that one thread goes through
+WIDTH, TEAM = 32, 1024  # images of a block, and its threads: as softmax.cu has them
 
 
 def softmax_loss_forward(logits, labels, total):
     """Return (loss, p): a scalar array and the probabilities.  The loss is NaN if a label is no class."""
     xp = xp_of(logits, labels)
     K, N = logits.shape
-    slices = -(-K // HEIGHT)
-    logits, labels = xp.ascontiguousarray(logits), _int64(labels)
-    largest, sums = (empty(xp, (slices, N), logits.dtype) for _ in range(2))
+    logits = xp.ascontiguousarray(logits)
     p, loss = empty(xp, (K, N), logits.dtype), empty(xp, (N,), logits.dtype)
-    launch("softmax.softmax_slices", (N, slices), logits, largest, sums, K, N, HEIGHT)
-    launch(
-        "softmax.softmax_loss", (N, slices), logits, largest, sums, labels, p, loss, K, N, HEIGHT, slices
-    )  # fmt: skip
+    threads = -(-N // WIDTH) * TEAM
+    launch("softmax.softmax_loss", (threads,), logits, _int64(labels), p, loss, K, N, block=TEAM)
     return sum_rows(loss, empty(xp, (), logits.dtype), total), p
 
 

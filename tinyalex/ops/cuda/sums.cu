@@ -1,19 +1,22 @@
 // Sums of rows, and which images are wrong: a block of TEAM for each row or image.
 
+#include "images.cuh"
 #include "sum_of_all.cuh"
 
-// sums[f] = sum of x[f, 0 ... columns-1] / divisor.
+// sums[f] = sum of x[f, 0 ... V*columns-1] / divisor: threads take V neighbours each (images.cuh).
 //
 // reads   x
 // writes  sums
-// least   4 * (rows*columns + rows) bytes
+// least   4 * (rows*V*columns + rows) bytes
 // grid    (1, rows)
-extern "C" __global__ void sum_rows(const REAL *x, REAL *sums, int columns, REAL divisor)
+extern "C" __global__ void __launch_bounds__(TEAM) sum_rows(const REAL *x, REAL *sums, int columns, REAL divisor)
 {
     __shared__ REAL shown[TEAM];
+    const Images *row = (const Images *)x + (long long)blockIdx.y * columns;
     REAL sum = 0;
     for (int n = threadIdx.x; n < columns; n += TEAM)
-        sum += x[(long long)blockIdx.y * columns + n];
+        for (int k = 0; k < V; k++)
+            sum += row[n].of[k];
     sum = sum_of_all(shown, sum);
     if (!threadIdx.x)
         sums[blockIdx.y] = sum / divisor;

@@ -2,7 +2,7 @@
 
 from tinyalex.memory import empty
 from tinyalex.ops.checks import xp_of
-from tinyalex.ops.cuda.launch import launch
+from tinyalex.ops.cuda.launch import images, launch
 
 TEAM = 128  # threads of a block: a row's
 LONG = 64 * TEAM  # rows from which on a block has as many threads as there can be
@@ -12,8 +12,10 @@ def sum_rows(x, out, divisor=1.0):
     """out[f] = Σ x[f] / divisor; x (F, …), out of F numbers, contiguous."""
     x = xp_of(x).ascontiguousarray(x)
     columns = x.size // max(1, out.size)
-    team = TEAM if columns < LONG else 1024
-    launch("sums.sum_rows", (team, out.size), x, out, columns, float(divisor), block=team, TEAM=team)
+    v, team = images(columns, x), TEAM if columns < LONG else 1024
+    launch(
+        "sums.sum_rows", (team, out.size), x, out, columns // v, float(divisor), block=team, TEAM=team, V=v
+    )
     return out
 
 

@@ -129,6 +129,9 @@ static __device__ __forceinline__ Place place_in_block()
 }
 
 #if TF32
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#error "TF32: there are no such tensor cores before sm_80"
+#endif
 // The tensor cores multiply 16 x 8 by 8 x 8 numbers at once, with 10 bits of each number's mantissa; sums are
 // float32.  The matrices are spread over the warp's registers: with g = lane / 4 and t = lane % 4 a thread has
 //
@@ -138,33 +141,18 @@ static __device__ __forceinline__ Place place_in_block()
 // The nearest number of 10 bits, as bits.
 static __device__ __forceinline__ unsigned int to_tf32(float value)
 {
-    unsigned int nearest = 0;
-#if __CUDA_ARCH__ >= 800
+    unsigned int nearest;
     asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(nearest) : "f"(value));
-#endif
     return nearest;
-}
-
-// Four matrices of 8 x 4 numbers: out[m] is [g][t] of matrix m, whose row r stands where thread 8m + r says.
-static __device__ __forceinline__ void load_matrices(float *out, const float *row)
-{
-#if __CUDA_ARCH__ >= 800
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=f"(out[0]), "=f"(out[1]), "=f"(out[2]), "=f"(out[3])
-                 : "r"(shared_place((void *)row))
-                 : "memory");
-#endif
 }
 
 static __device__ __forceinline__ void multiply_16x8x8(float *d0, float *d1, const unsigned int *a,
                                                        const unsigned int *b)
 {
-#if __CUDA_ARCH__ >= 800
     asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
         "{%0,%1,%2,%3};"
         : "+f"(d0[0]), "+f"(d0[1]), "+f"(d1[0]), "+f"(d1[1])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-#endif
 }
 #endif
 
