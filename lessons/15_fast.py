@@ -351,7 +351,7 @@ step_through(work_on, 6)
 
 # %% [markdown]
 # The same on the machine: the update of lesson 10, six passes, over arrays of different lengths; the time
-# is for one number.  The other curve goes over the same arrays in blocks of $2^{16}$ numbers, as the
+# is for one number.  The other curve goes over the same arrays in blocks of $2^{18}$ numbers, as the
 # library does.  At the left you see what a call costs, at the right where arrays outgrow a cache, if they
 # do: on a machine with a large one the two curves may lie close together, or cross later.  AlexNet is at
 # the far right: fc6 alone has 37,748,736 weights, 151 MB, and as many gradients and velocities, and two
@@ -376,9 +376,9 @@ def in_blocks(w, g, v, term, size):
         passes(w[part], g[part], v[part], term[: len(w[part])])
 
 
-assert BLOCK == 2**16
-first = rng.standard_normal((3, 150_000), np.float32)  # the last block is not full
-again, term = first.copy(), np.empty(150_000, np.float32)
+assert BLOCK == 2**18
+first = rng.standard_normal((3, 600_000), np.float32)  # the last block is not full
+again, term = first.copy(), np.empty(600_000, np.float32)
 passes(*first, term)
 in_blocks(*again, term, BLOCK)
 assert (first == again).all()  # to the last bit

@@ -229,8 +229,22 @@ def test_a_much_larger_or_smaller_buffer_is_not_taken(pool):
     a = empty(np, SHAPE, np.float64)
     start = address(a)
     del a
-    for size in (SHAPE[0] * SHAPE[1] // 2, SHAPE[0] * SHAPE[1] + 1):
+    for size in (SHAPE[0] * SHAPE[1] // 2, 2 * SHAPE[0] * SHAPE[1] + 1):
         assert address(empty(np, (size,), np.float64)) != start
+
+
+def test_a_buffer_grows_into_its_room_and_the_nearest_in_size_is_taken(pool):
+    size = SHAPE[0] * SHAPE[1]
+    a, b = empty(np, (size,), np.float64), empty(np, (3 * size,), np.float64)
+    starts = address(a), address(b)
+    del a, b
+    larger = empty(np, (2 * size,), np.float64)
+    assert address(larger) == starts[0]
+    del larger
+    assert address(empty(np, (2 * size - 1,), np.float64)) == starts[0]  # as long as that from here on
+    assert address(empty(np, (5 * size // 2,), np.float64)) == starts[1]
+    assert address(empty(np, (size,), np.float64)) == starts[0]  # as it once did
+    assert len(pool.buffers) == 2
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,9 @@ class _HostPool(threading.local):
     library gives large blocks back to the system as soon as they are freed.  So buffers are kept:
     one is free again when nobody but this pool refers to it.  Buffers idle for many requests are dropped.
 
+    A buffer is twice as long as what is first asked for, so that a larger request can have it too: the system
+    gives memory to the pages that are written to, and the rest costs nothing.
+
     NumPy views refer to the array that owns the memory, so its reference count tells.  Such counts are
     CPython's own affair: which one a buffer has when only the pool refers to it is tried (`_idle_count`).
     """
@@ -36,13 +39,13 @@ class _HostPool(threading.local):
         if buffer is None:
             buffer = self._other(nbytes, now - self.KEEP)
             self.served.setdefault(nbytes, []).append(buffer)
-        buffer.last = now
+        buffer.last, buffer.used = now, max(buffer.used, nbytes)
         return np.ndarray(shape, dtype, buffer.memory, buffer.start)
 
     def _other(self, nbytes, oldest):
-        for buffer in self.buffers:
-            if nbytes <= buffer.memory.size - 64 <= 1.3 * nbytes and buffer.free():
-                return buffer
+        fits = [b for b in self.buffers if b.used / 1.3 <= nbytes <= b.room and b.free()]
+        if fits:
+            return min(fits, key=lambda b: abs(b.used - nbytes))
         kept = [b for b in self.buffers if b.last >= oldest or not b.free()]
         if len(kept) < len(self.buffers):
             self.served = {n: [b for b in found if b in kept] for n, found in self.served.items()}
@@ -51,10 +54,11 @@ class _HostPool(threading.local):
 
 
 class _Buffer:
-    """Memory of a pool, and the number of the last request that it served."""
+    """Memory of a pool: how much of it was ever used, and the number of the last request that it served."""
 
     def __init__(self, nbytes):
-        self.memory = np.empty(nbytes + 64, np.uint8)
+        self.room, self.used = 2 * nbytes, nbytes
+        self.memory = np.empty(self.room + 64, np.uint8)
         self.start = -self.memory.ctypes.data % 64  # aligned to the widest vector and the cache line
 
     def free(self):

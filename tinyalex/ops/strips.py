@@ -7,22 +7,27 @@ row i and of row i+1 have KH−s input rows in common.  So only the repetition a
 
 and the columns of output row i are the strips i·s … i·s+KH−1, which lie one after the other: as a matrix
 (KH·C·KW, OW·N) they are a view, nothing is copied, with the rows in the order p, c, q in place of
-c, p, q.  One product for each output row, in one call for a block of rows.  The
-images are innermost, so strips are copied in runs of N (stride 1: OW·N) contiguous numbers, and W cols
-is already the next layer's layout.  Strips are made for a block of output rows at a time, so that memory
-does not grow with the picture.
+c, p, q.  One product for each output row, in one call for a block of rows.  The images are innermost, so
+strips are copied in runs of N (stride 1: OW·N) contiguous numbers, and W cols is already the next layer's
+layout.  Strips are made for a block of output rows and columns at a time, so that memory does not grow with
+the picture, and the products read them from cache.
 
 Backward needs the same strips for dW = g colsᵀ, and adds dcols = Wᵀ g into strips and those into x.
 """
+
+import itertools
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from tinyalex.memory import empty, zeros
 from tinyalex.ops.products import product, product_of_transposed
-from tinyalex.ops.windows import real_windows
+from tinyalex.ops.windows import in_parts, real_windows
 
-BLOCK_BYTES = 1 << 24  # strips of one block of output rows
+BLOCK_BYTES = 3 << 20  # strips of one block
+GAP = (
+    16  # numbers after each strip: if they began a power of 2 apart, a cache would hold few of them at a time
+)
 
 
 def convolve(x, w, stride, pads, y, finish):
@@ -33,84 +38,76 @@ def convolve(x, w, stride, pads, y, finish):
     it is in cache.
     """
     F, C, KH, KW = w.shape
-    _, OH, OW, N = y.shape
-    y_rows = y.reshape(F, OH, OW * N).swapaxes(0, 1)
     weights = w.transpose(0, 2, 1, 3).reshape(F, KH * C * KW)
-    for rows, strips in _blocks_of_rows(x, KH, KW, stride, pads, OH, OW):
-        product(weights, _columns(strips, KH, stride[0]), y_rows[rows])
-        finish(slice(None), y[:, rows])
+    for rows, columns, *_, strips in _blocks(x, KH, KW, stride, pads, y):
+        product(weights, _columns(strips, KH, stride[0]), _by_row(y, rows, columns))
+        finish(slice(None), y[:, rows, columns])
 
 
 def convolve_backward(g, x, w, stride, pads, dx):
     """Write dx, unless it is None, and return dw, of y = x ∗ w.  g: y's gradient, C-contiguous."""
     F, C, KH, KW = w.shape
-    _, OH, OW, N = g.shape
-    g_rows = g.reshape(F, OH, OW * N).swapaxes(0, 1)
     weights = w.transpose(0, 2, 1, 3).reshape(F, KH * C * KW)
     dwT = zeros(np, weights.T.shape, w.dtype)  # dWᵀ = cols gᵀ: BLAS likes many rows
     if dx is not None:
         dx.fill(0)
-    for rows, strips in _blocks_of_rows(x, KH, KW, stride, pads, OH, OW):
-        dwT += product_of_transposed(_columns(strips, KH, stride[0]), g_rows[rows]).sum(axis=0)
+    for rows, columns, there, inside, strips in _blocks(x, KH, KW, stride, pads, g):
+        g_part = _by_row(g, rows, columns)
+        dwT += product_of_transposed(_columns(strips, KH, stride[0]), g_part).sum(axis=0)
         if dx is not None:
-            dcols = np.matmul(weights.T, g_rows[rows]).reshape(rows.stop - rows.start, KH, C, KW, OW, N)
+            dcols = np.matmul(weights.T, g_part).reshape(len(g_part), KH, *strips.shape[1:])
             dstrips = zeros(np, strips.shape, strips.dtype)
             for p in range(KH):
                 dstrips[p : len(strips) - KH + p + 1 : stride[0]] += dcols[:, p]
-            for pixels, strip in _overlap(dx, dstrips, rows.start * stride[0] - pads[0], stride[1], pads[2]):
-                pixels += strip
+            last = (strips.shape[3] - 1) * stride[1]  # the last window's first column
+            dpatch = zeros(np, (len(strips), C, last + KW, x.shape[3]), x.dtype)
+            for q in range(KW):
+                dpatch[:, :, q : q + last + 1 : stride[1]] += dstrips[:, :, q]
+            dx.swapaxes(0, 1)[there] += dpatch[inside]
     return dwT.T.reshape(F, KH, C, KW).transpose(0, 2, 1, 3)
 
 
-def _blocks_of_rows(x, kh, kw, stride, pads, oh, ow):
-    """Yield (output rows, their strips); the strips' buffer is used again for the next block."""
-    (C, _, _, N), (down, across) = x.shape, stride
-    step = BLOCK_BYTES // max(1, C * kw * ow * N * x.itemsize)  # input rows whose strips fill a block
-    step = min(oh, max(1, (step - kh) // down + 1))
-    buffer = empty(np, ((step - 1) * down + kh, C, kw, ow, N), x.dtype)
-    for start in range(0, oh, step):
-        rows = slice(start, min(start + step, oh))
-        strips = buffer[: (rows.stop - start - 1) * down + kh]
-        first = start * down - pads[0]
-        _zero_outside(strips, x, first, across, pads[2])
-        for pixels, strip in _overlap(x, strips, first, across, pads[2]):
-            strip[...] = pixels
-        yield rows, strips
+def _blocks(x, kh, kw, stride, pads, y):
+    """Yield (rows, columns, there, inside, strips): a block of y, and the strips that it is made of.
+
+    They are made of a patch of padded x, (rows, C, columns, N), whose real pixels, patch[inside], are
+    x.swapaxes(0, 1)[there].  Of the kh rows that an output row reads, the block below makes some again: so a
+    block is at least three times as high, and as wide as there is room for.  All blocks use the same memory.
+    """
+    (C, H, W, N), (_, OH, OW, _), (down, across) = x.shape, y.shape, stride
+    room = BLOCK_BYTES // max(1, C * kw * N * x.itemsize)  # for strips of so many rows times columns
+    wide = in_parts(OW, room // (3 * kh))
+    high = in_parts(OH, (room // wide[0].stop - kh) // down + 1)
+    largest, m = (high[0].stop - 1) * down + kh, wide[0].stop
+    patches = empty(np, (largest, C, (m - 1) * across + kw, N), x.dtype)
+    room = empty(np, (largest, C, kw, m * N + GAP), x.dtype)
+    for rows, columns in itertools.product(high, wide):
+        h, m = (rows.stop - rows.start - 1) * down + kh, columns.stop - columns.start
+        patch = patches[:h, :, : (m - 1) * across + kw]
+        inside_rows, there_rows = real_windows(H, h, rows.start * down - pads[0], 1)
+        inside_columns, there_columns = real_windows(W, patch.shape[2], columns.start * across - pads[2], 1)
+        there, inside = (there_rows, slice(None), there_columns), (inside_rows, slice(None), inside_columns)
+        if patch[inside].shape != patch.shape:
+            patch.fill(0)  # around the picture
+        patch[inside] = x.swapaxes(0, 1)[there]
+        strips = room[:h, ..., : m * N].reshape(h, C, kw, m, N)
+        row, channel, pixel, number = patch.strides
+        strips[...] = as_strided(patch, strips.shape, (row, channel, pixel, across * pixel, number))
+        yield rows, columns, there, inside, strips
+
+
+def _by_row(maps, rows, columns):
+    """View some rows and columns of maps (F,OH,OW,N) as matrices, one for each row: (rows, F, columns·N)."""
+    F, OH, OW, N = maps.shape
+    return maps.reshape(F, OH, OW * N).swapaxes(0, 1)[rows, :, columns.start * N : columns.stop * N]
 
 
 def _columns(strips, kh, stride):
-    """Return the columns of the block's output rows, a view: (rows, KH·C·KW, OW·N).
+    """Return the columns of the block's output rows, a view: (rows, KH·C·KW, columns·N).
 
     Of these rows alone: with all windows it would have more numbers than NumPy's 32 bits in a browser count.
     """
-    h, C, kw, ow, N = strips.shape
-    row, _, element, _, number = strips.strides
-    shape = (h - kh) // stride + 1, kh * C * kw, ow * N
-    return as_strided(strips, shape, (stride * row, element, number))
-
-
-def _overlap(maps, strips, first, stride, left):
-    """Yield (pixels, strip): views of the real pixels and of where they stand in the strips.
-
-    maps (C,H,W,N).  strips (rows, C, KW, OW, N), whose row 0 is row `first` of the maps (which may be
-    padding: negative).  left: padding at the left.
-    """
-    H, W = maps.shape[1:3]
-    start = max(0, first)
-    rows = slice(start, max(start, min(H, first + len(strips))))
-    by_row = maps.swapaxes(0, 1)[rows]  # (rows, C, W, N)
-    for q in range(strips.shape[2]):
-        js, pixels = real_windows(W, strips.shape[3], q - left, stride)
-        if js.start < js.stop:
-            yield by_row[:, :, pixels], strips[rows.start - first : rows.stop - first, :, q, js]
-
-
-def _zero_outside(strips, x, first, stride, left):
-    """Write the zeros of the padding into the strips: all that `_overlap` does not cover."""
-    H, W = x.shape[1:3]
-    strips[: max(0, -first)] = 0
-    strips[max(0, H - first) :] = 0
-    for q in range(strips.shape[2]):
-        js, _ = real_windows(W, strips.shape[3], q - left, stride)
-        strips[:, :, q, : js.start] = 0
-        strips[:, :, q, js.stop :] = 0
+    h, C, kw, m, N = strips.shape
+    row, *_, number = strips.strides
+    shape = (h - kh) // stride + 1, kh * C * kw, m * N
+    return as_strided(strips, shape, (stride * row, row // (C * kw), number))

@@ -60,3 +60,9 @@ def real_windows(size, windows, offset, stride):
     last = max(first, min(windows, (size - 1 - offset) // stride + 1))
     start = first * stride + offset
     return slice(first, last), slice(start, start + (last - first) * stride, stride)
+
+
+def in_parts(count, most):
+    """Cut `count` things into equal parts, but for the last, of at most so many: return a list of slices."""
+    step = -(-count // -(-count // max(1, most)))
+    return [slice(start, min(start + step, count)) for start in range(0, count, step)]

@@ -48,7 +48,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from tinyalex.memory import empty, zeros
 from tinyalex.ops.products import product, product_of_transposed
-from tinyalex.ops.windows import real_windows
+from tinyalex.ops.windows import in_parts, real_windows
 
 SIDE = 4  # outputs of a tile, in each direction: with 5, float32's rounding is three times as large
 # The positive points, for k = 3 and 5: simple numbers chosen for small rounding errors.  Measured in float32,
@@ -143,7 +143,7 @@ def _into(matrix, x, block, pads, out):
     """out = matrix · D · matrixᵀ, (n², C, tiles·N), for the m×m pixels D of each tile of x, with padding."""
     (row, tiles, images), (C, H, W, _), (n, m) = block, x.shape, matrix.shape
     N, top, left, width = images.stop - images.start, row - pads[0], pads[2], SIDE * (tiles - 1) + m
-    chunks = _chunks(C, n * width * N * x.itemsize)
+    chunks = in_parts(C, TRANSFORM_BYTES // max(1, n * width * N * x.itemsize))
     padded = zeros(np, (chunks[0].stop, m, width, N), x.dtype)
     by_row = empty(np, (chunks[0].stop, n, width, N), x.dtype)
     channel, down, across, image = by_row.strides
@@ -165,7 +165,7 @@ def _out_of(A, M, block, y, finish=None):
     M = M.reshape(n, n, F, tiles * N).transpose(2, 1, 0, 3)  # (filter, column, row, …)
     by_filter = y[:, row : row + SIDE, :, images]
     height = by_filter.shape[1]
-    chunks = _chunks(F, n * height * tiles * N * M.itemsize)
+    chunks = in_parts(F, TRANSFORM_BYTES // max(1, n * height * tiles * N * M.itemsize))
     Y = empty(np, (chunks[0].stop, height, n, tiles * N), y.dtype)
     by_tile = Y.reshape(len(Y), height, n, tiles, N).swapaxes(2, 3)
     for fs in chunks:
@@ -178,9 +178,3 @@ def _out_of(A, M, block, y, finish=None):
             np.matmul(A.T[: OW - full * SIDE], by_tile[:size, :, full], out=part[:, :, full * SIDE :])
         if finish:
             finish(fs, part)
-
-
-def _chunks(count, nbytes):
-    """Slices of `count` channels, of nbytes each: as many at a time as stay in cache, the first not fewer."""
-    step = -(-count // -(-count // max(1, TRANSFORM_BYTES // max(1, nbytes))))
-    return [slice(c, min(c + step, count)) for c in range(0, count, step)]
