@@ -7,6 +7,8 @@ import threading
 
 import numpy as np
 
+ROOM = 2 if sys.platform in ("linux", "darwin") else 1  # elsewhere memory counts before it is touched
+
 
 class _HostPool(threading.local):
     """Reuse large host buffers, as CuPy's memory pool does on the GPU.
@@ -48,7 +50,8 @@ class _HostPool(threading.local):
             return min(fits, key=lambda b: abs(b.used - nbytes))
         kept = [b for b in self.buffers if b.last >= oldest or not b.free()]
         if len(kept) < len(self.buffers):
-            self.served = {n: [b for b in found if b in kept] for n, found in self.served.items()}
+            left = {n: [b for b in found if b in kept] for n, found in self.served.items()}
+            self.served = {n: found for n, found in left.items() if found}
         self.buffers = [*kept, _Buffer(nbytes)]
         return self.buffers[-1]
 
@@ -57,7 +60,7 @@ class _Buffer:
     """Memory of a pool: how much of it was ever used, and the number of the last request that it served."""
 
     def __init__(self, nbytes):
-        self.room, self.used = 2 * nbytes, nbytes
+        self.room, self.used = ROOM * nbytes, nbytes
         self.memory = np.empty(self.room + 64, np.uint8)
         self.start = -self.memory.ctypes.data % 64  # aligned to the widest vector and the cache line
 
