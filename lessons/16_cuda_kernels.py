@@ -454,8 +454,8 @@ assert 4 * 4 * 3 * 3 == 144
 # threads each holds 270,336 at once, and a kernel with 1,000 threads leaves more than 99 percent of it
 # idle.
 #
-# So count. Of the 87 pieces of work in AlexNet's step with 128 pictures, how many move less than 15 MB? And
-# of the 63 with a single picture?
+# So count. Of the 86 pieces of work in AlexNet's step with 128 pictures, how many move less than 15 MB? And
+# of the 62 with a single picture?
 
 # %%
 assert np.isclose(5e-6 * 3e12, 15e6)
@@ -471,10 +471,10 @@ print(
     "   with one:",
     small[1],
 )
-assert len(step) == 87
-assert len(work(1)) == 63
+assert len(step) == 86
+assert len(work(1)) == 62
 assert round(step[-1].bytes / (5 * 4) / 1e6) == 61  # the update moves 5 floats a weight
-assert small == {128: 30, 1: 62}
+assert small == {128: 29, 1: 61}
 
 # %% [markdown]
 # With 128 pictures the big pieces hide the starts of the small ones: a launch returns at once, and the host
