@@ -243,9 +243,9 @@ class Page:
 
     def answer(self, name):
         """Return the text of an answer."""
-        lines = self.all(f"#cell-{self.holes[name]} .cm-line")
-        script = "return arguments[0].map(line => line.textContent)"
-        return "\n".join(self.driver.execute_script(script, lines)).rstrip()
+        script = "return Array.from(document.querySelectorAll(arguments[0]), line => line.textContent)"
+        lines = self.driver.execute_script(script, f"#cell-{self.holes[name]} .cm-line")
+        return "\n".join(lines).rstrip()
 
     def click(self, selector):
         """Press a button."""
