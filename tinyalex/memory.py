@@ -7,7 +7,8 @@ import threading
 
 import numpy as np
 
-ROOM = 2 if sys.platform in ("linux", "darwin") else 1  # elsewhere memory counts before it is touched
+# Bytes that a buffer has to spare, at most; none where memory counts before it is touched
+SPARE = 1 << 28 if sys.platform in ("linux", "darwin") else 0
 
 
 class _HostPool(threading.local):
@@ -17,8 +18,8 @@ class _HostPool(threading.local):
     library gives large blocks back to the system as soon as they are freed.  So buffers are kept:
     one is free again when nobody but this pool refers to it.  Buffers idle for many requests are dropped.
 
-    A buffer is twice as long as what is first asked for, so that a larger request can have it too: the system
-    gives memory to the pages that are written to, and the rest costs nothing.
+    A buffer is longer than what is first asked for, up to twice, so that a larger request can have it too:
+    the system gives memory to the pages that are written to, and the rest costs nothing.
 
     NumPy views refer to the array that owns the memory, so its reference count tells.  Such counts are
     CPython's own affair: which one a buffer has when only the pool refers to it is tried (`_idle_count`).
@@ -60,7 +61,7 @@ class _Buffer:
     """Memory of a pool: how much of it was ever used, and the number of the last request that it served."""
 
     def __init__(self, nbytes):
-        self.room, self.used = ROOM * nbytes, nbytes
+        self.room, self.used = nbytes + min(nbytes, SPARE), nbytes
         self.memory = np.empty(self.room + 64, np.uint8)
         self.start = -self.memory.ctypes.data % 64  # aligned to the widest vector and the cache line
 

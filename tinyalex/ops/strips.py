@@ -25,9 +25,7 @@ from tinyalex.ops.products import product, product_of_transposed
 from tinyalex.ops.windows import in_parts, real_windows
 
 BLOCK_BYTES = 3 << 20  # strips of one block
-GAP = (
-    16  # numbers after each strip: if they began a power of 2 apart, a cache would hold few of them at a time
-)
+GAP = 16  # numbers after a strip: if they began a power of 2 apart, a cache would hold few at a time
 
 
 def convolve(x, w, stride, pads, y, finish):
@@ -80,7 +78,7 @@ def _blocks(x, kh, kw, stride, pads, y):
     high = in_parts(OH, (room // wide[0].stop - kh) // down + 1)
     largest, m = (high[0].stop - 1) * down + kh, wide[0].stop
     patches = empty(np, (largest, C, (m - 1) * across + kw, N), x.dtype)
-    room = empty(np, (largest, C, kw, m * N + GAP), x.dtype)
+    buffer = empty(np, (largest, C, kw, m * N + GAP), x.dtype)
     for rows, columns in itertools.product(high, wide):
         h, m = (rows.stop - rows.start - 1) * down + kh, columns.stop - columns.start
         patch = patches[:h, :, : (m - 1) * across + kw]
@@ -90,7 +88,7 @@ def _blocks(x, kh, kw, stride, pads, y):
         if patch[inside].shape != patch.shape:
             patch.fill(0)  # around the picture
         patch[inside] = x.swapaxes(0, 1)[there]
-        strips = room[:h, ..., : m * N].reshape(h, C, kw, m, N)
+        strips = buffer[:h, ..., : m * N].reshape(h, C, kw, m, N)
         row, channel, pixel, number = patch.strides
         strips[...] = as_strided(patch, strips.shape, (row, channel, pixel, across * pixel, number))
         yield rows, columns, there, inside, strips
