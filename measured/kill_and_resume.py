@@ -3,11 +3,11 @@
     python measured/kill_and_resume.py [--devices mpi] [--seed 0] [--kills 10] [--folder FOLDER]
 
 A narrow AlexNet, its two towers on cpu:0 and cpu:1, learns to tell six colours in noise: crops, flips,
-colour noise and dropout on, so that a resumed run has much to get wrong.  The runs are processes,
-`tinyalex resume` of a run that is begun here, and the signal is SIGKILL (kill -9): the process learns
-nothing of it.  It comes at random moments, the first of which may be before anything is saved.  With
-`--devices mpi` the towers are two processes under mpiexec, one of which is killed, and the other must end
-within 5 seconds; the run that nobody touched has its towers in threads all the same.
+colour noise and dropout on, so that a resumed run has much to get wrong.  The runs are
+`tinyalex resume` of a run that is begun here, the towers two processes (on macOS one), and one of them gets
+SIGKILL (kill -9): it learns nothing of that, and the other must end within 5 seconds.  It comes at random
+moments, the first of which may be before anything is saved.  With `--devices mpi` the two are processes under
+mpiexec; the run that nobody touched is the same.
 
 Prints a table and exits with 1 if any bit differs, a rank outlives the other, or shared memory is left
 behind.  Some minutes on two cores.  Linux and macOS; shared memory is looked at on Linux.
@@ -90,9 +90,7 @@ def step(out):
 
 
 def ranks(process):
-    """Return the numbers of the processes that compute: this one, or those that mpiexec has started."""
-    if process.args[0] != "mpiexec":
-        return [process.pid]
+    """Return the numbers of the processes that compute: this and its child, or two that mpiexec started."""
     printed = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,args="], capture_output=True, text=True)
     table = [line.split(None, 2) for line in printed.stdout.splitlines()]
     below = {process.pid}

@@ -15,7 +15,6 @@ from time import perf_counter
 
 import numpy as np
 
-from tinyalex import devices
 from tinyalex.comm import Comm, launch
 from tinyalex.measure.machine import blas, cpu
 from tinyalex.models import make
@@ -98,17 +97,17 @@ def step(comm, network, batch):
 
 def worker(pipe, what, rank, name, batch):
     """Serve one row's work, or this rank's half of it."""
-    if what != "threads":
+    both = what in ("threads", "processes")
+    if not both:
         os.sched_setaffinity(0, {rank})
-    places = devices.parse("cpu:0,cpu:1" if what == "threads" else "cpu:0")
 
     def work(comm):
         alone = {"products": products, "copies": copies}
         comm = Apart(comm.device, rank) if what == "apart" else comm
         do = alone[what]() if what in alone else step(comm, make(name), batch)
-        serve(comm, pipe if what != "threads" or comm.rank == 0 else None, do)
+        serve(comm, pipe if comm.rank == 0 or what == "apart" else None, do)
 
-    launch(work, places)
+    launch(work, "cpu:0,cpu:1" if both else "cpu:0", processes=what == "processes")
 
 
 def main():
@@ -121,13 +120,14 @@ def main():
     rows = {
         "products": [("products", 0)], "products at once": [("products", 0), ("products", 1)],
         "copies": [("copies", 0)], "copies at once": [("copies", 0), ("copies", 1)],
-        "one rank": [("one", 0)], "two ranks": [("threads", 0)], "apart": [("apart", 0), ("apart", 1)],
+        "one rank": [("one", 0)], "apart": [("apart", 0), ("apart", 1)],
+        "ranks, threads": [("threads", 0)], "ranks, processes": [("processes", 0)],
     }  # fmt: skip
     pipes, seconds = {row: [] for row in rows}, {row: [] for row in rows}
     for row, workers in rows.items():
         for what, core in workers:
             ours, theirs = context.Pipe()
-            context.Process(target=worker, args=(theirs, what, core, name, batch), daemon=True).start()
+            context.Process(target=worker, args=(theirs, what, core, name, batch)).start()
             pipes[row].append(ours)
     warm = {row: max(end.recv() for end in ends) for row, ends in pipes.items()}
     times = max(1, int(0.5 / warm["one rank"]))
@@ -139,7 +139,7 @@ def main():
     print(f"{name}, batch {batch}; {cpu()}; NumPy {blas()}; medians of {rounds} rounds")
     for row, one, work in (
         ("products at once", "products", 2), ("copies at once", "copies", 2), ("apart", "one rank", 1),
-        ("two ranks", "one rank", 1),
+        ("ranks, threads", "one rank", 1), ("ranks, processes", "one rank", 1),
     ):  # fmt: skip
         ratios = sorted(work * a / b for a, b in zip(seconds[one], seconds[row], strict=True))
         a, b = np.median(seconds[one]), np.median(seconds[row])

@@ -119,12 +119,12 @@ def _spelled(devices, parts):
     return ",".join(names) if transport == "threads" else devices
 
 
-def run_on(fn, devices):
-    """Run fn(comm) on every device; return what rank 0 returned.
+def run_on(fn, devices, processes=False):
+    """Run fn(comm) on every device (see `tinyalex.comm.launch`); return what rank 0 returned.
 
     Under MPI the other ranks' processes end here: what a command does with the result, one of them does.
     """
-    rank, result = launch(lambda comm: (comm.rank, fn(comm)), devices)[0]
+    rank, result = launch(lambda comm: (comm.rank, fn(comm)), devices, processes=processes)[0]
     if rank:
         console.quiet = True
         raise typer.Exit

@@ -141,7 +141,7 @@ def _go(out, settings, data, devices, plain, **how):
         rank = run.job(out, settings, data, stop=stop, on_event=display, **how)
         try:
             with operations(plain):
-                done = run_on(rank, chosen)
+                done = run_on(rank, chosen, processes=True)
         except DeviceMemoryError as error:
             raise DeviceError(f"{error}; {_batch_that_fits(settings, chosen, error.available)}") from error
     where = shlex.quote(str(out))

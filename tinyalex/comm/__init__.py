@@ -13,7 +13,7 @@ repeats exactly.  all_gather and reduce_scatter are each other's backward: what 
 the other sums back from them.
 
 How arrays get from one rank to another is a transport's affair: `threads` of one process, which read each
-other's memory, or processes under `mpi`.
+other's memory, `processes` of one machine, or processes of any under `mpi`.
 """
 
 from collections import Counter
@@ -25,7 +25,7 @@ from tinyalex.devices import Device, read
 from tinyalex.errors import ArgumentError
 from tinyalex.memory import empty
 
-TRANSPORTS = {"threads": "tinyalex.comm.threads", "mpi": "tinyalex.comm.mpi"}  # each with launch(fn, devices)
+TRANSPORTS = {name: f"tinyalex.comm.{name}" for name in ("threads", "processes", "mpi")}
 
 
 class Comm:
@@ -177,15 +177,20 @@ class Comm:
         self.ledger[self.label, collective] += nbytes
 
 
-def launch(fn: Callable, devices: str | list[Device], parts: int | None = None) -> list:
+def launch(
+    fn: Callable, devices: str | list[Device], parts: int | None = None, processes: bool = False
+) -> list:
     """Run fn(comm) on every device at once; return the list of what this process's ranks returned.
 
     devices: a list of `Device`, or a text as `tinyalex.devices` describes it ("cpu:0,cpu:1", "cpu", "cuda:0",
     "mpi" …); parts: into how many equal parts the work can be cut, for "cpu" and "cuda".
 
-    Threads: each device is a rank of this process.  mpi: this process is one rank of those that mpiexec
+    Threads: each device is a rank of this process.  processes: rank 0 is this process, each other CPU one of
+    its own, where the system can (`tinyalex.comm.processes`); that is faster, for threads take turns in
+    Python, but what fn changes there is not seen here.  mpi: this process is one rank of those that mpiexec
     started.  Each CPU rank has one BLAS thread.  If a rank raises, the others are stopped; see the transport.
     Raises DeviceError for devices of different kinds, a CPU core named twice, or a device that is not here.
     """
     transport, devices = read(devices, parts) if isinstance(devices, str) else ("threads", devices)
+    transport = "processes" if processes and transport == "threads" else transport
     return import_module(TRANSPORTS[transport]).launch(fn, devices)

@@ -9,7 +9,7 @@ from tinyalex.errors import DeviceError
 from tinyalex.memory import empty
 
 
-class _Stopped(Exception):
+class Stopped(Exception):
     """Raised in a rank that waits for one that has failed."""
 
 
@@ -85,7 +85,7 @@ class ThreadComm(Comm):
         try:
             self._shared.barrier.wait()
         except threading.BrokenBarrierError:
-            raise _Stopped from None
+            raise Stopped from None
 
 
 class _Shared:
@@ -108,12 +108,12 @@ class _Shared:
             child.stop()
 
 
-def launch(fn, devices):
+def launch(fn, devices, start=None):
     """Run fn(comm) in a thread for every device; return the list of what each rank returned.
 
     devices: `Device`s or their names.  If a rank raises, the others are stopped where they next meet, and the
     first error is raised here.  Interrupting stops all ranks likewise.  GPUs may be named more than once (two
-    ranks on one card share its memory and its time), CPU cores may not.
+    ranks on one card share its memory and its time), CPU cores may not.  start: what runs several (`run`).
     """
     devices = [Device(d) if isinstance(d, str) else d for d in devices]
     names = [d.name for d in devices]
@@ -124,24 +124,25 @@ def launch(fn, devices):
         if len(devices) == 1:
             with devices[0].context():
                 return [fn(Comm(devices[0]))]
-        return _run(fn, devices)
+        return (start or run)(fn, devices)
 
 
-def _run(fn, devices):
+def run(fn, devices):
+    """Run fn in a thread for every device: what `launch` does where there are several."""
     shared = _Shared(len(devices))
     results, errors = [None] * len(devices), []
 
-    def run(rank):
+    def be(rank):
         try:
             with devices[rank].context():
                 results[rank] = fn(through(ThreadComm(devices[rank], rank, shared)))
-        except _Stopped:
+        except Stopped:
             pass
         except BaseException as error:
             errors.append(error)
             shared.stop()
 
-    threads = [threading.Thread(target=run, args=(r,), name=d.name) for r, d in enumerate(devices)]
+    threads = [threading.Thread(target=be, args=(r,), name=d.name) for r, d in enumerate(devices)]
     try:
         for thread in threads:
             thread.start()

@@ -208,7 +208,7 @@ def _seconds_a_picture(made, data, devices):
 
     with tempfile.TemporaryDirectory() as folder:
         rank = run.job(Path(folder) / "run", made, data, new=True, stop=stop, on_event=note)
-        launch(rank, devices, made.most_ranks)
+        launch(rank, devices, made.most_ranks, processes=True)
     return float(np.median(np.diff(at))) / made.recipe.batch if len(at) > 1 else 0.1
 
 
@@ -264,7 +264,8 @@ def _run(path, made, data, val, devices, stop, note):
     if not begun:
         shutil.rmtree(folder, ignore_errors=True)  # killed before it held anything
     parts = made.most_ranks
-    if not all(launch(run.job(folder, made, data, new=not begun, stop=stop, on_event=note), devices, parts)):
+    job = run.job(folder, made, data, new=not begun, stop=stop, on_event=note)
+    if not all(launch(job, devices, parts, processes=True)):
         return False
 
     def rank(comm):

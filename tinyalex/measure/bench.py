@@ -13,12 +13,14 @@ normalization, the exchange, the update.  Most convolutions take fewer multiplic
 (`ops.winograd`), so a step can reach more than 1 of the limit, and a layer more GFLOP/s than the processor
 has: both count im2col's arithmetic.
 
-**Memory** is a process's largest resident set; **page faults** are those of a step: each is 4 KiB of memory
-that the system had to find and clear.
+**Memory** is the largest resident set, of all processes that are ranks added up; **page faults** are those of
+a step: each is 4 KiB of memory that the system had to find and clear.
 """
 
 import json
 import math
+import os
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -110,7 +112,7 @@ def measure(
         steps = comm.share(max(1, math.ceil(ROUND / (perf_counter() - start))))
         found = {"ranks": comm.size, "steps_a_round": steps, "seconds": [], "faults": []}
         found["flop"] = 0 if layer or forward else _flop(work)
-        found["peak_bytes"] = peak_bytes()
+        found["peak_bytes"] = peak_bytes() and _of_all(comm, peak_bytes())
         if on_round and comm.rank == 0:
             on_round(-1)
         rival = nullcontext()
@@ -125,7 +127,7 @@ def measure(
                 comm.device.finish()
                 comm.share(None)
                 found["seconds"].append((perf_counter() - start) / steps)
-                found["faults"].append((faults() - before) / steps)
+                found["faults"].append(_of_all(comm, faults() - before) / steps)
                 for key, value in (other(steps) if other else {}).items():
                     found.setdefault(f"other_{key}", []).append(value)
                 if on_round and comm.rank == 0:
@@ -138,12 +140,20 @@ def measure(
             found["layers"] = _layer_rows(work, layers, steps * rounds)
         return None if comm.rank else found
 
-    [found, *_] = launch(rank, devices)
+    [found, *_] = launch(rank, devices, processes=True)
     names = devices.split(",") if isinstance(devices, str) else [d.name for d in devices]
     return found and {
         "what": layer or what, "devices": names, "parallel": parallel, "batch": batch, "rounds": rounds,
         "forward_only": forward, "against": against, "cpu": cpu(), "numpy": blas(), **found,
     }  # fmt: skip
+
+
+def _of_all(comm, count):
+    """Sum what this process counts over the processes that the ranks are; on a GPU, this one's."""
+    if comm.device.kind != "cpu":
+        return count
+    process = hash((os.getpid(), socket.gethostname()))
+    return sum(dict(comm.all_gather(np.array([[process, count]])).tolist()).values())
 
 
 @contextmanager

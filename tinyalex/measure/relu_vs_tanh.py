@@ -124,7 +124,7 @@ def train(data, devices, activation, rate, seed, epochs, path=None, target=0.0, 
         )  # fmt: skip
         return curve
 
-    return launch(rank, devices)[0]
+    return launch(rank, devices, processes=True)[0]
 
 
 def search_rate(data, devices, activation, plan, found, on_trial, on_step):

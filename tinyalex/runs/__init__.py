@@ -75,7 +75,7 @@ def train(
     from tinyalex.runs.run import job
 
     made, opened = new_run(data, network, recipe, **others)
-    launch(job(out, made, opened, new=True, on_event=on_event), devices, made.most_ranks)
+    launch(job(out, made, opened, new=True, on_event=on_event), devices, made.most_ranks, processes=True)
 
 
 def resume(
@@ -91,7 +91,7 @@ def resume(
 
     made, opened = reopen(out, epochs, data)
     rank = job(out, made, opened, longer=epochs is not None, on_event=on_event)
-    launch(rank, devices, made.most_ranks)
+    launch(rank, devices, made.most_ranks, processes=True)
 
 
 def reopen(out, epochs=None, data=None, parallel=None):

@@ -38,7 +38,8 @@ class Session:
         os.environ["MPLBACKEND"] = "agg"
         sys.meta_path.append(_Packages(json.loads(lock)["packages"], fetch, unpack))
         _stand_in_for_ipython(self)
-        comm.TRANSPORTS["threads"] = "tinyalex.lessons.live.turns"  # no thread can be started
+        for ranks in ("threads", "processes"):  # neither can be started
+            comm.TRANSPORTS[ranks] = "tinyalex.lessons.live.turns"
 
     def answer(self, message, emit):
         """Do what a message of the page asks: run, check or tutor; return the answer, as JSON."""
