@@ -11,7 +11,6 @@ find where they next meet.
 
 import math
 import mmap
-import multiprocessing
 import os
 import pickle
 import signal
@@ -21,6 +20,7 @@ import time
 import warnings
 from contextlib import suppress
 from itertools import combinations
+from multiprocessing import Pipe
 from multiprocessing.pool import ExceptionWithTraceback
 from typing import NamedTuple
 
@@ -187,15 +187,14 @@ def launch(fn, devices):
     """Run fn(comm) on every device, rank 0 in this process; return the list of what each rank returned.
 
     If a rank raises, or its process is ended (DeviceError), the others are stopped where they next meet, or
-    a few seconds later, and the first error is raised here.  Interrupting stops all likewise.  On another
-    system, on GPUs, and in a process that may have no children, the ranks are threads.
+    a few seconds later, and the first error is raised here.  Interrupting stops all ranks likewise.  On other
+    systems, and on GPUs, the ranks are threads.
     """
     return threads.launch(fn, devices, _run)
 
 
 def _run(fn, devices):
-    cpus = devices[0].kind == "cpu"
-    if sys.platform != "linux" or not cpus or multiprocessing.current_process().daemon:
+    if sys.platform != "linux" or devices[0].kind != "cpu":
         return threads.run(fn, devices)
     ends, children = [[None] * len(devices) for _ in devices], []
     for low, high in combinations(range(len(devices)), 2):
@@ -247,53 +246,69 @@ class _Child:
     """The process of another rank than 0."""
 
     def __init__(self, fn, device, rank, ends):
-        context = multiprocessing.get_context("fork")
-        self._rank, (self._report, report) = rank, context.Pipe(duplex=False)
-        self._process = context.Process(target=_be, args=(fn, device, rank, ends, report))
+        self._rank, (self._report, report) = rank, Pipe(duplex=False)
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()  # or the child would write it again
         with report, warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # threads are not there: it needs none
-            self._process.start()
+            self._pid = os.fork()
+            if not self._pid:
+                _be(fn, device, rank, ends, report)
 
     def outcome(self, late):
         """Wait for what becomes of it; from a time of `time.monotonic` on, no longer."""
         while not self._report.poll(min(1, max(0, late - time.monotonic()))):
             if time.monotonic() >= late:
-                self._process.kill()
+                os.kill(self._pid, signal.SIGKILL)
         try:
             return pickle.loads(self._report.recv_bytes())
         except EOFError:
-            self._process.join()
-            code = self._process.exitcode
+            code = self.end()
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
             error = DeviceError(f"rank {self._rank}: its process has ended with {how}")
             return _Outcome(failed=math.inf, error=error)
 
     def end(self):
-        """Wait for its end, and help."""
-        self._process.join(PATIENCE)
-        self._process.kill()
-        self._process.join()
-        self._process.close()
+        """Wait for its end, and help; return its exit code, or minus the signal that ended it."""
+        late = time.monotonic() + PATIENCE
+        while self._pid:
+            pid, status = os.waitpid(self._pid, os.WNOHANG)
+            if pid:
+                self._pid, self._code = None, os.waitstatus_to_exitcode(status)
+            elif time.monotonic() >= late:
+                os.kill(self._pid, signal.SIGKILL)
+            else:
+                time.sleep(0.001)
         self._report.close()
+        return self._code
 
 
 def _be(fn, device, rank, ends, report):
-    """Run in the process of another rank than 0: be it, and report what became of it."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # rank 0 answers them
-        signal.signal(number, signal.SIG_IGN)
-    _close(row for other, row in enumerate(ends) if other != rank)
-    outcome = _do(fn, device, rank, ends)
+    """Be another rank than 0, in a process of its own; report what became of it, and end."""
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):  # rank 0 answers them
+            signal.signal(number, signal.SIG_IGN)
+        _close(row for other, row in enumerate(ends) if other != rank)
+        report.send_bytes(_pickled(_do(fn, device, rank, ends), rank))
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
+    finally:
+        os._exit(0)
+
+
+def _pickled(outcome, rank):
+    """Return an outcome's pickle; an error that cannot be pickled and read is told by its words."""
     if outcome.error:
         outcome = outcome._replace(error=ExceptionWithTraceback(outcome.error, outcome.error.__traceback__))
     try:
         data = pickle.dumps(outcome)
         if outcome.error:
-            pickle.loads(data)  # an error with arguments of its own may not come out
+            pickle.loads(data)
+        return data
     except Exception as error:
         cause = outcome.error.exc if outcome.error else error
         named = DeviceError(f"rank {rank}: {type(cause).__name__}: {cause}")
-        data = pickle.dumps(_Outcome(failed=outcome.failed or time.monotonic(), error=named))
-    report.send_bytes(data)
+        return pickle.dumps(_Outcome(failed=outcome.failed or time.monotonic(), error=named))
 
 
 def _close(rows):
