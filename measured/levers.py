@@ -3,8 +3,9 @@
     python measured/levers.py [rounds]
 
 Two towers on two cores, batch 128.  Each row takes one lever away and leaves the others; the rows take turns,
-a step each, in one process, and the figure is the median of the rounds.  Where a lever is the design itself
-(layout, fused bias and activation, no gradient to the pixels) there is nothing to switch: those are not here.
+a step each, on the same two processes (Linux); the figure is the median of the rounds.  Where a lever is the
+design itself (layout, fused bias and activation, no gradient to the pixels) there is nothing to switch: those
+are not here.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ from unittest import mock
 
 import numpy as np
 
-from tinyalex import devices, memory, optim
+from tinyalex import memory, optim
 from tinyalex.comm import launch
 from tinyalex.measure.machine import blas, cpu
 from tinyalex.models import alexnet
@@ -66,9 +67,8 @@ def main():
             for name, patches in WITHOUT.items():
                 with contextlib.ExitStack() as stack:
                     comm.share(None)
-                    if comm.rank == 0:
-                        for patch in patches:
-                            stack.enter_context(patch)
+                    for patch in patches:
+                        stack.enter_context(patch)
                     comm.share(None)
                     start = perf_counter()
                     train_step(net, optimizer, images, labels)
@@ -79,7 +79,7 @@ def main():
                         print(f"\r{number}/{rounds} {name:50}", end="", file=sys.stderr, flush=True)
         return seconds
 
-    seconds = launch(rank, devices.parse("cpu:0,cpu:1"))[0]
+    seconds = launch(rank, "cpu:0,cpu:1", processes=True)[0]
     full = np.median(seconds["nothing: all levers"])
     print(f"\n{cpu()}; NumPy {blas()}\n{'without':50} {'a step':>8} {'range':>14} {'times':>6}")
     for name, found in seconds.items():
