@@ -841,6 +841,34 @@ def test_bad_arguments_are_named(call, error, said, request, version):
     assert all(word in str(caught.value) for word in said), f"{caught.value} does not say {said}"
 
 
+@pytest.mark.parametrize(
+    "two", [np.int64(2), np.uint8(2), [2, 2], (np.int32(2), 2), np.array([2, 2]), np.array(2)], ids=repr
+)
+def test_whole_numbers_and_pairs_are_python_s_or_numpy_s(two):
+    x, w, b = (
+        normal(np.random.default_rng(k), shape) for k, shape in enumerate([(3, 7, 6, 2), (4, 3, 3, 3), 4])
+    )
+    for found, wanted in (
+        (conv2d_forward(x, w, b, stride=two), conv2d_forward(x, w, b, stride=2)),
+        (max_pool_forward(x, two, two), max_pool_forward(x, 2, 2)),
+        (avg_pool_forward(x, two, 1), avg_pool_forward(x, 2, 1)),
+    ):
+        assert (found[0] == wanted[0]).all()
+
+
+@pytest.mark.parametrize(
+    "two", [2.0, np.float32(2), True, np.True_, "2", None, (2,), {1, 2}, [2, 0]], ids=repr
+)
+def test_what_is_no_whole_number_and_no_pair_is_named(two):
+    x, w, b = np.zeros((3, 7, 6, 2)), np.zeros((4, 3, 3, 3)), np.zeros(4)
+    with pytest.raises(
+        ValueError, match=r"stride: expected a number ≥ 1, or two \(vertical, horizontal\), found"
+    ):
+        conv2d_forward(x, w, b, stride=two)
+    with pytest.raises(ValueError, match="window z: expected a number ≥ 1, or two"):
+        max_pool_forward(x, two, 2)
+
+
 # --- the three versions of a pair -----------------------------------------------------------------
 
 
