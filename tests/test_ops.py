@@ -706,6 +706,22 @@ def _typed(function, *arrays):
         pytest.param(_conv(groups=3, w=(6, 1, 3, 3)), ValueError, ["4", "3"], id="channels in groups"),
         pytest.param(_conv(groups=4, w=(6, 1, 3, 3)), ValueError, ["6", "4"], id="filters in groups"),
         pytest.param(_conv(groups=0), ValueError, ["0"], id="no groups"),
+        pytest.param(
+            _conv(groups=1.0), ValueError, ["1.0 equal groups"], id="groups that are no whole number"
+        ),
+        pytest.param(_conv(w=(0, 4, 3, 3), b=(0,)), ValueError, ["0 filters"], id="no filters"),
+        pytest.param(
+            lambda: conv2d_forward(np.zeros((4, 8, 7, 2)), np.zeros((6, 4, 3, 3)), None),
+            ValueError,
+            ["bias b", "None"],
+            id="conv2d of no bias",
+        ),
+        pytest.param(
+            lambda: linear_forward(np.zeros((3, 2)), np.zeros((5, 3)), None),
+            ValueError,
+            ["b (F,)", "None"],
+            id="linear of no bias",
+        ),
         pytest.param(_conv(w=(6, 5, 3, 3)), ValueError, ["5", "4"], id="filters of other channels"),
         pytest.param(_conv(b=(5,)), ValueError, ["6", "5"], id="bias of other filters"),
         pytest.param(_conv(stride=0), ValueError, ["stride", "0"], id="stride 0"),

@@ -95,7 +95,8 @@ def check(forward, backward, variables, *, rng, linear=(), directions=4):
     Raises GradientError if a gradient is wrong, is not finite, has not its variable's shape and dtype,
     differs when backward is called twice, is not 0 for dy = 0, if forward or backward returns something
     else than this, if y is not finite or has fewer digits than the variables, if an argument was written to,
-    if a variable has no number, or if every draw meets a kink.  Raises ValueError for a name or dtype that cannot be checked.
+    if a variable has no number, or if every draw meets a kink.  Raises ValueError for a name or dtype that
+    cannot be checked.
     """
     errors, kinks = {}, 0
     if not variables.keys() >= (linear := set(linear)):
