@@ -722,6 +722,15 @@ def _typed(function, *arrays):
             ["b (F,)", "None"],
             id="linear of no bias",
         ),
+        *(
+            pytest.param(
+                lambda f=f: f(np.array([-3, 1])),
+                TypeError,
+                ["float32", "int64"],
+                id=f"{f.__name__} of whole numbers",
+            )
+            for f in (relu_forward, tanh_forward, logistic_forward, ops.relu6_forward, ops.leaky_relu_forward)
+        ),
         pytest.param(_conv(w=(6, 5, 3, 3)), ValueError, ["5", "4"], id="filters of other channels"),
         pytest.param(_conv(b=(5,)), ValueError, ["6", "5"], id="bias of other filters"),
         pytest.param(_conv(stride=0), ValueError, ["stride", "0"], id="stride 0"),
