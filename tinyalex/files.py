@@ -6,6 +6,7 @@ sweeps it away.
 
 import codecs
 import contextlib
+import errno
 import os
 from pathlib import Path
 
@@ -52,11 +53,14 @@ def write_array(path, array):
 def replacing(path, what="the file"):
     """Yield a binary file that lies beside its place, is flushed to the disk and then renamed.
 
-    Whatever happens, path holds the old contents or the new.
+    Whatever happens, path holds the old contents or the new.  OSError where it is no regular file, for a
+    device would be one afterwards.
     """
     path = Path(path)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")  # of this process: two may write one file
     try:
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "expected a regular file, found another kind")
         with open(part, "wb") as file:
             yield file
             file.flush()
