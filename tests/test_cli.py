@@ -619,6 +619,12 @@ REFUSED = [  # the command, and a part of the line
     (("predict", "{a}", "{index}"), "index.json: expected a picture"),
     (("predict", "{a}", "{nowhere}"), "nowhere: expected a picture: No such file or directory\n"),
     (("predict", "{a}", "{src}"), "src: expected a picture: found a folder\n"),
+    (
+        ("figure", "predictions", "{a}", "{data}", "--names", "{nowhere}", "--out", "{new}.png"),
+        "nowhere: expected a text file: No such file or directory\n",
+    ),
+    (("resume", "{index}"), "index.json/run.json: expected the settings of a run: Not a directory\n"),
+    (("docs", "{index}"), "index.json/tinyalex: Not a directory\n"),
     (("features", "{a}", "{data}", "{new}.npy", "--layer", "conv9"), "--layer: expected one of conv1"),
     (("features", "{a}", "{data}", "{nowhere}/f.npy"), "nowhere"),
     (("figure", "kernels", "{nowhere}"), "nowhere: expected a checkpoint"),

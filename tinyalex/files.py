@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tinyalex.errors import DataError
+from tinyalex.errors import DataError, reason
 
 JOINER = "\N{ZERO WIDTH JOINER}"  # of emoji
 
@@ -24,7 +24,7 @@ def read_text(path):
         is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         return data.decode("utf-16" if is_utf16 else "utf-8-sig")
     except (OSError, UnicodeError) as error:
-        raise DataError(f"{path}: expected a text file: {error}") from error
+        raise DataError(f"{path}: expected a text file: {reason(error)}") from error
 
 
 def printable(name):

@@ -13,7 +13,7 @@ from rich.text import Text
 from tinyalex import devices as device_names
 from tinyalex.cli import terminal
 from tinyalex.comm import launch
-from tinyalex.errors import DataError, few
+from tinyalex.errors import DataError, few, reason
 
 terminal.settle()
 console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
@@ -242,6 +242,8 @@ def print_error(error):
     """Print an error that a user can mend, without a traceback, in one line whatever names are in it."""
     from tinyalex.files import printable
 
+    if isinstance(error, OSError) and error.filename:
+        error = f"{error.filename}: {reason(error)}"
     error_console.print(Text.assemble(("error: ", "bold red"), printable(str(error))), soft_wrap=True)
 
 

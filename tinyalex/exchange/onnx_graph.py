@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tinyalex.errors import DataError
+from tinyalex.errors import DataError, reason
 
 MOST_MADE = 1 << 30  # bytes of constants that nodes may compute, in all
 SMALL = 64  # numbers in an array that sizes are computed with
@@ -236,7 +236,7 @@ class Graph:
         except (OSError, ValueError) as error:
             if isinstance(error, DataError):
                 raise
-            raise DataError(f"{shown}: its data cannot be read: {error}") from error
+            raise DataError(f"{shown}: its data cannot be read: {reason(error)}") from error
         if len(data) != nbytes:
             raise DataError(f"{shown}: expected {nbytes:,} bytes of {file.name}, found {len(data):,}")
         return data

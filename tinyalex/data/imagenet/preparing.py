@@ -23,9 +23,9 @@ from tinyalex.data import augment
 from tinyalex.data.imagenet import shards
 from tinyalex.data.imagenet.shards import FORMAT, VERSION
 from tinyalex.data.imagenet.sources import Entry, find_pictures, hold_out
-from tinyalex.data.pictures import read_picture, reason
+from tinyalex.data.pictures import read_picture
 from tinyalex.devices import cpu_count
-from tinyalex.errors import ArgumentError, DataError, few
+from tinyalex.errors import ArgumentError, DataError, few, reason
 from tinyalex.files import lock, printable, replacing, sweep, write_array, write_bytes, write_text
 
 
