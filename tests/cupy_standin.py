@@ -178,6 +178,9 @@ class ndarray:
     def __float__(self):
         return float(asnumpy(self))
 
+    def tolist(self):
+        return asnumpy(self).tolist()
+
 
 def arrays_in(value):
     if isinstance(value, ndarray):

@@ -321,11 +321,11 @@ def test_metrics_are_written_as_csv(world, tmp_path):
 
 
 def test_predict_prints_the_most_probable_classes(world, tmp_path):
-    """All four, the largest first; a name with brackets or colons is a name."""
-    odd = tmp_path / "bee[ant] [bold] :smile:.png"
+    """All four, the largest first; a name with brackets, colons or a line's end is a name."""
+    odd = tmp_path / "bee[ant] [bold] :smile:\n.png"
     Image.open(world.src / "val" / "bee" / "0.jpg").save(odd)
     printed = done("predict", world.a, odd, world.src / "val" / "ant" / "1.jpg").splitlines()
-    assert printed[0] == str(odd)
+    assert printed[0] == str(odd).replace("\n", r"\n")
     assert len(printed) == 10
     p = [percentages(line)[0] for line in printed[1:5]]
     assert p == sorted(p, reverse=True)
@@ -335,11 +335,12 @@ def test_predict_prints_the_most_probable_classes(world, tmp_path):
 
 
 def test_a_broken_picture_among_good_ones_is_named_and_the_others_are_classified(world, tmp_path):
-    (tmp_path / "bad.png").write_bytes(b"not a picture")
+    (tmp_path / "bad\n.png").write_bytes(b"not a picture")
     good = world.src / "val" / "ant" / "1.jpg", world.src / "val" / "bee" / "0.jpg"
-    code, printed, said = tinyalex("predict", world.a, good[0], tmp_path / "bad.png", good[1])
+    code, printed, said = tinyalex("predict", world.a, good[0], tmp_path / "bad\n.png", good[1])
     assert code == 1
-    assert said == f"error: {tmp_path / 'bad.png'}: expected a picture: cannot identify image file\n"
+    bad = tmp_path / r"bad\n.png"
+    assert said == f"error: {bad}: expected a picture: cannot identify image file\n"
     assert [line for line in printed.splitlines() if "%" not in line] == [str(path) for path in good]
 
 
@@ -618,6 +619,12 @@ REFUSED = [  # the command, and a part of the line
     (("predict", "{a}", "{index}"), "index.json: expected a picture"),
     (("predict", "{a}", "{nowhere}"), "nowhere: expected a picture: No such file or directory\n"),
     (("predict", "{a}", "{src}"), "src: expected a picture: found a folder\n"),
+    (
+        ("figure", "predictions", "{a}", "{data}", "--names", "{nowhere}", "--out", "{new}.png"),
+        "nowhere: expected a text file: No such file or directory\n",
+    ),
+    (("resume", "{index}"), "index.json/run.json: expected the settings of a run: Not a directory\n"),
+    (("docs", "{index}"), "index.json/tinyalex: Not a directory\n"),
     (("features", "{a}", "{data}", "{new}.npy", "--layer", "conv9"), "--layer: expected one of conv1"),
     (("features", "{a}", "{data}", "{nowhere}/f.npy"), "nowhere"),
     (("figure", "kernels", "{nowhere}"), "nowhere: expected a checkpoint"),

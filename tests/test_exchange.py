@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import re
 import sys
 from importlib.util import find_spec
@@ -12,7 +13,7 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
-from tinyalex import cli
+from tinyalex import cli, files
 from tinyalex.comm import Comm
 from tinyalex.data import imagenet
 from tinyalex.data import preprocessing as pictures
@@ -539,6 +540,23 @@ def test_the_file_that_is_read_is_not_written(command, caffe_and_data, tmp_path)
         assert "expected another file than the one that is read" in refused(command, net, out)
     assert net.read_bytes() == before
     assert "expected the name of a file in a folder that exists" in refused(command, net, tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")
+def test_what_is_no_regular_file_is_not_replaced(caffe_and_data, tmp_path):
+    """Else export to /dev/null, as root, would leave a file there, for every program."""
+    os.mkfifo(tmp_path / "fifo.onnx")
+    for command, out in (("export", "fifo.onnx"), ("import", "link.onnx")):
+        (tmp_path / "link.onnx").unlink(missing_ok=True)
+        (tmp_path / "link.onnx").symlink_to("fifo.onnx")
+        assert "found no regular file" in refused(command, caffe_and_data[0], tmp_path / out)
+        with pytest.raises(
+            OSError, match="expected a regular file, found another kind; the file was not written"
+        ):
+            files.write_text(tmp_path / out, "text")
+        assert (tmp_path / "fifo.onnx").is_fifo()
+        assert (tmp_path / "link.onnx").is_symlink()
+        assert {path.name for path in tmp_path.iterdir()} == {"fifo.onnx", "link.onnx"}
 
 
 def test_kernels_are_shown_in_their_colours_and_towers(tmp_path, monkeypatch):

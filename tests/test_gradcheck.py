@@ -802,6 +802,17 @@ def test_what_is_wrong_with_a_backward_is_said(backward, message):
     assert str(raised.value) == message
 
 
+def test_no_number_is_no_evidence():
+    """A gradient of none is never wrong: what is to be checked must have some."""
+    with pytest.raises(GradientError, match="x: expected at least one number, found none"):
+        check(
+            lambda x: (x * x, x),
+            lambda dy, x: {"x": 3 * x * dy},
+            {"x": np.zeros((3, 0))},
+            rng=np.random.default_rng(0),
+        )
+
+
 @pytest.mark.parametrize("linear", [("w",), "w", "weight", "xyz", ("x", "weight")])
 def test_linear_must_name_variables(linear):
     rng = np.random.default_rng(0)

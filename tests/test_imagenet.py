@@ -527,15 +527,19 @@ def test_held_out_pictures_are_val_with_the_classes_of_train(tmp_path):
 
 
 def test_names_of_every_kind_come_through(tmp_path):
-    """Emoji, a line's end, and bytes that are no text: as classes, and printable in the report."""
+    """Emoji, a line's end, and bytes that are no text: as classes, and printable wherever they are listed."""
     src = folders(tmp_path / "src", 2)
     names = ["\U0001f600", "a\nb", os.fsdecode(b"\xff")]
     for old, new in zip(CLASSES, names, strict=True):
         (src / old).rename(src / new)
+        (src / new / f"{new}\t.png").write_bytes(b"no")
     said = []
     prepare(src, tmp_path / "dst", report=lambda found: said.extend(found.lines()))
     assert imagenet.open(tmp_path / "dst").classes == tuple(sorted(names))
-    assert said[0] == "train: 6 pictures of 3 classes: a\\nb 2, \\udcff 2, \U0001f600 2"
+    assert said[0] == "train: 9 pictures of 3 classes: a\\nb 3, \\udcff 3, \U0001f600 3"
+    listed = (tmp_path / "dst" / "unreadable.txt").read_text(encoding="utf-8").splitlines()
+    shown = ["\\udcff", "a\\nb", "\U0001f600"]
+    assert [line.split("\t")[0] for line in listed] == [f"train/{name}/{name}\\t.png" for name in shown]
 
 
 def test_pictures_of_ilsvrc_are_not_turned_and_others_are(tmp_path):

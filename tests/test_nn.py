@@ -4,6 +4,7 @@ All run on NumPy, on the stand-in for CuPy and on GPUs.
 """
 
 import copy
+import json
 import math
 import pickle
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from tinyalex.comm import Comm, launch
 from tinyalex.devices import parse
 from tinyalex.errors import ArgumentError
 from tinyalex.gradcheck import check_layer
+from tinyalex.models import Network
 from tinyalex.nn import (
     LRN,
     Activate,
@@ -433,6 +435,30 @@ def test_a_network_can_be_copied_and_pickled():
                 how(net)
 
     launch(rank, parse("cpu:0,cpu:1"))
+
+
+def test_numpy_s_numbers_and_arrays_are_fields_and_sizes_too():
+    """And go into JSON, as a checkpoint has them."""
+    numpy_s = Network(
+        [
+            Conv2d(np.int64(4), np.int32(3), np.array([2, 1]), name="c"),
+            MaxPool(2, 2, ceil=np.True_, name="p"),
+            Linear(3),
+        ],
+        np.array([3, 9, 8]),
+    )
+    python_s = Network(
+        [Conv2d(4, 3, (2, 1), name="c"), MaxPool(2, 2, ceil=True, name="p"), Linear(3)],
+        (3, 9, 8),
+    )
+    assert json.dumps(numpy_s.to_json()) == json.dumps(python_s.to_json())
+    assert numpy_s.build().input_shape == (3, 9, 8)
+
+
+@pytest.mark.parametrize("shape", [(3, 0, 8), (3, -1, 8), (3.0, 9, 8), ("3", 9, 8), (), 3, None], ids=repr)
+def test_sizes_that_no_image_has_are_named(shape):
+    with pytest.raises(ArgumentError, match=r"input: expected sizes ≥ 1, \(C, H, W\) or \(D,\), found"):
+        Network([Linear(3)], shape).build()
 
 
 # ---- any number of ranks -------------------------------------------------------------------------------

@@ -472,8 +472,13 @@ REFUSED = {
         r"node 'n_conv1' \(Conv\): weights .* in 2 groups do not fit 3 channels",
     ),
     "weights that do not fit": (
-        lambda g: g.weight("w1", 8, 4, 5, 5),
+        lambda g: g.nodes[0].input.__setitem__(1, g.weight("wide", 8, 4, 5, 5)),
         r"conv1.*\(Conv\): weights .* 3 ch",
+    ),
+    "a tensor twice": (lambda g: g.weight("w1", 8, 3, 5, 5), "expected one tensor 'w1', found two"),
+    "a tensor named as an output": (
+        lambda g: g.weight("conv1", 8),
+        r"node 'n_conv1' \(Conv\): its output 'conv1' is another's too",
     ),
 }
 
@@ -487,6 +492,25 @@ def test_what_is_not_a_sequential_classifier_is_refused_with_its_node(what, tmp_
         path = changed(path, lambda g: (append("Softmax")(g), g.node("Relu", "last", "more")))
         message = r"node 'n_more' \(Relu\): expected nothing after the softmax"
     with pytest.raises(DataError, match=r"net\.onnx: .*" + message):
+        onnx_import.read(path)
+
+
+@pytest.mark.parametrize(
+    ("opsets", "message"),
+    [
+        ([99], r"expected an opset up to \d+, found 99: pip install --upgrade onnx"),
+        ([13, 9], "expected one opset of at least 1, found 13, 9"),
+        ([0], "expected one opset of at least 1, found 0"),
+    ],
+)
+def test_an_opset_that_is_not_known_is_refused(opsets, message, tmp_path):
+    path = towers_2012().write(tmp_path / "net.onnx")
+    model = onnx.load(path)
+    del model.opset_import[:]
+    domains = "", "ai.onnx"  # two names of the same
+    model.opset_import.extend(map(onnx.helper.make_opsetid, domains, opsets))
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(DataError, match=message):
         onnx_import.read(path)
 
 

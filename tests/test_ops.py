@@ -706,6 +706,31 @@ def _typed(function, *arrays):
         pytest.param(_conv(groups=3, w=(6, 1, 3, 3)), ValueError, ["4", "3"], id="channels in groups"),
         pytest.param(_conv(groups=4, w=(6, 1, 3, 3)), ValueError, ["6", "4"], id="filters in groups"),
         pytest.param(_conv(groups=0), ValueError, ["0"], id="no groups"),
+        pytest.param(
+            _conv(groups=1.0), ValueError, ["1.0 equal groups"], id="groups that are no whole number"
+        ),
+        pytest.param(_conv(w=(0, 4, 3, 3), b=(0,)), ValueError, ["0 filters"], id="no filters"),
+        pytest.param(
+            lambda: conv2d_forward(np.zeros((4, 8, 7, 2)), np.zeros((6, 4, 3, 3)), None),
+            ValueError,
+            ["bias b", "None"],
+            id="conv2d of no bias",
+        ),
+        pytest.param(
+            lambda: linear_forward(np.zeros((3, 2)), np.zeros((5, 3)), None),
+            ValueError,
+            ["b (F,)", "None"],
+            id="linear of no bias",
+        ),
+        *(
+            pytest.param(
+                lambda f=f: f(np.array([-3, 1])),
+                TypeError,
+                ["float32", "int64"],
+                id=f"{f.__name__} of whole numbers",
+            )
+            for f in (relu_forward, tanh_forward, logistic_forward, ops.relu6_forward, ops.leaky_relu_forward)
+        ),
         pytest.param(_conv(w=(6, 5, 3, 3)), ValueError, ["5", "4"], id="filters of other channels"),
         pytest.param(_conv(b=(5,)), ValueError, ["6", "5"], id="bias of other filters"),
         pytest.param(_conv(stride=0), ValueError, ["stride", "0"], id="stride 0"),
@@ -839,6 +864,34 @@ def test_bad_arguments_are_named(call, error, said, request, version):
     with pytest.raises(error) as caught:
         call()
     assert all(word in str(caught.value) for word in said), f"{caught.value} does not say {said}"
+
+
+@pytest.mark.parametrize(
+    "two", [np.int64(2), np.uint8(2), [2, 2], (np.int32(2), 2), np.array([2, 2]), np.array(2)], ids=repr
+)
+def test_whole_numbers_and_pairs_are_python_s_or_numpy_s(two):
+    x, w, b = (
+        normal(np.random.default_rng(k), shape) for k, shape in enumerate([(3, 7, 6, 2), (4, 3, 3, 3), 4])
+    )
+    for found, wanted in (
+        (conv2d_forward(x, w, b, stride=two), conv2d_forward(x, w, b, stride=2)),
+        (max_pool_forward(x, two, two), max_pool_forward(x, 2, 2)),
+        (avg_pool_forward(x, two, 1), avg_pool_forward(x, 2, 1)),
+    ):
+        assert (found[0] == wanted[0]).all()
+
+
+@pytest.mark.parametrize(
+    "two", [2.0, np.float32(2), True, np.True_, "2", None, (2,), {1, 2}, [2, 0]], ids=repr
+)
+def test_what_is_no_whole_number_and_no_pair_is_named(two):
+    x, w, b = np.zeros((3, 7, 6, 2)), np.zeros((4, 3, 3, 3)), np.zeros(4)
+    with pytest.raises(
+        ValueError, match=r"stride: expected a number ≥ 1, or two \(vertical, horizontal\), found"
+    ):
+        conv2d_forward(x, w, b, stride=two)
+    with pytest.raises(ValueError, match="window z: expected a number ≥ 1, or two"):
+        max_pool_forward(x, two, 2)
 
 
 # --- the three versions of a pair -----------------------------------------------------------------

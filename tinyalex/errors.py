@@ -1,5 +1,7 @@
 """The errors that a user can mend. The command line prints them without a traceback."""
 
+import re
+
 
 class TinyalexError(Exception):
     """Base of every error below: names the file or argument, what was expected, what was found."""
@@ -34,3 +36,10 @@ def few(names):
     if len(names) > 5:
         return f"{', '.join(names[:5])} and {len(names) - 5} more"
     return ", ".join(names) or "none"
+
+
+def reason(error):
+    """What an error says, in one line: the system's words alone, and no object's address, which changes."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(re.sub(r" <[^<>]* at 0x\w+>", "", str(error)).split()) or type(error).__name__

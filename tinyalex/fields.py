@@ -1,7 +1,6 @@
 """Fields that come from JSON or from a user: of their annotation's type, plain, finite."""
 
 import math
-import numbers
 from types import UnionType
 from typing import get_args, get_origin
 
@@ -91,11 +90,11 @@ def in_words(wanted):
 
 
 def plain_data(value):
-    """Return the value with lists as tuples, and NumPy's numbers as Python's."""
+    """Return the value with lists as tuples, and NumPy's numbers and arrays as Python's."""
+    if hasattr(value, "dtype"):
+        value = value.tolist()
     if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
         return tuple(map(plain_data, value))
-    if isinstance(value, numbers.Number) and hasattr(value, "dtype"):
-        return value.item()
     return value
 
 

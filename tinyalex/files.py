@@ -6,12 +6,13 @@ sweeps it away.
 
 import codecs
 import contextlib
+import errno
 import os
 from pathlib import Path
 
 import numpy as np
 
-from tinyalex.errors import DataError
+from tinyalex.errors import DataError, reason
 
 JOINER = "\N{ZERO WIDTH JOINER}"  # of emoji
 
@@ -23,7 +24,7 @@ def read_text(path):
         is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         return data.decode("utf-16" if is_utf16 else "utf-8-sig")
     except (OSError, UnicodeError) as error:
-        raise DataError(f"{path}: expected a text file: {error}") from error
+        raise DataError(f"{path}: expected a text file: {reason(error)}") from error
 
 
 def printable(name):
@@ -52,11 +53,14 @@ def write_array(path, array):
 def replacing(path, what="the file"):
     """Yield a binary file that lies beside its place, is flushed to the disk and then renamed.
 
-    Whatever happens, path holds the old contents or the new.
+    Whatever happens, path holds the old contents or the new.  OSError where it is no regular file, for a
+    device would be one afterwards.
     """
     path = Path(path)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")  # of this process: two may write one file
     try:
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "expected a regular file, found another kind")
         with open(part, "wb") as file:
             yield file
             file.flush()

@@ -95,7 +95,8 @@ def check(forward, backward, variables, *, rng, linear=(), directions=4):
     Raises GradientError if a gradient is wrong, is not finite, has not its variable's shape and dtype,
     differs when backward is called twice, is not 0 for dy = 0, if forward or backward returns something
     else than this, if y is not finite or has fewer digits than the variables, if an argument was written to,
-    or if every draw meets a kink.  Raises ValueError for a name or dtype that cannot be checked.
+    if a variable has no number, or if every draw meets a kink.  Raises ValueError for a name or dtype that
+    cannot be checked.
     """
     errors, kinks = {}, 0
     if not variables.keys() >= (linear := set(linear)):
@@ -233,6 +234,7 @@ def _check_contract(forward, backward, variables, rng):
         raise ArgumentError(f"expected gradients among {sorted(variables)}, found {sorted(first)}")
     for name, grad in first.items():
         x = variables[name]
+        _require(name, x.size, "expected at least one number, found none")
         same = (grad.shape, grad.dtype) == (x.shape, x.dtype)
         _require(name, same, f"{x.dtype} {x.shape}, but its gradient is {grad.dtype} {grad.shape}")
         _require(name, np.result_type(y.dtype, x.dtype) == y.dtype, f"{x.dtype}, but y is {y.dtype}")

@@ -13,7 +13,7 @@ from rich.text import Text
 from tinyalex import devices as device_names
 from tinyalex.cli import terminal
 from tinyalex.comm import launch
-from tinyalex.errors import DataError, few
+from tinyalex.errors import DataError, few, reason
 
 terminal.settle()
 console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
@@ -239,8 +239,12 @@ def scales_of(option, text, counts=None):
 
 
 def print_error(error):
-    """Print an error that a user can mend, without a traceback."""
-    error_console.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
+    """Print an error that a user can mend, without a traceback, in one line whatever names are in it."""
+    from tinyalex.files import printable
+
+    if isinstance(error, OSError) and error.filename:
+        error = f"{error.filename}: {reason(error)}"
+    error_console.print(Text.assemble(("error: ", "bold red"), printable(str(error))), soft_wrap=True)
 
 
 def named(classes, path):
@@ -271,8 +275,14 @@ def new_file(path, *read):
 
     read: the files (None: none) that the work reads, which it must not replace.
     """
-    if path.is_dir() or not path.name or not path.parent.is_dir():
-        found = "a folder" if path.is_dir() else f"no folder {path.parent}"
+    if not path.name or not path.parent.is_dir() or (path.exists() and not path.is_file()):
+        found = (
+            f"no folder {path.parent}"
+            if not path.exists()
+            else "a folder"
+            if path.is_dir()
+            else "no regular file"
+        )
         raise DataError(f"{path}: expected the name of a file in a folder that exists, found {found}")
     if path.exists() and any(other.exists() and path.samefile(other) for other in read if other):
         raise DataError(f"{path}: expected another file than the one that is read")

@@ -128,6 +128,7 @@ def predict(
 ):
     """Print the most probable classes of pictures; exit code 1 if one of them cannot be read."""
     from tinyalex import evaluate as testing
+    from tinyalex.files import printable
     from tinyalex.runs import trained as reading
     from tinyalex.runs.checkpoint import newest
 
@@ -146,9 +147,9 @@ def predict(
     classes = named(classes, names)
     readable = [picture for picture in images if picture not in unreadable]
     for picture, p in zip(readable, probabilities.T, strict=True):
-        console.print(str(picture))
+        console.print(printable(str(picture)))
         for k in p.argsort()[::-1][:top]:
-            console.print(f"  {p[k]:6.1%}  {classes[k]}")
+            console.print(f"  {p[k]:6.1%}  {printable(classes[k])}")
     for error in unreadable.values():
         print_error(error)
     if unreadable:

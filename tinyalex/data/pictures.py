@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import re
 import stat
 import warnings
 from functools import lru_cache
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tinyalex.errors import ArgumentError, DataError
+from tinyalex.errors import ArgumentError, DataError, reason
 
 # Left out of what Pillow opens: PostScript and Windows' metafiles run programs; for BUFR, GRIB, HDF5 and MPEG
 # there is no decoder; the others hold measurements, or thumbnails of other files.
@@ -100,13 +99,6 @@ def read_file(path, size=256, exif=True):
         raise
     except Exception as error:  # whatever a decoder makes of a damaged file
         raise DataError(f"{path}: expected a picture: {reason(error)}") from error
-
-
-def reason(error):
-    """What an error says, in one line, without the address of an object, which is another one every time."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return " ".join(re.sub(r" <[^<>]* at 0x\w+>", "", str(error)).split()) or type(error).__name__
 
 
 def _orientation(image):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tinyalex.errors import DataError
+from tinyalex.errors import DataError, reason
 
 MOST_MADE = 1 << 30  # bytes of constants that nodes may compute, in all
 SMALL = 64  # numbers in an array that sizes are computed with
@@ -45,15 +45,24 @@ class Graph:
 
     def __init__(self, onnx, path, model):
         self.onnx, self.path, self.graph = onnx, path, model.graph
-        self.opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
-        if self.opset < 1:
-            raise DataError(f"expected an opset of at least 1, found {self.opset}")
-        self.initializers = {tensor.name: tensor for tensor in self.graph.initializer}
+        opsets = [o.version for o in model.opset_import if o.domain in ("", "ai.onnx")] or [1]
+        self.opset = opsets[0]
+        if len(opsets) > 1 or self.opset < 1:
+            raise DataError(f"expected one opset of at least 1, found {', '.join(map(str, opsets))}")
+        if self.opset > (known := onnx.defs.onnx_opset_version()):
+            raise DataError(
+                f"expected an opset up to {known}, found {self.opset}: pip install --upgrade onnx"
+            )
+        self.initializers = {}
+        for tensor in self.graph.initializer:
+            if tensor.name in self.initializers:
+                raise DataError(f"expected one tensor {tensor.name!r}, found two")
+            self.initializers[tensor.name] = tensor
         self.makers, self.users = {}, {}  # of a value: the node; the list of nodes
         for node in self.graph.node:
             for name in node.output:
-                if name in self.makers:
-                    raise DataError(f"{called(node)}: its output {name!r} is another node's too")
+                if name in self.makers or name in self.initializers:
+                    raise DataError(f"{called(node)}: its output {name!r} is another's too")
                 if name:
                     self.makers[name] = node
             inner = [n for a in node.attribute for n in a.g.node] if node.op_type == "If" else []
@@ -227,7 +236,7 @@ class Graph:
         except (OSError, ValueError) as error:
             if isinstance(error, DataError):
                 raise
-            raise DataError(f"{shown}: its data cannot be read: {error}") from error
+            raise DataError(f"{shown}: its data cannot be read: {reason(error)}") from error
         if len(data) != nbytes:
             raise DataError(f"{shown}: expected {nbytes:,} bytes of {file.name}, found {len(data):,}")
         return data

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tinyalex import __version__, files
-from tinyalex.errors import DataError
+from tinyalex.errors import DataError, reason
 from tinyalex.lessons import course, marking, notebook, sandbox
 from tinyalex.lessons.checks import NOT_YET, PASSED, WRONG, Verdict
 from tinyalex.lessons.page import page
@@ -90,7 +90,7 @@ def _class(folder):
             f"{folder}: expected a class's folder, made by  tinyalex class new {folder}"
         ) from None
     except (ValueError, KeyError, TypeError, OSError) as error:
-        raise DataError(f"{path}: expected what `tinyalex class new` writes: {error}") from error
+        raise DataError(f"{path}: expected what `tinyalex class new` writes: {reason(error)}") from error
 
 
 # ---- collect

@@ -91,7 +91,7 @@ class Network(NamedTuple):
     def to_json(self) -> dict:
         """Return a dict of JSON's own types."""
         entries = [{"kind": type(x).__name__, "name": x.name, **x.data()} for x in named(self.layers)]
-        return {"input": list(self.input), "layers": entries}
+        return {"input": list(plain_data(self.input)), "layers": entries}
 
     @classmethod
     def from_json(cls, entry: dict) -> "Network":

@@ -75,7 +75,7 @@ class Layer:
             value = plain_data(getattr(self, f.name))
             setattr(self, f.name, value)
             if not fits(value, f.type):
-                raise self.error(f"{f.name}: expected {in_words(f.type)}, found {str(value)[:80]!r}")
+                raise self.error(f"{f.name}: expected {in_words(f.type)}, found {repr(value)[:80]}")
             try:
                 CHECKS.get(f.name, bool)(value)
             except ArgumentError as error:

@@ -10,6 +10,7 @@ import numpy as np
 
 from tinyalex.comm import Comm
 from tinyalex.errors import ArgumentError
+from tinyalex.fields import fits, plain_data
 from tinyalex.nn.later import on_towers
 from tinyalex.nn.layers import AllGather, Conv2d, Layer
 
@@ -63,7 +64,9 @@ def plan(layers: list[Layer], shape: tuple[int, ...], ranks: int = 1, parts: int
     the places at which the ranks meet are found, see `on_towers`.  Raises ArgumentError, naming the layer,
     where a layer cannot follow the one before, or cannot be shared by so many ranks.
     """
-    layers = named(layers)
+    layers, shape = named(layers), plain_data(shape)
+    if not fits(shape, tuple[int, ...]) or min(shape, default=0) < 1:
+        raise ArgumentError(f"input: expected sizes ≥ 1, (C, H, W) or (D,), found {str(shape)[:80]}")
     if ranks > 1 and not any(isinstance(layer, AllGather) for layer in layers):
         layers = on_towers(layers, ranks)
     placed, split = [], False
@@ -71,7 +74,7 @@ def plan(layers: list[Layer], shape: tuple[int, ...], ranks: int = 1, parts: int
         if isinstance(layer, Conv2d):
             layer.need_dx = layer is not layers[0]
         y, after = layer.place(shape, split, ranks), layer.splits(split, ranks)
-        placed.append(Placed(layer, tuple(shape), y, split, after, ranks, parts))
+        placed.append(Placed(layer, shape, y, split, after, ranks, parts))
         shape, split = y, after
     if split:
         raise layer.error(

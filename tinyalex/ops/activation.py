@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyalex.memory import empty, zeros
-from tinyalex.ops.checks import check_dy, xp_of
+from tinyalex.ops.checks import check_dy, same_dtype, xp_of
 from tinyalex.ops.cuda import activation as cuda
 
 __all__ = [
@@ -33,7 +33,7 @@ def relu_forward(x, out=None):
     x: any shape, float32 or float64.  Returns (y, cache), y shaped like x; the cache is y, as y > 0
     exactly where x > 0.
     """
-    if xp_of(x) is not np:
+    if same_dtype("relu", x=x) is not np:
         y = cuda.activate(cuda.RELU, x, out)
         return y, y
     y = np.maximum(x, zeros(np, x.shape[1:], x.dtype), out=out)  # an array: with a number, four times as slow
@@ -51,7 +51,7 @@ def relu_backward(dy, y, out=None):
 
 def tanh_forward(x, a=1.0, b=1.0, out=None):
     """y = a tanh(b x).  Returns (y, cache); the cache is y."""
-    if xp_of(x) is not np:
+    if same_dtype("tanh", x=x) is not np:
         y = cuda.activate(cuda.TANH, x, out, a, b)
         return y, y
     if b != 1:
@@ -78,7 +78,7 @@ def tanh_backward(dy, y, a=1.0, b=1.0, out=None):
 
 def logistic_forward(x, out=None):
     """y = 1 / (1 + exp(-x)) = (1 + tanh(x/2)) / 2, which overflows for no x.  The cache is y."""
-    if xp_of(x) is not np:
+    if same_dtype("logistic", x=x) is not np:
         y = cuda.activate(cuda.LOGISTIC, x, out)
         return y, y
     half = x.dtype.type(0.5)

@@ -20,11 +20,12 @@ def xp_of(*arrays):
 
 
 def same_dtype(operation, **arrays):
-    """Raise TypeError, naming each argument, unless all arrays (None apart) are of one float dtype."""
-    dtypes = {a.dtype.type for a in arrays.values() if a is not None}
+    """Return the arrays' module; TypeError, naming each, unless all (None apart) are of one float dtype."""
+    xp, dtypes = xp_of(*arrays.values()), {a.dtype.type for a in arrays.values() if a is not None}
     if len(dtypes) > 1 or not dtypes <= REALS:
         found = ", ".join(f"{name} is {a.dtype.name}" for name, a in arrays.items() if a is not None)
         raise TypeError(f"{operation}: expected arguments all float32 or all float64, found: {found}")
+    return xp
 
 
 def check_dy(operation, dy, shape, dtype):

@@ -36,7 +36,7 @@ from tinyalex.ops import strips, winograd
 from tinyalex.ops.activation import Activation
 from tinyalex.ops.checks import check_dy, same_dtype, xp_of
 from tinyalex.ops.cuda import conv as cuda
-from tinyalex.ops.windows import four_pads, output_size, two_of
+from tinyalex.ops.windows import four_pads, output_size, two_of, whole_numbers
 
 __all__ = ["conv2d_backward", "conv2d_forward"]
 
@@ -61,7 +61,7 @@ def check_conv2d(x, w, b, stride, pad, groups):
     if x.ndim != 4 or w.ndim != 4:
         raise ArgumentError(f"conv2d: expected x (C,H,W,N) and w (F,C,KH,KW), found {x.shape} and {w.shape}")
     C, F, CG = len(x), *w.shape[:2]
-    if groups < 1 or C % groups or F % groups:
+    if whole_numbers(groups, 1) is None or groups < 1 or not C * F or C % groups or F % groups:
         raise ArgumentError(f"conv2d: {C} channels and {F} filters cannot be cut into {groups} equal groups")
     if CG * groups != C:
         raise ArgumentError(

@@ -30,10 +30,9 @@ class LinearCache(NamedTuple):
 def check_linear(x, w, b):
     """Raise unless x (D,N), w (F,D) and b (F,) fit together."""
     same_dtype("linear", x=x, w=w, b=b)
-    if x.ndim != 2 or w.ndim != 2 or x.shape[0] != w.shape[1] or b.shape != w.shape[:1]:
-        raise ArgumentError(
-            f"linear: expected x (D,N), w (F,D), b (F,), found {x.shape}, {w.shape}, {b.shape}"
-        )
+    found = [getattr(a, "shape", a) for a in (x, w, b)]  # b may be None
+    if x.ndim != 2 or w.ndim != 2 or x.shape[0] != w.shape[1] or found[2] != w.shape[:1]:
+        raise ArgumentError(f"linear: expected x (D,N), w (F,D), b (F,), found {', '.join(map(str, found))}")
 
 
 def linear_forward(x, w, b, activation=None):

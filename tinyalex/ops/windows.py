@@ -1,8 +1,7 @@
 """Windows placed every s pixels along one side of a picture: how many there are, and where they meet it."""
 
-from numbers import Integral
-
 from tinyalex.errors import ArgumentError
+from tinyalex.fields import plain_data
 
 __all__ = ["four_pads", "output_size", "pooled_size", "two_of"]
 
@@ -24,13 +23,12 @@ def two_of(value, what):
 
 
 def whole_numbers(value, count):
-    """Return so many Python ints, given as one of them or as all, of any integer type; else None."""
+    """Return so many ints, given as one of them or as all, Python's or NumPy's; else None."""
     if type(value) is int:
         return (value,) * count
-    numbers = (value,) * count if isinstance(value, Integral) else value
-    if not isinstance(numbers, tuple | list) or len(numbers) != count:
-        return None
-    return tuple(map(int, numbers)) if all(isinstance(n, Integral) for n in numbers) else None
+    value = plain_data(value)
+    numbers = value if isinstance(value, tuple) else (value,) * count
+    return numbers if len(numbers) == count and all(type(n) is int for n in numbers) else None
 
 
 def output_size(size, window, stride, before, after, what="conv2d"):

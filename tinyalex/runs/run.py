@@ -24,7 +24,7 @@ import numpy as np
 
 from tinyalex import files
 from tinyalex.data import Images
-from tinyalex.errors import ArgumentError, DataError
+from tinyalex.errors import ArgumentError, DataError, reason
 from tinyalex.evaluate import errors, probabilities
 from tinyalex.ops.cuda.pictures import feed
 from tinyalex.optim import SGD
@@ -149,7 +149,7 @@ def settings_of(out):
         found = "pictures that `tinyalex prepare` made" if data else "no such file"
         raise DataError(f"{path}: expected the settings of a run, found {found}") from None
     except (OSError, ValueError, RecursionError) as error:  # DataError too
-        raise DataError(f"{path}: expected the settings of a run: {error}") from error
+        raise DataError(f"{path}: expected the settings of a run: {reason(error)}") from error
 
 
 def metrics(out):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyalex.data.preprocessing import Pictures
-from tinyalex.errors import ArgumentError, DataError
+from tinyalex.errors import ArgumentError, DataError, reason
 from tinyalex.models import NETWORKS, Network, make
 from tinyalex.runs import checkpoint
 from tinyalex.runs.settings import Settings
@@ -125,4 +125,4 @@ def _from_json(path):
     try:
         return Network.from_json(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError) as error:  # DataError too
-        raise DataError(f"{path}: expected a network as JSON: {error}") from error
+        raise DataError(f"{path}: expected a network as JSON: {reason(error)}") from error

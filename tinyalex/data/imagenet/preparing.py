@@ -23,10 +23,10 @@ from tinyalex.data import augment
 from tinyalex.data.imagenet import shards
 from tinyalex.data.imagenet.shards import FORMAT, VERSION
 from tinyalex.data.imagenet.sources import Entry, find_pictures, hold_out
-from tinyalex.data.pictures import read_picture, reason
+from tinyalex.data.pictures import read_picture
 from tinyalex.devices import cpu_count
-from tinyalex.errors import ArgumentError, DataError, few
-from tinyalex.files import lock, replacing, sweep, write_array, write_bytes, write_text
+from tinyalex.errors import ArgumentError, DataError, few, reason
+from tinyalex.files import lock, printable, replacing, sweep, write_array, write_bytes, write_text
 
 
 class Prepared(NamedTuple):
@@ -303,7 +303,7 @@ def _write_shard(job):
             except MemoryError:
                 raise
             except Exception as error:  # whatever a decoder makes of a damaged file
-                unreadable.append(f"{entry.name}\t{type(error).__name__}: {reason(error)}")
+                unreadable.append(f"{printable(entry.name)}\t{type(error).__name__}: {reason(error)}")
                 continue
             file.write(picture)
             digest.update(picture)
