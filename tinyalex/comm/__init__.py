@@ -177,9 +177,7 @@ class Comm:
         self.ledger[self.label, collective] += nbytes
 
 
-def launch(
-    fn: Callable, devices: str | list[Device], parts: int | None = None, processes: bool = False
-) -> list:
+def launch(fn: Callable, devices: str | list[Device], parts: int | None = None, processes=False) -> list:
     """Run fn(comm) on every device at once; return the list of what this process's ranks returned.
 
     devices: a list of `Device`, or a text as `tinyalex.devices` describes it ("cpu:0,cpu:1", "cpu", "cuda:0",
