@@ -1,5 +1,6 @@
 """Ranks that are processes: the bits of threads, and how they end."""
 
+import contextlib
 import gc
 import os
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import mpi_ranks
 import numpy as np
@@ -20,11 +22,20 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="on Linux only; 
 
 def on(size, fn):
     """Run fn on so many processes, and be sure that none is left."""
+    before = children()
     try:
         return launch(fn, ",".join(f"cpu:{k}" for k in range(size)), processes=True)
     finally:
-        with pytest.raises(ChildProcessError):  # there is none
-            os.waitpid(-1, os.WNOHANG)
+        assert children() <= before
+
+
+def children():
+    """The processes that are children of this one."""
+    found = set()
+    for path in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # the thread has ended
+            found |= set(path.read_text().split())
+    return found
 
 
 def descriptors():
