@@ -13,9 +13,9 @@ normalization, the exchange, the update.  Most convolutions take fewer multiplic
 (`ops.winograd`), so a step can reach more than 1 of the limit, and a layer more GFLOP/s than the processor
 has: both count im2col's arithmetic.
 
-**Memory** is the largest resident set, those of all processes that are ranks added up, so that what they share
-counts more than once; **page faults** are those of a step: each is 4 KiB of memory that the system had to find
-and clear.
+**Memory** is the largest resident set, those of all processes that are ranks added up, so that what they
+share counts more than once; **page faults** are those of a step: each is 4 KiB of memory that the system had
+to find and clear.
 """
 
 import json
