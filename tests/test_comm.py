@@ -30,6 +30,9 @@ def on(size, fn):
     try:
         return launch(lambda comm: fn(OnHost(comm)), parse(backends.names(size)))
     finally:
+        late = time.monotonic() + 2
+        while threading.active_count() > before and time.monotonic() < late:
+            time.sleep(0.001)  # a pool's thread ends soon after the pool is let go
         assert threading.active_count() == before
 
 
