@@ -276,13 +276,9 @@ def new_file(path, *read):
     read: the files (None: none) that the work reads, which it must not replace.
     """
     if not path.name or not path.parent.is_dir() or (path.exists() and not path.is_file()):
-        found = (
-            f"no folder {path.parent}"
-            if not path.exists()
-            else "a folder"
-            if path.is_dir()
-            else "no regular file"
-        )
+        found = "a folder" if path.is_dir() else "no regular file"
+        if not path.exists():
+            found = f"no folder {path.parent}"
         raise DataError(f"{path}: expected the name of a file in a folder that exists, found {found}")
     if path.exists() and any(other.exists() and path.samefile(other) for other in read if other):
         raise DataError(f"{path}: expected another file than the one that is read")

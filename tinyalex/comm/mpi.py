@@ -127,7 +127,18 @@ class MPIComm(Comm):
 
 
 def _wait(request):
-    while not any(request.Test() for _ in range(POLLS)):
+    until(request.Test)
+
+
+def until(ask):
+    """Ask again and again, and sleep in between, until the answer is not false; return it.
+
+    A process that waited asleep for another's message would be woken on the other's core.
+    """
+    while True:
+        for _ in range(POLLS):
+            if answer := ask():
+                return answer
         time.sleep(PAUSE)
 
 

@@ -27,11 +27,11 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyalex.comm import Comm, threads
+from tinyalex.comm.mpi import until
 from tinyalex.comm.threads import Stopped
 from tinyalex.errors import DeviceError
 from tinyalex.memory import empty
 
-POLLS, PAUSE = 100, 5e-5  # questions before a rank that waits sleeps for so many seconds
 PATIENCE = 4  # seconds that the other ranks have to end where one has failed
 
 
@@ -157,7 +157,7 @@ def _send(peer, thing, descriptors=()):
 def _receive(peer):
     """Return (the thing, the file descriptors) that a peer has sent."""
     try:
-        length, descriptors = _soon(peer)
+        length, descriptors = until(lambda: _arrived(peer))
         if not length:
             raise Stopped
         left, data = int.from_bytes(length, "little"), []
@@ -171,16 +171,10 @@ def _receive(peer):
     return pickle.loads(b"".join(data)), descriptors
 
 
-def _soon(peer):
-    """Read the length of a thing, and the file descriptors that come with it; ask again and again.
-
-    A process that the other's message had to wake would be woken on the other's core.
-    """
-    while True:
-        for _ in range(POLLS):
-            with suppress(BlockingIOError):
-                return socket.recv_fds(peer, 8, 1, socket.MSG_DONTWAIT)[:2]
-        time.sleep(PAUSE)
+def _arrived(peer):
+    """Return a thing's length, and the file descriptors that come with it; None if it is not here yet."""
+    with suppress(BlockingIOError):
+        return socket.recv_fds(peer, 8, 1, socket.MSG_DONTWAIT)[:2]
 
 
 def launch(fn, devices):

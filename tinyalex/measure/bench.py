@@ -113,7 +113,7 @@ def measure(
         steps = comm.share(max(1, math.ceil(ROUND / (perf_counter() - start))))
         found = {"ranks": comm.size, "steps_a_round": steps, "seconds": [], "faults": []}
         found["flop"] = 0 if layer or forward else _flop(work)
-        found["peak_bytes"] = peak_bytes() and _of_all(comm, peak_bytes())
+        found["peak_bytes"] = _of_all(comm, peak_bytes())
         if on_round and comm.rank == 0:
             on_round(-1)
         rival = nullcontext()
@@ -150,8 +150,8 @@ def measure(
 
 
 def _of_all(comm, count):
-    """Sum what this process counts over the processes that the ranks are; on a GPU, this one's."""
-    if comm.device.kind != "cpu":
+    """Sum what this process counts (None: it cannot) over those that the ranks are; on a GPU, this one's."""
+    if count is None or comm.device.kind != "cpu":
         return count
     process = hash((os.getpid(), socket.gethostname()))
     return sum(dict(comm.all_gather(np.array([[process, count]])).tolist()).values())
