@@ -8,6 +8,8 @@ small ones as one likes, and `np.matmul` does them all in one call.
 
 import numpy as np
 
+from tinyalex.memory import empty
+
 MOST = 10**6  # multiply-adds of a piece
 MOST_SUMS = 1200  # of a piece of a · bᵀ
 LEAST_ROWS, LEAST_COLUMNS = 8, 64  # of a piece: with fewer, calling BLAS takes longer than what it does
@@ -25,8 +27,10 @@ def product_of_transposed(a, b):
     rows = next((r for r in range(min(M, MOST_SUMS // N), LEAST_ROWS - 1, -1) if M % r == 0), M)
     pieces = _pieces(n, rows * N) if rows < M else 1
     a = _cut(a, pieces).reshape(*leading, pieces, M // rows, rows, n // pieces)
-    found = np.matmul(a, _cut(b, pieces)[..., None, :, :].swapaxes(-1, -2))
-    return found.reshape(*leading, pieces, M, N).sum(axis=-3)
+    found = empty(np, (*a.shape[:-1], N), a.dtype)
+    np.matmul(a, _cut(b, pieces)[..., None, :, :].swapaxes(-1, -2), out=found)
+    found = found.reshape(*leading, pieces, M, N)
+    return found.sum(axis=-3) if pieces > 1 else found[..., 0, :, :]
 
 
 def _pieces(n, multiply_adds):

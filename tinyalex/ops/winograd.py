@@ -56,7 +56,7 @@ SIDE = 4  # outputs of a tile, in each direction: with 5, float32's rounding is 
 POINTS = {3: (0.75, 1.5), 5: (0.5, 1.0, 2.0)}
 LEAST = 8  # C·F / (C + F): the smallest ratio at which the products saved outweigh the transforms
 PRODUCTS_BYTES = 64 << 20  # of the operands and results of one block of tiles: long products
-TRANSFORM_BYTES = 1 << 21  # of what lies between rows and columns: it stays in a core's second-level cache
+TRANSFORM_BYTES = 1 << 20  # of what lies between rows and columns: it stays in a core's second-level cache
 
 
 def pays(w, stride, groups):
@@ -99,7 +99,10 @@ def convolve_backward(g, x, w, pads, dx):
 def _filters(w):
     """U = G w Gᵀ: (F,C,k,k) → (n², F, C)."""
     F, C, k, _ = w.shape
-    return np.matmul(_matrices(k, w.dtype)[2], w.reshape(F * C, k * k).T).reshape(-1, F, C)
+    G = _matrices(k, w.dtype)[2]
+    U = empty(np, (len(G), F, C), w.dtype)
+    np.matmul(G, w.reshape(F * C, k * k).T, out=U.reshape(-1, F * C))
+    return U
 
 
 @functools.cache
