@@ -11,6 +11,7 @@ import numpy as np
 
 from tinyalex.errors import ArgumentError
 from tinyalex.memory import zeros
+from tinyalex.ops.checks import xp_of
 from tinyalex.ops.cuda.sgd import Update
 
 BLOCK = 1 << 18  # numbers: their arrays stay in cache; with fewer, two ranks often wait for Python's lock
@@ -41,10 +42,8 @@ class SGD:
         self.model, self.rate, self.momentum, self.decay = model, rate, momentum, decay
         self.bias_rate, self.decay_biases = bias_rate, decay_biases
         self.scale, self.decays = scale or {}, decays or {}
-        self.velocity = {}
-        for name, layer, key in model.learned():
-            w = layer.params[key]
-            self.velocity[name] = zeros(model.comm.device.xp, w.shape, w.dtype)
+        weights = {name: layer.params[key] for name, layer, key in model.learned()}
+        self.velocity = {name: zeros(xp_of(w), w.shape, w.dtype) for name, w in weights.items()}
         self._on_gpu = {}  # the `Update` of a GPU's arrays, by the name of the first
         layers = {name.rpartition(".")[0] for name in self.velocity}
         known = {"scale": (self.scale, layers | self.velocity.keys()), "decays": (self.decays, layers)}

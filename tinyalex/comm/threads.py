@@ -49,10 +49,6 @@ class ThreadComm(Comm):
         self._leave()
         return out
 
-    def share(self, obj):
-        """Return rank 0's Python object on every rank: threads just read it."""
-        return self._tell(obj)[0]
-
     def _tell(self, thing):
         things = self._show(thing, self._shared.slots)
         self._wait()

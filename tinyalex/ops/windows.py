@@ -24,8 +24,6 @@ def two_of(value, what):
 
 def whole_numbers(value, count):
     """Return so many ints, given as one of them or as all, Python's or NumPy's; else None."""
-    if type(value) is int:
-        return (value,) * count
     value = plain_data(value)
     numbers = value if isinstance(value, tuple) else (value,) * count
     return numbers if len(numbers) == count and all(type(n) is int for n in numbers) else None
