@@ -46,7 +46,8 @@ class ThreadComm(Comm):
 
     def _end(self, out):
         """Wait until everybody has read what was shown: only then may its owner write to it, or free it."""
-        self._leave()
+        self._show(None, self._shared.left)
+        self._shared.slots[self.rank] = self._shared.parts[self.rank] = None
         return out
 
     def _tell(self, thing):
@@ -72,10 +73,6 @@ class ThreadComm(Comm):
         for _, event in slots:
             self.device.wait(event)
         return [shown for shown, _ in slots]
-
-    def _leave(self):
-        self._show(None, self._shared.left)
-        self._shared.slots[self.rank] = self._shared.parts[self.rank] = None
 
     def _wait(self):
         try:

@@ -28,9 +28,20 @@ def same_dtype(operation, **arrays):
     return xp
 
 
-def check_dy(operation, dy, shape, dtype):
-    """Raise unless the gradient dy that comes back has the shape and dtype of the output that went out."""
-    if dy.shape != tuple(shape):
-        raise ArgumentError(f"{operation}: expected dy of shape {tuple(shape)}, found {dy.shape}")
+def check_axes(operation, name, array, axes):
+    """Raise unless an array, an argument of this name, has so many axes as these: "C,H,W,N"."""
+    if array.ndim != len(axes.split(",")):
+        raise ArgumentError(f"{operation}: expected {name} ({axes}), found shape {array.shape}")
+
+
+def check_dy(operation, dy, shape, dtype, *others):
+    """Return the module of dy and the others, which backward computes with.
+
+    Raises unless the gradient dy that comes back has the shape and dtype of the output that went out.
+    """
+    found = getattr(dy, "shape", type(dy).__name__)
+    if found != tuple(shape):
+        raise ArgumentError(f"{operation}: expected dy of shape {tuple(shape)}, found {found}")
     if dy.dtype != dtype:
         raise TypeError(f"{operation}: expected dy of {dtype}, found {dy.dtype}")
+    return xp_of(dy, *others)

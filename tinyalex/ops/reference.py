@@ -314,8 +314,7 @@ def logistic_backward(dy, x):
 def linear(x, w, b):
     """y[f,n] = b[f] + sum over d of w[f,d] x[d,n].  x (D,N), w (F,D), b (F,); returns y (F,N)."""
     x, w, b = _float64(x), _float64(w), _float64(b)
-    F, D = w.shape
-    N = x.shape[1]
+    (F, D), N = w.shape, x.shape[1]
     y = np.zeros((F, N))
     for f, n in np.ndindex(F, N):
         y[f, n] = b[f] + sum(w[f, d] * x[d, n] for d in range(D))
