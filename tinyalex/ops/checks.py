@@ -12,10 +12,8 @@ REALS = {np.float32, np.float64}
 def xp_of(*arrays):
     """Return the module, numpy or cupy, whose arrays these are; mixing the two raises TypeError."""
     modules = {type(a).__module__.partition(".")[0] for a in arrays if a is not None}
-    if modules == {"numpy"}:
-        return np
-    if modules == {"cupy"}:
-        return sys.modules["cupy"]
+    if modules in ({"numpy"}, {"cupy"}):
+        return sys.modules[modules.pop()]
     raise TypeError(f"expected arrays of numpy or of cupy, all of one kind, found {sorted(modules)}")
 
 

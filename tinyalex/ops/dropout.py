@@ -63,7 +63,7 @@ def dropout_forward(x, mask, keep=0.5, train=True, inverted=False):
     """y = x · mask · scale; without training, mask is None and y = x · scale.
 
     x: any shape.  mask: boolean, shaped like x, True = kept.  Returns (y, cache), y shaped like x.
-    Raises ValueError for keep outside (0, 1], or a mask of another shape.
+    Raises ValueError for keep outside (0, 1], or a mask of another shape or dtype.
     """
     cache = dropout_cache(x, mask, keep, train, inverted)
     return dropout_backward(x, cache), cache

@@ -35,7 +35,7 @@ def im2col(x, kh, kw, stride=1, pad=0, fill=0):
 def col2im(cols, x_shape, kh, kw, stride=1, pad=0):
     """Add every column back where im2col copied it from: im2col's transpose.
 
-    cols: (C·KH·KW, OH·OW·N).  Returns (C,H,W,N) = x_shape.
+    cols: (C·KH·KW, OH·OW·N).  Returns (C,H,W,N) = x_shape.  Raises ValueError for columns of other shapes.
     """
     geometry = _geometry("col2im", x_shape, kh, kw, stride, pad)
     wanted, found = (x_shape[0] * kh * kw, math.prod(geometry[3]) * x_shape[3]), np.shape(cols)
