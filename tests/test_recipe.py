@@ -277,6 +277,10 @@ def test_caffe_is_bvlc_alexnet():
         ({"decays": {"fc8": -1.0}}, "decay of fc8: expected a finite number ≥ 0, found -1.0"),
         ({"noise": float("nan")}, "noise: expected a finite number ≥ 0, found nan"),
         ({"schedule": (Change(2, rate=-1.0),)}, "schedule: epoch 2: rate: expected a finite number ≥ 0"),
+        ({"schedule": (Change(2, pictures=0),)}, "schedule: epoch 2: pictures: expected a whole number ≥ 1"),
+        ({"schedule": (Change(-1, rate=0.1),)}, "schedule: expected an epoch, 0, 1, 2, …, found -1"),
+        ({"data_batch": 0}, "data_batch: expected a whole number ≥ 1, found 0"),
+        ({"batch": 2.0}, "batch: expected a whole number ≥ 1, found 2.0"),
         ({"schedule": (Change(2, noise=-1.0),)}, "schedule: epoch 2: noise: expected a finite number ≥ 0"),
         (
             {"schedule": (Change(2, scale={"fc8": float("nan")}),)},

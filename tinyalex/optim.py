@@ -59,9 +59,10 @@ class SGD:
     def _check(self):
         """Raise unless all rates, factors and decays are finite and ≥ 0; a schedule may set them anew."""
         bias_rate = self.rate if self.bias_rate is None else self.bias_rate
-        not_negative(rate=self.rate, bias_rate=bias_rate, momentum=self.momentum, decay=self.decay)
-        not_negative(**{f"scale of {name}": factor for name, factor in self.scale.items()})
-        not_negative(**{f"decay of {name}": decay for name, decay in self.decays.items()})
+        numbers = {"rate": self.rate, "bias_rate": bias_rate, "momentum": self.momentum, "decay": self.decay}
+        numbers |= {f"scale of {name}": factor for name, factor in self.scale.items()}
+        numbers |= {f"decay of {name}": decay for name, decay in self.decays.items()}
+        not_negative(numbers)
 
     def rate_of(self, name: str) -> float:
         """Return ε for a parameter, by its name."""

@@ -168,21 +168,24 @@ def recipe_of(recipe, network="paper", noise=None, **changes):
 
 def check(recipe):
     """Raise ArgumentError, naming the field, for a number of a recipe that nothing can be trained by."""
-    for name in ("batch", "epochs", "patience"):
-        number = getattr(recipe, name)
+    whole = {"batch": recipe.batch, "epochs": recipe.epochs, "patience": recipe.patience}
+    numbers = {name: getattr(recipe, name) for name in ("rate", "momentum", "decay", "bias_rate_factor")}
+    numbers |= {f"decay of {layer}": decay for layer, decay in (recipe.decays or {}).items()}
+    numbers["noise"] = recipe.augmentation.noise
+    if recipe.data_batch is not None:
+        whole["data_batch"] = recipe.data_batch
+    for change in recipe.schedule or ():
+        if type(change.epoch) is not int or change.epoch < 0:
+            raise ArgumentError(f"schedule: expected an epoch, 0, 1, 2, …, found {change.epoch!r}")
+        where = f"schedule: epoch {change.epoch}"
+        numbers |= {f"{where}: scale of {name}": factor for name, factor in (change.scale or {}).items()}
+        for name in ("rate", "noise", "pictures"):
+            if getattr(change, name) is not None:
+                (whole if name == "pictures" else numbers)[f"{where}: {name}"] = getattr(change, name)
+    not_negative(numbers)
+    for name, number in whole.items():
         if type(number) is not int or number < 1:
             raise ArgumentError(f"{name}: expected a whole number ≥ 1, found {number!r}")
-    not_negative(
-        **{name: getattr(recipe, name) for name in ("rate", "momentum", "decay", "bias_rate_factor")}
-    )
-    not_negative(**{f"decay of {layer}": decay for layer, decay in (recipe.decays or {}).items()})
-    not_negative(noise=recipe.augmentation.noise)
-    for change in recipe.schedule or ():
-        numbers = {f"scale of {name}": factor for name, factor in (change.scale or {}).items()}
-        numbers |= {
-            name: getattr(change, name) for name in ("rate", "noise") if getattr(change, name) is not None
-        }
-        not_negative(**{f"schedule: epoch {change.epoch}: {name}": n for name, n in numbers.items()})
 
 
 def pictures_of(recipe, epoch, count):
