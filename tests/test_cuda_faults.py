@@ -36,7 +36,7 @@ def no_wait_before_reading(patch):
 
 
 def no_wait_before_writing(patch):
-    patch.setattr(ThreadComm, "_leave", lambda self: self._wait())
+    patch.setattr(ThreadComm, "_end", lambda self, out: self._wait() or out)
 
 
 def implicit_host_copy(patch):

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from tinyalex import ops
 from tinyalex.comm import launch
 from tinyalex.devices import parse
+from tinyalex.errors import ArgumentError
 from tinyalex.ops import (
     ACTIVATIONS,
     chosen,
@@ -855,6 +856,68 @@ def _typed(function, *arrays):
             ["4"],
             id="top-k of label K",
         ),
+        *(
+            pytest.param(call, error, said, id=name)
+            for name, call, error, said in [
+                (
+                    "mask of whole numbers",
+                    lambda: dropout_forward(np.ones((4, 3)), np.ones((4, 3), int)),
+                    ValueError,
+                    ["bool (4, 3)", "int64 (4, 3)"],
+                ),
+                ("softmax of no class", lambda: softmax(np.ones((0, 3))), ValueError, ["logits", "(0, 3)"]),
+                ("softmax of one number", lambda: softmax(np.ones(())), ValueError, ["logits (K, …)", "()"]),
+                ("softmax of ints", lambda: softmax(np.ones((4, 3), int)), TypeError, ["logits is int64"]),
+                (
+                    "lrn of no channels",
+                    lambda: lrn_forward(np.ones((0, 3, 4, 2))),
+                    ValueError,
+                    ["0 channels"],
+                ),
+                ("lrn of half a map", lambda: lrn_forward(np.ones((4, 3, 4, 2)), n=2.5), ValueError, ["2.5"]),
+                (
+                    "means of no pixels",
+                    lambda: ops.global_avg_pool_forward(np.ones((4, 0, 3, 2))),
+                    ValueError,
+                    ["(4, 0, 3, 2)"],
+                ),
+                ("im2col", lambda: im2col(np.ones((4, 3, 2)), 2, 2), ValueError, ["(C,H,W,N)", "(4, 3, 2)"]),
+                ("col2im of x", lambda: col2im(np.ones((8, 6)), (4, 3), 2, 2), ValueError, ["x (C,H,W,N)"]),
+                (
+                    "col2im of other columns",
+                    lambda: col2im(np.ones((6, 8)), (2, 3, 4, 1), 2, 2),
+                    ValueError,
+                    ["cols of shape (8, 6)", "(6, 8)"],
+                ),
+            ]
+        ),
+        *(
+            pytest.param(
+                lambda total=total: softmax_loss_forward(np.ones((4, 2)), np.array([0, 3]), total),
+                ValueError,
+                ["total", repr(total)],
+                id=f"loss of {total} images",
+            )
+            for total in (0, -1, 1.5, np.inf, np.nan, "all")
+        ),
+        *(
+            pytest.param(
+                lambda k=k: topk_error(np.ones((4, 2)), np.array([0, 3]), k),
+                ValueError,
+                ["1 ≤ k ≤ 4", repr(k)],
+                id=f"the best {k}",
+            )
+            for k in (0, 5, 1.5, "2")
+        ),
+        pytest.param(
+            lambda: topk_error(np.ones((4, 2, 1)), np.array([0, 3])),
+            ValueError,
+            ["scores (K,N)", "(4, 2, 1)"],
+            id="the best of three axes",
+        ),
+        pytest.param(
+            lambda: relu_backward(None, np.ones(3)), ValueError, ["dy", "(3,)", "NoneType"], id="no dy"
+        ),
     ],
 )
 def test_bad_arguments_are_named(call, error, said, request, version):
@@ -864,6 +927,24 @@ def test_bad_arguments_are_named(call, error, said, request, version):
     with pytest.raises(error) as caught:
         call()
     assert all(word in str(caught.value) for word in said), f"{caught.value} does not say {said}"
+
+
+@pytest.mark.parametrize("case", {case.name: case for case in CASES}.values(), ids=lambda case: case.name)
+def test_an_axis_too_many_or_too_few_is_named(case):
+    """By an ArgumentError that names the operation; an activation takes any shape, a number's too."""
+    forward = backends.through(getattr(ops, f"{case.name}_forward"))
+    right = case.draw(np.random.default_rng(0))
+    for name, array in right.items():
+        for wrong in (array[..., None], array[..., 0], array.ravel()[0].reshape(())):
+            changed = {**right, name: wrong}
+            if "relu" in case.name or case.name in ("tanh", "logistic"):
+                whole, _ = forward(**right, **case.settings)
+                y, _ = forward(**changed, **case.settings)
+                assert np.shape(y) == wrong.shape
+                np.testing.assert_allclose(np.ravel(y)[0], whole.ravel()[0], rtol=1e-14)
+            else:
+                with pytest.raises(ArgumentError, match=rf"^{case.name}: (\w: |)expected .* found"):
+                    forward(**changed, **case.settings)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The update rule, by hand: on NumPy, on the stand-in for CuPy and on a GPU."""
 
+import re
+
 import backends
 import numpy as np
 import pytest
@@ -119,6 +121,32 @@ def test_a_factor_of_what_is_not_there_is_refused(name):
 def test_a_decay_of_what_is_no_layer_is_refused():
     with pytest.raises(ArgumentError, match=r"decays: the model has no weights in fc1\.w, fc3$"):
         SGD(model(), 0.1, decays={"fc1": 0.5, "fc1.w": 0.5, "fc3": 0.5})
+
+
+WRONG = [-0.1, np.nan, np.inf, np.float32("nan"), "0.1", True, None, 1j]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=repr)
+def test_what_is_no_finite_number_from_0_on_is_refused_by_its_name(wrong):
+    """When the optimizer is made, and in the next step where it is set later, as a schedule does."""
+    numbers = {"rate": wrong, "momentum": wrong, "decay": wrong}
+    if wrong is not None:
+        numbers["bias_rate"] = wrong
+    for name, number in numbers.items():
+        with pytest.raises(
+            ArgumentError, match=rf"^{name}: expected a finite number ≥ 0, found {re.escape(repr(wrong))}$"
+        ):
+            SGD(model(), **{"rate": 0.1, name: number})
+    for name, word in {"scale": "scale", "decays": "decay"}.items():
+        with pytest.raises(ArgumentError, match=f"^{word} of fc2: expected a finite number ≥ 0, found"):
+            SGD(model(), 0.1, **{name: {"fc1": 0.5, "fc2": wrong}})
+    net = model()
+    optimizer = SGD(net, 0.1)
+    put_grads(net, np.random.default_rng(0))
+    before, optimizer.rate = params(net), wrong
+    with pytest.raises(ArgumentError, match=r"^rate: expected"):
+        optimizer.step()
+    assert all((after == before[name]).all() for name, after in params(net).items())
 
 
 def test_after_a_change_of_rate_the_old_velocity_fades():

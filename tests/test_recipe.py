@@ -1,15 +1,17 @@
 """Recipes: the schedules against tables, and each difference between the paper and the code by name."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
 
 from tinyalex.data import augment
+from tinyalex.errors import ArgumentError, DataError
 from tinyalex.models import make
 from tinyalex.models.alexnet import PRESETS as NETWORKS
 from tinyalex.models.alexnet import AlexNet
-from tinyalex.runs.recipe import CODE2012, RECIPES, Change, Recipe, Schedule
+from tinyalex.runs.recipe import CODE2012, RECIPES, Change, Recipe, Schedule, from_json, recipe_of, to_json
 from tinyalex.runs.settings import Settings
 
 
@@ -262,3 +264,40 @@ def test_caffe_is_bvlc_alexnet():
     assert recipe.keys() == {"batch", "bias_rate_factor", "decay_biases", "schedule", "augmentation"}
     assert (recipe["batch"], recipe["bias_rate_factor"], recipe["decay_biases"]) == (256, 2, False)
     assert recipe["augmentation"] == augment.Augmentation(crop=227, noise=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"rate": float("nan")}, "rate: expected a finite number ≥ 0, found nan"),
+        ({"rate": -0.1}, "rate: expected a finite number ≥ 0, found -0.1"),
+        ({"momentum": float("inf")}, "momentum: expected a finite number ≥ 0, found inf"),
+        ({"decay": "0.1"}, "decay: expected a finite number ≥ 0, found '0.1'"),
+        ({"bias_rate_factor": -2.0}, "bias_rate_factor: expected a finite number ≥ 0, found -2.0"),
+        ({"decays": {"fc8": -1.0}}, "decay of fc8: expected a finite number ≥ 0, found -1.0"),
+        ({"noise": float("nan")}, "noise: expected a finite number ≥ 0, found nan"),
+        ({"schedule": (Change(2, rate=-1.0),)}, "schedule: epoch 2: rate: expected a finite number ≥ 0"),
+        ({"schedule": (Change(2, pictures=0),)}, "schedule: epoch 2: pictures: expected a whole number ≥ 1"),
+        ({"schedule": (Change(-1, rate=0.1),)}, "schedule: expected an epoch, 0, 1, 2, …, found -1"),
+        ({"data_batch": 0}, "data_batch: expected a whole number ≥ 1, found 0"),
+        ({"batch": 2.0}, "batch: expected a whole number ≥ 1, found 2.0"),
+        ({"schedule": (Change(2, noise=-1.0),)}, "schedule: epoch 2: noise: expected a finite number ≥ 0"),
+        (
+            {"schedule": (Change(2, scale={"fc8": float("nan")}),)},
+            "schedule: epoch 2: scale of fc8: expected a finite number ≥ 0, found nan",
+        ),
+    ],
+    ids=repr,
+)
+def test_numbers_that_nothing_can_be_trained_by_are_named(changes, said):
+    """By `recipe_of`, by `Schedule`, and in a file of settings."""
+    with pytest.raises(ArgumentError, match=f"^{re.escape(said)}"):
+        recipe_of("paper", **changes)
+    noise = changes.pop("noise", None)
+    wrong = Recipe(**changes)
+    if noise is not None:
+        wrong = wrong._replace(augmentation=wrong.augmentation._replace(noise=noise))
+    with pytest.raises(ArgumentError, match=f"^{re.escape(said)}"):
+        Schedule(wrong)
+    with pytest.raises(DataError):
+        from_json(json.loads(json.dumps(to_json(wrong))))

@@ -65,6 +65,13 @@ def _of_a_kind(kinds, entry, what):
         raise DataError(f"{what}: {str(entry.get('name'))[:40]}: {error}") from error
 
 
+def not_negative(numbers):
+    """Raise ArgumentError, naming the first of a dict, unless all are finite and ≥ 0, Python's or NumPy's."""
+    for name, number in numbers.items():
+        if not fits(plain_data(number), float) or number < 0:
+            raise ArgumentError(f"{name}: expected a finite number ≥ 0, found {number!r}")
+
+
 def finite(arrays):
     """Return the arrays, a dict by name; DataError, naming the first, if one holds a NaN or an infinity."""
     for name, array in arrays.items():

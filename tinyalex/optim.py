@@ -10,7 +10,9 @@ of ε the old velocity fades with the old rate.
 import numpy as np
 
 from tinyalex.errors import ArgumentError
+from tinyalex.fields import not_negative
 from tinyalex.memory import zeros
+from tinyalex.ops.checks import xp_of
 from tinyalex.ops.cuda.sgd import Update
 
 BLOCK = 1 << 18  # numbers: their arrays stay in cache; with fewer, two ranks often wait for Python's lock
@@ -25,6 +27,9 @@ class SGD:
     scale: factors on ε by the names of layers and parameters: {"conv1": 0.0} freezes conv1, {"conv1.w": 0.1}
     slows its weights alone.  A parameter whose rate is 0 is not updated; its velocity is kept (2012:
     Weights::update, src/weights.cu).
+
+    Raises ArgumentError for a number that is negative or not finite, here or, where it was set later, in a
+    step; and for a name that the model does not have.
     """
 
     def __init__(
@@ -41,16 +46,23 @@ class SGD:
         self.model, self.rate, self.momentum, self.decay = model, rate, momentum, decay
         self.bias_rate, self.decay_biases = bias_rate, decay_biases
         self.scale, self.decays = scale or {}, decays or {}
-        self.velocity = {}
-        for name, layer, key in model.learned():
-            w = layer.params[key]
-            self.velocity[name] = zeros(model.comm.device.xp, w.shape, w.dtype)
+        weights = {name: layer.params[key] for name, layer, key in model.learned()}
+        self.velocity = {name: zeros(xp_of(w), w.shape, w.dtype) for name, w in weights.items()}
         self._on_gpu = {}  # the `Update` of a GPU's arrays, by the name of the first
         layers = {name.rpartition(".")[0] for name in self.velocity}
         known = {"scale": (self.scale, layers | self.velocity.keys()), "decays": (self.decays, layers)}
         for argument, (given, names) in known.items():
             if unknown := given.keys() - names:
                 raise ArgumentError(f"{argument}: the model has no weights in {', '.join(sorted(unknown))}")
+        self._check()
+
+    def _check(self):
+        """Raise unless all rates, factors and decays are finite and ≥ 0; a schedule may set them anew."""
+        bias_rate = self.rate if self.bias_rate is None else self.bias_rate
+        numbers = {"rate": self.rate, "bias_rate": bias_rate, "momentum": self.momentum, "decay": self.decay}
+        numbers |= {f"scale of {name}": factor for name, factor in self.scale.items()}
+        numbers |= {f"decay of {name}": decay for name, decay in self.decays.items()}
+        not_negative(numbers)
 
     def rate_of(self, name: str) -> float:
         """Return ε for a parameter, by its name."""
@@ -78,6 +90,7 @@ class SGD:
 
     def _rates(self, parameters):
         """Return (momentum, ε, decay · ε) of each parameter."""
+        self._check()
         found = []
         for name, _, key in parameters:
             rate = self.rate_of(name)

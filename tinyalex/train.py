@@ -154,9 +154,9 @@ def fit(
     *,
     parts: int = 1,
     place: Place | None = None,
-    begin_epoch: Callable[[Place], object] | None = None,
-    on_step: Callable[[Place, StepResult], object] | None = None,
-    end_epoch: Callable[[Place], object] | None = None,
+    begin_epoch: Callable[[Place], object] = lambda place: None,
+    on_step: Callable[[Place, StepResult], object] = lambda place, result: None,
+    end_epoch: Callable[[Place], object] = lambda place: None,
 ) -> Place:
     """Train until `epochs` epochs have ended; every rank runs this.  Returns the `Place` that was reached.
 
@@ -170,15 +170,13 @@ def fit(
     """
     place, step = place or Place(), Step(net, optimizer, parts)
     while place.epoch < epochs:
-        if begin_epoch:
-            begin_epoch(place)
+        begin_epoch(place)
         if place.batch < steps:
             for images, labels in batches(place.epoch, place.batch):
                 result = step(images, labels, place.step)
                 place.take(result)
-                if on_step:
-                    on_step(place, result)
-        ended = end_epoch and end_epoch(place)
+                on_step(place, result)
+        ended = end_epoch(place)
         place.epoch, place.batch, place.loss, place.error = place.epoch + 1, 0, 0.0, 0.0
         if ended:
             break

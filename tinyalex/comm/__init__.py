@@ -135,7 +135,7 @@ class Comm:
 
     def share(self, obj):
         """Return rank 0's Python object on every rank (the others pass None).  It must not be written to."""
-        return obj
+        return self._tell(obj)[0]
 
     def part(self, length):
         """Return this rank's slice of `length` things; ArgumentError unless they divide evenly."""

@@ -46,12 +46,9 @@ class ThreadComm(Comm):
 
     def _end(self, out):
         """Wait until everybody has read what was shown: only then may its owner write to it, or free it."""
-        self._leave()
+        self._show(None, self._shared.left)
+        self._shared.slots[self.rank] = self._shared.parts[self.rank] = None
         return out
-
-    def share(self, obj):
-        """Return rank 0's Python object on every rank: threads just read it."""
-        return self._tell(obj)[0]
 
     def _tell(self, thing):
         things = self._show(thing, self._shared.slots)
@@ -76,10 +73,6 @@ class ThreadComm(Comm):
         for _, event in slots:
             self.device.wait(event)
         return [shown for shown, _ in slots]
-
-    def _leave(self):
-        self._show(None, self._shared.left)
-        self._shared.slots[self.rank] = self._shared.parts[self.rank] = None
 
     def _wait(self):
         try:

@@ -17,8 +17,7 @@ __all__ = ["NETWORKS", "AlexNet", "Network", "alexnet", "figure1", "make", "vgg"
 
 
 def _alexnet(preset, width=1.0, **options):
-    chosen = PRESETS[preset]
-    return alexnet((chosen if width == 1 else narrow(chosen, width))._replace(**options))
+    return alexnet(narrow(PRESETS[preset], width)._replace(**options))
 
 
 # name → function of what can be chosen about the network, by keyword

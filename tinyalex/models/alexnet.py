@@ -94,16 +94,15 @@ def alexnet(options: AlexNet = PRESETS["paper"]) -> Network:
         "groups": g if n.lrn_within_towers else 1,
     }  # fmt: skip
     first_activation = None if n.lrn1_before_relu else "relu"
-    first = {"std": n.conv_std}
     small = {"activation": "relu", "std": n.conv345_std}
     hidden = {"activation": "relu", "std": n.fc_std, "bias": n.bias}
 
     layers = [
-        Conv2d(c1, 11, stride=4, pad=pad1, activation=first_activation, **first, name="conv1"),
+        Conv2d(c1, 11, stride=4, pad=pad1, activation=first_activation, std=n.conv_std, name="conv1"),
         n.lrn and LRN(**lrn, name="lrn1"),
         MaxPool(n.pool, 2, name="pool1"),
         n.lrn1_before_relu and Activate("relu", name="relu1"),
-        Conv2d(c2, 5, pad=pad2, groups=g, activation="relu", **first, bias=n.bias, name="conv2"),
+        Conv2d(c2, 5, pad=pad2, groups=g, activation="relu", std=n.conv_std, bias=n.bias, name="conv2"),
         n.lrn and LRN(**lrn, name="lrn2"),
         n.same_map_norm and SameMapNorm(5, k=1.0, alpha=1e-3, beta=0.75, name="cnorm2"),
         MaxPool(n.pool, 2, name="pool2"),

@@ -40,20 +40,19 @@ def named(layers):
     """
     if isinstance(layers, (str, dict)) or not hasattr(layers, "__iter__"):
         raise ArgumentError(f"layers: expected a list of layers, found {type(layers).__name__}")
-    copies, counts, names = [], Counter(), set()
+    found, counts = {}, Counter()
     for place, layer in enumerate(layers, 1):
         if not isinstance(layer, Layer):
             raise ArgumentError(f"layer {place}: expected one such as MaxPool(3, 2), found {layer!r:.80}")
         layer = copy.copy(layer)
         counts[layer.prefix] += 1
         layer.name = layer.name or f"{layer.prefix}{counts[layer.prefix]}"
-        if layer.name in names:
+        if layer.name in found:
             raise ArgumentError(f"layer {place}: the name {layer.name!r} stands twice")
-        copies.append(layer)
-        names.add(layer.name)
-    if not copies:
+        found[layer.name] = layer
+    if not found:
         raise ArgumentError("layers: expected at least one, found none")
-    return copies
+    return list(found.values())
 
 
 def plan(layers: list[Layer], shape: tuple[int, ...], ranks: int = 1, parts: int = 1) -> list[Placed]:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyalex.memory import empty, zeros
-from tinyalex.ops.checks import check_dy, same_dtype, xp_of
+from tinyalex.ops.checks import check_dy, same_dtype
 from tinyalex.ops.cuda import activation as cuda
 
 __all__ = [
@@ -34,16 +34,14 @@ def relu_forward(x, out=None):
     exactly where x > 0.
     """
     if same_dtype("relu", x=x) is not np:
-        y = cuda.activate(cuda.RELU, x, out)
-        return y, y
+        return cuda.activate(cuda.RELU, x, out)
     y = np.maximum(x, zeros(np, x.shape[1:], x.dtype), out=out)  # an array: with a number, four times as slow
     return y, y
 
 
 def relu_backward(dy, y, out=None):
     """dx = dy where y > 0, else 0 (at the kink, x = 0, the derivative is taken as 0)."""
-    check_dy("relu backward", dy, y.shape, y.dtype)
-    if xp_of(dy, y) is not np:
+    if check_dy("relu backward", dy, y.shape, y.dtype, y) is not np:
         return cuda.activate_backward(cuda.RELU, dy, y, out)
     slope = np.greater(y, 0, out=empty(np, y.shape, y.dtype))  # 1 or 0: bool times float is slower
     return np.multiply(dy, slope, out=slope if out is None else out)
@@ -52,11 +50,11 @@ def relu_backward(dy, y, out=None):
 def tanh_forward(x, a=1.0, b=1.0, out=None):
     """y = a tanh(b x).  Returns (y, cache); the cache is y."""
     if same_dtype("tanh", x=x) is not np:
-        y = cuda.activate(cuda.TANH, x, out, a, b)
-        return y, y
+        return cuda.activate(cuda.TANH, x, out, a, b)
+    y = empty(np, x.shape, x.dtype) if out is None else out
     if b != 1:
-        x = out = np.multiply(x, x.dtype.type(b), out=out)
-    y = np.tanh(x, out=out)
+        x = np.multiply(x, x.dtype.type(b), out=y)
+    np.tanh(x, out=y)
     if a != 1:
         y *= y.dtype.type(a)
     return y, y
@@ -67,8 +65,7 @@ def tanh_backward(dy, y, a=1.0, b=1.0, out=None):
 
     Derivation: tanh' = 1 - tanh², so dy/dx = a b (1 - (y/a)²) = b (a - y²/a).
     """
-    check_dy("tanh backward", dy, y.shape, y.dtype)
-    if xp_of(dy, y) is not np:
+    if check_dy("tanh backward", dy, y.shape, y.dtype, y) is not np:
         return cuda.activate_backward(cuda.TANH, dy, y, out, a, b)
     slope = np.multiply(y, y, out=empty(np, y.shape, y.dtype))
     slope *= y.dtype.type(-b / a)
@@ -79,10 +76,10 @@ def tanh_backward(dy, y, a=1.0, b=1.0, out=None):
 def logistic_forward(x, out=None):
     """y = 1 / (1 + exp(-x)) = (1 + tanh(x/2)) / 2, which overflows for no x.  The cache is y."""
     if same_dtype("logistic", x=x) is not np:
-        y = cuda.activate(cuda.LOGISTIC, x, out)
-        return y, y
+        return cuda.activate(cuda.LOGISTIC, x, out)
     half = x.dtype.type(0.5)
-    y = np.multiply(x, half, out=out)
+    y = empty(np, x.shape, x.dtype) if out is None else out
+    np.multiply(x, half, out=y)
     np.tanh(y, out=y)
     y *= half
     y += half
@@ -91,8 +88,7 @@ def logistic_forward(x, out=None):
 
 def logistic_backward(dy, y, out=None):
     """dx = dy y (1 - y)."""
-    check_dy("logistic backward", dy, y.shape, y.dtype)
-    if xp_of(dy, y) is not np:
+    if check_dy("logistic backward", dy, y.shape, y.dtype, y) is not np:
         return cuda.activate_backward(cuda.LOGISTIC, dy, y, out)
     slope = np.multiply(y, y, out=empty(np, y.shape, y.dtype))
     np.subtract(y, slope, out=slope)

@@ -12,10 +12,8 @@ REALS = {np.float32, np.float64}
 def xp_of(*arrays):
     """Return the module, numpy or cupy, whose arrays these are; mixing the two raises TypeError."""
     modules = {type(a).__module__.partition(".")[0] for a in arrays if a is not None}
-    if modules == {"numpy"}:
-        return np
-    if modules == {"cupy"}:
-        return sys.modules["cupy"]
+    if modules in ({"numpy"}, {"cupy"}):
+        return sys.modules[modules.pop()]
     raise TypeError(f"expected arrays of numpy or of cupy, all of one kind, found {sorted(modules)}")
 
 
@@ -28,9 +26,20 @@ def same_dtype(operation, **arrays):
     return xp
 
 
-def check_dy(operation, dy, shape, dtype):
-    """Raise unless the gradient dy that comes back has the shape and dtype of the output that went out."""
-    if dy.shape != tuple(shape):
-        raise ArgumentError(f"{operation}: expected dy of shape {tuple(shape)}, found {dy.shape}")
+def check_axes(operation, name, array, axes):
+    """Raise unless an array, an argument of this name, has so many axes as these: "C,H,W,N"."""
+    if array.ndim != len(axes.split(",")):
+        raise ArgumentError(f"{operation}: expected {name} ({axes}), found shape {array.shape}")
+
+
+def check_dy(operation, dy, shape, dtype, *others):
+    """Return the module of dy and the others, which backward computes with.
+
+    Raises unless the gradient dy that comes back has the shape and dtype of the output that went out.
+    """
+    found = getattr(dy, "shape", type(dy).__name__)
+    if found != tuple(shape):
+        raise ArgumentError(f"{operation}: expected dy of shape {tuple(shape)}, found {found}")
     if dy.dtype != dtype:
         raise TypeError(f"{operation}: expected dy of {dtype}, found {dy.dtype}")
+    return xp_of(dy, *others)

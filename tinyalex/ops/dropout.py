@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyalex.errors import ArgumentError
-from tinyalex.ops.checks import check_dy, same_dtype, xp_of
+from tinyalex.ops.checks import check_dy, same_dtype
 from tinyalex.ops.cuda import dropout as cuda
 
 __all__ = ["dropout_backward", "dropout_forward", "dropout_mask"]
@@ -42,41 +42,39 @@ class DropoutCache(NamedTuple):
     """What backward needs: the mask (None at test), the factor of what is kept, x's shape and dtype."""
 
     mask: object
-    scale: float
+    scale: float  # of x's dtype
     shape: tuple
     dtype: object
 
 
-def dropout_scale(x, mask, keep, train, inverted):
-    """Check the arguments of dropout; return the factor of what is kept."""
+def dropout_cache(x, mask, keep, train, inverted):
+    """Check the arguments of dropout; return what backward needs, and forward as well."""
     same_dtype("dropout", x=x)
     if not 0 < keep <= 1:
         raise ArgumentError(f"dropout: expected 0 < keep ≤ 1, found {keep}")
-    if train and (mask is None or mask.shape != x.shape):
-        raise ArgumentError(
-            f"dropout: expected a mask of shape {x.shape}, found {None if mask is None else mask.shape}"
-        )
-    return (1 / keep if inverted else 1.0) if train else (1.0 if inverted else keep)
+    found = f"{mask.dtype} {mask.shape}" if hasattr(mask, "dtype") else type(mask).__name__
+    if train and found != f"bool {x.shape}":
+        raise ArgumentError(f"dropout: expected a mask, bool {x.shape}, found {found}")
+    scale = (1 / keep if inverted else 1.0) if train else (1.0 if inverted else keep)
+    return DropoutCache(mask if train else None, x.dtype.type(scale), x.shape, x.dtype)
 
 
 def dropout_forward(x, mask, keep=0.5, train=True, inverted=False):
     """y = x · mask · scale; without training, mask is None and y = x · scale.
 
     x: any shape.  mask: boolean, shaped like x, True = kept.  Returns (y, cache), y shaped like x.
-    Raises ValueError for keep outside (0, 1], or a mask of another shape.
+    Raises ValueError for keep outside (0, 1], or a mask of another shape or dtype.
     """
-    scale = dropout_scale(x, mask, keep, train, inverted)
-    cache = DropoutCache(mask if train else None, scale, x.shape, x.dtype)
+    cache = dropout_cache(x, mask, keep, train, inverted)
     return dropout_backward(x, cache), cache
 
 
 def dropout_backward(dy, cache):
     """dx = dy · mask · scale: the operation is linear and diagonal, so its own backward."""
     mask, scale, shape, dtype = cache
-    check_dy("dropout backward", dy, shape, dtype)
-    factor = dtype.type(scale)
+    xp = check_dy("dropout backward", dy, shape, dtype, mask)
     if mask is None:
-        return dy * factor
-    if xp_of(dy, mask) is not np:
+        return dy * scale
+    if xp is not np:
         return cuda.dropout_apply(dy, mask, scale)
-    return np.multiply(dy, mask) * factor
+    return np.multiply(dy, mask) * scale

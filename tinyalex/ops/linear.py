@@ -12,7 +12,7 @@ import numpy as np
 from tinyalex.errors import ArgumentError
 from tinyalex.memory import empty
 from tinyalex.ops.activation import Activation
-from tinyalex.ops.checks import check_dy, same_dtype, xp_of
+from tinyalex.ops.checks import check_dy, same_dtype
 from tinyalex.ops.cuda import linear as cuda
 
 __all__ = ["linear_backward", "linear_forward"]
@@ -28,11 +28,12 @@ class LinearCache(NamedTuple):
 
 
 def check_linear(x, w, b):
-    """Raise unless x (D,N), w (F,D) and b (F,) fit together."""
-    same_dtype("linear", x=x, w=w, b=b)
+    """Return the arrays' module; raise unless x (D,N), w (F,D) and b (F,) fit together."""
+    xp = same_dtype("linear", x=x, w=w, b=b)
     found = [getattr(a, "shape", a) for a in (x, w, b)]  # b may be None
     if x.ndim != 2 or w.ndim != 2 or x.shape[0] != w.shape[1] or found[2] != w.shape[:1]:
         raise ArgumentError(f"linear: expected x (D,N), w (F,D), b (F,), found {', '.join(map(str, found))}")
+    return xp
 
 
 def linear_forward(x, w, b, activation=None):
@@ -41,8 +42,7 @@ def linear_forward(x, w, b, activation=None):
     x: (D,N).  w: (F,D).  b: (F,).  Returns (y, cache), y (F,N).  Raises ValueError where shapes do not
     fit, TypeError for mixed dtypes or array kinds.
     """
-    xp = xp_of(x, w, b)
-    check_linear(x, w, b)
+    xp = check_linear(x, w, b)
     if xp is not np:
         y = cuda.linear_forward(x, w, b, activation)
         return y, LinearCache(x, w, y if activation else None, activation)
@@ -56,8 +56,7 @@ def linear_forward(x, w, b, activation=None):
 def linear_backward(dy, cache):
     """Return (dx, dw, db) of linear_forward, each shaped like its variable."""
     x, w, y, activation = cache
-    xp = xp_of(dy, x)
-    check_dy("linear backward", dy, (len(w), x.shape[1]), x.dtype)
+    xp = check_dy("linear backward", dy, (len(w), x.shape[1]), x.dtype, x)
     g = activation.backward(dy, y) if activation else dy
     if xp is not np:
         return cuda.linear_backward(g, x, w)

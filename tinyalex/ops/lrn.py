@@ -22,8 +22,9 @@ import numpy as np
 
 from tinyalex.errors import ArgumentError
 from tinyalex.memory import empty
-from tinyalex.ops.checks import check_dy, same_dtype, xp_of
+from tinyalex.ops.checks import check_axes, check_dy, same_dtype
 from tinyalex.ops.cuda import lrn as cuda
+from tinyalex.ops.windows import whole_numbers
 
 __all__ = ["lrn_backward", "lrn_forward", "same_map_norm_backward", "same_map_norm_forward"]
 
@@ -43,14 +44,14 @@ class NormCache(NamedTuple):
 
 
 def check_norm(what, x, n, groups=1):
-    """Raise unless maps x can be normalized over windows of n, in so many groups of channels."""
-    same_dtype(what, x=x)
-    if x.ndim != 4:
-        raise ArgumentError(f"{what}: expected x (C,H,W,N), found shape {x.shape}")
-    if n < 1:
+    """Return x's module; raise unless maps x can be normalized over windows of n, in so many groups."""
+    xp = same_dtype(what, x=x)
+    check_axes(what, "x", x, "C,H,W,N")
+    if not whole_numbers(n):
         raise ArgumentError(f"{what}: expected a window n ≥ 1, found {n}")
-    if groups < 1 or x.shape[0] % groups:
-        raise ArgumentError(f"{what}: {x.shape[0]} channels cannot be cut into {groups} equal groups")
+    if not whole_numbers(groups) or not len(x) or len(x) % groups:
+        raise ArgumentError(f"{what}: {len(x)} channels cannot be cut into {groups} equal groups")
+    return xp
 
 
 def _over_power(x, s, beta, out, work):
@@ -109,8 +110,7 @@ def lrn_forward(x, n=5, k=2.0, alpha=1e-4, beta=0.75, alpha_over_n=False, groups
     x: (C,H,W,N).  groups: towers that the windows do not cross.  The defaults are the paper's.
     Returns (y, cache), y shaped like x.  Raises ValueError where groups does not divide C.
     """
-    xp = xp_of(x)
-    check_norm("lrn", x, n, groups)
+    xp = check_norm("lrn", x, n, groups)
     a = alpha / n if alpha_over_n else alpha
     if xp is not np:
         return cuda.lrn_forward(x, n, k, a, beta, groups)
@@ -127,9 +127,7 @@ def lrn_forward(x, n=5, k=2.0, alpha=1e-4, beta=0.75, alpha_over_n=False, groups
 
 def lrn_backward(dy, cache):
     """dx_i = g_i s_i^−β − 2 a β x_i Σ_{j: i ∈ win(j)} g_j x_j s_j^(−β−1)."""
-    x = cache.x
-    xp = xp_of(dy, x)
-    check_dy("lrn backward", dy, x.shape, x.dtype)
+    xp = check_dy("lrn backward", dy, cache.x.shape, cache.x.dtype, cache.x)
     if xp is not np:
         return cuda.lrn_backward(dy, cache)
     x, s, n, a, beta, groups = cache
@@ -154,8 +152,7 @@ def same_map_norm_forward(x, n=5, k=1.0, alpha=1e-3, beta=0.75):
     in config 145 and is not in the paper.  The window starts n//2 pixels up and left and is cut off at
     the borders.  x: (C,H,W,N).  Returns (y, cache), y shaped like x.
     """
-    xp = xp_of(x)
-    check_norm("same_map_norm", x, n)
+    xp = check_norm("same_map_norm", x, n)
     a = alpha / n**2
     if xp is not np:
         y, s = cuda.same_map_norm_forward(x, n, k, a, beta)
@@ -173,8 +170,7 @@ def same_map_norm_forward(x, n=5, k=1.0, alpha=1e-3, beta=0.75):
 def same_map_norm_backward(dy, cache):
     """As lrn_backward, with the n×n window in place of the channels'."""
     x, s, n, a, beta, _ = cache
-    xp = xp_of(dy, x)
-    check_dy("same_map_norm backward", dy, x.shape, x.dtype)
+    xp = check_dy("same_map_norm backward", dy, x.shape, x.dtype, x)
     if xp is not np:
         return cuda.same_map_norm_backward(dy, cache)
     dx = empty(xp, x.shape, x.dtype)

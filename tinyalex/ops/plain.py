@@ -9,15 +9,16 @@ import math
 
 import numpy as np
 
+from tinyalex.errors import ArgumentError
 from tinyalex.ops import dropout
-from tinyalex.ops.checks import check_dy, same_dtype, xp_of
+from tinyalex.ops.checks import check_dy, xp_of
 from tinyalex.ops.conv import ConvCache, check_conv2d, conv2d_shape
-from tinyalex.ops.dropout import DropoutCache, dropout_scale
+from tinyalex.ops.dropout import dropout_cache
 from tinyalex.ops.later.plain import batch_norm_backward, batch_norm_forward  # noqa: F401
 from tinyalex.ops.linear import LinearCache, check_linear
 from tinyalex.ops.lrn import NormCache, check_norm
 from tinyalex.ops.pool import AvgPoolCache, MaxPoolCache, pool_geometry
-from tinyalex.ops.softmax import LossCache, check_labels, images_of_loss
+from tinyalex.ops.softmax import LossCache, check_loss
 from tinyalex.ops.windows import four_pads, output_size, two_of
 
 __all__ = ["col2im", "im2col"]
@@ -28,19 +29,25 @@ def im2col(x, kh, kw, stride=1, pad=0, fill=0):
 
     Returns (C·KH·KW, OH·OW·N): rows in the order c, p, q, columns in the order i, j, n.
     """
-    return _im2col(x, *_geometry("im2col", x.shape, kh, kw, stride, pad), fill)
+    return _im2col(x, *_geometry("im2col", np.shape(x), kh, kw, stride, pad), fill)
 
 
 def col2im(cols, x_shape, kh, kw, stride=1, pad=0):
     """Add every column back where im2col copied it from: im2col's transpose.
 
-    cols: (C·KH·KW, OH·OW·N).  Returns (C,H,W,N) = x_shape.
+    cols: (C·KH·KW, OH·OW·N).  Returns (C,H,W,N) = x_shape.  Raises ValueError for columns of other shapes.
     """
-    return _col2im(cols, x_shape, *_geometry("col2im", x_shape, kh, kw, stride, pad))
+    geometry = _geometry("col2im", x_shape, kh, kw, stride, pad)
+    wanted, found = (x_shape[0] * kh * kw, math.prod(geometry[3]) * x_shape[3]), np.shape(cols)
+    if found != wanted:
+        raise ArgumentError(f"col2im: expected cols of shape {wanted}, found {found}")
+    return _col2im(cols, x_shape, *geometry)
 
 
 def _geometry(what, x_shape, kh, kw, stride, pad):
     """Check the arguments; return the window (KH, KW), the strides, the four pads and (OH, OW)."""
+    if len(x_shape) != 4:
+        raise ArgumentError(f"{what}: expected x (C,H,W,N), found shape {x_shape}")
     (_, H, W, _), (down, across), pads = x_shape, two_of(stride, f"{what}: stride"), four_pads(pad)
     OH = output_size(H, kh, down, *pads[:2], what)
     return (kh, kw), (down, across), pads, (OH, output_size(W, kw, across, *pads[2:], what))
@@ -137,8 +144,7 @@ def max_pool_forward(x, z, s, pad=0, ceil=True):
 def max_pool_backward(dy, cache):
     """dy goes to the largest pixel of its window: among equals to the first, in reading order."""
     x, y, z, s, pads = cache
-    xp = xp_of(dy, x)
-    check_dy("max_pool backward", dy, y.shape, x.dtype)
+    xp = check_dy("max_pool backward", dy, y.shape, x.dtype, x)
     winner = _pixels(x, z, s, pads, y.shape[1:3], fill=-math.inf).argmax(axis=1)
     won = xp.arange(math.prod(z))[:, None, None, None] == winner[:, None]  # (C, ZH·ZW, OH, OW, N)
     return _col2im(xp.where(won, dy[:, None], dy.dtype.type(0)), x.shape, z, s, pads, y.shape[1:3])
@@ -161,8 +167,7 @@ def avg_pool_forward(x, z, s, pad=0, ceil=True):
 def avg_pool_backward(dy, cache):
     """dy goes in equal shares to the real pixels of its window."""
     x_shape, y_shape, dtype, z, s, pads = cache
-    xp = xp_of(dy)
-    check_dy("avg_pool backward", dy, y_shape, dtype)
+    xp = check_dy("avg_pool backward", dy, y_shape, dtype)
     shares = xp.stack([dy / _count(xp, cache)] * math.prod(z), axis=1)
     return _col2im(shares, x_shape, z, s, pads, y_shape[1:3])
 
@@ -223,8 +228,7 @@ def dropout_mask(rng, shape, keep=0.5, xp=np, first=0):
 
 def dropout_forward(x, mask, keep=0.5, train=True, inverted=False):
     """y = x · mask · scale; without training y = x · scale."""
-    scale = dropout_scale(x, mask, keep, train, inverted)
-    cache = DropoutCache(mask if train else None, scale, x.shape, x.dtype)
+    cache = dropout_cache(x, mask, keep, train, inverted)
     return dropout_backward(x, cache), cache
 
 
@@ -237,10 +241,7 @@ def dropout_backward(dy, cache):
 
 def softmax_loss_forward(logits, labels, total=None):
     """Loss = −Σ_n log p[label_n, n] / total,  log p = z − log Σ exp z."""
-    xp = xp_of(logits, labels)
-    same_dtype("softmax_loss", logits=logits)
-    check_labels("softmax_loss", logits, labels)
-    total = images_of_loss(logits.shape[1], total)
+    xp, total = xp_of(logits, labels), check_loss(logits, labels, total)
     z = logits - logits.max(axis=0)
     log_p = z - xp.log(xp.exp(z).sum(axis=0))
     loss = -xp.where(_onehot(logits, labels), log_p, logits.dtype.type(0)).sum() / logits.dtype.type(total)

@@ -21,14 +21,9 @@ def _float64(array):
     return np.asarray(array, dtype=np.float64)
 
 
-def _two(value):
-    """(vertical, horizontal) from one int for both, or from the two."""
-    return (value, value) if isinstance(value, int) else tuple(value)
-
-
-def _sides(pad):
-    """(top, bottom, left, right) from one int for all four sides, or from the four."""
-    return (pad, pad, pad, pad) if isinstance(pad, int) else tuple(pad)
+def _all(value, count):
+    """(vertical, horizontal), or (top, bottom, left, right), from one int for all of them or from all."""
+    return (value,) * count if isinstance(value, int) else tuple(value)
 
 
 # --- convolution ---------------------------------------------------------------------------------
@@ -50,7 +45,7 @@ def _products(x_shape, w_shape, stride, pad, groups):
     """
     _, H, W, N = x_shape
     F, CG, KH, KW = w_shape  # CG channels a group
-    (SH, SW), (top, bottom, left, right) = _two(stride), _sides(pad)
+    (SH, SW), (top, bottom, left, right) = _all(stride, 2), _all(pad, 4)
     OH = (H + top + bottom - KH) // SH + 1
     OW = (W + left + right - KW) // SW + 1
 
@@ -124,7 +119,7 @@ def _pool_windows(x_shape, z, s, pad, ceil):
     z and s may be two numbers, (vertical, horizontal).
     """
     C, H, W, N = x_shape
-    (ZH, ZW), (SH, SW), (top, bottom, left, right) = _two(z), _two(s), _sides(pad)
+    (ZH, ZW), (SH, SW), (top, bottom, left, right) = _all(z, 2), _all(s, 2), _all(pad, 4)
     OH = _pooled_size(H, top, bottom, ZH, SH, ceil)
     OW = _pooled_size(W, left, right, ZW, SW, ceil)
 
@@ -162,10 +157,7 @@ def max_pool_backward(dy, x, z, s, pad=0, ceil=True):
     dy, x = _float64(dy), _float64(x)
     dx = np.zeros(x.shape)
     for output, pixels in _pool_windows(x.shape, z, s, pad, ceil)[1]:
-        winner = pixels[0]
-        for pixel in pixels:
-            if x[pixel] > x[winner]:  # an equal one, coming later, does not win
-                winner = pixel
+        winner = max(pixels, key=lambda pixel: x[pixel])  # the first of equal ones
         dx[winner] += dy[output]
     return dx
 
@@ -215,6 +207,7 @@ def _within_map(x_shape, n):
 
 def _normalize(x, windows, k, a, beta):
     """y_i = x_i / s_i^beta with s_i = k + a * (sum over j in window i of x_j^2)."""
+    x = _float64(x)
     y = np.zeros(x.shape)
     for i, window in windows:
         s = k + a * sum(x[j] ** 2 for j in window)
@@ -228,6 +221,7 @@ def _normalize_backward(dy, x, windows, k, a, beta):
     y_i = u / v with u = x_i and v = s_i^beta, so dy_i/dx_j = (du v - u dv) / v^2, where du = 1 if
     i is j, else 0, and dv = beta s_i^(beta-1) ds with ds = 2 a x_j.
     """
+    dy, x = _float64(dy), _float64(x)
     dx = np.zeros(x.shape)
     for i, window in windows:
         s = k + a * sum(x[j] ** 2 for j in window)
@@ -245,13 +239,11 @@ def lrn(x, n=5, k=2.0, alpha=1e-4, beta=0.75, alpha_over_n=False, groups=1):
     x (C,H,W,N); the sum runs over the n maps around i (see _across_maps). a = alpha is what the paper
     prints (section 3.3); a = alpha/n, alpha_over_n=True, is what the 2012 code did (layer.py:1183).
     """
-    x = _float64(x)
     return _normalize(x, _across_maps(x.shape, n, groups), k, alpha / n if alpha_over_n else alpha, beta)
 
 
 def lrn_backward(dy, x, n=5, k=2.0, alpha=1e-4, beta=0.75, alpha_over_n=False, groups=1):
     """dx of lrn, shaped like x."""
-    dy, x = _float64(dy), _float64(x)
     a = alpha / n if alpha_over_n else alpha
     return _normalize_backward(dy, x, _across_maps(x.shape, n, groups), k, a, beta)
 
@@ -261,13 +253,11 @@ def same_map_norm(x, n=5, k=1.0, alpha=1e-3, beta=0.75):
 
     x (C,H,W,N). Not in the paper: the 2012 layer `rnorm` (layer.py:1183; layers-145.cfg, cnorm2).
     """
-    x = _float64(x)
     return _normalize(x, _within_map(x.shape, n), k, alpha / n**2, beta)
 
 
 def same_map_norm_backward(dy, x, n=5, k=1.0, alpha=1e-3, beta=0.75):
     """dx of same_map_norm, shaped like x."""
-    dy, x = _float64(dy), _float64(x)
     return _normalize_backward(dy, x, _within_map(x.shape, n), k, alpha / n**2, beta)
 
 
@@ -324,8 +314,7 @@ def logistic_backward(dy, x):
 def linear(x, w, b):
     """y[f,n] = b[f] + sum over d of w[f,d] x[d,n].  x (D,N), w (F,D), b (F,); returns y (F,N)."""
     x, w, b = _float64(x), _float64(w), _float64(b)
-    F, D = w.shape
-    N = x.shape[1]
+    (F, D), N = w.shape, x.shape[1]
     y = np.zeros((F, N))
     for f, n in np.ndindex(F, N):
         y[f, n] = b[f] + sum(w[f, d] * x[d, n] for d in range(D))

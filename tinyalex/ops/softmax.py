@@ -13,16 +13,19 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyalex.errors import ArgumentError
-from tinyalex.ops.checks import same_dtype, xp_of
+from tinyalex.ops.checks import check_axes, same_dtype, xp_of
 from tinyalex.ops.cuda import softmax as cuda
 from tinyalex.ops.cuda import sums
+from tinyalex.ops.windows import whole_numbers
 
 __all__ = ["softmax", "softmax_loss_backward", "softmax_loss_forward", "topk_error"]
 
 
 def softmax(logits):
     """Probabilities over axis 0 of logits (K, …), stable for logits of any size."""
-    xp = xp_of(logits)
+    xp = same_dtype("softmax", logits=logits)
+    if logits.ndim == 0 or len(logits) == 0:
+        raise ArgumentError(f"softmax: expected logits (K, …) of a class or more, found shape {logits.shape}")
     p = xp.exp(logits - logits.max(axis=0))
     p /= p.sum(axis=0)
     return p
@@ -39,11 +42,14 @@ def check_labels(what, scores, labels, values=True):
             raise ArgumentError(f"{what}: expected labels 0 … {K - 1}, found {least} … {most}")
 
 
-def images_of_loss(N, total):
-    """How many images the loss is divided by: N unless told.  Raises ArgumentError for none."""
-    total = N if total is None else total
-    if total < 1:
-        raise ArgumentError(f"softmax_loss: expected a loss of at least 1 image, found {total}")
+def check_loss(logits, labels, total, values=True):
+    """Check the arguments of the loss, labels as `check_labels`; return how many images it is divided by."""
+    same_dtype("softmax_loss", logits=logits)
+    check_axes("softmax_loss", "logits", logits, "K,N")
+    check_labels("softmax_loss", logits, labels, values)
+    total = logits.shape[1] if total is None else total
+    if not whole_numbers(total):
+        raise ArgumentError(f"softmax_loss: expected a total of at least 1 image, found {total!r}")
     return total
 
 
@@ -63,17 +69,14 @@ def softmax_loss_forward(logits, labels, total=None):
     scalar array of the logits' dtype.  Raises ValueError for shapes or labels that do not fit.
     """
     xp = xp_of(logits, labels)
-    same_dtype("softmax_loss", logits=logits)
     # On a GPU, checking the values would synchronise at every step; a bad label gives NaN instead.
-    check_labels("softmax_loss", logits, labels, values=xp is np)
-    N = logits.shape[1]
-    total = images_of_loss(N, total)
+    total = check_loss(logits, labels, total, values=xp is np)
     if xp is not np:
         loss, p = cuda.softmax_loss_forward(logits, labels, total)
         return loss, LossCache(p, labels, total)
     shifted = logits - logits.max(axis=0)
     log_sum = xp.log(xp.exp(shifted).sum(axis=0))
-    log_p = shifted[labels, xp.arange(N)] - log_sum
+    log_p = shifted[labels, xp.arange(len(labels))] - log_sum
     return -log_p.sum() / logits.dtype.type(total), LossCache(xp.exp(shifted - log_sum), labels, total)
 
 
@@ -97,13 +100,13 @@ def topk_error(scores, labels, k=1):
     scores: (K,N), logits or probabilities.  labels: (N,).  Returns float64 (N,).
     """
     xp = xp_of(scores, labels)
-    K, N = scores.shape
-    if not 1 <= k <= K:
-        raise ArgumentError(f"topk_error: expected 1 ≤ k ≤ {K} classes, found k = {k}")
+    check_axes("topk_error", "scores", scores, "K,N")
+    if not whole_numbers(k) or k > len(scores):
+        raise ArgumentError(f"topk_error: expected 1 ≤ k ≤ {len(scores)} classes, found k = {k!r}")
     check_labels("topk_error", scores, labels, values=xp is np)
     if xp is not np:
         return sums.topk_error(scores, labels, k)
-    own = scores[labels, np.arange(N)]
+    own = scores[labels, np.arange(len(labels))]
     above = (scores > own).sum(axis=0)
     equal = (scores == own).sum(axis=0)
     # A NaN is equal to nothing, itself included: such an image is wrong.

@@ -8,8 +8,8 @@ __all__ = ["four_pads", "output_size", "pooled_size", "two_of"]
 
 def four_pads(pad):
     """Return (top, bottom, left, right) for a pad given as one number or as all four."""
-    pads = whole_numbers(pad, 4)
-    if pads is None or min(pads) < 0:
+    pads = whole_numbers(pad, 4, least=0)
+    if pads is None:
         raise ArgumentError(f"pad: expected a number ≥ 0 or (top, bottom, left, right), found {pad!r}")
     return pads
 
@@ -17,18 +17,17 @@ def four_pads(pad):
 def two_of(value, what):
     """Return (vertical, horizontal) for a stride or window given as one number or as both."""
     two = whole_numbers(value, 2)
-    if two is None or min(two) < 1:
+    if two is None:
         raise ArgumentError(f"{what}: expected a number ≥ 1, or two (vertical, horizontal), found {value!r}")
     return two
 
 
-def whole_numbers(value, count):
-    """Return so many ints, given as one of them or as all, Python's or NumPy's; else None."""
-    if type(value) is int:
-        return (value,) * count
+def whole_numbers(value, count=1, least=1):
+    """Return so many ints ≥ least, given as one of them or as all, Python's or NumPy's; None for others."""
     value = plain_data(value)
     numbers = value if isinstance(value, tuple) else (value,) * count
-    return numbers if len(numbers) == count and all(type(n) is int for n in numbers) else None
+    fine = len(numbers) == count and all(type(n) is int and n >= least for n in numbers)
+    return numbers if fine else None
 
 
 def output_size(size, window, stride, before, after, what="conv2d"):

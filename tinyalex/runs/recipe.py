@@ -9,7 +9,7 @@ from typing import NamedTuple
 from tinyalex.data import augment
 from tinyalex.data.loader import minibatches
 from tinyalex.errors import ArgumentError, DataError
-from tinyalex.fields import checked
+from tinyalex.fields import checked, not_negative
 
 
 class Change(NamedTuple):
@@ -157,14 +157,35 @@ def recipe_of(recipe, network="paper", noise=None, **changes):
     for name in changes:
         if name not in Recipe._fields:
             raise ArgumentError(f"recipe: expected one of {', '.join(Recipe._fields)}, found {name!r}")
-    for name in changes.keys() & {"batch", "epochs", "patience"}:
-        if type(changes[name]) is not int or changes[name] < 1:
-            raise ArgumentError(f"{name}: expected a whole number ≥ 1, found {changes[name]!r}")
     if changes.get("rate_by", "k") not in ("k", "sqrt-k"):
         raise ArgumentError(f"rate_by: expected k or sqrt-k, found {changes['rate_by']!r}")
     if noise is not None:
         changes["augmentation"] = recipe.augmentation._replace(noise=noise)
-    return recipe._replace(**changes)
+    made = recipe._replace(**changes)
+    check(made)
+    return made
+
+
+def check(recipe):
+    """Raise ArgumentError, naming the field, for a number of a recipe that nothing can be trained by."""
+    whole = {"batch": recipe.batch, "epochs": recipe.epochs, "patience": recipe.patience}
+    numbers = {name: getattr(recipe, name) for name in ("rate", "momentum", "decay", "bias_rate_factor")}
+    numbers |= {f"decay of {layer}": decay for layer, decay in (recipe.decays or {}).items()}
+    numbers["noise"] = recipe.augmentation.noise
+    if recipe.data_batch is not None:
+        whole["data_batch"] = recipe.data_batch
+    for change in recipe.schedule or ():
+        if type(change.epoch) is not int or change.epoch < 0:
+            raise ArgumentError(f"schedule: expected an epoch, 0, 1, 2, …, found {change.epoch!r}")
+        where = f"schedule: epoch {change.epoch}"
+        numbers |= {f"{where}: scale of {name}": factor for name, factor in (change.scale or {}).items()}
+        for name in ("rate", "noise", "pictures"):
+            if getattr(change, name) is not None:
+                (whole if name == "pictures" else numbers)[f"{where}: {name}"] = getattr(change, name)
+    not_negative(numbers)
+    for name, number in whole.items():
+        if type(number) is not int or number < 1:
+            raise ArgumentError(f"{name}: expected a whole number ≥ 1, found {number!r}")
 
 
 def pictures_of(recipe, epoch, count):
@@ -184,10 +205,11 @@ def steps_of(recipe, epoch, count):
 class Schedule:
     """Where in the schedule a run is; `state` is all that a checkpoint needs of it.
 
-    scale: factors on the rates of single layers, as of `SGD`, throughout.
+    scale: factors on the rates of single layers, as of `SGD`, throughout.  Raises as `check`.
     """
 
     def __init__(self, recipe, scale=None):
+        check(recipe)
         self.recipe, self.scale = recipe, scale or {}
         self.state = {"drops": 0, "best": None, "waited": 0}
 
@@ -253,4 +275,8 @@ def from_json(fields):
     made = checked(Recipe, fields | parts, "recipe")
     if made.rate_by not in (None, "k", "sqrt-k"):
         raise DataError(f"recipe: rate_by: expected k, sqrt-k or null, found {made.rate_by!r}")
+    try:
+        check(made)
+    except ArgumentError as error:
+        raise DataError(f"recipe: {error}") from error
     return made

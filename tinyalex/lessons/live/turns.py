@@ -45,10 +45,6 @@ class TurnsComm(Comm):
     def _end(self, out):
         return out
 
-    def share(self, obj):
-        """Return rank 0's Python object on every rank."""
-        return self._tell(obj)[0]
-
     def _tell(self, thing):
         if self._next == len(self._meetings):
             self._meetings.append({})

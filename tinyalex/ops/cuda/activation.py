@@ -8,8 +8,9 @@ RELU, TANH, LOGISTIC = range(3)  # as activation.cu counts them
 
 
 def activate(which, x, out=None, a=1.0, b=1.0):
-    """Return the activation's y, in out if there is one."""
-    return _run("activate", which, (x,), out, a, b)
+    """Return (y, cache), y in out if there is one; the cache is y."""
+    y = _run("activate", which, (x,), out, a, b)
+    return y, y
 
 
 def activate_backward(which, dy, y, out=None, a=1.0, b=1.0):

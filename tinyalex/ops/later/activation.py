@@ -7,7 +7,7 @@ leaky     y = max(0, x) + slope · min(0, x)     dy/dx = 1 if y > 0 else slope
 from functools import partial
 
 from tinyalex.ops.activation import ACTIVATIONS, Activation
-from tinyalex.ops.checks import check_dy, same_dtype, xp_of
+from tinyalex.ops.checks import check_dy, same_dtype
 
 __all__ = [
     "leaky_relu", "leaky_relu_backward", "leaky_relu_forward", "relu6", "relu6_backward", "relu6_forward",
@@ -20,15 +20,13 @@ def relu6_forward(x, out=None):
     Returns (y, cache); the cache is y.
     """
     xp = same_dtype("relu6", x=x)
-    y = xp.maximum(x, 0, out=out)
-    xp.minimum(y, 6, out=y)
+    y = xp.minimum(xp.maximum(x, 0, out=out), 6, out=out)
     return y, y
 
 
 def relu6_backward(dy, y, out=None):
     """dx = dy where 0 < y < 6, else 0 (at both kinks too)."""
-    xp = xp_of(dy, y)
-    check_dy("relu6 backward", dy, y.shape, y.dtype)
+    xp = check_dy("relu6 backward", dy, y.shape, y.dtype, y)
     dx = xp.multiply(dy, y > 0, out=out)
     return xp.multiply(dx, y < 6, out=dx)
 
@@ -43,8 +41,7 @@ def leaky_relu_forward(x, slope=0.01, out=None):
 
 def leaky_relu_backward(dy, y, slope=0.01, out=None):
     """dx = dy where y > 0, else slope · dy (at the kink, x = 0, the derivative is taken as the slope)."""
-    xp = xp_of(dy, y)
-    check_dy("leaky relu backward", dy, y.shape, y.dtype)
+    xp = check_dy("leaky relu backward", dy, y.shape, y.dtype, y)
     factor = xp.where(y > 0, y.dtype.type(1), y.dtype.type(slope))
     return xp.multiply(dy, factor, out=out if out is not None else factor)
 

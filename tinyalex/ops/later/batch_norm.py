@@ -96,8 +96,7 @@ def batch_norm_backward(dy, cache):
     Returns (dx, dw, db).
     """
     x, w, mean, var, eps, of_batch = cache
-    xp = xp_of(dy, x)
-    check_dy("batch_norm backward", dy, x.shape, x.dtype)
+    xp = check_dy("batch_norm backward", dy, x.shape, x.dtype, x)
     if xp is not np:
         return cuda.batch_norm_backward(dy, x, w, mean, var, eps, of_batch)
     dx, dw, db = empty(np, x.shape, x.dtype), np.empty_like(w), np.empty_like(w)

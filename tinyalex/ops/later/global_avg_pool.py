@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from tinyalex.errors import ArgumentError
 from tinyalex.memory import empty
-from tinyalex.ops.checks import check_dy, same_dtype, xp_of
+from tinyalex.ops.checks import check_axes, check_dy, same_dtype
 
 __all__ = ["global_avg_pool_backward", "global_avg_pool_forward"]
 
@@ -22,15 +22,16 @@ def global_avg_pool_forward(x):
     x: (C,H,W,N).  Returns (y, cache), y (C,1,1,N).  Raises ValueError for anything but maps.
     """
     same_dtype("global_avg_pool", x=x)
-    if x.ndim != 4:
-        raise ArgumentError(f"global_avg_pool: expected x (C,H,W,N), found shape {x.shape}")
+    check_axes("global_avg_pool", "x", x, "C,H,W,N")
+    if not x.shape[1] * x.shape[2]:
+        raise ArgumentError(f"global_avg_pool: expected maps of at least 1 pixel, found shape {x.shape}")
     return x.mean(axis=(1, 2), keepdims=True), GlobalAvgPoolCache(x.shape, x.dtype)
 
 
 def global_avg_pool_backward(dy, cache):
     """dx = dy / (H·W) for every pixel of the map."""
     C, H, W, N = cache.x_shape
-    check_dy("global_avg_pool backward", dy, (C, 1, 1, N), cache.dtype)
-    dx = empty(xp_of(dy), cache.x_shape, cache.dtype)
+    xp = check_dy("global_avg_pool backward", dy, (C, 1, 1, N), cache.dtype)
+    dx = empty(xp, cache.x_shape, cache.dtype)
     dx[...] = dy / (H * W)
     return dx

@@ -69,8 +69,7 @@ def local2d_forward(x, w, b, stride=1, pad=0, activation=None):
 def local2d_backward(dy, cache, need_dx=True):
     """Return (dx, dw, db) of local2d_forward, each shaped like its variable; dx None without need_dx."""
     x, w, y, stride, pads, activation = cache
-    xp = xp_of(dy, x)
-    check_dy("local2d backward", dy, (*w.shape[:3], x.shape[3]), x.dtype)
+    xp = check_dy("local2d backward", dy, (*w.shape[:3], x.shape[3]), x.dtype, x)
     dy = activation.backward(dy, y) if activation else dy
     g, W = _by_place(dy), _by_place(w)
     dw = g @ _columns(x, w, stride, pads).swapaxes(1, 2)
