@@ -61,7 +61,7 @@ def check_conv2d(x, w, b, stride, pad, groups):
     if x.ndim != 4 or w.ndim != 4:
         raise ArgumentError(f"conv2d: expected x (C,H,W,N) and w (F,C,KH,KW), found {x.shape} and {w.shape}")
     C, F, CG = len(x), *w.shape[:2]
-    if whole_numbers(groups, 1) is None or groups < 1 or not C * F or C % groups or F % groups:
+    if not whole_numbers(groups) or not C * F or C % groups or F % groups:
         raise ArgumentError(f"conv2d: {C} channels and {F} filters cannot be cut into {groups} equal groups")
     if CG * groups != C:
         raise ArgumentError(
@@ -110,8 +110,7 @@ def conv2d_backward(dy, cache, need_dx=True):
     dy: (F,OH,OW,N).  need_dx=False: the input is the picture itself; dx is None and its work is saved.
     """
     x, w, y, stride, pads, groups, activation = cache
-    xp = xp_of(dy, x)
-    check_dy("conv2d backward", dy, conv2d_shape(x, w, stride, pads), x.dtype)
+    xp = check_dy("conv2d backward", dy, conv2d_shape(x, w, stride, pads), x.dtype, x)
     if xp is not np:
         return cuda.conv2d_backward(dy, cache, need_dx)
     g = activation.backward(dy, y) if activation else xp.ascontiguousarray(dy)

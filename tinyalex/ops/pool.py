@@ -21,9 +21,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyalex.errors import ArgumentError
 from tinyalex.memory import empty, zeros
-from tinyalex.ops.checks import check_dy, same_dtype, xp_of
+from tinyalex.ops.checks import check_axes, check_dy, same_dtype, xp_of
 from tinyalex.ops.cuda import pool as cuda
 from tinyalex.ops.windows import four_pads, pooled_size, real_windows, two_of
 
@@ -69,8 +68,7 @@ class AvgPoolCache(NamedTuple):
 def pool_geometry(what, x, z, s, pad, ceil):
     """Check the arguments of a pooling; return (z, s, the four pads, OH, OW), z and s as two numbers each."""
     same_dtype(what, x=x)
-    if x.ndim != 4:
-        raise ArgumentError(f"{what}: expected x (C,H,W,N), found shape {x.shape}")
+    check_axes(what, "x", x, "C,H,W,N")
     z, s, pads = two_of(z, f"{what}: window z"), two_of(s, f"{what}: stride s"), four_pads(pad)
     _, H, W, _ = x.shape
     OH = pooled_size(H, z[0], s[0], *pads[:2], ceil, what)
@@ -123,8 +121,7 @@ def max_pool_backward(dy, cache):
     if isinstance(cache, cuda.MaxPoolCache):
         return cuda.max_pool_backward(dy, cache)
     x, y, z, s, pads = cache
-    xp = xp_of(dy, x)
-    check_dy("max_pool backward", dy, y.shape, x.dtype)
+    xp = check_dy("max_pool backward", dy, y.shape, x.dtype, x)
     dx = empty(xp, x.shape, x.dtype)
     for cs in _channel_blocks(x):
         t = _max_along(2, x[cs], z[1], s[1], pads[2], y.shape[2])
@@ -201,8 +198,7 @@ def _shares(cache):
 def avg_pool_backward(dy, cache):
     """dx[u] = Σ of dy[o] / (real pixels in o) over the windows o that cover u."""
     x_shape, y_shape, dtype, z, s, pads = cache
-    xp = xp_of(dy)
-    check_dy("avg_pool backward", dy, y_shape, dtype)
+    xp = check_dy("avg_pool backward", dy, y_shape, dtype)
     if xp is not np:
         return cuda.avg_pool_backward(dy, x_shape, z, s, pads)
     dx = zeros(xp, x_shape, dtype)
