@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from types import SimpleNamespace
 
 import cuda_machine
@@ -274,6 +275,12 @@ def wait(comm):
         comm.all_reduce(np.ones(3))
 
 
+def late(comm):
+    """Come to the end one after the other."""
+    time.sleep(0.7 * comm.rank)
+    print(f"ended {time.monotonic()}", flush=True)
+
+
 PROGRAMS = {
     "check": check,
     "train": lambda comm: same_as_threads(comm, train),
@@ -291,6 +298,9 @@ if __name__ == "__main__":
         cupy_standin.install()
         cuda_machine.machine.devices = 2
         launch(cards, "mpi:cuda")
+    elif sys.argv[1] == "late":
+        launch(late, "mpi")
+        print(f"left {time.monotonic()}")
     else:
         launch(PROGRAMS[sys.argv[1]], "mpi")
     print("finished")

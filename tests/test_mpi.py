@@ -129,6 +129,16 @@ def test_a_rank_that_is_not_heard_of_is_named():
 
 
 @needs_mpi
+def test_no_rank_leaves_before_all_have_come_to_their_end():
+    """Their last words are on their way till then, and would be written where no memory waits for them."""
+    code, output, errors = finish(start(3, "late"), seconds=30)
+    assert code == 0, errors
+    ended, left = (re.findall(rf"{word} (\S+)", output) for word in ("ended", "left"))
+    assert len(ended) == len(left) == 3
+    assert min(map(float, left)) >= max(map(float, ended))
+
+
+@needs_mpi
 def test_an_error_on_one_rank_ends_the_job():
     begun = time.monotonic()
     code, output, errors = finish(start(2, "fail"), seconds=30)

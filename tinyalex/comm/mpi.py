@@ -157,15 +157,19 @@ class _Watch:
         others = [rank for rank in range(self.mpi.Get_size()) if rank != self.mpi.Get_rank()]
         word = {rank: np.zeros(1, np.uint8) for rank in others}  # 1: it is there, 2: it has come to its end
         heard = {rank: self.mpi.Irecv(word[rank], rank) for rank in others}
-        silent, said, last = dict.fromkeys(others, 0), [], False
-        while not last:
-            last = self.done.wait(1.0)
-            said = [request for request in said if not request.Test()]
-            if len(said) < LOST * len(others):
-                now = np.full(1, 1 + last, np.uint8)
-                said += [self.mpi.Isend(now, rank) for rank in others]
+        silent, said, ended = dict.fromkeys(others, 0), [], False
+        while silent or not ended:  # to the last word of all: its memory must wait for it
+            pause = 0.01 if ended else 1
+            if ended:
+                time.sleep(pause)
+            else:
+                ended = self.done.wait(pause)
+                said = [request for request in said if not request.Test()]
+                if ended or len(said) < LOST * len(others):
+                    now = np.full(1, 1 + ended, np.uint8)
+                    said += [self.mpi.Isend(now, rank) for rank in others]
             for rank in list(silent):
-                silent[rank] += 1  # in words that this process might have said: while it stood still, none
+                silent[rank] += pause  # while this process stood still, none
                 while heard[rank].Test():
                     silent[rank] = 0
                     if word[rank][0] == 2:
@@ -174,6 +178,8 @@ class _Watch:
                     heard[rank] = self.mpi.Irecv(word[rank], rank)
                 if silent.get(rank, 0) > LOST:
                     self._lost(rank)
+        for request in said:
+            _wait(request)
 
     def _lost(self, rank):
         error = DeviceError(f"rank {rank} on {self.hosts[rank]} has not been heard of for {LOST} seconds")
@@ -182,7 +188,7 @@ class _Watch:
         os._exit(1)  # Abort would wait for the machine that has gone away
 
     def stop(self):
-        """Tell the others that this process has come to its end."""
+        """Tell the others that this process has come to its end, and wait for theirs."""
         self.done.set()
         self.thread.join()
 
