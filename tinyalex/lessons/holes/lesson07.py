@@ -204,8 +204,8 @@ def _pictures(rng):
         ),
         (
             _every_pixel_that_ties,
-            """where pixels tie, as in a window of zeros, each of them gets the whole gradient.  Here the first
-            in reading order wins, alone.""",
+            """where pixels tie, as in a window of zeros, each of them gets the whole gradient.  Here the
+            first in reading order wins, alone.""",
         ),
     ],
 )

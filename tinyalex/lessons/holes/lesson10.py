@@ -42,8 +42,8 @@ def _sgd_cases(rng):
         (
             "momentum * v - decay * rate * w - rate * grad\n    w = w + v",
             "momentum * v + decay * w + grad\n    w = w - rate * v",
-            """that is PyTorch's form, which multiplies v by the rate at the end. In the paper the rate is in v
-            already: when it drops, the old velocity stays as it was.""",
+            """that is PyTorch's form, which multiplies v by the rate at the end. In the paper the rate is
+            in v already: when it drops, the old velocity stays as it was.""",
         ),
         (
             "w + v",
