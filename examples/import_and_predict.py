@@ -1,4 +1,7 @@
-"""A network that another program wrote: read from ONNX, and the same numbers come out."""
+"""A network that another program wrote: read from ONNX, and the same numbers come out.
+
+It wants `pip install ".[onnx]"`.
+"""
 
 import tempfile
 from pathlib import Path

@@ -5,6 +5,7 @@
     tinyalex train cifar10 RUN --network own_network.py --rate 0.0003 --epochs 8
 
 AlexNet's rate, 0.01, is too high for it: pixels are not divided by 255, and conv1's gradient grows with them.
+The example exports, for which it wants `pip install ".[onnx]"`; the commands above do not.
 """
 
 import tempfile

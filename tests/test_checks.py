@@ -77,6 +77,8 @@ _POOL = "(H - z) // s + 1, (W - z) // s + 1"
         ("give_to_winners", "o * s + z].argmax()", "o * s + z + 1].argmax()"),
         ("give_to_winners", "x[o * s : o * s + z].argmax()", "x[o * s :].argmax()"),
         ("row_columns", "return cols, copied", "return cols.copy(), copied"),  # what it says is not so
+        ("centred", "pixels.mean(", "np.median(pixels, "),  # of two pictures they are one
+        ("nearest", "np.argsort(squares,", "np.argpartition(squares, k - 1,"),  # in no order that is promised
     ],
 )
 def test_what_once_passed_is_refused(name, old, new):

@@ -5,6 +5,7 @@
 
 import csv
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -188,6 +189,13 @@ def test_what_is_handed_out_shows_no_solution(school):
         assert "# solution(" in source
         assert "solution(" not in text
         assert text.count("= check(") == source.count("= check(")
+    for path in (*out.glob("*.ipynb"), out / "README.md"):
+        links = re.findall(r"\]\(([^)#\\]+)", path.read_text(encoding="utf-8"))
+        assert all((out / link).exists() for link in links)
+    readme = (out / "README.md").read_text(encoding="utf-8")
+    assert "[A linear classifier](02_linear_classifier.ipynb)" in readme
+    assert "3. Checking a gradient." in readme  # not handed out
+    assert "For teachers" not in readme
     with pytest.raises(DataError, match="expected a folder that is empty"):
         classroom.new(school / "class")
     with pytest.raises(DataError, match="expected lessons 0 to 17, found 99"):

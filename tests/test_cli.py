@@ -305,7 +305,7 @@ def test_without_validation_pictures_the_way_goes_on_with_the_training_pictures(
 
 def test_metrics_are_written_as_csv(world, tmp_path):
     """A row an epoch: what metrics.jsonl has."""
-    assert "metrics.csv: 8 columns, 1 epochs" in done("metrics", world.a)
+    assert "metrics.csv: 8 columns, 1 epoch\n" in done("metrics", world.a)
     with open(world.a / "metrics.csv", newline="") as file:
         (row,) = csv.DictReader(file)
     train, validation = (r for r in run.metrics(world.a) if r["kind"] in ("train", "validation"))
@@ -625,6 +625,11 @@ REFUSED = [  # the command, and a part of the line
     ),
     (("resume", "{index}"), "index.json/run.json: expected the settings of a run: Not a directory\n"),
     (("docs", "{index}"), "index.json/tinyalex: Not a directory\n"),
+    # before the work
+    (("lessons", "--html", "{index}/pages"), "index.json/pages: Not a directory\n"),
+    (("lessons", "--live", "{index}/pages"), "index.json/pages: Not a directory\n"),
+    (("ablate", "--minutes", "1", "--out", "{index}/out"), "index.json/out: Not a directory\n"),
+    (("ablate", "--rows", "no-lnr", "--out", "{new}"), "--rows: expected some of whole, no-lrn,"),
     (("features", "{a}", "{data}", "{new}.npy", "--layer", "conv9"), "--layer: expected one of conv1"),
     (("features", "{a}", "{data}", "{nowhere}/f.npy"), "nowhere"),
     (("figure", "kernels", "{nowhere}"), "nowhere: expected a checkpoint"),
@@ -632,12 +637,13 @@ REFUSED = [  # the command, and a part of the line
     (("figure", "curves", "{nowhere}"), "nowhere"),
     (("figure", "sizes", "{data}"), "data"),
     (("figure", "kernels", "{a}", "--out", "{new}.xyz"), "xyz"),
-    (("describe", "vgg"), "vgg: expected a network: paper, code2012,"),
+    (("describe", "vgg"), "vgg: expected a network: alexnet, paper, code2012,"),
+    (("describe", "alxenet"), "found no such name or file: did you mean alexnet?"),
     (("describe", "--memory", "much"), "--memory: expected a number"),
     (("describe", "--devices", "cpu:0,cpu:1,cpu:2"), "3 ranks cannot share 2 towers evenly"),
     (("describe", "--size", "20"), "pool2: window of 3 is larger than the map: 2 "),
     (("relu-vs-tanh", "--data", "shapes", "--full"), "--full"),
-    (("bench", "cifar4-sine"), "cifar4-sine: expected a network: paper, code2012,"),
+    (("bench", "cifar4-sine"), "cifar4-sine: expected a network: alexnet, paper, code2012,"),
     (("bench", "cifar4", "--layer", "conv9"), "bench: expected one of conv1, pool1, "),
 ]
 

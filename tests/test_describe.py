@@ -282,9 +282,9 @@ def test_printed_table_shows_every_layer_and_the_totals_in_80_columns():
 @pytest.mark.parametrize(
     ("ranks", "batch", "verdict"),
     [
-        (1, 256, "this does not fit, the 2012 code's does not fit"),
-        (2, 256, "this fits, the 2012 code's fits"),
-        (1, 192, "this fits, the 2012 code's does not fit"),
+        (1, 256, "this does not fit, what the 2012 code allocates does not fit"),
+        (2, 256, "this fits, what the 2012 code allocates fits"),
+        (1, 192, "this fits, what the 2012 code allocates does not fit"),
     ],
 )
 def test_printed_verdict(ranks, batch, verdict):

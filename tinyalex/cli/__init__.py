@@ -6,7 +6,7 @@ from typing import Annotated, get_args, get_type_hints
 import typer
 from rich.console import Console
 from typer.core import TyperGroup
-from typer.models import OptionInfo
+from typer.models import ArgumentInfo, OptionInfo
 
 from tinyalex import __version__
 from tinyalex.cli import classroom, exchange, judge, learn, look, prepare, train
@@ -54,12 +54,17 @@ LETTERS = {int: "N", int | None: "N", float: "X", float | None: "X", bool: ""}
 
 
 def _terse(function):
-    """Return the command; its help calls numbers N and X: at 80 columns the words need the room."""
-    for hint in get_type_hints(function, include_extras=True).values():
+    """Return the command; its help calls numbers N and X: at 80 columns the words need the room.
+
+    Arguments are written large, as in README.md.
+    """
+    for name, hint in get_type_hints(function, include_extras=True).items():
         kind, *about = get_args(hint)
-        for option in about:
-            if isinstance(option, OptionInfo) and option.metavar is None:
-                option.metavar = LETTERS.get(kind)
+        for word in about:
+            if isinstance(word, OptionInfo) and word.metavar is None:
+                word.metavar = LETTERS.get(kind)
+            elif isinstance(word, ArgumentInfo) and word.metavar is None:
+                word.metavar = name.upper()
     return function
 
 

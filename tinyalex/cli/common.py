@@ -24,7 +24,9 @@ _RANKS = (
 )
 ThreadDevices = Annotated[str, typer.Option(help=f"{_RANKS}.")]
 Devices = Annotated[str, typer.Option(help=f"{_RANKS}; mpi, mpi:cuda (mpiexec).")]
-Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint, or a run folder: its newest checkpoint.")]
+Checkpoint = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A checkpoint, or a run folder: its newest checkpoint.")
+]
 DataSet = Annotated[
     Path,
     typer.Argument(

@@ -195,7 +195,7 @@ def features(
     with Progress() as progress:
         found = run_on(rank, devices_for_checkpoints(devices, path))
     write_array(out, found)
-    console.print(f"{out}: {found.shape[0]} features of {found.shape[1]} pictures")
+    console.print(f"{out}: {found.shape[0]} features of {found.shape[1]:,} pictures")
 
 
 def figure_kernels(checkpoint: Checkpoint, out: Out = Path("kernels.png")):
@@ -330,10 +330,11 @@ def metrics(
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, METRICS, restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(row for row in rows.values() if len(row) > 1)
+    epochs = [row for row in rows.values() if len(row) > 1]
+    writer.writerows(epochs)
     out = new_file(out or run / "metrics.csv")
     write_text(out, text.getvalue())
-    console.print(f"{out}: {len(METRICS)} columns, {len(text.getvalue().splitlines()) - 1} epochs")
+    console.print(f"{out}: {len(METRICS)} columns, {len(epochs)} epoch{'s' * (len(epochs) != 1)}")
 
 
 def figure_sizes(run: Annotated[Path, typer.Argument(help="A run folder.")], out: Out = Path("sizes.png")):

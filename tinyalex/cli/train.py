@@ -27,7 +27,7 @@ from tinyalex.errors import DeviceError, DeviceMemoryError
 
 def train(
     data: DataSet,
-    out: Annotated[Path, typer.Argument(help="The run's folder: new or empty.")],
+    out: Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder: new or empty.")],
     network: NetworkOption = None,
     preset: OldNetworkOption = None,
     recipe: Annotated[
@@ -112,7 +112,7 @@ def train(
 
 
 def resume(
-    out: Annotated[Path, typer.Argument(help="The run's folder.")],
+    out: Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder.")],
     data: Annotated[Path | None, typer.Option(help="Where the run's pictures are now, if moved.")] = None,
     epochs: Annotated[
         int | None,

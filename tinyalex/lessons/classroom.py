@@ -63,11 +63,13 @@ def new(folder, lessons=None):
     for number in lessons:
         book = json.loads(known[number].read_text(encoding="utf-8"))
         for cell in book["cells"]:
-            cell["source"] = _without_solution("".join(cell["source"])).splitlines(keepends=True)
+            text = _given(_without_solution("".join(cell["source"])), lessons)
+            cell["source"] = text.splitlines(keepends=True)
         book["metadata"]["tinyalex"] = {"lesson": number, "version": __version__}
         text = json.dumps(book, ensure_ascii=False, indent=1) + "\n"
         (hand_out / known[number].name).write_text(text, encoding="utf-8")
-    (hand_out / "README.md").write_bytes((course.folder() / "README.md").read_bytes())
+    for_all, _, _ = (course.folder() / "README.md").read_text(encoding="utf-8").partition("## For teachers")
+    (hand_out / "README.md").write_text(_given(for_all, lessons).rstrip() + "\n", encoding="utf-8")
     about = {"lessons": lessons, "seed": secrets.randbits(62), "version": __version__}
     files.write_text(folder / "class.json", json.dumps(about) + "\n")
     return hand_out
@@ -77,6 +79,15 @@ def _without_solution(text):
     text = re.sub(r'\n# solution\("\w+"\)', "", text)
     text = text.replace("check, hint, solution, tutor = lesson(", "check, hint, _, tutor = lesson(")
     return text.replace("There are hints, and a solution; and the lesson", "There are hints; and the lesson")
+
+
+def _given(text, lessons):
+    """Leave of links to notebooks those to lessons that are handed out, of the others the words."""
+    return re.sub(
+        r"\[([^][]*)\]\((\d\d)_\w+\.ipynb\)",
+        lambda link: link[0] if int(link[2]) in lessons else link[1],
+        text,
+    )
 
 
 def _class(folder):

@@ -78,6 +78,7 @@ def build(out, progress=lambda doing, done, of: None):
     progress(doing, done, of) is called after each cell that was run, and each page.
     """
     course.need("nbclient", "ipykernel", "latex2mathml", "markdown_it", "mdit_py_plugins", "pygments")
+    out.mkdir(parents=True, exist_ok=True)
     books = {path.stem: nbformat.read(path, 4) for path in course.notebooks()}
     course.execute(books.values(), on_cell=partial(progress, "running cell"))
     return write(books, out, partial(progress, "writing page"))

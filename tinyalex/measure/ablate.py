@@ -144,16 +144,17 @@ def begin(out, name, data, devices, rows=None, seeds=None, minutes=None, progres
     Raises DataError where the folder's is not of these data, rows and seeds.
     """
     path = Path(out) / "plan.json"
+    rows = _rows(rows) if rows else None
     if not path.exists():
-        plan = plan_of(name, data, devices, rows, seeds, minutes, progress)
         path.parent.mkdir(parents=True, exist_ok=True)
+        plan = plan_of(name, data, devices, rows, seeds, minutes, progress)
         files.write_text(path, json.dumps(plan._asdict(), indent=1) + "\n")
         return plan
     try:
         plan = checked(Plan, json.loads(path.read_text()), str(path))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: expected the plan of an ablation: {error}") from error
-    asked = plan._replace(data=str(name), rows=_rows(rows) if rows else plan.rows, seeds=seeds or plan.seeds)
+    asked = plan._replace(data=str(name), rows=rows or plan.rows, seeds=seeds or plan.seeds)
     if asked != plan:
         raise DataError(
             f"{path}: {out} holds an ablation of {plan.data}, rows {','.join(plan.rows)}, {plan.seeds} "

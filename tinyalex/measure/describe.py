@@ -311,7 +311,7 @@ def print_description(description, console=None, memory=None, prediction=None):
     if memory is not None:
         said = [
             f"{name} {'fits' if nbytes <= memory else 'does not fit'}"
-            for name, nbytes in (("this", total.memory), ("the 2012 code's", total.bytes_2012))
+            for name, nbytes in (("this", total.memory), ("what the 2012 code allocates", total.bytes_2012))
         ]
         say(f"In {memory / 1e6:.1f} MB ({memory / 2**30:.2f} GiB) {', '.join(said)}.")
     if prediction is not None:

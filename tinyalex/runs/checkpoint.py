@@ -95,7 +95,7 @@ def outline(path: str | Path) -> tuple[dict, dict[str, tuple[int, ...]]]:
 
 
 def _none(path):
-    return DataError(f"{path}: expected a checkpoint (.safetensors), found no such file")
+    return DataError(f"{path}: expected a checkpoint (.safetensors) or a run folder, found no such file")
 
 
 def _not_whole(path, error):

@@ -1,5 +1,6 @@
 """Networks that lie in files: checkpoints, JSON, and Python files of one's own."""
 
+import difflib
 import json
 import runpy
 from pathlib import Path
@@ -92,9 +93,11 @@ def find_network(what: str | Path, classes: int | None = None, **options) -> Net
         return make(what, classes=classes, **options)
     path = Path(what)
     if not path.exists():
+        names = ["alexnet", *NETWORKS]
+        near = difflib.get_close_matches(what, names, 1)
         raise DataError(
-            f"{what}: expected a network: {', '.join(NETWORKS)}, a checkpoint, a run folder, FILE.json or "
-            "FILE.py; found no such name or file"
+            f"{what}: expected a network: {', '.join(names)}, a checkpoint, a run folder, FILE.json or "
+            f"FILE.py; found no such name or file{f': did you mean {near[0]}?' if near else ''}"
         )
     if given := [name for name, value in options.items() if value is not None]:
         raise DataError(f"{what}: --{given[0]}: only a network that is asked for by name has this choice")

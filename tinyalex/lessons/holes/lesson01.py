@@ -25,7 +25,8 @@ def _place_cases(rng):
 
 
 def _centred_cases(rng):
-    shapes = [sizes(rng, *[(2, 6)] * 4), sizes(rng, *[(2, 5)] * 4), (*sizes(rng, *[(2, 5)] * 3), 1)]
+    """Of three pictures or more, the mean and the median are two things."""
+    shapes = [sizes(rng, *[(2, 6)] * 3, (3, 6)), sizes(rng, *[(2, 5)] * 4), (*sizes(rng, *[(2, 5)] * 3), 1)]
     return [(_pixels(rng, *shape),) for shape in shapes]
 
 

@@ -73,6 +73,14 @@ def _every_winner(dy, x, z, s):
     return dx
 
 
+def _shared_among_winners(dy, x, z, s):
+    dx = np.zeros(len(x))
+    for o in range(len(dy)):
+        window = x[o * s : o * s + z]
+        dx[o * s : o * s + z] += dy[o] * (window == window.max()) / (window == window.max()).sum()
+    return dx
+
+
 def _last_winner(dy, x, z, s):
     dx = np.zeros(len(x))
     for o in range(len(dy)):
@@ -124,6 +132,10 @@ _ROW = np.array([1.0, 3, 9, 2, 5, 4, 7, 7, 6])  # 9 wins two windows, and 7 stan
             """where two pixels tie, both get the whole gradient.  (So it was in 2012.)  Here the first of
             them wins, alone.""",
         ),
+        (
+            _shared_among_winners,
+            """where two pixels tie, they share the gradient.  Here the first of them gets all of it.""",
+        ),
         (_last_winner, """where two pixels tie, the last wins; here it is the first."""),
         (
             _whole_window,
@@ -141,13 +153,22 @@ def give_to_winners(dy, x, z, s):
     return dx
 
 
+def _every_pixel_that_ties(dy, x, z, s):
+    dx = np.zeros(x.shape)
+    for c, i, j, n in np.ndindex(dy.shape):
+        rows, columns = slice(i * s, i * s + z), slice(j * s, j * s + z)
+        window = x[c, rows, columns, n]
+        dx[c, rows, columns, n] += dy[c, i, j, n] * (window == window.max())
+    return dx
+
+
 def _pictures(rng):
     cases = []
     for z, s, N in ((3, 2, 3), (3, 1, 2), (2, 3, 1)):
         C, OH, OW = sizes(rng, *[(2, 4)] * 3)
         x = rng.standard_normal((C, z + (OH - 1) * s, z + (OW - 1) * s + s - 1, N))
         if s == 1:
-            x = np.maximum(x, 0)  # as behind a ReLU: many windows are all 0, and all their pixels tie
+            x = np.maximum(x - 1, 0)  # as behind a ReLU: many windows are all 0, and all their pixels tie
         cases.append((rng.standard_normal((C, OH, OW, N)), x, z, s))
     return cases
 
@@ -180,6 +201,11 @@ def _pictures(rng):
             "dx[c, i * s + p, j * s + q, n]",
             "dx[c, i + p, j + q, n]",
             """the corner of window (i, j) is at (i·s, j·s), not at (i, j).""",
+        ),
+        (
+            _every_pixel_that_ties,
+            """where pixels tie, as in a window of zeros, each of them gets the whole gradient.  Here the
+            first in reading order wins, alone.""",
         ),
     ],
 )

@@ -40,6 +40,12 @@ def _sgd_cases(rng):
             steady gradient moves the weight 1/(1 − momentum) times as far.""",
         ),
         (
+            "momentum * v - decay * rate * w - rate * grad\n    w = w + v",
+            "momentum * v + decay * w + grad\n    w = w - rate * v",
+            """that is PyTorch's form, which multiplies v by the rate at the end. In the paper the rate is
+            in v already: when it drops, the old velocity stays as it was.""",
+        ),
+        (
             "w + v",
             "w - v",
             """the velocity already points downhill: −ε·gradient is in it. So it is added.""",

@@ -50,9 +50,25 @@ def _pool_bytes_cases(rng):
     return cases
 
 
+def _scattered(run, dcols, W, stride, pad):
+    K, OW = dcols.shape
+    dx = np.zeros(W)
+
+    def kernel(blockIdx, blockDim, threadIdx):
+        j = blockIdx.x * blockDim.x + threadIdx.x
+        for p in range(K) if j < OW else ():
+            u = j * stride + p - pad
+            if 0 <= u < W:
+                dx[u] += dcols[p, j]
+
+    run(kernel)
+    return dx
+
+
 def _gather_cases(rng):
+    """In the third there are more windows than threads: who gives a thread a window does not get through."""
     cases = []
-    for K, stride, pad, OW in ((5, 2, 1, 4), (4, 3, 1, 4), (3, 1, 2, 7), (2, 3, 0, 3)):
+    for K, stride, pad, OW in ((5, 2, 1, 4), (4, 3, 1, 4), (5, 1, 4, 13), (2, 3, 0, 3)):
         W = (OW - 1) * stride + K - 2 * pad + int(rng.integers(0, stride))
         width = int(rng.integers(3, 6))
         cases.append((Grid(W // width + 1, 1, width, rng), rng.standard_normal((K, OW)), W, stride, pad))
@@ -191,6 +207,12 @@ def max_pool_bytes(x_shape, y_shape):
         dcols[p, j]; then p, j = p + stride, j - 1.""",
     ],
     wrong=[
+        (
+            _scattered,
+            """your threads go through the windows and scatter: two of them add to one pixel at the same time,
+            and on a GPU one of the two is lost.  (Nor are there threads enough here, which are as many as the
+            pixels need.)  Let each thread gather for its own pixel.""",
+        ),
         (
             "total += dcols[p, j]",
             "total = dcols[p, j]",

@@ -137,6 +137,7 @@ def build(out, folder=None, progress=lambda doing, done, of: None):
     if folder:
         for name, digest in python_files().items():
             verify(folder / name, digest)
+    out.mkdir(parents=True, exist_ok=True)
     books = {path.stem: nbformat.read(path, 4) for path in course.notebooks()}
     course.execute(books.values(), on_cell=partial(progress, "running cell"))
     return write(books, out, folder, on_page=partial(progress, "writing page"))
