@@ -87,7 +87,7 @@ def test_networks_without_towers_share_the_batch():
 
 
 def test_bad_names():
-    assert "conv9: expected a network: paper, code2012" in refused("bench", "conv9")
+    assert "conv9: expected a network: alexnet, paper, code2012" in refused("bench", "conv9")
     assert "bench: expected one of conv1, lrn1" in refused("bench", "--layer", "conv9")
     assert "expected torch or torch-tuned" in refused("bench", "--vs", "tensorflow")
 

@@ -511,8 +511,8 @@ def test_options_outside_their_range_are_errors_of_usage(world, tmp_path):
 
 
 MISTAKES = {  # options of train: what is wrong with them
-    ("--preset", "vgg"): "vgg: expected a network: paper, code2012, half, caffe, small, ",
-    ("--network", "vgg"): "vgg: expected a network: paper, code2012, half, caffe, small, ",
+    ("--preset", "vgg"): "vgg: expected a network: alexnet, paper, code2012, half, caffe, small, ",
+    ("--network", "vgg"): "vgg: expected a network: alexnet, paper, code2012, half, caffe, small, ",
     ("--recipe", "vgg"): "recipe: expected one of small, paper, code2012, half, caffe, ",
     ("--devices", "gpu:0"): "device 'gpu:0': expected 'cpu:K' or 'cuda:K'",
     ("--devices", ""): "device '': expected 'cpu:K' or 'cuda:K'",
