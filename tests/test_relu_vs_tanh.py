@@ -25,7 +25,6 @@ from tinyalex.train import StepResult
 # epochs of 2.
 PLAN = Plan("shapes", 64, (0.001, 0.004), search_epochs=1, search_pictures=32, most_epochs=2)
 ONE, TWO = parse("cpu:0"), parse("cpu:0,cpu:1")
-overflows = pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -295,7 +294,6 @@ def test_every_epoch_and_seed_has_an_order_of_its_own(pictures, monkeypatch):
     assert len({tuple(labels) for labels in epochs[:4]}) == 4
 
 
-@overflows
 def test_a_rate_that_diverges_loses_the_search(pictures):
     told, trials, found = [], [], {}
     plan = PLAN._replace(rates=(0.001, 1e20), search_epochs=3, search_pictures=64)

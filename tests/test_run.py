@@ -733,7 +733,6 @@ def test_an_error_of_the_loader_ends_the_run(tmp_path):
         train(begun(tmp_path / "run"), "cpu:0,cpu:1", data=DATA._replace(train=Broken()))
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy, on the way there
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
     """Named, on both ranks, with the checkpoints before it left alone."""
     out = begun(tmp_path / "run", rate=1e20, save_every=1)

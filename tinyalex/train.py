@@ -50,9 +50,10 @@ class Step:
 
     def __call__(self, images: Array, labels: Array, number: int = 0) -> StepResult:
         """Do the step of this number."""
-        # only here is a GPU waited for
-        loss, errors = map(float, self.net.comm.device.get(self._work(images, labels)))
-        _check_finite(loss, self.net, self.optimizer, images, number)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is told of in words
+            # only here is a GPU waited for
+            loss, errors = map(float, self.net.comm.device.get(self._work(images, labels)))
+            _check_finite(loss, self.net, self.optimizer, images, number)
         return StepResult(loss, errors / (labels.size * self.net.data.size))
 
 
