@@ -45,6 +45,10 @@ WITHOUT = {
     "im2col's strips in blocks": (mock.patch.object(strips, "BLOCK_BYTES", WHOLE),),
     "gaps between the strips": (mock.patch.object(strips, "GAP", 0),),
     "buffers that are used again": (mock.patch.object(memory._HostPool, "empty", _fresh),),
+    "small buffers cut from slabs, with pages of 2 MB": (
+        mock.patch.object(memory, "SLAB", 0),
+        mock.patch.object(memory, "_host_pool", memory._HostPool()),
+    ),
     "LRN's power by square roots": (mock.patch.object(lrn, "_over_power", _power),),
     "LRN in blocks": (mock.patch.object(lrn, "BLOCK_BYTES", WHOLE),),
     "pooling in blocks": (mock.patch.object(pool, "BLOCK_BYTES", WHOLE),),

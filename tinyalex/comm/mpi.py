@@ -169,7 +169,7 @@ class _Watch:
                     now = np.full(1, 1 + ended, np.uint8)
                     said += [self.mpi.Isend(now, rank) for rank in others]
             for rank in list(silent):
-                silent[rank] += pause  # while this process stood still, none
+                silent[rank] += pause  # seconds, of which those are none in which this process stood still
                 while heard[rank].Test():
                     silent[rank] = 0
                     if word[rank][0] == 2:
