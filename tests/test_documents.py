@@ -1,10 +1,14 @@
-"""Every link of the documentation and of the notebooks leads to a file and to a heading that are there."""
+"""The documentation and the notebooks: links lead to files and headings, counts are those of the sources."""
 
 import json
 import re
 from pathlib import Path
 
 import pytest
+
+from tinyalex.lessons.checks import LESSONS
+from tinyalex.lessons.live.check import answers
+from tinyalex.lessons.notebook import asked
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(
@@ -30,6 +34,14 @@ def headings(path):
         re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", line) for line in re.findall(r"(?m)^#+ (.*)$", text_of(path))
     ]
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+def test_the_live_course_was_measured_with_the_answers_that_there_are():
+    holes = [hole for number in LESSONS for hole in asked(number).values()]
+    wrong = sum(text != hole.source for hole in holes for text in answers(hole))  # as the command counts
+    assert f"{len(holes)} solutions pass, {wrong} wrong answers are told" in text_of(
+        Path("measured/README.md")
+    )
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=str)
