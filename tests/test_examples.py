@@ -1,5 +1,6 @@
 """The examples run and assert what they claim; so does the README's Python; the pages have every name."""
 
+import contextlib
 import importlib
 import re
 import runpy
@@ -9,12 +10,17 @@ import numpy as np
 import pytest
 
 import tinyalex
+from tinyalex import cli
 from tinyalex.cli import learn
 from tinyalex.comm import Comm
+from tinyalex.devices import Device
+from tinyalex.errors import ArgumentError
 from tinyalex.gradcheck import check_layer
 from tinyalex.lessons import lesson, trace
 from tinyalex.lessons.checks import holes_of
+from tinyalex.measure import bench
 from tinyalex.measure.describe import describe
+from tinyalex.nn.layers import KINDS
 from tinyalex.optim import SGD
 from tinyalex.runs import checkpoint
 from tinyalex.runs.saved import find_network, load_network, open_network
@@ -91,6 +97,33 @@ def test_a_kind_of_ones_own_in_one_file_is_like_any_other(tmp_path, capsys):
     opened = load_network(Comm("cpu:0"), path, saved, checkpoint.load(path)[0])
     assert saved.network == network.named()
     assert (opened.forward(x) == net.forward(x)).all()
+
+
+def test_files_of_a_kind_of_ones_own_are_opened_once_its_file_was_run(tmp_path, capsys, monkeypatch):
+    """And what knows only tinyalex's kinds says so: ONNX, PyTorch's side of `bench`."""
+    (tmp_path / "scale.py").write_text(SCALE, encoding="utf-8")
+    network, path = find_network(tmp_path / "scale.py"), tmp_path / "own.safetensors"
+    net = network.build(rng=np.random.default_rng(0))
+    checkpoint.save(path, checkpoint.state(net, None), {"network": network.to_json(), "classes": list("abc")})
+
+    def says(*args):
+        KINDS.pop("Scale", None)
+        monkeypatch.setattr("sys.argv", ["tinyalex", *map(str, args)])
+        with contextlib.suppress(SystemExit):
+            cli.main()
+        return " ".join("".join(capsys.readouterr()).split())
+
+    own = "--layers", tmp_path / "scale.py"
+    assert "run the file that declares it first: tinyalex --layers FILE.py" in says("describe", path)
+    assert "scale1 4×2×2 4" in says(*own, "describe", path)
+    onnx = tmp_path / "own.onnx"
+    assert "error: scale1: ONNX has no word for a Scale" in says(*own, "export", path, onnx)
+    assert not onnx.exists()
+    assert says("--layers", tmp_path / "no.py", "describe", path).startswith(f"error: {tmp_path / 'no.py'}: ")
+    with pytest.raises(
+        ArgumentError, match="--vs torch: Scale, a kind of layer of your own, has no twin there"
+    ):
+        bench.check(network, "torch", Device("cpu:0"))
 
 
 @pytest.mark.parametrize("number", range(len(PYTHON)))

@@ -56,7 +56,10 @@ def each_of_a_kind(kinds, entries, what):
 def _of_a_kind(kinds, entry, what):
     kind = kinds.get(str(entry.get("kind"))) if isinstance(entry, dict) else None
     if kind is None:
-        raise DataError(f"{what}: expected one of the kinds {', '.join(kinds)}, found {str(entry)[:80]}")
+        raise DataError(
+            f"{what}: expected one of the kinds {', '.join(kinds)}, found {str(entry)[:80]}; is it a kind of "
+            f"your own?  Then run the file that declares it first: tinyalex --layers FILE.py …"
+        )
     try:
         return kind(**{key: value for key, value in entry.items() if key != "kind"})
     except ArgumentError as error:

@@ -1,6 +1,7 @@
 """The command line: one thin command for each capability, in the files of this folder."""
 
 import sys
+from pathlib import Path
 from typing import Annotated, get_args, get_type_hints
 
 import typer
@@ -46,8 +47,20 @@ def _commands(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and end.", callback=_version, is_eager=True)
     ] = False,
+    layers: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE.py",
+            help="A Python file with kinds of layers of your own: run first, to open what was made of them.",
+        ),
+    ] = None,
 ):
     """AlexNet written out by hand, on NumPy or CuPy arrays."""
+    if layers:
+        from tinyalex.runs.saved import run_python  # with it comes much that other commands do without
+
+        for path in layers:
+            run_python(path)
 
 
 LETTERS = {int: "N", int | None: "N", float: "X", float | None: "X", bool: ""}

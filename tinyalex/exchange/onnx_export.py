@@ -149,7 +149,7 @@ class _Graph:
     @singledispatchmethod
     def add(self, layer):
         """Append a layer's nodes."""
-        raise TypeError(f"expected a layer of tinyalex.nn, found {layer!r}")
+        raise layer.error(f"ONNX has no word for a {type(layer).__name__}, a kind of layer of your own")
 
     @add.register
     def _(self, layer: Conv2d):

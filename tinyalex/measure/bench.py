@@ -51,6 +51,10 @@ def check(network, against, device):
     """Raise the error of PyTorch that is not here, or cannot do what the network does."""
     if against not in (None, "torch", "torch-tuned"):
         raise ArgumentError(f"--vs: expected torch or torch-tuned, found {against!r}")
+    own = [layer for layer in network.layers if not type(layer).__module__.startswith("tinyalex.")]
+    if against and own:
+        kind = type(own[0]).__name__
+        raise ArgumentError(f"--vs {against}: {kind}, a kind of layer of your own, has no twin there")
     if against and not find_spec("torch"):
         raise ArgumentError(f"--vs {against}: PyTorch is not installed; pip install 'tinyalex[oracle]'")
     if against and device.kind == "cuda":

@@ -108,11 +108,19 @@ def find_network(what: str | Path, classes: int | None = None, **options) -> Net
     return open_network(checkpoint.newest(path)).network
 
 
-def _from_python(path):
+def run_python(path: str | Path) -> dict:
+    """Run a Python file of one's own, which may declare kinds of layers; return its names.
+
+    Raises DataError, naming the file, for whatever goes wrong in it.
+    """
     try:
-        found = runpy.run_path(str(path)).get("network")
-    except Exception as error:  # whatever the file does
+        return runpy.run_path(str(path))
+    except Exception as error:
         raise DataError(f"{path}: {type(error).__name__}: {error}") from error
+
+
+def _from_python(path):
+    found = run_python(path).get("network")
     if not isinstance(found, Network):
         raise DataError(
             f"{path}: expected it to define network = Network([…], (3, 32, 32)), found {type(found).__name__}"
