@@ -182,6 +182,9 @@ def test_a_truncated_file_is_refused_wherever_it_ends(tmp_path):
         assert_refused(path, "not a whole safetensors file", f"{size:,} bytes")
     path.write_bytes(whole + b"\0" * 8)
     assert_refused(path, "not a whole safetensors file")
+    onnx = path.with_suffix(".onnx")
+    path.replace(onnx)
+    assert_refused(onnx, "not a whole safetensors file", "comes in by `tinyalex import`")
 
 
 @pytest.mark.parametrize(
@@ -205,7 +208,7 @@ def test_a_foreign_file_is_refused(tmp_path, content):
 def test_safetensors_of_others_are_refused(tmp_path, metadata):
     path = tmp_path / "a.safetensors"
     path.write_bytes(safetensors.numpy.save({"w": BASE}, metadata))
-    assert_refused(path, "without tinyalex's metadata")
+    assert_refused(path, "without tinyalex's metadata", "by `tinyalex import`")
 
 
 def test_metadata_that_is_damaged_is_refused(tmp_path):

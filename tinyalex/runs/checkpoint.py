@@ -98,15 +98,19 @@ def _none(path):
     return DataError(f"{path}: expected a checkpoint (.safetensors) or a run folder, found no such file")
 
 
+IMPORT = "; what another program wrote comes in by `tinyalex import`"
+
+
 def _not_whole(path, error):
     size = path.stat().st_size if path.is_file() else 0
-    return DataError(f"{path}: not a whole safetensors file ({size:,} bytes): {error}")
+    more = "" if path.suffix == ".safetensors" else IMPORT
+    return DataError(f"{path}: not a whole safetensors file ({size:,} bytes): {error}{more}")
 
 
 def _metadata(path, strings):
     text = (strings or {}).get("tinyalex")
     if text is None:
-        raise DataError(f"{path}: a safetensors file, but without tinyalex's metadata")
+        raise DataError(f"{path}: a safetensors file, but without tinyalex's metadata{IMPORT}")
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
