@@ -15,7 +15,7 @@ from tinyalex.data.loader import Batch, Loader
 from tinyalex.data.pictures import read_picture
 from tinyalex.data.preprocessing import Pictures
 from tinyalex.devices import Device, parse
-from tinyalex.errors import DataError
+from tinyalex.errors import ArgumentError, DataError
 from tinyalex.models import Network
 from tinyalex.models.alexnet import AlexNet, alexnet, narrow
 from tinyalex.nn import LRN, Conv2d, Linear, MaxPool, ZeroPad
@@ -152,6 +152,13 @@ def test_ties_count_by_chance():
     assert evaluate.errors(p, np.array([3, 4]))[1:] == pytest.approx((0.95, 0.25))
 
 
+def test_labels_that_are_none_of_the_classes_are_named():
+    p = np.full((3, 2), 1 / 3)
+    for labels, says in ((np.array([0, 3]), "expected labels 0 … 2"), ([0, 1], "expected labels, an array")):
+        with pytest.raises(ArgumentError, match=f"^topk_error: {says}"):
+            evaluate.errors(p, labels)
+
+
 def test_few_classes_leave_top_5_a_meaning():
     """Among four it is top-3, wrong for the last alone."""
     p = np.array([[0.4, 0.3, 0.2, 0.1]] * 4).T
@@ -182,7 +189,9 @@ def test_an_ensemble_by_hand():
 
 
 @pytest.mark.parametrize(
-    "weights", [[1], [1, 2, 3], [1, -1], [2, -1], [0, 0], [1, np.nan], [np.inf, 1]], ids=str
+    "weights",
+    [[1], [1, 2, 3], [1, -1], [2, -1], [0, 0], [1, np.nan], [np.inf, 1], [1j, 1], ["1", 1], 2],
+    ids=str,
 )
 def test_weights_that_make_no_average_are_refused(weights):
     a = np.array([[0.8], [0.2]])

@@ -459,6 +459,8 @@ def test_numpy_s_numbers_and_arrays_are_fields_and_sizes_too():
 def test_sizes_that_no_image_has_are_named(shape):
     with pytest.raises(ArgumentError, match=r"input: expected sizes ≥ 1, \(C, H, W\) or \(D,\), found"):
         Network([Linear(3)], shape).build()
+    with pytest.raises(ArgumentError, match="input: expected sizes ≥ 1"):
+        Sequential([Linear(3)], shape)
 
 
 # ---- any number of ranks -------------------------------------------------------------------------------

@@ -374,6 +374,12 @@ def test_pictures_that_fill_no_batch_are_left_out():
     assert len(set(np.concatenate(shown))) == 24
 
 
+@pytest.mark.parametrize("batch", [0, -1, 2.5, None, "8"], ids=repr)
+def test_a_batch_that_is_no_number_of_pictures_is_refused(batch):
+    with pytest.raises(ArgumentError, match="batch: expected at least 1 picture, found"):
+        InMemory(numbered(20), batch=batch)
+
+
 def test_a_batch_that_cannot_be_shared_is_refused():
     with pytest.raises(ValueError, match="10 cannot be shared evenly by 3 ranks"):
         on(3, lambda comm: list(InMemory(numbered(20), comm, batch=10).epoch(np.random.default_rng(0))))

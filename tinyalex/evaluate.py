@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from tinyalex.errors import ArgumentError
+from tinyalex.fields import fits, plain_data
 from tinyalex.nn import BatchNorm, Conv2d, Flatten, Linear, Sequential
 from tinyalex.ops import softmax, topk_error
 from tinyalex.ops.cuda.pictures import feed
@@ -113,9 +114,9 @@ def errors(probabilities: np.ndarray, labels: np.ndarray, k: int = 5) -> tuple[f
     k is cut to `guesses`.  Ties count as in 2012 (`topk_error`).
     """
     k = guesses(len(probabilities), k)
+    top1, topk = (topk_error(probabilities, labels, j).mean() for j in (1, k))
     right = probabilities[labels, np.arange(len(labels))]
     loss = -np.log(np.maximum(right, np.finfo(right.dtype).tiny)).mean()
-    top1, topk = (topk_error(probabilities, labels, j).mean() for j in (1, k))
     return float(loss), float(top1), float(topk)
 
 
@@ -132,10 +133,11 @@ def ensemble(predictions: list[np.ndarray], weights: list[float] | None = None) 
 
 def shares(weights: list[float], count: int) -> np.ndarray:
     """Return the weights of `count` networks as parts of 1; ArgumentError for what makes no average."""
-    weights = np.asarray(weights, float)
-    if len(weights) != count or weights.min() < 0 or not 0 < weights.sum() < np.inf:
+    given = plain_data(weights)
+    right = fits(given, tuple[float, ...]) and len(given) == count and min(given) >= 0
+    if not right or not 0 < sum(given) < np.inf:
         raise ArgumentError(f"weights: expected {count} numbers ≥ 0, not all 0, found {weights}")
-    return weights / weights.sum()
+    return np.array(given, float) / sum(given)
 
 
 def features(

@@ -15,6 +15,7 @@ from tinyalex.data import Images, augment
 from tinyalex.devices import cpu_count
 from tinyalex.errors import ArgumentError
 from tinyalex.ops.cuda.pictures import Raw
+from tinyalex.ops.windows import whole_numbers
 
 THREADS = 4  # that prepare batches for a GPU
 
@@ -290,6 +291,8 @@ class InMemory:
     """
 
     def __init__(self, images, comm=None, batch=128, dtype=np.float32):
+        if whole_numbers(batch) is None:
+            raise ArgumentError(f"batch: expected at least 1 picture, found {batch!r}")
         if len(images.labels) < batch:
             raise ArgumentError(
                 f"expected at least one batch of {batch} pictures, found {len(images.labels)}"

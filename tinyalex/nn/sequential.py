@@ -101,7 +101,7 @@ class Sequential:
         dtype=np.float32,
     ):
         self.comm = comm or Comm("cpu:0")
-        self.input_shape, self.rng = tuple(input_shape), rng
+        self.input_shape, self.rng = plain_data(input_shape), rng
         known = isinstance(layers, list) and layers and isinstance(layers[0], Placed)
         placed = layers if known else plan(layers, self.input_shape, self.comm.size)
         self.placed = {place.layer.name: place for place in placed}
