@@ -4,6 +4,7 @@ import contextlib
 import os
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the tests run on as many processes as cores
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # of some hundred processes each would compile tinyalex again
 
 import shutil
 import signal
