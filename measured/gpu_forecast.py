@@ -16,7 +16,9 @@ as if nothing overlapped.
 which they are not run.  Each kernel beside what an H100 copies and multiplies, 2.857 TB/s and 51.4 TFLOP/s:
 "least" at these rates; "at most" the part of them that is left when each launch takes 2.5 us more, in which
 nothing moves.  A launch that was measured (measured/gpu/kernels-h100.csv) and has not changed has that time;
-the others have the second table's rates and 2.5 us.
+the others 2.5 us and 2.2 TB/s, or, where they multiply, what fits those that were measured best: so much for
+each FLOP and so much for each byte that is not moved meanwhile, of the convolutions and of the gradients of
+weights (said below the table).  Minimal filtering's products move more bytes for a FLOP than any measured.
 """
 
 import argparse
@@ -91,13 +93,15 @@ def by_launch(launches):
         count, *numbers = (int(row[name]) for name in ("launches", "bytes", "flop"))
         key = row["place"], row["kernel"], *(n / max(1, count) for n in numbers)
         measured[key] = float(row["ms"]) / 1e3 / max(1, count)
+    products = "conv_forward", "conv_backward_x"
+    fits = [fitted(rows, kinds) for kinds in (products, ["conv_backward_w"])]
     kernels = defaultdict(lambda: [0, 0, 0, 0, 0, 0])
     for place, kernel, nbytes, flop in launches:
         seconds = measured.get((place or "loss and update", kernel, nbytes, flop))
         known = seconds is not None
         if not known:
-            rate = 39e12 if kernel == "conv_backward_w" else 42e12
-            seconds = flop / rate + nbytes / (2.86e12 if flop else 2.2e12) + LATENCY
+            flops, moved = fits[kernel == "conv_backward_w"] if flop else (1, 2.2e12)
+            seconds = flop / flops + nbytes / moved + LATENCY
         least = max(nbytes / COPY, flop / PRODUCTS)
         row = kernels[kernel]
         row[:] = [a + b for a, b in zip(row, (1, nbytes, flop, least, seconds, known), strict=True)]
@@ -111,7 +115,17 @@ def by_launch(launches):
             f"| {1e3 * seconds:.3f} | {least / seconds:.0%} | {most:.0%} | {known or ''} |"
         )
     count, _, _, least, seconds, _ = map(sum, zip(*kernels.values(), strict=True))
-    print(f"| all | {count} | | | {1e3 * least:.2f} | {1e3 * seconds:.2f} | {least / seconds:.0%} | | |")
+    print(f"| all | {count} | | | {1e3 * least:.2f} | {1e3 * seconds:.2f} | {least / seconds:.0%} | | |\n")
+    for what, (flops, moved) in zip(("convolutions", "weights' gradients"), fits, strict=True):
+        print(f"{what}, fitted: {flops / 1e12:.1f} TFLOP/s, and {moved / 1e12:.1f} TB/s after that")
+
+
+def fitted(rows, kinds):
+    """Return the (FLOP/s, bytes/s) whose times, one after the other, fit those of these kernels best."""
+    of = [[float(row[name]) for name in ("flop", "bytes", "ms")] for row in rows if row["kernel"] in kinds]
+    work, ms = np.array(of)[:, :2], np.array(of)[:, 2:]
+    seconds = np.linalg.lstsq(work / ms, np.full(len(ms), 1e-3), rcond=None)[0]  # a relative error's least
+    return 1 / seconds
 
 
 def launched(name, batch):
@@ -151,6 +165,9 @@ def launched(name, batch):
     return gpu_measure.on_gpu(rank)
 
 
+SAME = "activate_backward", "relu_backward_and_sum"  # whichever way
+
+
 def foreseen(place, batch):
     """Yield (direction, milliseconds by both ways) of a convolution that is done by minimal filtering."""
     if not traffic.by_winograd(place, batch):
@@ -163,7 +180,7 @@ def foreseen(place, batch):
         less = saved(place, batch, direction)
         direct, by_winograd = sum(seconds), sum(seconds) / less
         for one in launches:
-            if one.direction == direction and one.kernel != "activate_backward":
+            if one.direction == direction and one.kernel not in SAME:
                 by_products = one.kernel in ("winograd_products", "conv_backward_w")
                 by_winograd += one.bytes / (2.86e12 if by_products else 2.2e12) + 4e-6
         yield direction, (1e3 * direct, 1e3 * by_winograd)

@@ -2,8 +2,8 @@
 
 Each stage is a process of its own with a time limit, the most telling first: one that fails, hangs or spoils
 the context ends alone, and what it found until then stays.  FOLDER gets summary.json, kernels.csv (every
-kernel of every layer), sweep.csv, rivals.json (PyTorch: gpu_rivals.py), train.json (gpu_train.py), tests.txt
-and log.txt.
+kernel of every layer; copy_ms: what copies of as many bytes take), sweep.csv, rivals.json (PyTorch:
+gpu_rivals.py), train.json (gpu_train.py), tests.txt and log.txt.
 
     --stages step,small    only these, in this order: env works doctor step small filtering sweep rivals, and,
                            if named, train, tests (of CuPy) and sanitize.  works: does minimal filtering give
@@ -203,6 +203,25 @@ def timed(device, work, repeats=20, warm=3):
     return {"ms": middle, "min": min(found), "max": max(found), "host_ms": statistics.median(host)}
 
 
+def copies(device, sizes):
+    """Milliseconds, between two events, of copies that read and write so many bytes together: {bytes: ms}."""
+    xp, cuda, found = device.xp, device.xp.cuda, {}
+    ahead = xp.zeros((1 << 16 if DRY else 1 << 26,), np.uint8)
+    for size in sorted(sizes):
+        source, pairs = xp.zeros((max(1, size // 8),), np.float32), []
+        target = xp.zeros_like(source)
+        for _ in range(8):  # the host queues what follows meanwhile
+            ahead[: len(ahead) // 2] = ahead[len(ahead) // 2 :]
+        for _ in range(12):
+            pairs.append((cuda.Event(), cuda.Event()))
+            pairs[-1][0].record()
+            target[...] = source
+            pairs[-1][1].record()
+        device.finish()
+        found[size] = statistics.median(cuda.get_elapsed_time(*pair) for pair in pairs[2:])
+    return found
+
+
 def captured(device, step):
     """The step as a graph, with the arrays that it works on."""
     from tinyalex.ops.cuda.graph import Captured
@@ -254,7 +273,7 @@ def works(found):
 
 
 def works_of(found, k):
-    """The largest differences in AlexNet's layers: of y, dx, dw and db, by each one's largest number."""
+    """The largest differences in AlexNet's layers: of y, dx and dw, by each one's largest number."""
     from tinyalex.ops.cuda import implicit_gemm, winograd
 
     def rank(comm):
@@ -268,8 +287,8 @@ def works_of(found, k):
             implicit_gemm.forward(x, w, b, expected, 1, pads, groups, True)
             ours = y, *winograd.backward(g, x, w, pads, groups)
             dx = implicit_gemm.backward_x(g, w, x.shape, 1, pads, groups)
-            theirs = expected, dx, *implicit_gemm.backward_w(g, x, w.shape, 1, pads, groups)
-            for name, *pair in zip(("y", "dx", "dw", "db"), ours, theirs, strict=True):
+            theirs = expected, dx, implicit_gemm.backward_w(g, x, w.shape, 1, pads, groups)[0]
+            for name, *pair in zip(("y", "dx", "dw"), ours, theirs, strict=True):
                 a, b = map(comm.device.get, pair)
                 errors[f"{name}, {F} filters, {groups} groups"] = np.abs(a - b).max() / np.abs(b).max()
             found.put("works", **{k: {"right": False, "errors": errors}})
@@ -304,7 +323,11 @@ def step(found):
         found.put("step", **ms, images_a_second=1e3 * one.batch / ms["ms"])
         found.put("step", forward=timed(comm.device, lambda: one.net.forward(one.x)))
         result = bench_cuda.measure(comm.device, one, lambda: comm.label)
-        for row in result.pop("launches"):
+        rows = result.pop("launches")
+        each = [row["bytes"] // max(1, row["launches"]) for row in rows]
+        copied = copies(comm.device, set(each))
+        for row, nbytes in zip(rows, each, strict=True):
+            row["copy_ms"] = row["launches"] * copied[nbytes]
             done = 1e-6 / row["ms"] if row["ms"] > 0 else 0
             found.row("kernels", **row, GBs=row["bytes"] * done, TFLOPs=row["flop"] * done / 1e3)
         found.put("step", **result)

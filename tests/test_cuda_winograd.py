@@ -11,11 +11,12 @@ from tinyalex.comm import Comm
 from tinyalex.devices import Device
 from tinyalex.measure import traffic
 from tinyalex.nn import Conv2d, Sequential
+from tinyalex.ops.activation import relu
 from tinyalex.ops.conv import conv2d_forward
 from tinyalex.ops.cuda import implicit_gemm, winograd
 from tinyalex.ops.cuda import launch as cuda_launch
 from tinyalex.ops.cuda.launch import timed
-from tinyalex.ops.cuda.sums import sum_rows
+from tinyalex.ops.cuda.sums import backward_and_sum, sum_rows
 
 # of the largest number; the CPU's, which test_winograd measures with more channels, are 5e-6 and 1e-5
 TOLERANCE = {("float32", 3): 5e-6, ("float32", 5): 1e-5, ("float64", 3): 1e-13}
@@ -52,11 +53,16 @@ def test_in_several_blocks(gpu, always, monkeypatch):
     check("float32", (3,))
 
 
-def test_sums_of_long_rows(gpu):
-    """db's: a block of 1,024 threads for each."""
-    x = drawn(3, 9000)
-    found = backends.get(sum_rows(backends.put(x), backends.put(np.zeros(3, np.float32))))
-    np.testing.assert_allclose(found, x.astype(float).sum(axis=1), rtol=0, atol=1e-3)
+@pytest.mark.parametrize("size", [9000, 9001, 12])
+def test_sums_of_rows(size, gpu):
+    """db's: a block of 1,024 threads for each long row; after ReLU', in one pass, with the bits of two."""
+    dy, y = drawn(3, size), np.maximum(drawn(size, 3), 0).T  # not contiguous
+    found = backends.get(sum_rows(backends.put(dy), backends.put(np.zeros(3, np.float32))))
+    np.testing.assert_allclose(found, dy.astype(float).sum(axis=1), rtol=0, atol=1e-3)
+    dy[1, 5] = np.nan
+    dx, db = map(backends.get, backward_and_sum(relu, *map(backends.put, (dy, y))))
+    np.testing.assert_array_equal(dx, relu.backward(dy, y))
+    np.testing.assert_allclose(db, dx.astype(float).sum(axis=1), rtol=0, atol=1e-3)
 
 
 def test_where_it_pays(monkeypatch):
@@ -95,6 +101,9 @@ FAULTS = {  # name: (file, what stands there, what stands there instead)
     "the next filter's bias": ("winograd", "forward ? b[f]", "forward ? b[f ? f - 1 : 0]"),
     "a block that does not add": ("winograd", "(more ? *turned : (REAL)0)", "(more ? 0 : (REAL)0)"),
     "a chunk left out": ("winograd", "chunk < chunks; chunk++", "chunk < chunks - 1; chunk++"),
+    "biases: what ReLU holds back": (
+        "sums", "sum += gradient.of[k] *=", "sum += gradient.of[k], gradient.of[k] *="),
+    "biases: a thread's first numbers": ("sums", "sum += gradient.of[k] *=", "sum = gradient.of[k] *="),
 }  # fmt: skip
 QUICK = ("a block that does not add",)  # the others compile for a second each, too
 

@@ -43,7 +43,7 @@ def by_winograd(place, batch):
     return vertical == horizontal and winograd.pays((F, *w[1:]), (F, OH, OW, batch), vertical, groups)
 
 
-def _winograd(place, batch, x, y, w, activation):
+def _winograd(place, batch, x, y, w):
     """The same of a convolution by minimal filtering, with w weights; in one block of tiles each way."""
     layer, (C, F) = place.layer, (place.own(*side)[0] for side in _sides(place))
     k = two_of(layer.kernel, "kernel")[0]
@@ -55,7 +55,6 @@ def _winograd(place, batch, x, y, w, activation):
         ("forward", "winograd_tiles", 4 * (x + C * tiles)),
         ("forward", "winograd_products", 4 * ((C + F) * tiles + u)),
         ("forward", "winograd_outputs", 4 * (F * tiles + F + y)),
-        *activation,
         ("backward", "winograd_filters", 4 * (w + u)),
         ("backward", "winograd_tiles", 4 * (y + F * tiles_back)),
         ("backward", "winograd_tiles_back", 4 * (x + C * tiles_back)),
@@ -63,8 +62,20 @@ def _winograd(place, batch, x, y, w, activation):
         ("backward", "winograd_filters_back", 4 * (u + w)),
         ("backward", "winograd_products", 4 * ((C + F) * tiles_back + u)),
         ("backward", "winograd_outputs", 4 * (C * tiles_back + x)),
-        ("backward", "sum_rows", 4 * (y + F)),
+        *_backward_and_sum(layer, y, F),
     ]
+
+
+def _backward_and_sum(layer, y, F):
+    """The same of ReLU' and the gradient of the biases, which is one kernel, or of another activation's."""
+    if layer.activation == "relu":
+        return [("backward", "relu_backward_and_sum", 4 * (3 * y + F))]
+    return [*_activation(layer, y), ("backward", "sum_rows", 4 * (y + F))]
+
+
+def _activation(layer, y):
+    """The same of an activation's gradient, where it is a kernel of its own."""
+    return [("backward", "activate_backward", 12 * y)] if layer.activation else []
 
 
 def _sides(place):
@@ -75,17 +86,16 @@ def _sides(place):
 def _kernels(place, batch, x, y):
     """(direction, kernel, bytes) of a layer that reads x numbers and makes y."""
     layer = place.layer
-    activation = [("backward", "activate_backward", 12 * y)] if getattr(layer, "activation", None) else []
     if isinstance(layer, Conv2d):
         F, CG, KH, KW = layer.sizes(place.x)["w"]
         F //= place.ranks
         w = F * CG * KH * KW
         if by_winograd(place, batch):
-            return _winograd(place, batch, x, y, w, activation)
+            return _winograd(place, batch, x, y, w)
         return [
             ("forward", "lay_out_weights", 4 * 2 * w),
             ("forward", "conv_forward", 4 * (x + w + F + y)),
-            *activation,
+            *_activation(layer, y),
             ("backward", "conv_backward_w", 4 * (y + x + w + F)),
             ("backward", "add_chunks", 4 * 2 * (w + F)),
         ] + [
@@ -94,7 +104,7 @@ def _kernels(place, batch, x, y):
         ] * layer.need_dx
     if isinstance(layer, Linear):
         F = layer.features // place.ranks
-        return [("forward", "bias_relu", 4 * (2 * y + F)), ("backward", "sum_rows", 4 * (y + F)), *activation]
+        return [("forward", "bias_relu", 4 * (2 * y + F)), *_backward_and_sum(layer, y, F)]
     if isinstance(layer, Activate):
         return [("forward", "activate", 8 * x), ("backward", "activate_backward", 12 * x)]
     if isinstance(layer, AvgPool):

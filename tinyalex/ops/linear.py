@@ -57,9 +57,9 @@ def linear_backward(dy, cache):
     """Return (dx, dw, db) of linear_forward, each shaped like its variable."""
     x, w, y, activation = cache
     xp = check_dy("linear backward", dy, (len(w), x.shape[1]), x.dtype, x)
-    g = activation.backward(dy, y) if activation else dy
     if xp is not np:
-        return cuda.linear_backward(g, x, w)
+        return cuda.linear_backward(dy, cache)
+    g = activation.backward(dy, y) if activation else dy
     dx = xp.matmul(w.T, g, out=empty(xp, x.shape, x.dtype))
     dw = xp.matmul(g, x.T, out=empty(xp, w.shape, w.dtype))
     return dx, dw, g.sum(axis=1)

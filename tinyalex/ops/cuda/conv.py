@@ -6,6 +6,7 @@ from tinyalex.memory import empty, zeros
 from tinyalex.ops.activation import relu
 from tinyalex.ops.checks import xp_of
 from tinyalex.ops.cuda import implicit_gemm, winograd
+from tinyalex.ops.cuda.sums import backward_and_sum
 
 SCRATCH_BYTES = implicit_gemm.SCRATCH_BYTES + winograd.SCRATCH_BYTES  # of what lives within one call
 
@@ -28,13 +29,17 @@ def conv2d_forward(y, b, cache):
 def conv2d_backward(dy, cache, need_dx):
     """Return (dx, dw, db), dx None unless needed; the arguments have been checked."""
     x, w, y, strides, pads, groups, activation = cache
-    g = activation.backward(dy, y) if activation else dy
-    stride, shape, of_y = _one_stride(strides, g.shape)
+    stride, shape, of_y = _one_stride(strides, dy.shape)
+    by_winograd = need_dx and winograd.pays(w.shape, shape, stride, groups)
+    if by_winograd:
+        g, db = backward_and_sum(activation, dy, y)
+    else:  # whose kernel sums g's rows
+        g = activation.backward(dy, y) if activation else dy
     if shape != g.shape:
         g, own = zeros(xp_of(g), shape, g.dtype), g
         g[of_y] = own
-    if need_dx and winograd.pays(w.shape, shape, stride, groups):
-        return winograd.backward(g, x, w, pads, groups)
+    if by_winograd:
+        return *winograd.backward(g, x, w, pads, groups), db
     dw, db = implicit_gemm.backward_w(g, x, w.shape, stride, pads, groups)
     return implicit_gemm.backward_x(g, w, x.shape, stride, pads, groups) if need_dx else None, dw, db
 

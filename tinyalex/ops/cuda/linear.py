@@ -5,7 +5,7 @@ from tinyalex.ops.activation import relu
 from tinyalex.ops.checks import xp_of
 from tinyalex.ops.cuda.bias import bias
 from tinyalex.ops.cuda.launch import matmul
-from tinyalex.ops.cuda.sums import sum_rows
+from tinyalex.ops.cuda.sums import backward_and_sum
 
 
 def linear_forward(x, w, b, activation):
@@ -18,6 +18,8 @@ def linear_forward(x, w, b, activation):
     return y
 
 
-def linear_backward(g, x, w):
-    """Return (dx, dw, db); g is the gradient before the activation."""
-    return matmul(w.T, g), matmul(g, x.T), sum_rows(g, empty(xp_of(g), (len(g),), g.dtype))
+def linear_backward(dy, cache):
+    """Return (dx, dw, db); the arguments have been checked."""
+    x, w, y, activation = cache
+    g, db = backward_and_sum(activation, dy, y)
+    return matmul(w.T, g), matmul(g, x.T), db

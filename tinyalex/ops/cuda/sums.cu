@@ -22,6 +22,30 @@ extern "C" __global__ void __launch_bounds__(TEAM) sum_rows(const REAL *x, REAL 
         sums[blockIdx.y] = sum / divisor;
 }
 
+// dx = dy where y > 0, else 0, and sums[f] = sum of dx[f, 0 ... V*columns-1]: ReLU' of a layer and the gradient of
+// its biases, for which dx would else be read once more.  dy and dx may be one array.
+//
+// reads   dy, y
+// writes  dx, sums
+// least   4 * (3*rows*V*columns + rows) bytes
+// grid    (1, rows)
+extern "C" __global__ void __launch_bounds__(TEAM) relu_backward_and_sum(
+    const REAL *dy, const REAL *y, REAL *dx, REAL *sums, int columns)
+{
+    __shared__ REAL shown[TEAM];
+    long long row = (long long)blockIdx.y * columns;
+    REAL sum = 0;
+    for (int n = threadIdx.x; n < columns; n += TEAM) {
+        Images gradient = ((const Images *)dy)[row + n], out = ((const Images *)y)[row + n];
+        for (int k = 0; k < V; k++)
+            sum += gradient.of[k] *= (REAL)(out.of[k] > 0);
+        ((Images *)dx)[row + n] = gradient;
+    }
+    sum = sum_of_all(shown, sum);
+    if (!threadIdx.x)
+        sums[blockIdx.y] = sum;
+}
+
 // error[n] = how wrong the k best of image n's scores are, 0 ... 1: tinyalex.ops.topk_error.  1 where the label
 // is no class.
 //

@@ -1,6 +1,7 @@
-"""Sums of rows on the GPU, and which images are wrong."""
+"""Sums of rows on the GPU, after ReLU' where that comes first, and which images are wrong."""
 
 from tinyalex.memory import empty
+from tinyalex.ops.activation import relu
 from tinyalex.ops.checks import xp_of
 from tinyalex.ops.cuda.launch import images, launch
 
@@ -11,12 +12,32 @@ LONG = 64 * TEAM  # rows from which on a block has as many threads as there can 
 def sum_rows(x, out, divisor=1.0):
     """out[f] = Σ x[f] / divisor; x (F, …), out of F numbers, contiguous."""
     x = xp_of(x).ascontiguousarray(x)
-    columns = x.size // max(1, out.size)
-    v, team = images(columns, x), TEAM if columns < LONG else 1024
-    launch(
-        "sums.sum_rows", (team, out.size), x, out, columns // v, float(divisor), block=team, TEAM=team, V=v
-    )
+    columns, how = _by_rows(out, x)
+    launch("sums.sum_rows", (how["TEAM"], out.size), x, out, columns, float(divisor), **how)
     return out
+
+
+def backward_and_sum(activation, dy, y):
+    """Return (g, db): the gradient before the activation, if there is one, and db[f] = Σ g[f]; dy (F, …).
+
+    With ReLU in one pass: else the gradient is written, and read once more.
+    """
+    xp = xp_of(dy)
+    if activation is not relu:
+        g = activation.backward(dy, y) if activation else dy
+        return g, sum_rows(g, empty(xp, (len(g),), g.dtype))
+    dy, y = map(xp.ascontiguousarray, (dy, y))
+    dx, db = empty(xp, y.shape, y.dtype), empty(xp, (len(y),), y.dtype)
+    columns, how = _by_rows(db, dy, y, dx)
+    launch("sums.relu_backward_and_sum", (how["TEAM"], len(y)), dy, y, dx, db, columns, **how)
+    return dx, db
+
+
+def _by_rows(sums, x, *others):
+    """Return how many groups of images a row has, and how a block sums one."""
+    columns = x.size // max(1, sums.size)
+    v, team = images(columns, x, *others), TEAM if columns < LONG else 1024
+    return columns // v, {"block": team, "TEAM": team, "V": v}
 
 
 def topk_error(scores, labels, k):

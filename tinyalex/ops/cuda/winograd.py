@@ -13,7 +13,6 @@ from tinyalex.memory import empty
 from tinyalex.ops.checks import xp_of
 from tinyalex.ops.cuda import implicit_gemm
 from tinyalex.ops.cuda.launch import images, launch
-from tinyalex.ops.cuda.sums import sum_rows
 from tinyalex.ops.winograd import POINTS, SIDE, axis
 
 SCRATCH_BYTES = 1 << 28  # of V and M; what needs more is done in several blocks of rows of tiles
@@ -45,13 +44,13 @@ def forward(x, w, b, y, pads, groups, through_relu):
 
 
 def backward(g, x, w, pads, groups):
-    """Return (dx, dw, db) from g (F,OH,OW,N), the gradient before the activation."""
+    """Return (dx, dw) from g (F,OH,OW,N), the gradient before the activation."""
     xp = xp_of(g)
     g, x, w = map(xp.ascontiguousarray, (g, x, w))
-    dx, dw, db = (empty(xp, shape, g.dtype) for shape in (x.shape, w.shape, w.shape[:1]))
+    dx, dw = (empty(xp, a.shape, g.dtype) for a in (x, w))
     pads = [w.shape[-1] - 1 - pad for pad in pads]
     _convolve(g, w, g, dx, pads, groups, True, False, lambda *block: _add_to_dw(dw, x, groups, *block))
-    return dx, dw, sum_rows(g, db)
+    return dx, dw
 
 
 def _convolve(x, w, b, y, pads, groups, turned, through_relu, use=lambda *block: None):
