@@ -9,6 +9,8 @@ import inspect
 import itertools
 import pickle
 import re
+from functools import partial
+from types import SimpleNamespace
 from unittest import mock
 
 import backends
@@ -740,13 +742,13 @@ def _typed(function, *arrays):
         pytest.param(
             lambda: conv2d_forward(np.zeros((4, 8, 7, 2)), np.zeros((6, 4, 3, 3)), None),
             ValueError,
-            ["bias b", "None"],
+            ["expected b,", "None"],
             id="conv2d of no bias",
         ),
         pytest.param(
             lambda: linear_forward(np.zeros((3, 2)), np.zeros((5, 3)), None),
             ValueError,
-            ["b (F,)", "None"],
+            ["expected b,", "None"],
             id="linear of no bias",
         ),
         *(
@@ -971,6 +973,107 @@ def test_an_axis_too_many_or_too_few_is_named(case):
             else:
                 with pytest.raises(ArgumentError, match=rf"^{case.name}: (\w: |)expected .* found"):
                     forward(**changed, **case.settings)
+
+
+@pytest.mark.parametrize("case", {case.name: case for case in CASES}.values(), ids=lambda case: case.name)
+def test_an_argument_that_is_no_array_is_named(case):
+    """By an ArgumentError: a None, nested lists of the right numbers, a text, what looks like an array."""
+    inputs = drawn(case)
+    for name, array in inputs.items():
+        like = SimpleNamespace(shape=array.shape, ndim=array.ndim, dtype=array.dtype)
+        for wrong in (None, array.tolist(), "pixels", np.random.default_rng(0), *[like] * (name != "mask")):
+            says = f": expected (a )?{name}, (an array|bool .*), found {type(wrong).__name__}$"
+            with pytest.raises(ArgumentError, match=f"^{case.name.replace('_relu', '.relu')}{says}"):
+                forward(case, {**inputs, name: wrong})
+    if case.name != "softmax_loss":  # it takes no dy
+        y, cache = forward(case, inputs)
+        for wrong in (None, y.tolist(), "dy"):
+            says = f"backward: expected dy of shape .*, found {type(wrong).__name__}$"
+            with pytest.raises(ArgumentError, match=says):
+                gradients(case, wrong, cache)
+
+
+def test_scores_and_columns_that_are_no_arrays_of_floats_are_named():
+    labels, columns = np.array([0, 3]), ((4, 3, 5, 2), 2, 2)
+    for name, call in [
+        ("softmax: expected logits", softmax),
+        ("topk_error: expected scores", lambda wrong: topk_error(wrong, labels)),
+        ("topk_error: expected labels", lambda wrong: topk_error(np.ones((4, 2)), wrong)),
+        ("im2col: expected x", lambda wrong: im2col(wrong, 2, 2)),
+        ("col2im: expected cols", lambda wrong: col2im(wrong, *columns)),
+        ("batch_norm: expected var", lambda wrong: batch_norm_forward(*_maps(4), np.ones(4), wrong)),
+    ]:
+        for wrong in ([[1.0, 2.0]] * 4, "scores", *[None] * ("var" not in name)):
+            with pytest.raises(ArgumentError, match=f"^{name}, an array, found {type(wrong).__name__}$"):
+                call(wrong)
+    for kind in (complex, int, np.float16, bool, *[object] * (backends.kind == "cpu")):
+        with pytest.raises(TypeError, match=f"^topk_error: .*float32 .*scores is {np.dtype(kind).name}$"):
+            topk_error(np.ones((4, 2), kind), labels)
+    for wrong in (None, (4, 3, 5), 4):
+        with pytest.raises(
+            ArgumentError, match=re.escape(f"col2im: expected x (C,H,W,N), found shape {wrong}")
+        ):
+            col2im(np.ones((16, 16)), wrong, 2, 2)
+    for wrong in (None, 2.0, "2", 0):
+        with pytest.raises(
+            ArgumentError, match=f"^im2col: window: expected .* found {re.escape(repr((2, wrong)))}$"
+        ):
+            im2col(np.ones((4, 3, 5, 2)), 2, wrong)
+
+
+def _maps(C):
+    """Some maps, and a weight and a bias for each."""
+    return np.ones((C, 3, 5, 2)), np.ones(C), np.zeros(C)
+
+
+@pytest.mark.parametrize("activation", ["relu", True, relu_forward], ids=["its name", "True", "half a pair"])
+def test_an_activation_that_is_no_pair_is_named(activation):
+    maps, _, bias = _maps(4)
+    for operation, forward, x, w, b in [
+        ("conv2d", conv2d_forward, maps, np.ones((4, 4, 3, 3)), bias),
+        ("linear", linear_forward, np.ones((3, 2)), np.ones((4, 3)), bias),
+        (
+            "local2d",
+            backends.through(ops.local2d_forward),
+            maps,
+            np.ones((2, 1, 3, 4, 3, 3)),
+            np.ones((2, 1, 3)),
+        ),
+    ]:
+        with pytest.raises(
+            ArgumentError, match=rf"^{operation}: activation: expected ops.relu or its like, found"
+        ):
+            forward(x, w, b, activation=activation)
+        y, _ = forward(x, w, b, activation=ops.relu)  # what was wrong is the activation alone
+        assert y.any()
+
+
+@pytest.mark.parametrize("keep", [0, -0.5, 1.5, np.nan, np.inf, None, "0.5", True], ids=repr)
+def test_what_is_no_probability_to_keep_is_named(keep):
+    says = re.escape(f"keep: expected a probability, 0 < keep ≤ 1, found {keep!r}")
+    for call in (
+        lambda: dropout_mask(np.random.default_rng(0), (4, 3), keep),
+        lambda: dropout_forward(np.ones((4, 3)), np.ones((4, 3), bool), keep=keep),
+        lambda: dropout_forward(np.ones((4, 3)), None, keep=keep, train=False),
+    ):
+        with pytest.raises(ArgumentError, match=says):
+            call()
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, None, "1", 1j, [1.0], True], ids=repr)
+def test_a_constant_that_is_no_finite_number_is_named(number):
+    maps, *ones = _maps(4)
+    for operation, names, call in [
+        ("lrn", ("k", "alpha", "beta"), partial(lrn_forward, maps)),
+        ("same_map_norm", ("k", "alpha", "beta"), partial(same_map_norm_forward, maps)),
+        ("batch_norm", ("eps",), partial(batch_norm_forward, maps, *ones)),
+        ("tanh", ("a", "b"), partial(tanh_forward, maps)),
+        ("leaky relu", ("slope",), partial(backends.through(ops.leaky_relu_forward), maps)),
+    ]:
+        for name in names:
+            says = f"{operation}: {name}: expected a finite number, found {number!r}"
+            with pytest.raises(ArgumentError, match=re.escape(says)):
+                call(**{name: number})
 
 
 @pytest.mark.parametrize(
