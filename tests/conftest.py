@@ -21,6 +21,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background pr
 
 
 def pytest_collection_finish():
+    import hypothesis  # noqa: F401  its plugins ask the collector who refers to their generators
+
     gc.freeze()  # each collection would else look through all that was imported: a third of a second
 
 
