@@ -77,7 +77,10 @@ def lesson(number):
 
 @contextlib.contextmanager
 def _ends():
-    """Raise TimeoutError in an answer that computes for too long, and again; where there are such signals."""
+    """Raise TimeoutError in an answer that computes for too long, and again; where there are such signals.
+
+    Its processor's seconds count, not those of the clock: the machine may be busy.
+    """
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -85,10 +88,10 @@ def _ends():
     def endless(*_):
         raise TimeoutError(f"it has computed for {LONGEST} seconds")
 
-    before = signal.signal(signal.SIGALRM, endless)
-    signal.setitimer(signal.ITIMER_REAL, LONGEST, LONGEST)
+    before = signal.signal(signal.SIGVTALRM, endless)
+    signal.setitimer(signal.ITIMER_VIRTUAL, LONGEST, LONGEST)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
