@@ -155,6 +155,28 @@ def test_vgg_s_scale_is_of_its_own_crop_and_of_pictures_that_large(size, side, s
     assert (made.recipe.augmentation.scale, made.recipe.augmentation.crop) == (scale, size)
 
 
+def test_pictures_that_are_enlarged_first_keep_their_scale_out_of_it():
+    made = Settings.of("data", make("vgg-a", width=1 / 64), RECIPES["vgg-a"], 200, upscale=256)
+    assert made.recipe.augmentation.scale is None
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "others", "offsets"),
+    [
+        (224, 256, {}, (33, 32)),
+        (224, 200, {"upscale": 256}, (33, 32)),
+        (224, 300, {}, (None, 32)),
+        (112, 256, {}, (None, 32)),
+        (224, 256, {"upscale": 300}, (None, 32)),
+        (224, 256, {"scale": 256}, (None, 1)),
+    ],
+)
+def test_a_recipe_s_positions_of_the_crop_are_in_pictures_of_256_pixels(size, side, others, offsets):
+    """In others every crop that fits may be drawn, and where each picture is rescaled, each has its own."""
+    made = Settings.of("data", make("code2012", size=size), RECIPES["code2012"], side, **others)
+    assert (made.recipe.augmentation.offsets, made.recipe.augmentation.group) == offsets
+
+
 def test_every_network_has_a_recipe():
     assert RECIPES.keys() >= NETWORKS.keys()
 
