@@ -18,7 +18,7 @@ import pytest
 import typer
 from PIL import Image
 
-from tinyalex import cli, evaluate
+from tinyalex import cli, evaluate, runs
 from tinyalex.cli import common, progress, terminal
 from tinyalex.comm import Comm
 from tinyalex.data import Images, augment, imagenet
@@ -481,6 +481,13 @@ def test_a_run_that_was_ended_by_its_patience_or_its_epochs_can_go_on(world, tmp
     shutil.copytree(world.a, tmp_path / "a")  # ended by its epochs
     assert "epoch 2: training loss" in done("resume", tmp_path / "a", "--epochs", 2)
     assert run.settings_of(tmp_path / "a").recipe.epochs == 2
+
+
+def test_small_sees_seven_eighths_of_the_pictures_unless_it_is_told(world):
+    for options, side in (({}, 63), ({"upscale": 128}, 112), ({"size": 67}, 67)):
+        made, _ = runs.new_run(world.data, recipe="small", **options)
+        assert made.network.input == (3, side, side)
+        assert (made.network.outputs, made.recipe.augmentation.crop, made.recipe.batch) == ((4,), side, 32)
 
 
 def test_a_loss_far_above_that_of_guessing_is_told_once(world, tmp_path):

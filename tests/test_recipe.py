@@ -177,6 +177,22 @@ def test_a_recipe_s_positions_of_the_crop_are_in_pictures_of_256_pixels(size, si
     assert (made.recipe.augmentation.offsets, made.recipe.augmentation.group) == offsets
 
 
+def test_small_drops_its_rate_after_70_and_90_percent_of_the_epochs():
+    pictures = augment.Augmentation(crop=112, noise=0.0)
+    drops = (Change(21, rate=1e-3), Change(27, rate=1e-4))
+    assert RECIPES["small"] == Recipe(batch=32, epochs=30, schedule=drops, augmentation=pictures)
+    ten = recipe_of("small", epochs=10)
+    assert (ten.epochs, [change.epoch for change in ten.schedule]) == (10, [7, 9])
+    assert recipe_of("paper", epochs=10) == Recipe(epochs=10)
+
+
+def test_unknown_names_in_a_recipe_are_named():
+    with pytest.raises(ArgumentError, match=r"recipe: expected one of batch, epochs, .*, found 'batches'"):
+        recipe_of("paper", batches=64)
+    with pytest.raises(DataError, match="rate_by: expected k, sqrt-k or null, found 'log'"):
+        from_json(to_json(Recipe(rate_by="log")))
+
+
 def test_every_network_has_a_recipe():
     assert RECIPES.keys() >= NETWORKS.keys()
 

@@ -1,6 +1,7 @@
 """Pictures rescaled as for VGG, whole pictures in shards, the dense test and 50 crops."""
 
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from tinyalex.models.network import Network
 from tinyalex.nn import Conv2d, Flatten, Linear, MaxPool
 from tinyalex.ops import softmax
 from tinyalex.runs import checkpoint, run, trained
+from tinyalex.runs.recipe import Recipe
 
 rng = np.random.default_rng(0)
 SQUARES = Images(rng.integers(0, 256, (3, 20, 20, 12), np.uint8), np.arange(12) % 3, ("a", "b", "c"))
@@ -338,6 +340,30 @@ def test_tests_of_a_run_over_scales_dense_and_crops(folder, a):
         == 0
         < np.abs(one - tested(1, False, False, (36,))).max()
     )
+
+
+@pytest.mark.parametrize(
+    ("scale", "upscale", "scales"),
+    [
+        (None, None, (20, 22, 24)),
+        (None, 28, (26, 28, 30)),
+        (36, None, (34, 36, 38)),
+        ((30, 40), None, (30, 35, 40)),
+    ],
+)
+def test_150_views_are_of_three_scales_about_the_one_in_training(scale, upscale, scales):
+    """That of the recipe, else the side to which pictures were enlarged, else their own."""
+    pictures = augment.Augmentation(crop=16, noise=0.0, scale=scale)
+    settings = SimpleNamespace(recipe=Recipe(batch=100, augmentation=pictures), upscale=upscale)
+    net = SimpleNamespace(comm=Comm("cpu:0"), input_shape=(3, 16, 16))
+    of_run = trained.Trained(net, settings, np.zeros((3, 22, 22), np.float32), SQUARES.classes)
+    assert trained.Test(150).passes(of_run) == [[(50, False, scale) for scale in scales]]
+    # as many pixels as a batch of training, to a picture
+    for views, dense, batch in ((1, False, 100), (50, False, 2), (2, True, 12800 // scales[1] ** 2)):
+        with trained.view_loader(net.comm, of_run, SQUARES, views, scales[1], dense) as loader:
+            assert loader.batch_size == batch
+    with trained.view_loader(net.comm, of_run, SQUARES, 1, dense=True) as loader:
+        assert {view.shape[1:3] for images, _ in loader for view in [images]} == {(scales[1], scales[1])}
 
 
 @pytest.mark.parametrize(
