@@ -27,6 +27,7 @@ from tinyalex.nn import Activate, Conv2d, Dropout, Flatten, Linear
 from tinyalex.runs import checkpoint
 from tinyalex.runs import trained as reading
 from tinyalex.runs.recipe import Recipe
+from tinyalex.runs.saved import load_network, open_network
 from tinyalex.runs.settings import Settings
 
 ONE = Comm(Device("cpu:0"))
@@ -168,6 +169,12 @@ def test_a_state_dict_with_caffe_s_names_fits_two_networks_and_one_must_be_asked
     ("change", "message"),
     [
         (lambda a: a.pop("fc7.bias"), r"fc7\.bias is missing"),
+        (
+            lambda a: a.update(
+                {"conv1.weight": np.ones((9, 3, 11, 11), np.float32), "conv1.bias": np.ones(9, np.float32)}
+            ),
+            r"conv2\.weight: .*9",
+        ),
         (
             lambda a: a.update({"bn1.running_mean": a["conv1.bias"]}),
             r"expected the names of bvlc_alexnet, found bn1, conv1",
@@ -525,6 +532,45 @@ def test_a_sigmoid_inside_an_imported_network_is_none_at_its_end(tmp_path):
     stated = pictures.Pictures("RGB", (0.0,) * 3, (1.0,) * 3, 9, 8)
     as_imported(net, [Conv2d(2, 3, activation="logistic"), Linear(2)], (3, 8, 8), stated)
     assert "%" in done("predict", net, picture)
+
+
+@needs_onnx
+@pytest.mark.parametrize("stated", ["pixels", "unit", "blue first"])
+def test_what_an_onnx_file_does_to_its_input_becomes_a_part_of_the_pictures(stated, tmp_path):
+    """The network without it sees pictures that went through it; both compute the same."""
+    from onnx_graphs import Graph
+
+    g, text = Graph((3, 8, 8)), stated
+    g.array("m", np.reshape([0.1, 0.2, 0.4], (3, 1, 1)))
+    g.array("s", np.reshape([2, 3, 5], (3, 1, 1)))
+    g.weight("w", 4, 3, 3, 3)
+    g.weight("v", 2, 4 * 36)
+    g.node("Sub", "data m", "centred")
+    g.node("Mul", "centred s", "scaled")
+    g.node("Conv", "scaled w", "maps", kernel_shape=[3, 3])
+    g.node("Flatten", "maps", "flat")
+    g.node("Gemm", "flat v", "out", transB=1)
+    source = g.write(tmp_path / "net.onnx")
+    if stated == "blue first":
+        text = tmp_path / "pictures.json"
+        fields = pictures.Pictures("BGR", (90.0, 100.0, 110.0), (0.01, 0.02, 0.03), 9, 8)._asdict()
+        text.write_text(json.dumps(fields))
+    assert "--pictures pixels (0-255) or unit (0-1)" in done("import", source, tmp_path / "bare.safetensors")
+    bare = open_network(tmp_path / "bare.safetensors")
+    whole = load_network(ONE, "bare", bare, checkpoint.load(tmp_path / "bare.safetensors")[0])
+    done("import", source, tmp_path / "out.safetensors", "--pictures", text)
+    trained = reading.load(ONE, tmp_path / "out.safetensors")
+    assert next(iter(trained.net.layers)) == list(whole.layers)[1]
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 5)).astype(np.float32)
+
+    def seen(prepared):
+        return prepared.adapt(pixels - prepared.rgb_mean[:, None, None, None])
+
+    wanted = whole.forward(np.ascontiguousarray(seen(pictures.parse(str(text), 8))))
+    found = trained.net.forward(np.ascontiguousarray(seen(trained.pictures)))
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+    message = refused("import", source, tmp_path / "no.safetensors", "--pictures", "caffe")
+    assert "this file scales and shifts its input itself" in message
 
 
 @pytest.mark.parametrize("command", ["export", "import"])

@@ -388,6 +388,7 @@ def test_pictures_that_fill_no_batch_are_left_out():
     batches = InMemory(numbered(29), Comm(backends.device()), BATCH)
     shown = [labels for _, labels in epoch_of(batches, 0)]
     assert [len(labels) for labels in shown] == [12, 12]
+    assert batches.steps == 2
     assert len(set(np.concatenate(shown))) == 24
 
 
