@@ -15,7 +15,7 @@ from tinyalex.data.loader import Batch, Loader
 from tinyalex.data.pictures import read_picture
 from tinyalex.data.preprocessing import Pictures
 from tinyalex.devices import Device, parse
-from tinyalex.errors import DataError
+from tinyalex.errors import ArgumentError, DataError
 from tinyalex.models import Network
 from tinyalex.models.alexnet import AlexNet, alexnet, narrow
 from tinyalex.nn import LRN, Conv2d, Linear, MaxPool, ZeroPad
@@ -335,6 +335,15 @@ def test_features_are_the_outputs_of_the_layer(saved, layer):
         np.testing.assert_array_equal(found[:, part], y.reshape(-1, y.shape[-1]))
     assert found.dtype == np.float32
     assert np.ptp(found, axis=1).max() > 0.01
+
+
+def test_features_of_a_layer_that_is_not_there_are_refused(saved):
+    trained = reading.load(ONE, saved[0])
+    with (
+        reading.view_loader(ONE, trained, PICTURES, 1) as loader,
+        pytest.raises(ArgumentError, match=r"expected a layer, one of conv1, .*; found 'conv9'"),
+    ):
+        evaluate.features(trained.net, loader, "conv9")
 
 
 @pytest.mark.parametrize("layer", ["conv1", "lrn2", "gather3", "pool5", "fc6", "dropout7", "gather8", "fc8"])
