@@ -474,6 +474,11 @@ def test_lists_that_are_no_network_are_refused(layers, message):
         Sequential(layers, (3, 8, 8))
 
 
+def test_what_ranks_hold_parts_of_at_the_end_must_be_joined():
+    with pytest.raises(ArgumentError, match=r"fc2: is the last, and 2 ranks hold parts of it: AllGather\("):
+        plan([Linear(4), AllGather(), Linear(2)], (8,), ranks=2)
+
+
 def test_a_network_is_shown_as_the_calls_that_make_it_with_shapes_and_parameters():
     """The smallest of each that there is: one feature, a window of one, nothing dropped."""
     net = Sequential([SameMapNorm(n=1), Conv2d(4, 3), Dropout(1.0), Linear(1, name="last")], (3, 8, 8))

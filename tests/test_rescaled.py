@@ -220,6 +220,7 @@ def test_dense_batches_hold_neighbours_of_one_size_and_their_mirror_images():
     ("arguments", "message"),
     [
         ({"train": True, "augmentation": JITTER._replace(scale=None)}, "scale: expected the shorter side"),
+        ({"train": False, "augmentation": JITTER._replace(scale=None)}, "scale: expected the shorter side"),
         ({"train": True, "augmentation": JITTER._replace(scale=15)}, "15 pixels are smaller than the 16"),
         ({"train": False, "scale": 12}, "12 pixels are smaller than the 16"),
         ({"train": True, "views": 10}, r"views=10: expected one of \(1, 9, 10, 50\), 1 with train=True"),
