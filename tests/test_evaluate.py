@@ -58,9 +58,11 @@ def test_one_view_gives_the_softmax_of_each_batch_in_order():
     """Three pictures in batches of two and one."""
     p = [[0.5, 0.25, 0.25], [0.1, 0.2, 0.7], [0.3, 0.3, 0.4]]
     loader = iter([Batch(logs(*p[:2]) + 7, np.array([0, 2])), Batch(logs(p[2]), np.array([1]))])
-    found, labels = evaluate.probabilities(Fake(), loader)
+    done = []
+    found, labels = evaluate.probabilities(Fake(), loader, done.append)
     np.testing.assert_allclose(found, np.array(p).T, rtol=1e-12)
     assert labels.tolist() == [0, 2, 1]
+    assert done == [2, 3]
 
 
 def test_of_ten_views_the_softmax_is_averaged_and_not_the_logits():
@@ -268,6 +270,12 @@ def test_a_checkpoint_with_what_is_not_known_is_refused_by_name(tmp_path):
     save(tmp_path / "newer.safetensors", **fields)
     with pytest.raises(DataError, match=r"newer\.safetensors: layers: conv1: .*unexpected .*'norm'"):
         reading.load(ONE, tmp_path / "newer.safetensors")
+
+
+def test_a_checkpoint_with_another_number_of_names_is_refused(tmp_path):
+    save(tmp_path / "two.safetensors", classes=["a", "b"])
+    with pytest.raises(DataError, match=r"two\.safetensors: classes: expected 6 names, found \['a', 'b'\]"):
+        reading.load(ONE, tmp_path / "two.safetensors")
 
 
 def test_a_checkpoint_of_a_later_version_is_refused_by_name(tmp_path):

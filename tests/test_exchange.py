@@ -207,6 +207,18 @@ def as_bfloat16(array):
     return (array.view(np.uint32) & 0xFFFF0000).view(np.float32)
 
 
+def test_a_normalization_after_some_of_the_convolutions_is_refused(tmp_path):
+    sizes = {f"features.{n}": (4, C, 3, 3) for n, C in ((0, 3), (3, 4))}
+    sizes |= {f"classifier.{n}": (4, C) for n, C in ((0, 4 * 49), (3, 4), (6, 4))}
+    arrays = {f"{name}.weight": np.ones(size, np.float32) for name, size in sizes.items()}
+    arrays |= {f"{name}.bias": np.ones(4, np.float32) for name in sizes}
+    norm = ("weight", "bias", "running_mean", "running_var")
+    arrays |= {f"features.1.{key}": np.ones(4, np.float32) for key in norm}
+    safetensors.numpy.save_file(arrays, tmp_path / "theirs.safetensors")
+    with pytest.raises(DataError, match="batch normalization after every convolution, or none, found 1"):
+        state_dict.read(tmp_path / "theirs.safetensors")
+
+
 @pytest.mark.parametrize(
     "named",
     ["module.{}", "_orig_mod.{}", "model.{}", "net.module.{}", "state_dict.model.{}"],

@@ -7,6 +7,7 @@ import copy
 import json
 import math
 import pickle
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import backends
@@ -477,6 +478,27 @@ def test_lists_that_are_no_network_are_refused(layers, message):
 def test_what_ranks_hold_parts_of_at_the_end_must_be_joined():
     with pytest.raises(ArgumentError, match=r"fc2: is the last, and 2 ranks hold parts of it: AllGather\("):
         plan([Linear(4), AllGather(), Linear(2)], (8,), ranks=2)
+
+
+def test_what_every_rank_holds_whole_is_not_joined():
+    with pytest.raises(
+        ArgumentError, match=r"gather1: reads part of the channels, .* holds them all: put Part"
+    ):
+        plan([AllGather(), Linear(2), AllGather(replicated=True)], (8,), ranks=2)
+
+
+def test_parameters_that_a_kind_of_ones_own_does_not_tell_of_are_refused():
+    @dataclass(repr=False)
+    class Own(Layer, is_kind=False):
+        weights = ("w",)
+
+        def sizes(self, shape):
+            return {"w": shape, "v": shape}
+
+    with pytest.raises(
+        ArgumentError, match="layer1: sizes: expected those of weights and statistics, found w, v"
+    ):
+        plan([Own()], (3,))
 
 
 def test_a_network_is_shown_as_the_calls_that_make_it_with_shapes_and_parameters():
