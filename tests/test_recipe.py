@@ -11,6 +11,7 @@ from tinyalex.errors import ArgumentError, DataError
 from tinyalex.models import make
 from tinyalex.models.alexnet import PRESETS as NETWORKS
 from tinyalex.models.alexnet import AlexNet
+from tinyalex.nn import Dropout
 from tinyalex.runs.recipe import CODE2012, RECIPES, Change, Recipe, Schedule, from_json, recipe_of, to_json
 from tinyalex.runs.settings import Settings
 
@@ -298,6 +299,8 @@ def test_caffe_is_bvlc_alexnet():
         "size": 227, "lrn_k": 1, "lrn_alpha_over_n": True, "lrn_within_towers": False, "bias": 0.1,
         "fc_std": 0.005, "inverted_dropout": True,
     }  # fmt: skip
+    for name, inverted in (("caffe", [True, True]), ("paper", [False, False])):
+        assert [x.inverted for x in make(name).layers if isinstance(x, Dropout)] == inverted
     recipe = changed(PAPER, RECIPES["caffe"])
     assert recipe.keys() == {"batch", "bias_rate_factor", "decay_biases", "schedule", "augmentation"}
     assert (recipe["batch"], recipe["bias_rate_factor"], recipe["decay_biases"]) == (256, 2, False)

@@ -122,6 +122,7 @@ def test_the_readings_of_the_starting_weights(weights, conv3_1):
     assert net.layers["conv3_1"].params["w"].std() == pytest.approx(wanted, rel=0.02)
     wanted = conv3_1 or math.sqrt(2 / (256 + 2048))
     assert net.layers["fc6"].params["w"].std() == pytest.approx(wanted, rel=0.02)
+    assert net.layers["conv1_1"].std == pytest.approx(conv3_1 or math.sqrt(2 / (9 * (3 + 32))))
     assert not any(layer.params["b"].any() for layer in net.layers.values() if "b" in layer.params)
 
 
