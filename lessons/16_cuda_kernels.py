@@ -393,14 +393,14 @@ draw.plain(
 )
 
 # %% [markdown]
-# 12.1 GB move in a step, and that takes 4.04 ms at least. The four largest kernels are the convolutions
+# 11.9 GB move in a step, and that takes 3.98 ms at least. The four largest kernels are the convolutions
 # conv2 to conv5, by **minimal filtering** (lesson 15): 4×4 outputs at a time, and a 3×3 filter takes 36
 # products for them, not 144. But what goes into these products is written and read again, and so is what
 # comes out. Without that the step would move 5.7 GB.
 #
 # Why do it? Convolutions are the one thing here that waits for arithmetic, not for memory. By the formula a
 # step has 529 GFLOP of products: 10.6 ms on a card that makes 50 TFLOP a second. Minimal filtering leaves
-# 226, or 4.5 ms. So 6.5 GB more, 2.2 ms, save 6.1 ms. With few pictures or few channels it is the other way
+# 226, or 4.5 ms. So 6.3 GB more, 2.1 ms, save 6.1 ms. With few pictures or few channels it is the other way
 # round, and the library asks beforehand (`pays` in `ops/cuda/winograd.py`).
 #
 # Where is im2col? Nowhere. It would write each pixel many times (lesson 5). The kernels of `conv.cu` never
@@ -413,8 +413,8 @@ draw.plain(
 # and is measured at twice its least time has something to gain, one at 1.1 times has not.
 
 # %%
-assert round(total / 1e9, 1) == 12.1
-assert round(1e3 * total / 3e12, 2) == 4.04
+assert round(total / 1e9, 1) == 11.9
+assert round(1e3 * total / 3e12, 2) == 3.98
 assert set(largest[-4:]) == {
     "winograd_products",
     "winograd_outputs",
@@ -440,8 +440,8 @@ assert round(flop / 1e9) == 529
 assert round(fewer / 1e9) == 226
 assert round(1e3 * flop / 50e12, 1) == 10.6
 assert round(1e3 * fewer / 50e12, 1) == 4.5
-assert round((total - straight) / 1e9, 1) == 6.5
-assert round(1e3 * (total - straight) / 3e12, 1) == 2.2
+assert round((total - straight) / 1e9, 1) == 6.3
+assert round(1e3 * (total - straight) / 3e12, 1) == 2.1
 assert (3 + 3) ** 2 == 36
 assert 4 * 4 * 3 * 3 == 144
 
@@ -454,8 +454,8 @@ assert 4 * 4 * 3 * 3 == 144
 # threads each holds 270,336 at once, and a kernel with 1,000 threads leaves more than 99 percent of it
 # idle.
 #
-# So count. Of the 86 pieces of work in AlexNet's step with 128 pictures, how many move less than 15 MB? And
-# of the 62 with a single picture?
+# So count. Of the 80 pieces of work in AlexNet's step with 128 pictures, how many move less than 15 MB? And
+# of the 60 with a single picture?
 
 # %%
 assert np.isclose(5e-6 * 3e12, 15e6)
@@ -471,10 +471,10 @@ print(
     "   with one:",
     small[1],
 )
-assert len(step) == 86
-assert len(work(1)) == 62
+assert len(step) == 80
+assert len(work(1)) == 60
 assert round(step[-1].bytes / (5 * 4) / 1e6) == 61  # the update moves 5 floats a weight
-assert small == {128: 29, 1: 61}
+assert small == {128: 27, 1: 59}
 
 # %% [markdown]
 # With 128 pictures the big pieces hide the starts of the small ones: a launch returns at once, and the host

@@ -1,9 +1,11 @@
 """The table of faults, how often each was tried and survived; NumPy, the stand-in, and CuPy; a browser."""
 
 import contextlib
+import gc
 import os
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the tests run on as many processes as cores
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # of some hundred processes each would compile tinyalex again
 
 import shutil
 import signal
@@ -16,6 +18,12 @@ TRIED, SURVIVED = Counter(), Counter()
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background processes are deaf to Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish():
+    import hypothesis  # noqa: F401  its plugins ask the collector who refers to their generators
+
+    gc.freeze()  # each collection would else look through all that was imported: a third of a second
 
 
 @pytest.fixture

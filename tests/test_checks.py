@@ -189,6 +189,42 @@ def test_sizes_are_all_different_and_a_batch_of_one_is_among_them(name):
             ["depends on column", "it should depend on"],
         ),
         ("sgd_step", "- rate * grad", "- 0 * grad", ["grad has no effect"]),
+        (
+            "centred",
+            "mean(axis=3, keepdims=True)",
+            "mean()",
+            ["it should depend on index 0 on axis 0 of images"],
+        ),
+        ("centred", "astype(np.float32)", "astype(np.float32) / 255", ["everything is 1/255 times as large"]),
+        (
+            "dropout",
+            "mask / keep",
+            "mask / (1 - keep)",
+            ["everything is keep/(1 − keep) times"],
+        ),
+        (
+            "dropout",
+            "    if train:\n",
+            "    if train:\n        mask = np.random.random(x.shape) < keep\n",
+            ["called twice with the same arguments it gives other numbers"],
+        ),
+        (
+            "dropout_backward",
+            "dy * mask / keep if inverted else dy * mask",
+            "2 * dy * mask / keep if inverted else dy * mask",
+            [
+                "dx: everything is 2 times as large",
+                "In the cases tried it is wrong only where inverted is True.",
+            ],
+        ),
+        ("three_products", "cols.T)", "cols.T / g.shape[1])", ["dw: everything is 1/(OH·OW·N) times"]),
+        ("max_pool_bytes", "4 * math.prod(x_shape)", "36 * math.prod(x_shape)", ["it moves 9 times as far"]),
+        (
+            "bias_relu",
+            "blockIdx.x * blockDim.x + threadIdx.x",
+            "blockIdx * blockDim + threadIdx",
+            ["along x it is .x"],
+        ),
         ("tanh_backward", "1 - y**2", "2 - y**2", ["where y is 0 everywhere, it must be dy itself"]),
         ("count", "weights + F", "weights - F", ["2·F too little"]),
         (

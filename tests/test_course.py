@@ -94,6 +94,20 @@ def test_general_diagnoses(answer, state, texts):
     assert bool(message) == (state != checks.PASSED)
 
 
+def test_an_answer_without_an_end_is_told_so(monkeypatch, capsys):
+    monkeypatch.setattr(notebook, "LONGEST", 0.2)
+    book = checks.holes_of(16)["col2im_row"]
+    check = notebook.lesson(16).check
+    endless = book.compiled(book.source.replace("p, j = p + stride, j - 1", "j = j - 1"))
+    before = signal.getsignal(signal.SIGALRM)
+    assert check(endless) is book.solution
+    assert "the loop never ends" in capsys.readouterr().out
+    right = book.compiled(book.source)
+    assert check(right) is right
+    time.sleep(0.3)  # no alarm is left
+    assert signal.getsignal(signal.SIGALRM) is before
+
+
 def test_check_gives_the_right_function_back_and_the_book_s_for_a_wrong_one(capsys):
     check, hint, solution, _ = notebook.lesson(5)
     book = checks.holes_of(5)["add_back"].solution

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import tinyalex
 from tinyalex import devices, memory
 from tinyalex.devices import Device, cpu_count, parse, read, sharing
-from tinyalex.errors import DeviceError, TinyalexError
+from tinyalex.errors import ArgumentError, DeviceError, TinyalexError
 from tinyalex.memory import SPARE, empty, zeros
 from tinyalex.ops.checks import same_dtype, xp_of
 
@@ -145,12 +145,14 @@ def test_xp_of_refuses_what_does_not_go_together(arrays, found):
 
 def test_same_dtype_names_every_argument():
     single, double = np.ones(1, np.float32), np.ones(1)
-    same_dtype("conv2d", x=single, w=single, b=None)
+    same_dtype("conv2d", x=single, w=single)
     same_dtype("conv2d", x=double, w=double)
     with pytest.raises(
         TypeError, match=r"conv2d: expected .*float32 or .*float64, found: x is float64, w is float32"
     ):
         same_dtype("conv2d", x=double, w=single)
+    with pytest.raises(ArgumentError, match="conv2d: expected b, an array, found NoneType"):
+        same_dtype("conv2d", x=single, w=single, b=None)
     for wrong in (np.int64, np.float16, np.uint8, bool):
         with pytest.raises(TypeError, match=f"lrn: .*x is {np.dtype(wrong).name}"):
             same_dtype("lrn", x=np.ones(1, wrong))

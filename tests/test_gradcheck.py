@@ -151,7 +151,9 @@ def inputs_of(operation, rng):
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize(("operation", "backward"), WRONG)
-def test_wrong_backward_is_rejected(operation, backward, seed):
+def test_wrong_backward_is_rejected(operation, backward, seed, monkeypatch):
+    if seed:  # elements tried in order to name the worst: most of the time goes into them
+        monkeypatch.setattr(gradcheck, "SAMPLE", 5)
     rng = np.random.default_rng(seed)
     forward, changed = as_variables(operation, backward)
     with pytest.raises(GradientError):

@@ -11,7 +11,7 @@ from tinyalex.comm import Comm, launch
 from tinyalex.data import Images, shapes
 from tinyalex.data.loader import InMemory
 from tinyalex.devices import parse
-from tinyalex.errors import NonFiniteError
+from tinyalex.errors import ArgumentError, NonFiniteError
 from tinyalex.models import Network, figure1
 from tinyalex.nn import Activate, AllGather, BatchNorm, Conv2d, Linear, Sequential
 from tinyalex.ops.softmax import softmax_loss_forward, topk_error
@@ -395,6 +395,48 @@ def test_pictures_that_fill_no_batch_are_left_out():
 def test_a_batch_that_cannot_be_shared_is_refused():
     with pytest.raises(ValueError, match="10 cannot be shared evenly by 3 ranks"):
         on(3, lambda comm: list(InMemory(numbered(20), comm, batch=10).epoch(np.random.default_rng(0))))
+
+
+def test_what_fit_calls_may_be_none(pictures):
+    """As by default; a function of any of the three is called all the same."""
+
+    def on_one(comm):
+        net = Network([Linear(10)], (3, 32, 32)).build(comm, np.random.default_rng(0))
+        batches, rng, called = InMemory(pictures, comm, 15), np.random.default_rng(0), []
+
+        def go(place=None, epochs=1, **hooks):
+            epoch = lambda epoch, start: batches.epoch(rng)  # noqa: E731
+            return fit(net, SGD(net, 1e-4), epoch, batches.steps, epochs, place=place, **hooks)
+
+        place = go(begin_epoch=None, on_step=None, end_epoch=None)
+        assert (place.epoch, place.step) == (1, 2)
+        hooks = {
+            name: lambda *args, name=name: called.append(name)
+            for name in ("begin_epoch", "on_step", "end_epoch")
+        }
+        for name in hooks:
+            go(place, place.epoch + 1, **{**dict.fromkeys(hooks), name: hooks[name]})
+        return called
+
+    assert on(1, on_one)[0] == ["begin_epoch", "on_step", "on_step", "end_epoch"]
+
+
+def test_images_and_labels_that_are_no_arrays_are_named(pictures):
+    def on_one(comm):
+        net = small_net(comm, 0)
+        images, labels = next(InMemory(pictures, comm, BATCH, np.float64).epoch(np.random.default_rng(0)))
+        for name in ("images", "labels"):
+            for wrong in (None, [1, 2]):
+                given = {"images": images, "labels": labels} | {name: wrong}
+                says = f"^train_step: expected {name}, an array, found {type(wrong).__name__}$"
+                with pytest.raises(ArgumentError, match=says):
+                    train_step(net, SGD(net, 1e-4), **given)
+        for wrong in (None, [[1.0]], "pictures"):
+            says = rf"^conv1: expected an input \(3, 32, 32, N\), found {type(wrong).__name__}$"
+            with pytest.raises(ArgumentError, match=says):
+                net.forward(wrong)
+
+    on(1, on_one)
 
 
 def test_the_pictures_stay_as_they_are():

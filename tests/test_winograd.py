@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_ops import DTYPES, EXAMPLES, NEURONS, assert_close, normal, other, seeds
+from test_ops import NEURONS, assert_close, dtypes, examples, normal, other, seeds
 
 from tinyalex.ops import conv2d_backward, conv2d_forward, reference, winograd
 
@@ -31,9 +31,10 @@ def always(tiles=1 << 20):
     return mock.patch.multiple(winograd, **sizes)
 
 
-@DTYPES
-@EXAMPLES
-@given(convolutions(), st.sampled_from(["none", "relu"]), st.sampled_from([1, 40_000, 1 << 20]), seeds)
+@examples(100)
+@given(
+    dtypes, convolutions(), st.sampled_from(["none", "relu"]), st.sampled_from([1, 40_000, 1 << 20]), seeds
+)
 def test_equals_the_reference(dtype, case, neuron, tiles, rng):
     x_shape, w_shape, how = case
     x, w, b = (normal(rng, shape, dtype) for shape in (x_shape, w_shape, w_shape[:1]))

@@ -19,7 +19,7 @@ from tinyalex.ops.cuda.pictures import feed
 def probabilities(
     net: Sequential,
     loader: Iterator | None,
-    on_batch: Callable[[int], object] = lambda done: None,
+    on_batch: Callable[[int], object] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the class probabilities (K, N) of every picture of a Loader, and the labels (N,).
 
@@ -41,7 +41,7 @@ def probabilities(
         found.append(comm.device.get(p if joined == parts else net.data.all_gather(p, axis=-1)))
         labels.append(of_batch)
         done += len(of_batch)
-        if loader:
+        if loader and on_batch:
             on_batch(done)
     labels = np.concatenate(labels)
     return np.concatenate(found, axis=1)[:, labels >= 0], labels[labels >= 0]
@@ -142,7 +142,7 @@ def features(
     net: Sequential,
     loader: Iterator | None,
     layer: str,
-    on_batch: Callable[[int], object] = lambda done: None,
+    on_batch: Callable[[int], object] | None = None,
 ) -> np.ndarray | None:
     """Return the outputs (D, N) of a layer, of all ranks, for every picture of a Loader, on rank 0.
 
@@ -161,5 +161,6 @@ def features(
             found = np.empty((len(y), len(loader.labels)), y.dtype)
         found[:, first : first + y.shape[1]] = y
         first += y.shape[1]
-        on_batch(first)
+        if on_batch:
+            on_batch(first)
     return found

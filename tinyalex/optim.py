@@ -76,23 +76,21 @@ class SGD:
         loss: a scalar array; where it is not finite nothing is updated.  (So the loss need not be read
         before: on a GPU the host goes on at once.)  model: a part of the model, to update no other layers.
         """
-        parameters = list((model or self.model).learned())
-        arrays = [
-            (layer.params[key], self.velocity[name], layer.grads[key]) for name, layer, key in parameters
-        ]
+        learned = list((model or self.model).learned())
+        arrays = [(layer.params[key], self.velocity[name], layer.grads[key]) for name, layer, key in learned]
         if self.model.comm.device.xp is not np:
-            first = parameters[0][0]
+            first = learned[0][0]
             self._on_gpu[first] = self._on_gpu.get(first) or Update([w for w, _, _ in arrays])
-            self._on_gpu[first](arrays, lambda: self._rates(parameters), loss)
+            self._on_gpu[first](arrays, lambda: self._rates(learned), loss)
         elif loss is None or np.isfinite(loss):
-            for three, rates in zip(arrays, self._rates(parameters), strict=True):
+            for three, rates in zip(arrays, self._rates(learned), strict=True):
                 _update(*(a.reshape(-1) for a in three), *rates)
 
-    def _rates(self, parameters):
+    def _rates(self, learned):
         """Return (momentum, ε, decay · ε) of each parameter."""
         self._check()
         found = []
-        for name, _, key in parameters:
+        for name, _, key in learned:
             rate = self.rate_of(name)
             decay = self.decays.get(name.rpartition(".")[0], self.decay)
             decay = decay if key != "b" or self.decay_biases else 0.0

@@ -16,6 +16,7 @@ from tinyalex.accumulate import add, parts_of
 from tinyalex.errors import NonFiniteError
 from tinyalex.nn import Sequential
 from tinyalex.ops import chosen, softmax_loss_backward, softmax_loss_forward, topk_error
+from tinyalex.ops.checks import check_arrays
 from tinyalex.ops.cuda.graph import Captured
 from tinyalex.optim import SGD
 from tinyalex.parallel import Sums, in_turn, turns
@@ -50,10 +51,12 @@ class Step:
 
     def __call__(self, images: Array, labels: Array, number: int = 0) -> StepResult:
         """Do the step of this number."""
+        check_arrays("train_step", images=images, labels=labels)
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is told of in words
             # only here is a GPU waited for
             loss, errors = map(float, self.net.comm.device.get(self._work(images, labels)))
-            _check_finite(loss, self.net, self.optimizer, images, number)
+            if not np.isfinite(loss):
+                raise _not_finite(loss, self.net, self.optimizer, images, number)
         return StepResult(loss, errors / (labels.size * self.net.data.size))
 
 
@@ -95,15 +98,13 @@ def train_step(net: Sequential, optimizer: SGD, images: Array, labels: Array, st
     return Step(net, optimizer)(images, labels, step)
 
 
-def _check_finite(loss, net, optimizer, images, step):
-    if np.isfinite(loss):
-        return
+def _not_finite(loss, net, optimizer, images, step):
     xp = net.comm.device.xp
     found = [(place, bool(xp.isfinite(array).all())) for place, array in _trace(net, images)]
     places, finite = zip(*found, ("the loss", False), strict=True)
     # Some rank may have seen what the others did not.
     first = int(net.comm.all_gather(xp.asarray([finite.index(False)])).min())
-    raise NonFiniteError(
+    return NonFiniteError(
         f"step {step}: the loss is {loss} (learning rate {optimizer.rate:g}); "
         f"first not finite: {places[first]}"
     )
@@ -155,9 +156,9 @@ def fit(
     *,
     parts: int = 1,
     place: Place | None = None,
-    begin_epoch: Callable[[Place], object] = lambda place: None,
-    on_step: Callable[[Place, StepResult], object] = lambda place, result: None,
-    end_epoch: Callable[[Place], object] = lambda place: None,
+    begin_epoch: Callable[[Place], object] | None = None,
+    on_step: Callable[[Place, StepResult], object] | None = None,
+    end_epoch: Callable[[Place], object] | None = None,
 ) -> Place:
     """Train until `epochs` epochs have ended; every rank runs this.  Returns the `Place` that was reached.
 
@@ -169,6 +170,7 @@ def fit(
     after the last, before the epoch is counted: what it returns, if true, ends the training.  Any of them
     may raise `Stopped`; the place then says what was done.
     """
+    begin_epoch, on_step, end_epoch = (f or (lambda *args: None) for f in (begin_epoch, on_step, end_epoch))
     place, step = place or Place(), Step(net, optimizer, parts)
     while place.epoch < epochs:
         begin_epoch(place)

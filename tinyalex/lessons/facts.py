@@ -136,7 +136,9 @@ def ranges(which):
 
 
 def _float(value):
-    return np.asarray(value).astype(np.float64)
+    """As float64; float32 stays, for it is compared more loosely."""
+    array = np.asarray(value)
+    return array if array.dtype == np.float32 else array.astype(np.float64)
 
 
 def _alike(found, expected):
@@ -149,8 +151,10 @@ def tell(hole, function, trials):
     wrong = Look.wrong_parts(trials)
     for part in wrong:  # of several results the first about which there is something to say
         look = Look(hole, function, trials, part)
-        texts = _first(look, _whole, _elsewhere, _one_function, _no_effect, _related)
-        if not texts:
+        texts = _first(look, _drawn_anew, _whole, _elsewhere, _one_function, _no_effect, _related)
+        if texts:
+            texts += _first(look, _switched)
+        else:
             texts = [
                 *_first(look, _where, _symmetric, _conditions, _separated),
                 *_first(look, _heard, _responses, _special),
@@ -194,7 +198,11 @@ def worst(hole, trials):
     if b.ndim == 0:
         return _named(look, f"expected {b[()]:.6g}, found {a[()]:.6g}.")
     right = close(a, b).sum()
-    return _named(look, f"{right} of {b.size} numbers are right; the furthest off is {_example(a, b)}")
+    return _named(look, f"{_share(right, b.size)}; the furthest off is {_example(a, b)}")
+
+
+def _share(right, size):
+    return f"{right} of {size} numbers {'is' if right == 1 else 'are'} right"
 
 
 def _example(a, b):
@@ -202,6 +210,16 @@ def _example(a, b):
     gap = np.abs(a - b)
     at = np.unravel_index(np.where(np.isnan(gap), np.inf, gap).argmax(), gap.shape)
     return f"at [{', '.join(map(str, at))}]: expected {b[at]:.6g}, found {a[at]:.6g}."
+
+
+def _drawn_anew(look):
+    trial = look.trials[0]
+    if any(map(callable, trial.args)):  # lesson 16's start threads in an order of chance
+        return ""
+    twice = [_calls(look, trial, 0, trial.args[0])[0] for _ in range(2)]
+    if np.shape(twice[0]) == np.shape(twice[1]) and not same(*twice):
+        return "called twice with the same arguments it gives other numbers: something in it is drawn anew."
+    return ""
 
 
 # --- all elements alike
@@ -258,7 +276,10 @@ def _sizes(look, trial):
 
 
 def _common(look, values, functions):
-    """Say of which size or scalar argument `values` are a function in all trials, of (text, f)."""
+    """Say of which size or scalar argument `values` are a function in all trials, of (text, f).
+
+    A product of two sizes stands in brackets, where the text does more with it.
+    """
     if len(values) < 2:
         return ""
     every = [_sizes(look, t) for t in look.trials]
@@ -270,7 +291,7 @@ def _common(look, values, functions):
             with contextlib.suppress(ZeroDivisionError):
                 wanted = [f(size) for size in sizes]
                 if all(w and abs(w - v) <= 1e-6 * abs(v) for w, v in zip(wanted, values, strict=True)):
-                    return text.format(name)
+                    return text.format(f"({name})" if "·" in name and text != "{0}" else name)
     return ""
 
 
@@ -281,13 +302,14 @@ def _named_factor(look, factors):
         ("√{0}", lambda n: n**0.5), ("1/√{0}", lambda n: n**-0.5), ("2·{0}", lambda n: 2 * n),
         ("{0}/({0} − 1)", lambda n: n / (n - 1)), ("({0} − 1)/{0}", lambda n: (n - 1) / n),
         ("({0} + 1)/{0}", lambda n: (n + 1) / n), ("1 − {0}", lambda n: 1 - n),
+        ("{0}/(1 − {0})", lambda n: n / (1 - n)), ("(1 − {0})/{0}", lambda n: (1 - n) / n),
     ])  # fmt: skip
     if named:
         return f"everything is {named} times as large as it should be: a factor is missing or too many."
     if max(factors) - min(factors) <= 1e-6 * abs(max(factors)):
-        return (
-            f"everything is {factors[0]:.6g} times as large as it should be: a factor is missing or too many."
-        )
+        small = round(1 / factors[0])
+        times = f"1/{small}" if small > 2 and abs(factors[0] * small - 1) < 1e-5 else f"{factors[0]:.6g}"
+        return f"everything is {times} times as large as it should be: a factor is missing or too many."
     several = " and ".join(f"{f:.6g}" for f in factors[:2])
     if (
         look.trials[0].expected[look.part].size > 1
@@ -406,7 +428,9 @@ def _one_function(look):
     for text, f in _FUNCTIONS:
         if all(same(a, f(b)) for a, b in pairs):
             return f"these are {text}."
-    if all(same(a % 256, b % 256) for a, b in pairs) and all(same(np.rint(b), b) for _, b in pairs):
+    bytes_in = any(_dtype(a) == "uint8" for t in look.trials for a in t.args)
+    whole = all(same(np.rint(b), b) for _, b in pairs)
+    if bytes_in and whole and all(same(a % 256, b % 256) for a, b in pairs):
         return "the numbers are off by multiples of 256: they were computed in uint8, which wraps round."
     if all(b.ndim and b.size > 3 and same(np.abs(a), np.abs(b)) for a, b in pairs):
         wrong = np.concatenate([(~close(a, b)).ravel() for a, b in pairs])
@@ -435,7 +459,8 @@ def _smallest(look):
     usable = [
         t for t in double or look.trials if np.shape(t.found[look.part]) == np.shape(t.expected[look.part])
     ]
-    return min(usable, key=cost)
+    telling = [t for t in usable if np.any(t.expected[look.part])]  # what is 0 throughout says little
+    return min(telling or usable, key=cost)
 
 
 def _dtype(value):
@@ -727,10 +752,15 @@ def _fitted(value, b):
 # --- where it is wrong
 
 
-def _separated(look):
-    """Is it right in some cases and wrong in others, and what sets these apart?"""
+def _switched(look):
+    """Is it an argument that is True or False, or a name, that sets the right cases apart?"""
+    return _separated(look, (True, False))
+
+
+def _separated(look, numbers=(0, 1, True, False)):
+    """Is it right in some cases and wrong in others, and what sets these apart: a name, or one of these?"""
     part = look.part
-    right = [t for t in look.all if _alike(t.found[part], t.expected[part])]
+    right = [t for t in look.all if _alike(t.found[part], t.expected[part]) and np.any(t.expected[part])]
     wrong = look.trials
     if not right or len(right) + len(wrong) < 3:
         return ""
@@ -744,7 +774,7 @@ def _separated(look):
     good, bad = tests[: len(right)], tests[len(right) :]
     for name in good[0]:
         values = [[s.get(name) for s in group] for group in (good, bad)]
-        for special in (0, 1, True, False, *dict.fromkeys(v for v in values[0] if isinstance(v, str))):
+        for special in (*numbers, *dict.fromkeys(v for v in values[0] if isinstance(v, str))):
             hits = [
                 [v == special and isinstance(v, bool) == isinstance(special, bool) for v in group]
                 for group in values
@@ -794,12 +824,12 @@ def _where(look):
     pairs = [(a, b) for a, b in look.pairs() if b.ndim and b.size > 1]
     masks = [~close(a, b) for a, b in pairs]
     for wrong, (a, b) in zip(masks, pairs, strict=True):
-        share = f"{wrong.size - wrong.sum()} of {wrong.size} numbers are right; wrong are those in "
+        share = f"{_share(wrong.size - wrong.sum(), wrong.size)}; wrong are those in "
         if text := _strict_axes(look, wrong):
             text = text.removeprefix(", ").removeprefix("only in ")
             return f"{share}{text}.  The largest error is {_example(a, b)}"
     for wrong in masks:
-        share = f"{wrong.size - wrong.sum()} of {wrong.size} numbers are right"
+        share = _share(wrong.size - wrong.sum(), wrong.size)
         for k, m in itertools.combinations(range(wrong.ndim), 2):
             sizes = wrong.shape[k], wrong.shape[m]
             plane = wrong.any(axis=tuple(i for i in range(wrong.ndim) if i not in (k, m)))

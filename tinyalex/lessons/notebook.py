@@ -1,9 +1,14 @@
 """What a lesson's notebook calls: check, hint, solution and tutor."""
 
+import contextlib
+import signal
+import threading
 from typing import NamedTuple
 
 from tinyalex.lessons.checks import NOT_YET, PASSED, WRONG, Hole, holes_of, judge
 from tinyalex.lessons.kill import exercises_of
+
+LONGEST = 30  # seconds that an answer may compute; the right ones take less than one
 
 
 def asked(number):
@@ -42,7 +47,8 @@ def lesson(number):
         if function is found.solution:  # the cell was run again: check has put the solution under this name
             state, message = NOT_YET, "this is the book's solution: run the cell with your function first."
         else:
-            state, message = judge(found, function)
+            with _ends():
+                state, message = judge(found, function)
             answers[found.name] = function
         print(f"{state}: {found.name}\n{message}".rstrip())
         if state == WRONG and isinstance(found, Hole):
@@ -67,3 +73,22 @@ def lesson(number):
         show(found, answers.get(found.name, found.solution))
 
     return Lesson(check, hint, solution, tutor)
+
+
+@contextlib.contextmanager
+def _ends():
+    """Raise TimeoutError in an answer that computes for too long, and again; where there are such signals."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def endless(*_):
+        raise TimeoutError(f"it has computed for {LONGEST} seconds")
+
+    before = signal.signal(signal.SIGALRM, endless)
+    signal.setitimer(signal.ITIMER_REAL, LONGEST, LONGEST)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -237,6 +237,7 @@ def _advice(hole, error, frame, args):
 
 
 _ADVICE = [
+    ("'Index'", "blockIdx, blockDim and threadIdx hold three numbers each: along x it is .x."),
     ("too many indices|out of bounds|out of range",
      "indices go from 0 to size − 1, and the axes are in the order that the docstring says."),
     ("boolean index", "a mask must be shaped like the array that it picks from."),

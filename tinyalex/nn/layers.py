@@ -22,8 +22,8 @@ KINDS = {}  # every kind of layer, by its name
 def activation_of(value):
     """Return the pair that a field `activation` means, None of None.
 
-    value: "relu", "relu6", "tanh", "logistic", ("tanh", a, b) for a tanh(b x), ("leaky", slope) with a
-    slope > 0 for x < 0, or None.  Raises ArgumentError for anything else.
+    value: "relu", "relu6", "tanh", "logistic", ("tanh", a, b) for a tanh(b x), ("leaky", s) with a slope
+    s > 0 for x < 0, or None.  Raises ArgumentError for anything else.
     """
     match value:
         case None:
@@ -34,14 +34,12 @@ def activation_of(value):
             return ops.tanh(a, b)
         case ("leaky", int() | float() as slope) if slope > 0:
             return ops.leaky_relu(slope)
-    known = ", ".join(map(repr, ops.ACTIVATIONS))
-    raise ArgumentError(
-        f"activation: expected None, {known}, ('tanh', a, b) or ('leaky', slope > 0), found {value!r}"
-    )
+    known = ", ".join(map(repr, [None, *ops.ACTIVATIONS]))
+    raise ArgumentError(f"activation: expected {known}, ('tanh', a, b) or ('leaky', s > 0), found {value!r}")
 
 
 # Fields whose values are checked when the layer is made, by their names.
-CHECKS = {"activation": activation_of, "pad": ops.four_pads} | {
+CHECKS = {"activation": activation_of, "keep": ops.dropout.check_keep, "pad": ops.four_pads} | {
     name: partial(ops.two_of, what=name) for name in ("kernel", "window", "stride")
 }
 
@@ -310,9 +308,8 @@ class Linear(Weighted):
     def forward(self, x, train=False):
         """x (D, N) or (C, H, W, N) → y (F/ranks, N)."""
         self.x_shape = x.shape
-        return self.run(
-            x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), activation=activation_of(self.activation)
-        )
+        x = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+        return self.run(x, activation=activation_of(self.activation))
 
     def backward(self, dy):
         """dy → dx, shaped like x."""
@@ -447,12 +444,6 @@ class Dropout(Layer):
     prefix = "dropout"
     pair = ops.dropout_forward, ops.dropout_backward
     keeps = (1,)  # the mask
-
-    def out(self, shape):
-        """The shape as it is."""
-        if not 0 < self.keep <= 1:
-            raise self.error(f"expected 0 < keep ≤ 1, found {self.keep}")
-        return shape
 
     def forward(self, x, train=False):
         """x → y; a fresh mask each time in training."""

@@ -76,9 +76,7 @@ def plan(layers: list[Layer], shape: tuple[int, ...], ranks: int = 1, parts: int
         placed.append(Placed(layer, shape, y, split, after, ranks, parts))
         shape, split = y, after
     if split:
-        raise layer.error(
-            f"is the last, and {ranks} ranks hold parts of it: AllGather(replicated=True) joins them"
-        )
+        raise layer.error(f"ends in parts, on {ranks} ranks: AllGather(replicated=True) joins them")
     return placed
 
 
@@ -119,9 +117,10 @@ class Sequential:
         """x → the output of the last layer, or of the one named `last`."""
         if last is not None and last not in self.layers:
             raise ArgumentError(f"expected a layer, one of {', '.join(self.layers)}; found {last!r}")
-        if x.shape[:-1] != self.input_shape:
+        found = getattr(x, "shape", type(x).__name__)
+        if found[:-1] != self.input_shape:
             wanted = ", ".join(map(str, (*self.input_shape, "N")))
-            raise ArgumentError(f"{next(iter(self.layers))}: expected an input ({wanted}), found {x.shape}")
+            raise ArgumentError(f"{next(iter(self.layers))}: expected an input ({wanted}), found {found}")
         for layer in self.layers.values():
             layer.cache = None  # the last step's memory is free for this one
         for name, layer in self.layers.items():
@@ -171,15 +170,13 @@ class Sequential:
         """A line per layer: its name, the call that makes it, what comes out, and its parameters."""
         rows, total = [("", "input", "×".join(map(str, self.input_shape)), "")], 0
         for name, (layer, x, y, *_) in self.placed.items():
-            count = layer.count(x)
-            total += count
+            n = layer.count(x)
+            total += n
             call, makes = repr(replace(layer, name="")), "×".join(map(str, y))
-            rows.append((name, call, makes, f"{count:,}" if count else ""))
+            rows.append((name, call, makes, f"{n:,}" if n else ""))
         rows.append(("", "", "", f"{total:,} parameters"))
         a, b, c, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
-        return "\n".join(
-            f"{name:{a}}  {call:{b}}  {y:{c}}  {count}".rstrip() for name, call, y, count in rows
-        )
+        return "\n".join(f"{name:{a}}  {call:{b}}  {y:{c}}  {n}".rstrip() for name, call, y, n in rows)
 
 
 def sizes(placed):

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 
 from tinyalex.errors import ArgumentError
+from tinyalex.fields import fits, plain_data
 
 REALS = {np.float32, np.float64}
 
@@ -17,19 +18,41 @@ def xp_of(*arrays):
     raise TypeError(f"expected arrays of numpy or of cupy, all of one kind, found {sorted(modules)}")
 
 
+def check_arrays(operation, **arrays):
+    """Return the arrays' module; ArgumentError, naming it, for an argument that is no array."""
+    for name, a in arrays.items():
+        if not hasattr(a, "dtype") or type(a).__module__.partition(".")[0] not in ("numpy", "cupy"):
+            raise ArgumentError(f"{operation}: expected {name}, an array, found {type(a).__name__}")
+    return xp_of(*arrays.values())
+
+
 def same_dtype(operation, **arrays):
-    """Return the arrays' module; TypeError, naming each, unless all (None apart) are of one float dtype."""
-    xp, dtypes = xp_of(*arrays.values()), {a.dtype.type for a in arrays.values() if a is not None}
+    """As `check_arrays`; and TypeError, naming each, unless all are of one float dtype."""
+    xp, dtypes = check_arrays(operation, **arrays), {a.dtype.type for a in arrays.values()}
     if len(dtypes) > 1 or not dtypes <= REALS:
-        found = ", ".join(f"{name} is {a.dtype.name}" for name, a in arrays.items() if a is not None)
+        found = ", ".join(f"{name} is {a.dtype.name}" for name, a in arrays.items())
         raise TypeError(f"{operation}: expected arguments all float32 or all float64, found: {found}")
     return xp
+
+
+def check_weighted(operation, x, w, b, activation):
+    """As `same_dtype` of x, w and b; and ArgumentError for an activation that is neither None nor a pair."""
+    if not (activation is None or hasattr(activation, "forward")):
+        raise ArgumentError(f"{operation}: activation: expected ops.relu or its like, found {activation!r}")
+    return same_dtype(operation, x=x, w=w, b=b)
 
 
 def check_axes(operation, name, array, axes):
     """Raise unless an array, an argument of this name, has so many axes as these: "C,H,W,N"."""
     if array.ndim != len(axes.split(",")):
         raise ArgumentError(f"{operation}: expected {name} ({axes}), found shape {array.shape}")
+
+
+def check_finite(operation, **numbers):
+    """Raise unless each number, an argument of this name, is one, and finite."""
+    for name, number in numbers.items():
+        if not fits(plain_data(number), float):
+            raise ArgumentError(f"{operation}: {name}: expected a finite number, found {number!r}")
 
 
 def check_dy(operation, dy, shape, dtype, *others):

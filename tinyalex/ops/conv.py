@@ -34,7 +34,7 @@ from tinyalex.errors import ArgumentError
 from tinyalex.memory import empty
 from tinyalex.ops import strips, winograd
 from tinyalex.ops.activation import Activation
-from tinyalex.ops.checks import check_dy, same_dtype, xp_of
+from tinyalex.ops.checks import check_dy, check_weighted
 from tinyalex.ops.cuda import conv as cuda
 from tinyalex.ops.windows import four_pads, output_size, two_of, whole_numbers
 
@@ -53,24 +53,20 @@ class ConvCache(NamedTuple):
     activation: Activation | None
 
 
-def check_conv2d(x, w, b, stride, pad, groups):
-    """Raise unless these are a convolution; return ((SH, SW), (top, bottom, left, right), y's shape)."""
-    if b is None:
-        raise ArgumentError("conv2d: expected a bias b for each filter, found None")
-    same_dtype("conv2d", x=x, w=w, b=b)
+def check_conv2d(x, w, b, stride, pad, groups, activation):
+    """Raise unless these are a convolution; return x's module, (SH, SW), the four pads, and y's shape."""
+    xp = check_weighted("conv2d", x, w, b, activation)
     if x.ndim != 4 or w.ndim != 4:
         raise ArgumentError(f"conv2d: expected x (C,H,W,N) and w (F,C,KH,KW), found {x.shape} and {w.shape}")
     C, F, CG = len(x), *w.shape[:2]
     if not whole_numbers(groups) or not C * F or C % groups or F % groups:
         raise ArgumentError(f"conv2d: {C} channels and {F} filters cannot be cut into {groups} equal groups")
     if CG * groups != C:
-        raise ArgumentError(
-            f"conv2d: filters of {CG} channels × {groups} groups want {CG * groups} channels, x has {C}"
-        )
+        raise ArgumentError(f"conv2d: {groups} groups of {CG} channels want {CG * groups} in all, x has {C}")
     if b.shape != (F,):
         raise ArgumentError(f"conv2d: expected a bias for each of {F} filters, found shape {b.shape}")
     stride, pads = two_of(stride, "conv2d: stride"), four_pads(pad)
-    return stride, pads, conv2d_shape(x, w, stride, pads)
+    return xp, stride, pads, conv2d_shape(x, w, stride, pads)
 
 
 def conv2d_shape(x, w, stride, pads):
@@ -88,8 +84,7 @@ def conv2d_forward(x, w, b, stride=1, pad=0, groups=1, activation=None):
     section 3.5, conv2, 4, 5).  Returns (y, cache), y (F,OH,OW,N).  Raises ValueError for an impossible
     geometry, TypeError for mixed dtypes or array kinds.
     """
-    xp = xp_of(x, w, b)
-    stride, pads, shape = check_conv2d(x, w, b, stride, pad, groups)
+    xp, stride, pads, shape = check_conv2d(x, w, b, stride, pad, groups, activation)
     y = empty(xp, shape, x.dtype)
     cache = ConvCache(x, w, y if activation else None, stride, pads, groups, activation)
     if xp is not np:

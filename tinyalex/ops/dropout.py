@@ -12,10 +12,17 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyalex.errors import ArgumentError
+from tinyalex.fields import fits, plain_data
 from tinyalex.ops.checks import check_dy, same_dtype
 from tinyalex.ops.cuda import dropout as cuda
 
 __all__ = ["dropout_backward", "dropout_forward", "dropout_mask"]
+
+
+def check_keep(keep):
+    """Raise unless it is a probability, and not 0."""
+    if not fits(plain_data(keep), float) or not 0 < keep <= 1:
+        raise ArgumentError(f"keep: expected a probability, 0 < keep ≤ 1, found {keep!r}")
 
 
 def dropout_mask(rng, shape, keep=0.5, xp=np, first=0):
@@ -24,7 +31,9 @@ def dropout_mask(rng, shape, keep=0.5, xp=np, first=0):
     The generator rng gives a key; the mask is numbers first, first + 1, … of the key's stream of 32-bit
     words (`np.random.Philox`, a counter-based generator), so that each rank makes its own part of one mask,
     on its own device, and nothing is copied.  keep is rounded to a multiple of 2⁻³².
+    Raises ArgumentError unless 0 < keep ≤ 1.
     """
+    check_keep(keep)
 
     def draw():
         return int(rng.integers(2**64, dtype=np.uint64))
@@ -50,8 +59,7 @@ class DropoutCache(NamedTuple):
 def dropout_cache(x, mask, keep, train, inverted):
     """Check the arguments of dropout; return what backward needs, and forward as well."""
     same_dtype("dropout", x=x)
-    if not 0 < keep <= 1:
-        raise ArgumentError(f"dropout: expected 0 < keep ≤ 1, found {keep}")
+    check_keep(keep)
     found = f"{mask.dtype} {mask.shape}" if hasattr(mask, "dtype") else type(mask).__name__
     if train and found != f"bool {x.shape}":
         raise ArgumentError(f"dropout: expected a mask, bool {x.shape}, found {found}")

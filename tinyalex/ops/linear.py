@@ -12,7 +12,7 @@ import numpy as np
 from tinyalex.errors import ArgumentError
 from tinyalex.memory import empty
 from tinyalex.ops.activation import Activation
-from tinyalex.ops.checks import check_dy, same_dtype
+from tinyalex.ops.checks import check_dy, check_weighted
 from tinyalex.ops.cuda import linear as cuda
 
 __all__ = ["linear_backward", "linear_forward"]
@@ -27,12 +27,11 @@ class LinearCache(NamedTuple):
     activation: Activation | None
 
 
-def check_linear(x, w, b):
+def check_linear(x, w, b, activation):
     """Return the arrays' module; raise unless x (D,N), w (F,D) and b (F,) fit together."""
-    xp = same_dtype("linear", x=x, w=w, b=b)
-    found = [getattr(a, "shape", a) for a in (x, w, b)]  # b may be None
-    if x.ndim != 2 or w.ndim != 2 or x.shape[0] != w.shape[1] or found[2] != w.shape[:1]:
-        raise ArgumentError(f"linear: expected x (D,N), w (F,D), b (F,), found {', '.join(map(str, found))}")
+    xp = check_weighted("linear", x, w, b, activation)
+    if x.ndim != 2 or w.ndim != 2 or x.shape[0] != w.shape[1] or b.shape != w.shape[:1]:
+        raise ArgumentError(f"linear: expected x (D,N), w (F,D), b (F,), found {x.shape, w.shape, b.shape}")
     return xp
 
 
@@ -42,7 +41,7 @@ def linear_forward(x, w, b, activation=None):
     x: (D,N).  w: (F,D).  b: (F,).  Returns (y, cache), y (F,N).  Raises ValueError where shapes do not
     fit, TypeError for mixed dtypes or array kinds.
     """
-    xp = check_linear(x, w, b)
+    xp = check_linear(x, w, b, activation)
     if xp is not np:
         y = cuda.linear_forward(x, w, b, activation)
         return y, LinearCache(x, w, y if activation else None, activation)

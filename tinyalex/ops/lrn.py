@@ -22,7 +22,7 @@ import numpy as np
 
 from tinyalex.errors import ArgumentError
 from tinyalex.memory import empty
-from tinyalex.ops.checks import check_axes, check_dy, same_dtype
+from tinyalex.ops.checks import check_axes, check_dy, check_finite, same_dtype
 from tinyalex.ops.cuda import lrn as cuda
 from tinyalex.ops.windows import whole_numbers
 
@@ -43,10 +43,11 @@ class NormCache(NamedTuple):
     groups: int
 
 
-def check_norm(what, x, n, groups=1):
-    """Return x's module; raise unless maps x can be normalized over windows of n, in so many groups."""
+def check_norm(what, x, n, k, alpha, beta, groups=1):
+    """Return x's module; raise unless maps x can be normalized with these numbers, in so many groups."""
     xp = same_dtype(what, x=x)
     check_axes(what, "x", x, "C,H,W,N")
+    check_finite(what, k=k, alpha=alpha, beta=beta)
     if not whole_numbers(n):
         raise ArgumentError(f"{what}: expected a window n ≥ 1, found {n}")
     if not whole_numbers(groups) or not len(x) or len(x) % groups:
@@ -110,7 +111,7 @@ def lrn_forward(x, n=5, k=2.0, alpha=1e-4, beta=0.75, alpha_over_n=False, groups
     x: (C,H,W,N).  groups: towers that the windows do not cross.  The defaults are the paper's.
     Returns (y, cache), y shaped like x.  Raises ValueError where groups does not divide C.
     """
-    xp = check_norm("lrn", x, n, groups)
+    xp = check_norm("lrn", x, n, k, alpha, beta, groups)
     a = alpha / n if alpha_over_n else alpha
     if xp is not np:
         return cuda.lrn_forward(x, n, k, a, beta, groups)
@@ -152,7 +153,7 @@ def same_map_norm_forward(x, n=5, k=1.0, alpha=1e-3, beta=0.75):
     in config 145 and is not in the paper.  The window starts n//2 pixels up and left and is cut off at
     the borders.  x: (C,H,W,N).  Returns (y, cache), y shaped like x.
     """
-    xp = check_norm("same_map_norm", x, n)
+    xp = check_norm("same_map_norm", x, n, k, alpha, beta)
     a = alpha / n**2
     if xp is not np:
         y, s = cuda.same_map_norm_forward(x, n, k, a, beta)

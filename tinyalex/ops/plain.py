@@ -11,7 +11,7 @@ import numpy as np
 
 from tinyalex.errors import ArgumentError
 from tinyalex.ops import dropout
-from tinyalex.ops.checks import check_dy, xp_of
+from tinyalex.ops.checks import check_arrays, check_dy, xp_of
 from tinyalex.ops.conv import ConvCache, check_conv2d, conv2d_shape
 from tinyalex.ops.dropout import dropout_cache
 from tinyalex.ops.later.plain import batch_norm_backward, batch_norm_forward  # noqa: F401
@@ -29,7 +29,8 @@ def im2col(x, kh, kw, stride=1, pad=0, fill=0):
 
     Returns (C·KH·KW, OH·OW·N): rows in the order c, p, q, columns in the order i, j, n.
     """
-    return _im2col(x, *_geometry("im2col", np.shape(x), kh, kw, stride, pad), fill)
+    check_arrays("im2col", x=x)
+    return _im2col(x, *_geometry("im2col", x.shape, kh, kw, stride, pad), fill)
 
 
 def col2im(cols, x_shape, kh, kw, stride=1, pad=0):
@@ -37,6 +38,7 @@ def col2im(cols, x_shape, kh, kw, stride=1, pad=0):
 
     cols: (C·KH·KW, OH·OW·N).  Returns (C,H,W,N) = x_shape.  Raises ValueError for columns of other shapes.
     """
+    check_arrays("col2im", cols=cols)
     geometry = _geometry("col2im", x_shape, kh, kw, stride, pad)
     wanted, found = (x_shape[0] * kh * kw, math.prod(geometry[3]) * x_shape[3]), np.shape(cols)
     if found != wanted:
@@ -46,9 +48,10 @@ def col2im(cols, x_shape, kh, kw, stride=1, pad=0):
 
 def _geometry(what, x_shape, kh, kw, stride, pad):
     """Check the arguments; return the window (KH, KW), the strides, the four pads and (OH, OW)."""
-    if len(x_shape) != 4:
+    if np.shape(x_shape) != (4,):
         raise ArgumentError(f"{what}: expected x (C,H,W,N), found shape {x_shape}")
     (_, H, W, _), (down, across), pads = x_shape, two_of(stride, f"{what}: stride"), four_pads(pad)
+    kh, kw = two_of((kh, kw), f"{what}: window")
     OH = output_size(H, kh, down, *pads[:2], what)
     return (kh, kw), (down, across), pads, (OH, output_size(W, kw, across, *pads[2:], what))
 
@@ -79,7 +82,7 @@ def _col2im(cols, x_shape, window, stride, pads, size):
 
 def conv2d_forward(x, w, b, stride=1, pad=0, groups=1, activation=None):
     """y = activation(W cols + b), with a W and columns of its own for each group."""
-    stride, pads, y_shape = check_conv2d(x, w, b, stride, pad, groups)
+    _, stride, pads, y_shape = check_conv2d(x, w, b, stride, pad, groups, activation)
     W = w.reshape(groups, len(w) // groups, -1)  # (g, F/g, C/g·KH·KW)
     cols = _im2col(x, w.shape[2:], stride, pads, y_shape[1:3])  # (C·KH·KW, OH·OW·N)
     y = W @ cols.reshape(groups, W.shape[2], -1)  # (g, F/g, OH·OW·N)
@@ -106,7 +109,7 @@ def conv2d_backward(dy, cache, need_dx=True):
 
 def linear_forward(x, w, b, activation=None):
     """y = activation(W x + b)."""
-    check_linear(x, w, b)
+    check_linear(x, w, b, activation)
     y = w @ x + b[:, None]
     if activation:
         y, _ = activation.forward(y)
@@ -123,9 +126,8 @@ def linear_backward(dy, cache):
 
 def _pooling(what, x, z, s, pad, ceil):
     """Return z, s, the pads with which im2col's windows are the pooling's, and (OH, OW)."""
-    z, s, (pt, _, pl, _), OH, OW = pool_geometry(what, x, z, s, pad, ceil)
-    _, H, W, _ = x.shape
-    bottom, right = (OH - 1) * s[0] + z[0] - H - pt, (OW - 1) * s[1] + z[1] - W - pl
+    _, z, s, (pt, _, pl, _), (_, OH, OW, _) = pool_geometry(what, x, z, s, pad, ceil)
+    bottom, right = (OH - 1) * s[0] + z[0] - x.shape[1] - pt, (OW - 1) * s[1] + z[1] - x.shape[2] - pl
     return z, s, (pt, max(0, bottom), pl, max(0, right)), (OH, OW)
 
 
@@ -201,7 +203,7 @@ def _norm_backward(what, dy, cache, window_sum):
 
 def lrn_forward(x, n=5, k=2.0, alpha=1e-4, beta=0.75, alpha_over_n=False, groups=1):
     """y = x / s^β,  s = k + a Σ x²  over n maps."""
-    check_norm("lrn", x, n, groups)
+    check_norm("lrn", x, n, k, alpha, beta, groups)
     return _norm_forward(x, n, k, alpha / n if alpha_over_n else alpha, beta, groups, _across_maps)
 
 
@@ -212,7 +214,7 @@ def lrn_backward(dy, cache):
 
 def same_map_norm_forward(x, n=5, k=1.0, alpha=1e-3, beta=0.75):
     """y = x / s^β,  s = k + α/n² Σ x²  over n×n pixels of the same map."""
-    check_norm("same_map_norm", x, n)
+    check_norm("same_map_norm", x, n, k, alpha, beta)
     return _norm_forward(x, n, k, alpha / n**2, beta, 1, _within_map)
 
 
@@ -241,7 +243,7 @@ def dropout_backward(dy, cache):
 
 def softmax_loss_forward(logits, labels, total=None):
     """Loss = −Σ_n log p[label_n, n] / total,  log p = z − log Σ exp z."""
-    xp, total = xp_of(logits, labels), check_loss(logits, labels, total)
+    xp, total = check_loss(logits, labels, total, values=True)
     z = logits - logits.max(axis=0)
     log_p = z - xp.log(xp.exp(z).sum(axis=0))
     loss = -xp.where(_onehot(logits, labels), log_p, logits.dtype.type(0)).sum() / logits.dtype.type(total)

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyalex.memory import empty, zeros
-from tinyalex.ops.checks import check_axes, check_dy, same_dtype, xp_of
+from tinyalex.ops.checks import check_axes, check_dy, same_dtype
 from tinyalex.ops.cuda import pool as cuda
 from tinyalex.ops.windows import four_pads, pooled_size, real_windows, two_of
 
@@ -66,13 +66,13 @@ class AvgPoolCache(NamedTuple):
 
 
 def pool_geometry(what, x, z, s, pad, ceil):
-    """Check the arguments of a pooling; return (z, s, the four pads, OH, OW), z and s as two numbers each."""
-    same_dtype(what, x=x)
+    """Check the arguments of a pooling; return x's module, z, s, the four pads, and y's shape."""
+    xp = same_dtype(what, x=x)
     check_axes(what, "x", x, "C,H,W,N")
     z, s, pads = two_of(z, f"{what}: window z"), two_of(s, f"{what}: stride s"), four_pads(pad)
-    _, H, W, _ = x.shape
+    C, H, W, N = x.shape
     OH = pooled_size(H, z[0], s[0], *pads[:2], ceil, what)
-    return z, s, pads, OH, pooled_size(W, z[1], s[1], *pads[2:], ceil, what)
+    return xp, z, s, pads, (C, OH, pooled_size(W, z[1], s[1], *pads[2:], ceil, what), N)
 
 
 def _channel_blocks(x):
@@ -85,15 +85,14 @@ def max_pool_forward(x, z, s, pad=0, ceil=True):
 
     x: (C,H,W,N).  Returns (y, cache), y (C,OH,OW,N).  Raises ValueError for impossible windows.
     """
-    xp = xp_of(x)
-    z, s, pads, OH, OW = pool_geometry("max_pool", x, z, s, pad, ceil)
+    xp, z, s, pads, y_shape = pool_geometry("max_pool", x, z, s, pad, ceil)
     if xp is not np:
-        return cuda.max_pool_forward(x, (OH, OW), z, s, pads)
-    C, _, _, N = x.shape
-    y = empty(xp, (C, OH, OW, N), x.dtype)
+        return cuda.max_pool_forward(x, y_shape[1:3], z, s, pads)
+    y = empty(xp, y_shape, x.dtype)
     for cs in _channel_blocks(x):
-        t = _max_along(1, x[cs], z[0], s[0], pads[0], OH)  # rows first: their numbers lie in longer runs
-        _max_along(2, t, z[1], s[1], pads[2], OW, out=y[cs])
+        # rows first: their numbers lie in longer runs
+        t = _max_along(1, x[cs], z[0], s[0], pads[0], y_shape[1])
+        _max_along(2, t, z[1], s[1], pads[2], y_shape[2], out=y[cs])
     return y, MaxPoolCache(x, y, z, s, pads)
 
 
@@ -162,17 +161,15 @@ def avg_pool_forward(x, z, s, pad=0, ceil=True):
 
     x: (C,H,W,N).  Returns (y, cache), y (C,OH,OW,N).  Raises ValueError for impossible windows.
     """
-    xp = xp_of(x)
-    z, s, pads, OH, OW = pool_geometry("avg_pool", x, z, s, pad, ceil)
-    C, _, _, N = x.shape
-    cache = AvgPoolCache(x.shape, (C, OH, OW, N), x.dtype, z, s, pads)
+    xp, z, s, pads, y_shape = pool_geometry("avg_pool", x, z, s, pad, ceil)
+    cache = AvgPoolCache(x.shape, y_shape, x.dtype, z, s, pads)
     if xp is not np:
-        return cuda.avg_pool_forward(x, (OH, OW), z, s, pads), cache
-    y = empty(xp, cache.y_shape, x.dtype)
+        return cuda.avg_pool_forward(x, y_shape[1:3], z, s, pads), cache
+    y = empty(xp, y_shape, x.dtype)
     share = _shares(cache)
     for cs in _channel_blocks(x):
-        t = _sum_along(2, x[cs], z[1], s[1], pads[2], OW)
-        _sum_along(1, t, z[0], s[0], pads[0], OH, out=y[cs])
+        t = _sum_along(2, x[cs], z[1], s[1], pads[2], y_shape[2])
+        _sum_along(1, t, z[0], s[0], pads[0], y_shape[1], out=y[cs])
         y[cs] *= share
     return y, cache
 

@@ -49,12 +49,14 @@ def _products(x_shape, w_shape, stride, pad, groups):
     OH = (H + top + bottom - KH) // SH + 1
     OW = (W + left + right - KW) // SW + 1
 
+    rows = [_seen(oh, SH, top, KH, H) for oh in range(OH)]
+    columns = [_seen(ow, SW, left, KW, W) for ow in range(OW)]
     products = []
     for f, oh, ow, n in np.ndindex(F, OH, OW, N):
         first = f // (F // groups) * CG  # channel that the filter sees
         for c in range(CG):
-            for kh, h in _seen(oh, SH, top, KH, H):
-                for kw, w in _seen(ow, SW, left, KW, W):
+            for kh, h in rows[oh]:
+                for kw, w in columns[ow]:
                     products.append(((f, oh, ow, n), (f, c, kh, kw), (first + c, h, w, n)))
     return (F, OH, OW, N), products
 
@@ -70,9 +72,7 @@ def conv2d(x, w, b, stride=1, pad=0, groups=1):
     """
     x, w, b = _float64(x), _float64(w), _float64(b)
     y_shape, products = _products(x.shape, w.shape, stride, pad, groups)
-    y = np.zeros(y_shape)
-    for f, oh, ow, n in np.ndindex(y.shape):
-        y[f, oh, ow, n] = b[f]
+    y = np.zeros(y_shape) + b[:, None, None, None]
     for output, weight, pixel in products:
         y[output] += w[weight] * x[pixel]
     return y

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyalex.errors import ArgumentError
-from tinyalex.ops.checks import check_axes, same_dtype, xp_of
+from tinyalex.ops.checks import check_arrays, check_axes, same_dtype, xp_of
 from tinyalex.ops.cuda import softmax as cuda
 from tinyalex.ops.cuda import sums
 from tinyalex.ops.windows import whole_numbers
@@ -31,26 +31,31 @@ def softmax(logits):
     return p
 
 
-def check_labels(what, scores, labels, values=True):
-    """Raise unless each of N columns of scores (K,N) has an integer label; values: in 0 … K−1."""
-    K, N = scores.shape
+def check_labels(what, scores, labels, values=False):
+    """Return the arrays' module; raise unless each of N columns of scores (K,N) has an integer label.
+
+    In a GPU's memory their values, 0 … K−1, are looked at only where asked for: that would wait for the GPU
+    at every step.  There a bad label gives NaN.
+    """
+    xp, (K, N) = check_arrays(what, scores=scores, labels=labels), scores.shape
     if labels.shape != (N,) or labels.dtype.kind not in "iu":
         raise ArgumentError(f"{what}: expected {N} integer labels, found {labels.dtype} {labels.shape}")
-    if values and N:
+    if N and (values or xp is np):
         least, most = int(labels.min()), int(labels.max())
         if not 0 <= least <= most < K:
             raise ArgumentError(f"{what}: expected labels 0 … {K - 1}, found {least} … {most}")
+    return xp
 
 
-def check_loss(logits, labels, total, values=True):
-    """Check the arguments of the loss, labels as `check_labels`; return how many images it is divided by."""
+def check_loss(logits, labels, total, values=False):
+    """Check the arguments of the loss as `check_labels`; return the module, and what it is divided by."""
     same_dtype("softmax_loss", logits=logits)
     check_axes("softmax_loss", "logits", logits, "K,N")
-    check_labels("softmax_loss", logits, labels, values)
+    xp = check_labels("softmax_loss", logits, labels, values)
     total = logits.shape[1] if total is None else total
     if not whole_numbers(total):
         raise ArgumentError(f"softmax_loss: expected a total of at least 1 image, found {total!r}")
-    return total
+    return xp, total
 
 
 class LossCache(NamedTuple):
@@ -68,9 +73,7 @@ def softmax_loss_forward(logits, labels, total=None):
     told (a rank that holds a part of the batch passes the whole batch's size).  Returns (loss, cache), loss a
     scalar array of the logits' dtype.  Raises ValueError for shapes or labels that do not fit.
     """
-    xp = xp_of(logits, labels)
-    # On a GPU, checking the values would synchronise at every step; a bad label gives NaN instead.
-    total = check_loss(logits, labels, total, values=xp is np)
+    xp, total = check_loss(logits, labels, total)
     if xp is not np:
         loss, p = cuda.softmax_loss_forward(logits, labels, total)
         return loss, LossCache(p, labels, total)
@@ -97,14 +100,13 @@ def topk_error(scores, labels, k=1):
     With m scores above the label's and e equal to it (itself included), e equal candidates share the
     k − m slots that are left, so the credit is (k − m)/e cut to [0, 1]: the expected value when
     ties are broken at random (2012: src/layer_kernels.cu, kMultiSoftmaxCost).
-    scores: (K,N), logits or probabilities.  labels: (N,).  Returns float64 (N,).
+    scores: (K,N), logits or probabilities, float32 or float64.  labels: (N,).  Returns float64 (N,).
     """
-    xp = xp_of(scores, labels)
+    same_dtype("topk_error", scores=scores)
     check_axes("topk_error", "scores", scores, "K,N")
     if not whole_numbers(k) or k > len(scores):
         raise ArgumentError(f"topk_error: expected 1 ≤ k ≤ {len(scores)} classes, found k = {k!r}")
-    check_labels("topk_error", scores, labels, values=xp is np)
-    if xp is not np:
+    if check_labels("topk_error", scores, labels) is not np:
         return sums.topk_error(scores, labels, k)
     own = scores[labels, np.arange(len(labels))]
     above = (scores > own).sum(axis=0)

@@ -65,7 +65,7 @@ def train(
     recipe=None,
     *,
     devices: str = "cpu",
-    on_event: Callable[[dict], object] = lambda record: None,
+    on_event: Callable[[dict], object] | None = None,
     **others,
 ) -> None:
     """Train a network into the new folder `out`, on some devices; see `new_run` for the rest.
@@ -84,7 +84,7 @@ def resume(
     epochs: int | None = None,
     data: str | Path | None = None,
     devices: str = "cpu",
-    on_event: Callable[[dict], object] = lambda record: None,
+    on_event: Callable[[dict], object] | None = None,
 ) -> None:
     """Go on with the run in the folder `out`; epochs: longer than it was to go.  data: where it lies now."""
     from tinyalex.runs.run import job

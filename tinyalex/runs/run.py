@@ -216,7 +216,7 @@ def stop_at_signal():
             signal.signal(number, old)
 
 
-def job(out, settings, data, new=False, longer=False, stop=None, on_event=lambda record: None):
+def job(out, settings, data, new=False, longer=False, stop=None, on_event=None):
     """Return what each rank runs, a function of its comm, to train in the run folder `out`.
 
     settings, data: a `Settings` and an opened data set.  new: the folder is made, and must be new or empty.
@@ -243,7 +243,7 @@ def job(out, settings, data, new=False, longer=False, stop=None, on_event=lambda
     return rank
 
 
-def train(comm, out, settings, data, stop, on_event=lambda record: None, longer=False):
+def train(comm, out, settings, data, stop, on_event=None, longer=False):
     """Train (or go on training) in the run folder; every rank runs this.
 
     stop: an Event; when it is set, the step is finished, a checkpoint written, and False returned.  A
@@ -422,7 +422,8 @@ class _Run:
                 file.write(json.dumps(record) + "\n")
                 file.flush()
                 os.fsync(file.fileno())  # a checkpoint that outlives a power cut must not be without it
-        self.on_event(record)
+        if self.on_event:
+            self.on_event(record)
 
     def _save(self, planned=True):
         place = self.place

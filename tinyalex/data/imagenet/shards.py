@@ -79,7 +79,7 @@ class Shards:
         found.flags.writeable = False
         return found.reshape(shape)
 
-    def verify(self, on_shard=lambda count: None):
+    def verify(self, on_shard=None):
         """Read every shard and compare its SHA-256 with the index: DataError names the first that differs.
 
         on_shard is called with the number of pictures of each shard that is whole.
@@ -96,7 +96,8 @@ class Shards:
                 raise DataError(
                     f"{path}: damaged, its SHA-256 is not the one in index.json: prepare into a new folder"
                 )
-            on_shard(int(count))
+            if on_shard:
+                on_shard(int(count))
 
 
 def open(folder, split="train"):  # the module's own: imagenet.open

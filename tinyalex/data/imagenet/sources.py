@@ -101,7 +101,7 @@ def _number(count, one, several=None):
     return f"{count:,} {one if count == 1 else several or one + 's'}"
 
 
-def find_pictures(src, on_folder=lambda count: None):
+def find_pictures(src, on_folder=None):
     """Find the pictures of a source and their classes: Found.
 
     Understood are, in the folder src:
@@ -270,7 +270,8 @@ class _Listing:
             else:
                 self._picture(folder, entry.name, entry.stat())
         self.count += len(folder.pictures)
-        self.on_folder(self.count)
+        if self.on_folder:
+            self.on_folder(self.count)
         for below in folder.folders:
             self._list(below, below.path.stat())
 

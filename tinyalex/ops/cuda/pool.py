@@ -39,8 +39,7 @@ def max_pool_forward(x, size, z, s, pads):
 def max_pool_backward(dy, cache):
     """Return dx."""
     winner, x_shape, dtype, z, s, pads = cache
-    xp = xp_of(dy, winner)
-    check_dy("max_pool backward", dy, winner.shape, dtype)
+    xp = check_dy("max_pool backward", dy, winner.shape, dtype, winner)
     dy, dx = xp.ascontiguousarray(dy), empty(xp, x_shape, dtype)
     C, H, W, N = x_shape
     _, OH, OW, _ = winner.shape

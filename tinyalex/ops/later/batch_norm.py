@@ -24,7 +24,7 @@ import numpy as np
 
 from tinyalex.errors import ArgumentError
 from tinyalex.memory import empty
-from tinyalex.ops.checks import check_dy, same_dtype, xp_of
+from tinyalex.ops.checks import check_dy, check_finite, same_dtype
 from tinyalex.ops.cuda import batch_norm as cuda
 
 __all__ = ["batch_norm_backward", "batch_norm_forward"]
@@ -43,10 +43,11 @@ class BatchNormCache(NamedTuple):
     of_batch: bool  # whether mean and var are those of x
 
 
-def check_batch_norm(x, w, b, mean, var):
-    """Raise unless the arrays fit together."""
+def check_batch_norm(x, w, b, mean, var, eps):
+    """Return the arrays' module; raise unless they fit together, or eps is no finite number."""
     given = {name: a for name, a in {"mean": mean, "var": var}.items() if a is not None}
-    same_dtype("batch_norm", x=x, w=w, b=b, **given)
+    xp = same_dtype("batch_norm", x=x, w=w, b=b, **given)
+    check_finite("batch_norm", eps=eps)
     if x.ndim not in (2, 4) or not x.size:
         raise ArgumentError(
             f"batch_norm: expected x (C,H,W,N) or (D,N) of at least 1 image, found shape {x.shape}"
@@ -56,6 +57,7 @@ def check_batch_norm(x, w, b, mean, var):
     for name, a in {"w": w, "b": b, **given}.items():
         if a.shape != x.shape[:1]:
             raise ArgumentError(f"batch_norm: {name}: expected shape {x.shape[:1]}, found {a.shape}")
+    return xp
 
 
 def batch_norm_forward(x, w, b, mean=None, var=None, eps=1e-5):
@@ -66,8 +68,7 @@ def batch_norm_forward(x, w, b, mean=None, var=None, eps=1e-5):
     Returns (y, cache), y shaped like x; cache.mean and cache.var are what it was computed with, the variance
     divided by n.  Raises ValueError for arrays that do not fit together.
     """
-    xp = xp_of(x, w, b, mean, var)
-    check_batch_norm(x, w, b, mean, var)
+    xp = check_batch_norm(x, w, b, mean, var, eps)
     if xp is not np:
         x, w, b = map(xp.ascontiguousarray, (x, w, b))
         of_batch = mean is None

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from tinyalex.errors import ArgumentError
 from tinyalex.ops.activation import Activation
-from tinyalex.ops.checks import check_dy, same_dtype, xp_of
+from tinyalex.ops.checks import check_dy, check_weighted
 from tinyalex.ops.plain import col2im, im2col
 from tinyalex.ops.windows import four_pads, output_size, two_of
 
@@ -46,8 +46,7 @@ def local2d_forward(x, w, b, stride=1, pad=0, activation=None):
     (y, cache), y (F,OH,OW,N).  Raises ValueError where shapes do not fit, TypeError for mixed dtypes or
     array kinds.
     """
-    xp = xp_of(x, w, b)
-    same_dtype("local2d", x=x, w=w, b=b)
+    xp = check_weighted("local2d", x, w, b, activation)
     stride, pads = two_of(stride, "local2d: stride"), four_pads(pad)
     if x.ndim != 4 or w.ndim != 6 or len(x) != w.shape[3] or b.shape != w.shape[:3]:
         raise ArgumentError(

@@ -11,7 +11,7 @@ def _of_channels(a, like):
 
 def batch_norm_forward(x, w, b, mean=None, var=None, eps=1e-5):
     """y = w x̂ + b,  x̂ = (x − mean) / √(var + eps)."""
-    check_batch_norm(x, w, b, mean, var)
+    check_batch_norm(x, w, b, mean, var, eps)
     of_batch, axes = mean is None, tuple(range(1, x.ndim))
     if of_batch:
         mean = x.mean(axis=axes)
