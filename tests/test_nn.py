@@ -475,7 +475,9 @@ def test_lists_that_are_no_network_are_refused(layers, message):
 
 
 def test_what_ranks_hold_parts_of_at_the_end_must_be_joined():
-    with pytest.raises(ArgumentError, match=r"fc2: ends in parts, on 2 ranks: AllGather\(replicated=True\) joins"):
+    with pytest.raises(
+        ArgumentError, match=r"fc2: ends in parts, on 2 ranks: AllGather\(replicated=True\) joins"
+    ):
         plan([Linear(4), AllGather(), Linear(2)], (8,), ranks=2)
 
 
