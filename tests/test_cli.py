@@ -18,7 +18,7 @@ import pytest
 import typer
 from PIL import Image
 
-from tinyalex import cli, evaluate
+from tinyalex import cli, evaluate, runs
 from tinyalex.cli import common, progress, terminal
 from tinyalex.comm import Comm
 from tinyalex.data import Images, augment, imagenet
@@ -464,19 +464,30 @@ def test_long_commands_say_how_far_they_are_also_in_a_file(world, tmp_path, monk
 
 
 def test_a_run_that_was_ended_by_its_patience_or_its_epochs_can_go_on(world, tmp_path):
-    """Drops, the end and the loss of chance are told; here nothing can be learned, at a rate of 0."""
+    """Drops, the end and the loss of chance are told; here nothing can be learned, at a rate of 1e-9."""
     out = tmp_path / "run"
-    printed = done("train", world.data, out, *SMALL, "--epochs", 20, "--patience", 1, "--rate", 0)
-    assert "epoch 2: no better error for an epoch: rate 0" in printed
+    printed = done("train", world.data, out, *SMALL, "--epochs", 20, "--patience", 1, "--rate", 1e-9)
+    for epoch, rate in ((2, 1e-10), (3, 1e-11), (4, 1e-12)):
+        assert f"epoch {epoch}: no better error for an epoch: rate {rate:g}\n" in printed
     assert "epoch 5: no better error for an epoch, at the last rate: the end, of 20 (--patience)" in printed
     assert printed.count("the loss stands at that of guessing, log 4 = 1.39") == 1
     assert "try --recipe small" in printed
     assert "epoch " not in done("resume", out)
     assert "epoch 7: training loss" in done("resume", out, "--epochs", 7)
-    assert [r["epoch"] for r in run.metrics(out) if r["kind"] == "train"] == list(range(1, 8))
+    for kind in ("train", "validation"):
+        assert [r["epoch"] for r in run.metrics(out) if r["kind"] == kind] == list(range(1, 8))
+    rates = [r["rate"] for r in run.metrics(out) if r["kind"] == "train"]
+    assert rates == pytest.approx([1e-9, 1e-9, 1e-10, 1e-11, 1e-12, 1e-12, 1e-12])
     shutil.copytree(world.a, tmp_path / "a")  # ended by its epochs
     assert "epoch 2: training loss" in done("resume", tmp_path / "a", "--epochs", 2)
     assert run.settings_of(tmp_path / "a").recipe.epochs == 2
+
+
+def test_small_sees_seven_eighths_of_the_pictures_unless_it_is_told(world):
+    for options, side in (({}, 63), ({"upscale": 128}, 112), ({"size": 67}, 67)):
+        made, _ = runs.new_run(world.data, recipe="small", **options)
+        assert made.network.input == (3, side, side)
+        assert (made.network.outputs, made.recipe.augmentation.crop, made.recipe.batch) == ((4,), side, 32)
 
 
 def test_a_loss_far_above_that_of_guessing_is_told_once(world, tmp_path):

@@ -58,9 +58,11 @@ def test_one_view_gives_the_softmax_of_each_batch_in_order():
     """Three pictures in batches of two and one."""
     p = [[0.5, 0.25, 0.25], [0.1, 0.2, 0.7], [0.3, 0.3, 0.4]]
     loader = iter([Batch(logs(*p[:2]) + 7, np.array([0, 2])), Batch(logs(p[2]), np.array([1]))])
-    found, labels = evaluate.probabilities(Fake(), loader)
+    done = []
+    found, labels = evaluate.probabilities(Fake(), loader, done.append)
     np.testing.assert_allclose(found, np.array(p).T, rtol=1e-12)
     assert labels.tolist() == [0, 2, 1]
+    assert done == [2, 3]
 
 
 def test_of_ten_views_the_softmax_is_averaged_and_not_the_logits():
@@ -279,6 +281,12 @@ def test_a_checkpoint_with_what_is_not_known_is_refused_by_name(tmp_path):
         reading.load(ONE, tmp_path / "newer.safetensors")
 
 
+def test_a_checkpoint_with_another_number_of_names_is_refused(tmp_path):
+    save(tmp_path / "two.safetensors", classes=["a", "b"])
+    with pytest.raises(DataError, match=r"two\.safetensors: classes: expected 6 names, found \['a', 'b'\]"):
+        reading.load(ONE, tmp_path / "two.safetensors")
+
+
 def test_a_checkpoint_of_a_later_version_is_refused_by_name(tmp_path):
     save(tmp_path / "newer.safetensors", version=3)
     with pytest.raises(DataError, match=r"newer\.safetensors: expected format 2 or earlier, found 3: wr"):
@@ -344,6 +352,15 @@ def test_features_are_the_outputs_of_the_layer(saved, layer):
         np.testing.assert_array_equal(found[:, part], y.reshape(-1, y.shape[-1]))
     assert found.dtype == np.float32
     assert np.ptp(found, axis=1).max() > 0.01
+
+
+def test_features_of_a_layer_that_is_not_there_are_refused(saved):
+    trained = reading.load(ONE, saved[0])
+    with (
+        reading.view_loader(ONE, trained, PICTURES, 1) as loader,
+        pytest.raises(ArgumentError, match=r"expected a layer, one of conv1, .*; found 'conv9'"),
+    ):
+        evaluate.features(trained.net, loader, "conv9")
 
 
 @pytest.mark.parametrize("layer", ["conv1", "lrn2", "gather3", "pool5", "fc6", "dropout7", "gather8", "fc8"])

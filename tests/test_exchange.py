@@ -27,6 +27,7 @@ from tinyalex.nn import Activate, Conv2d, Dropout, Flatten, Linear
 from tinyalex.runs import checkpoint
 from tinyalex.runs import trained as reading
 from tinyalex.runs.recipe import Recipe
+from tinyalex.runs.saved import load_network, open_network
 from tinyalex.runs.settings import Settings
 
 ONE = Comm(Device("cpu:0"))
@@ -169,6 +170,12 @@ def test_a_state_dict_with_caffe_s_names_fits_two_networks_and_one_must_be_asked
     [
         (lambda a: a.pop("fc7.bias"), r"fc7\.bias is missing"),
         (
+            lambda a: a.update(
+                {"conv1.weight": np.ones((9, 3, 11, 11), np.float32), "conv1.bias": np.ones(9, np.float32)}
+            ),
+            r"conv2\.weight: .*9",
+        ),
+        (
             lambda a: a.update({"bn1.running_mean": a["conv1.bias"]}),
             r"expected the names of bvlc_alexnet, found bn1, conv1",
         ),
@@ -198,6 +205,18 @@ def test_other_state_dicts_are_refused_by_name(change, message, tmp_path):
 def as_bfloat16(array):
     """Numbers that bfloat16 has, as float32."""
     return (array.view(np.uint32) & 0xFFFF0000).view(np.float32)
+
+
+def test_a_normalization_after_some_of_the_convolutions_is_refused(tmp_path):
+    sizes = {f"features.{n}": (4, C, 3, 3) for n, C in ((0, 3), (3, 4))}
+    sizes |= {f"classifier.{n}": (4, C) for n, C in ((0, 4 * 49), (3, 4), (6, 4))}
+    arrays = {f"{name}.weight": np.ones(size, np.float32) for name, size in sizes.items()}
+    arrays |= {f"{name}.bias": np.ones(4, np.float32) for name in sizes}
+    norm = ("weight", "bias", "running_mean", "running_var")
+    arrays |= {f"features.1.{key}": np.ones(4, np.float32) for key in norm}
+    safetensors.numpy.save_file(arrays, tmp_path / "theirs.safetensors")
+    with pytest.raises(DataError, match="batch normalization after every convolution, or none, found 1"):
+        state_dict.read(tmp_path / "theirs.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -525,6 +544,45 @@ def test_a_sigmoid_inside_an_imported_network_is_none_at_its_end(tmp_path):
     stated = pictures.Pictures("RGB", (0.0,) * 3, (1.0,) * 3, 9, 8)
     as_imported(net, [Conv2d(2, 3, activation="logistic"), Linear(2)], (3, 8, 8), stated)
     assert "%" in done("predict", net, picture)
+
+
+@needs_onnx
+@pytest.mark.parametrize("stated", ["pixels", "unit", "blue first"])
+def test_what_an_onnx_file_does_to_its_input_becomes_a_part_of_the_pictures(stated, tmp_path):
+    """The network without it sees pictures that went through it; both compute the same."""
+    from onnx_graphs import Graph
+
+    g, text = Graph((3, 8, 8)), stated
+    g.array("m", np.reshape([0.1, 0.2, 0.4], (3, 1, 1)))
+    g.array("s", np.reshape([2, 3, 5], (3, 1, 1)))
+    g.weight("w", 4, 3, 3, 3)
+    g.weight("v", 2, 4 * 36)
+    g.node("Sub", "data m", "centred")
+    g.node("Mul", "centred s", "scaled")
+    g.node("Conv", "scaled w", "maps", kernel_shape=[3, 3])
+    g.node("Flatten", "maps", "flat")
+    g.node("Gemm", "flat v", "out", transB=1)
+    source = g.write(tmp_path / "net.onnx")
+    if stated == "blue first":
+        text = tmp_path / "pictures.json"
+        fields = pictures.Pictures("BGR", (90.0, 100.0, 110.0), (0.01, 0.02, 0.03), 9, 8)._asdict()
+        text.write_text(json.dumps(fields))
+    assert "--pictures pixels (0-255) or unit (0-1)" in done("import", source, tmp_path / "bare.safetensors")
+    bare = open_network(tmp_path / "bare.safetensors")
+    whole = load_network(ONE, "bare", bare, checkpoint.load(tmp_path / "bare.safetensors")[0])
+    done("import", source, tmp_path / "out.safetensors", "--pictures", text)
+    trained = reading.load(ONE, tmp_path / "out.safetensors")
+    assert next(iter(trained.net.layers)) == list(whole.layers)[1]
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 5)).astype(np.float32)
+
+    def seen(prepared):
+        return prepared.adapt(pixels - prepared.rgb_mean[:, None, None, None])
+
+    wanted = whole.forward(np.ascontiguousarray(seen(pictures.parse(str(text), 8))))
+    found = trained.net.forward(np.ascontiguousarray(seen(trained.pictures)))
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+    message = refused("import", source, tmp_path / "no.safetensors", "--pictures", "caffe")
+    assert "this file scales and shifts its input itself" in message
 
 
 @pytest.mark.parametrize("command", ["export", "import"])

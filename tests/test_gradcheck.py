@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from tinyalex import gradcheck, ops
+from tinyalex.errors import ArgumentError
 from tinyalex.gradcheck import GradientError, check, check_layer
 from tinyalex.measure import gradtable
 from tinyalex.measure.gradtable import print_table
@@ -885,6 +886,15 @@ def test_check_layer_restores_the_parameters():
     for name, w in layer.params.items():
         assert w is arrays[name]
         np.testing.assert_array_equal(w, before[name])
+
+
+def test_check_layer_of_a_linear_layer_in_float32():
+    rng = np.random.default_rng(0)
+    layer = Linear(3).build((4,), rng=rng)
+    x = rng.standard_normal((4, 5)).astype(np.float32)
+    assert check_layer(layer, x, rng, linear=("x", "w", "b")).errors.keys() == {"x", "w", "b"}
+    with pytest.raises(ArgumentError, match=r"b: expected float64 \(float32 only if linear in it\)"):
+        check_layer(layer, x, rng, linear=("x", "w"))
 
 
 def test_check_layer_rejects_a_wrong_layer_and_still_restores():

@@ -87,6 +87,13 @@ def test_schedules_are_those_of_2011(name, epoch, weights, biases, steps):
     assert rates(name, epoch) == (pytest.approx(weights), pytest.approx(biases), steps)
 
 
+@pytest.mark.parametrize("name", LADDER)
+def test_no_colour_is_noisy_and_two_see_crops_and_mirror_images(name):
+    crops = name in ("cifar-13pct", "cifar-11pct")
+    side = 24 if crops else 32
+    assert LADDER[name].augmentation == augment.Augmentation(crop=side, flip=crops, noise=0.0)
+
+
 def test_each_layer_decays_by_its_own_and_no_bias_does():
     decays = {
         "cifar-80sec": {"conv1": 0.004, "conv2": 0.004, "conv3": 0.004, "fc64": 0.03, "fc10": 0.03},

@@ -49,6 +49,21 @@ def test_batches_depend_on_the_seed_and_not_on_the_threads():
     assert not same(one, train(threads=1, epochs=2, seed=6))
 
 
+def test_crops_have_no_other_places_than_those_of_the_augmentation():
+    """Of 12 pixels with 2 places, crops of 9 begin at 0 or 1; with none, at the centre."""
+    plain, source = AUGMENTATION._replace(noise=0.0, flip=False), pictures()
+    for offsets, places in ((2, {0, 1}), (0, {1})):
+        seen = set()
+        for batch in train(source, augmentation=plain._replace(offsets=offsets), mean=np.zeros((3, 12, 12))):
+            for n, label in enumerate(batch.labels):
+                picture, found = source.images[..., label], batch.images[..., n]
+                seen |= {
+                    (y, x) for y in range(4) for x in range(4)
+                    if np.array_equal(picture[:, y : y + 9, x : x + 9], found)
+                }  # fmt: skip
+        assert seen == {(y, x) for y in places for x in places}
+
+
 def test_an_epoch_shows_each_picture_once_in_a_new_order():
     """50 pictures in batches of 5: all of them, shuffled, and differently in each epoch."""
     seen = np.concatenate([b.labels for b in train(batch_size=5, epochs=2)]).reshape(2, 50)

@@ -7,6 +7,7 @@ import copy
 import json
 import math
 import pickle
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import backends
@@ -454,6 +455,64 @@ def test_numpy_s_numbers_and_arrays_are_fields_and_sizes_too():
     )
     assert json.dumps(numpy_s.to_json()) == json.dumps(python_s.to_json())
     assert numpy_s.build().input_shape == (3, 9, 8)
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ("conv", "layers: expected a list of layers, found str"),
+        (3, "layers: expected a list of layers, found int"),
+        ([], "layers: expected at least one, found none"),
+        ([Linear(3), 3], r"layer 2: expected one such as MaxPool\(3, 2\), found 3"),
+        ([Linear(3, name="a"), Linear(2, name="a")], "layer 2: the name 'a' stands twice"),
+        ([Linear(0)], "fc1: features: expected at least 1, found 0"),
+        ([SameMapNorm(n=0)], "cnorm1: n: expected a window of at least 1, found 0"),
+    ],
+)
+def test_lists_that_are_no_network_are_refused(layers, message):
+    with pytest.raises(ArgumentError, match=message):
+        Sequential(layers, (3, 8, 8))
+
+
+def test_what_ranks_hold_parts_of_at_the_end_must_be_joined():
+    with pytest.raises(
+        ArgumentError, match=r"fc2: ends in parts, on 2 ranks: AllGather\(replicated=True\) joins"
+    ):
+        plan([Linear(4), AllGather(), Linear(2)], (8,), ranks=2)
+
+
+def test_what_every_rank_holds_whole_is_not_joined():
+    with pytest.raises(
+        ArgumentError, match=r"gather1: reads part of the channels, .* holds them all: put Part"
+    ):
+        plan([AllGather(), Linear(2), AllGather(replicated=True)], (8,), ranks=2)
+
+
+def test_parameters_that_a_kind_of_ones_own_does_not_tell_of_are_refused():
+    @dataclass(repr=False)
+    class Own(Layer, is_kind=False):
+        weights = ("w",)
+
+        def sizes(self, shape):
+            return {"w": shape, "v": shape}
+
+    with pytest.raises(
+        ArgumentError, match="layer1: sizes: expected those of weights and statistics, found w, v"
+    ):
+        plan([Own()], (3,))
+
+
+def test_a_network_is_shown_as_the_calls_that_make_it_with_shapes_and_parameters():
+    """The smallest of each that there is: one feature, a window of one, nothing dropped."""
+    net = Sequential([SameMapNorm(n=1), Conv2d(4, 3), Dropout(1.0), Linear(1, name="last")], (3, 8, 8))
+    assert repr(net).splitlines() == [
+        "          input              3×8×8",
+        "cnorm1    SameMapNorm(n=1)   3×8×8",
+        "conv1     Conv2d(4, 3)       4×6×6  112",
+        "dropout1  Dropout(keep=1.0)  4×6×6",
+        "last      Linear(1)          1      145",
+        "                                    257 parameters",
+    ]
 
 
 @pytest.mark.parametrize("shape", [(3, 0, 8), (3, -1, 8), (3.0, 9, 8), ("3", 9, 8), (), 3, None], ids=repr)

@@ -11,6 +11,7 @@ from tinyalex.errors import ArgumentError, DataError
 from tinyalex.models import make
 from tinyalex.models.alexnet import PRESETS as NETWORKS
 from tinyalex.models.alexnet import AlexNet
+from tinyalex.nn import Dropout
 from tinyalex.runs.recipe import CODE2012, RECIPES, Change, Recipe, Schedule, from_json, recipe_of, to_json
 from tinyalex.runs.settings import Settings
 
@@ -155,6 +156,44 @@ def test_vgg_s_scale_is_of_its_own_crop_and_of_pictures_that_large(size, side, s
     assert (made.recipe.augmentation.scale, made.recipe.augmentation.crop) == (scale, size)
 
 
+def test_pictures_that_are_enlarged_first_keep_their_scale_out_of_it():
+    made = Settings.of("data", make("vgg-a", width=1 / 64), RECIPES["vgg-a"], 200, upscale=256)
+    assert made.recipe.augmentation.scale is None
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "others", "offsets"),
+    [
+        (224, 256, {}, (33, 32)),
+        (224, 200, {"upscale": 256}, (33, 32)),
+        (224, 300, {}, (None, 32)),
+        (112, 256, {}, (None, 32)),
+        (224, 256, {"upscale": 300}, (None, 32)),
+        (224, 256, {"scale": 256}, (None, 1)),
+    ],
+)
+def test_a_recipe_s_positions_of_the_crop_are_in_pictures_of_256_pixels(size, side, others, offsets):
+    """In others every crop that fits may be drawn, and where each picture is rescaled, each has its own."""
+    made = Settings.of("data", make("code2012", size=size), RECIPES["code2012"], side, **others)
+    assert (made.recipe.augmentation.offsets, made.recipe.augmentation.group) == offsets
+
+
+def test_small_drops_its_rate_after_70_and_90_percent_of_the_epochs():
+    pictures = augment.Augmentation(crop=112, noise=0.0)
+    drops = (Change(21, rate=1e-3), Change(27, rate=1e-4))
+    assert RECIPES["small"] == Recipe(batch=32, epochs=30, schedule=drops, augmentation=pictures)
+    ten = recipe_of("small", epochs=10)
+    assert (ten.epochs, [change.epoch for change in ten.schedule]) == (10, [7, 9])
+    assert recipe_of("paper", epochs=10) == Recipe(epochs=10)
+
+
+def test_unknown_names_in_a_recipe_are_named():
+    with pytest.raises(ArgumentError, match=r"recipe: expected one of batch, epochs, .*, found 'batches'"):
+        recipe_of("paper", batches=64)
+    with pytest.raises(DataError, match="rate_by: expected k, sqrt-k or null, found 'log'"):
+        from_json(to_json(Recipe(rate_by="log")))
+
+
 def test_every_network_has_a_recipe():
     assert RECIPES.keys() >= NETWORKS.keys()
 
@@ -260,6 +299,8 @@ def test_caffe_is_bvlc_alexnet():
         "size": 227, "lrn_k": 1, "lrn_alpha_over_n": True, "lrn_within_towers": False, "bias": 0.1,
         "fc_std": 0.005, "inverted_dropout": True,
     }  # fmt: skip
+    for name, inverted in (("caffe", [True, True]), ("paper", [False, False])):
+        assert [x.inverted for x in make(name).layers if isinstance(x, Dropout)] == inverted
     recipe = changed(PAPER, RECIPES["caffe"])
     assert recipe.keys() == {"batch", "bias_rate_factor", "decay_biases", "schedule", "augmentation"}
     assert (recipe["batch"], recipe["bias_rate_factor"], recipe["decay_biases"]) == (256, 2, False)

@@ -1,6 +1,7 @@
 """Pictures rescaled as for VGG, whole pictures in shards, the dense test and 50 crops."""
 
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,9 +16,10 @@ from tinyalex.errors import ArgumentError, DataError, TinyalexError
 from tinyalex.evaluate import Dense, probabilities
 from tinyalex.models import make
 from tinyalex.models.network import Network
-from tinyalex.nn import Conv2d, Flatten, Linear, MaxPool
+from tinyalex.nn import BatchNorm, Conv2d, Flatten, Linear, MaxPool
 from tinyalex.ops import softmax
 from tinyalex.runs import checkpoint, run, trained
+from tinyalex.runs.recipe import Recipe
 
 rng = np.random.default_rng(0)
 SQUARES = Images(rng.integers(0, 256, (3, 20, 20, 12), np.uint8), np.arange(12) % 3, ("a", "b", "c"))
@@ -50,6 +52,33 @@ def test_ranks_that_share_a_batch_have_parts_of_the_same():
     for one, *parts in zip(whole, *halves, strict=True):
         np.testing.assert_array_equal(np.concatenate([p.images for p in parts], axis=-1), one.images)
         np.testing.assert_array_equal(np.concatenate([p.labels for p in parts]), one.labels)
+
+
+def test_half_of_the_pictures_are_mirrored_and_the_mean_colour_is_taken_off():
+    plain = JITTER._replace(noise=0.0, flip=False)
+    straight, mirrored = (
+        np.concatenate([b.images for b in batches(0, augmentation=of, train=True)], axis=-1)
+        for of in (plain, plain._replace(flip=True))
+    )
+    flipped = [not np.array_equal(straight[..., n], mirrored[..., n]) for n in range(12)]
+    assert 0 < sum(flipped) < 12
+    np.testing.assert_array_equal(mirrored[..., flipped], straight[:, :, ::-1, flipped])
+    pixels = straight + SQUARES.images.mean(axis=(1, 2, 3))[:, None, None, None]
+    np.testing.assert_allclose(pixels, pixels.round(), atol=1e-4)
+
+
+@pytest.mark.parametrize(("dense", "side"), [(True, 28), (False, 16)])
+def test_the_mean_picture_is_as_large_as_what_it_is_taken_off(dense, side):
+    """Of the one picture that there is nothing is left, to rounding."""
+    ys, xs = np.mgrid[0:20, 0:20]
+    picture = np.stack([20 + 8 * ys, 40 + 6 * xs, 100 + 5 * ys - 2 * xs]).astype(np.uint8)
+    plain = augment.Augmentation(crop=16, noise=0.0)
+    source = Images(picture[..., None], np.zeros(1, int), ("a",))
+    for mean, most in ((picture, 1), (np.zeros(3), 255)):
+        with RescaledLoader(source, 1, plain, train=False, mean=mean, scale=28, dense=dense) as loader:
+            [batch] = loader
+        assert batch.images.shape == (3, side, side, 1)
+        assert most // 2 < np.abs(batch.images).max() <= most
 
 
 def test_each_picture_draws_its_own_scale_and_its_crops_reach_the_corners():
@@ -168,6 +197,12 @@ def test_a_picture_smaller_than_the_dense_window():
         Dense(net).forward(np.zeros((3, 64, 48, 1), np.float32))
 
 
+def test_a_normalization_of_single_features_cannot_be_slid():
+    layers = [Conv2d(2, 3), Flatten(), BatchNorm(), Linear(3)]
+    with pytest.raises(ArgumentError, match="bn1: normalizes each pixel of maps: a network with it cannot"):
+        Dense(Network(layers, (3, 8, 8)).build(rng=np.random.default_rng(0)))
+
+
 def test_dense_batches_hold_neighbours_of_one_size_and_their_mirror_images():
     shapes = [(20, 30), (20, 30), (25, 20), (20, 30), (20, 30), (20, 30)]
     source = _Whole([rng.integers(0, 256, (3, *shape), np.uint8) for shape in shapes])
@@ -177,12 +212,15 @@ def test_dense_batches_hold_neighbours_of_one_size_and_their_mirror_images():
     assert [b.images[0].shape[1:] for b in found] == [(20, 30, 2), (25, 20, 1), (20, 30, 2), (20, 30, 1)]
     np.testing.assert_array_equal(found[1].images[0][..., 0], source[2])
     np.testing.assert_array_equal(found[1].images[1], found[1].images[0][:, :, ::-1])
+    with RescaledLoader(source, 2, plain, train=False, mean=np.zeros(3)) as windows:
+        assert [b.images.shape for b in windows] == [(3, 16, 16, 2)] * 3
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"train": True, "augmentation": JITTER._replace(scale=None)}, "scale: expected the shorter side"),
+        ({"train": False, "augmentation": JITTER._replace(scale=None)}, "scale: expected the shorter side"),
         ({"train": True, "augmentation": JITTER._replace(scale=15)}, "15 pixels are smaller than the 16"),
         ({"train": False, "scale": 12}, "12 pixels are smaller than the 16"),
         ({"train": True, "views": 10}, r"views=10: expected one of \(1, 9, 10, 50\), 1 with train=True"),
@@ -338,6 +376,30 @@ def test_tests_of_a_run_over_scales_dense_and_crops(folder, a):
         == 0
         < np.abs(one - tested(1, False, False, (36,))).max()
     )
+
+
+@pytest.mark.parametrize(
+    ("scale", "upscale", "scales"),
+    [
+        (None, None, (20, 22, 24)),
+        (None, 28, (26, 28, 30)),
+        (36, None, (34, 36, 38)),
+        ((30, 40), None, (30, 35, 40)),
+    ],
+)
+def test_150_views_are_of_three_scales_about_the_one_in_training(scale, upscale, scales):
+    """That of the recipe, else the side to which pictures were enlarged, else their own."""
+    pictures = augment.Augmentation(crop=16, noise=0.0, scale=scale)
+    settings = SimpleNamespace(recipe=Recipe(batch=100, augmentation=pictures), upscale=upscale)
+    net = SimpleNamespace(comm=Comm("cpu:0"), input_shape=(3, 16, 16))
+    of_run = trained.Trained(net, settings, np.zeros((3, 22, 22), np.float32), SQUARES.classes)
+    assert trained.Test(150).passes(of_run) == [[(50, False, scale) for scale in scales]]
+    # as many pixels as a batch of training, to a picture
+    for views, dense, batch in ((1, False, 100), (50, False, 2), (2, True, 12800 // scales[1] ** 2)):
+        with trained.view_loader(net.comm, of_run, SQUARES, views, scales[1], dense) as loader:
+            assert loader.batch_size == batch
+    with trained.view_loader(net.comm, of_run, SQUARES, 1, dense=True) as loader:
+        assert {view.shape[1:3] for images, _ in loader for view in [images]} == {(scales[1], scales[1])}
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tinyalex import runs
 from tinyalex.comm import launch
 from tinyalex.data import Images, augment, imagenet
 from tinyalex.devices import parse
-from tinyalex.errors import DataError, NonFiniteError
+from tinyalex.errors import ArgumentError, DataError, NonFiniteError
 from tinyalex.models.alexnet import AlexNet, alexnet, narrow
 from tinyalex.runs import checkpoint, run
 from tinyalex.runs.recipe import Change, Recipe
+from tinyalex.runs.saved import find_network
 from tinyalex.runs.settings import Data, Settings
 
 CLASSES = ("blue", "green", "grey", "red")
@@ -561,6 +563,23 @@ with run.lock(sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)
 """
+
+
+def test_a_network_is_found_in_a_run_in_json_and_in_python(whole, tmp_path):
+    network = settings().network
+    (tmp_path / "net.json").write_text(json.dumps(network.to_json()))
+    assert find_network(whole(epochs=1)) == find_network(tmp_path / "net.json", width=None) == network
+    (tmp_path / "none.py").write_text("net = 1\n")
+    with pytest.raises(DataError, match=r"none\.py: expected it to define network = .* found NoneType"):
+        find_network(tmp_path / "none.py")
+    with pytest.raises(DataError, match=r"net\.json: --width: only a network that is asked for by name"):
+        find_network(tmp_path / "net.json", width=0.5)
+
+
+def test_no_epochs_are_no_end_for_a_run(tmp_path):
+    with pytest.raises(ArgumentError, match="epochs: expected at least 1, found 0"):
+        runs.resume(begun(tmp_path / "run"), epochs=0)
+    assert run.settings_of(tmp_path / "run").recipe.epochs == 3
 
 
 def test_one_process_trains_in_a_folder_and_its_death_frees_it(tmp_path):

@@ -16,7 +16,7 @@ from tinyalex.models import Network, figure1
 from tinyalex.nn import Activate, AllGather, BatchNorm, Conv2d, Linear, Sequential
 from tinyalex.ops.softmax import softmax_loss_forward, topk_error
 from tinyalex.optim import SGD
-from tinyalex.train import StepResult, fit, train_step
+from tinyalex.train import Place, StepResult, fit, train_step
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -149,6 +149,23 @@ def test_ranks_that_share_the_batch_have_the_same_statistics(size, pictures):
 def test_training_lowers_the_loss(pictures):
     [(_, _, results)] = trained(1, pictures, small_net, 60, rate=3e-3)
     assert np.mean([r.loss for r in results[-5:]]) < 0.7 * results[0].loss
+
+
+def test_fit_goes_on_from_the_place_that_it_returned(pictures):
+    """It ends after the epochs that it is told, or after the one whose end asks for it; no call is lost."""
+    net = small_net(Comm("cpu:0"), 0)
+    batches, done = InMemory(pictures, net.comm, BATCH, np.float64), []
+    calls = {name: lambda place, *_, name=name: done.append((name, place.epoch, place.batch))
+             for name in ("begin_epoch", "on_step", "end_epoch")}  # fmt: skip
+
+    def go_on(place, epochs, **kwargs):
+        epoch = lambda epoch, start: list(batches.epoch(np.random.default_rng(epoch)))[start:]  # noqa: E731
+        return fit(net, SGD(net, 1e-3), epoch, 2, epochs, place=place, **calls | kwargs)
+
+    assert go_on(None, 1) == Place(1, 0, 2)
+    assert done == [("begin_epoch", 0, 0), ("on_step", 0, 1), ("on_step", 0, 2), ("end_epoch", 0, 2)]
+    ended = go_on(go_on(Place(), 1), 9, end_epoch=lambda place: place.epoch == 2)
+    assert ended == Place(3, 0, 6)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
@@ -371,6 +388,7 @@ def test_pictures_that_fill_no_batch_are_left_out():
     batches = InMemory(numbered(29), Comm(backends.device()), BATCH)
     shown = [labels for _, labels in epoch_of(batches, 0)]
     assert [len(labels) for labels in shown] == [12, 12]
+    assert batches.steps == 2
     assert len(set(np.concatenate(shown))) == 24
 
 

@@ -122,6 +122,7 @@ def test_the_readings_of_the_starting_weights(weights, conv3_1):
     assert net.layers["conv3_1"].params["w"].std() == pytest.approx(wanted, rel=0.02)
     wanted = conv3_1 or math.sqrt(2 / (256 + 2048))
     assert net.layers["fc6"].params["w"].std() == pytest.approx(wanted, rel=0.02)
+    assert net.layers["conv1_1"].std == pytest.approx(conv3_1 or math.sqrt(2 / (9 * (3 + 32))))
     assert not any(layer.params["b"].any() for layer in net.layers.values() if "b" in layer.params)
 
 
@@ -165,11 +166,14 @@ def test_a_batch_in_parts_is_the_batch_in_one_piece(parts, ranks):
         net = make("vgg-a", width=1 / 32, size=32, classes=4).build(
             comm, np.random.default_rng(0), np.float64, parallel="data"
         )
+        forward, seen = net.forward, []
+        net.forward = lambda x, **kwargs: seen.append(x.shape[-1]) or forward(x, **kwargs)
         step = Step(net, SGD(net, 1e-2, decay=5e-4), parts=parts)
         rng, mine, results = np.random.default_rng(1), comm.part(8), []
         for _ in range(3):
             images, labels = rng.standard_normal((3, 32, 32, 8)), rng.integers(0, 4, 8)
             results.append(step(images[..., mine], labels[mine]))
+        assert seen == [8 // comm.size // parts] * parts * 3
         grads = {name: layer.grads[key] for name, layer, key in net.learned()}
         return results, grads, {name: layer.params[key] for name, layer, key in net.learned()}
 

@@ -152,8 +152,6 @@ def features(
     unknown layer.
     """
     comm, found, first = net.comm, None, 0
-    if layer not in net.layers:
-        raise ArgumentError(f"expected a layer, one of {', '.join(net.layers)}; found {layer!r}")
     for images, _ in feed(comm.device, _shared(comm, loader)):
         y = net.forward(images, last=layer)
         if net.placed[layer].split_y:

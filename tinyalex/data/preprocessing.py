@@ -47,8 +47,7 @@ class Pictures(NamedTuple):
         return self
 
     def then(self, a, c):
-        """Return what pictures go through that are then made a · x + c, each a number per channel, a ≠ 0."""
-        a, c = np.asarray(a, float), np.asarray(c, float)
+        """Return what pictures go through that are then made a · x + c; a ≠ 0, c: arrays (3,)."""
         scale = a * self.scale
         mean = self.mean - c / scale
         return self._replace(mean=tuple(mean.tolist()), scale=tuple(scale.tolist()))

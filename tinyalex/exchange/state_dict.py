@@ -242,7 +242,7 @@ def _vgg_modules(found, arrays):
     numbers = [int(m.rpartition(".")[2]) for m in modules.values() if m.startswith("features.")]
     apart = 3 if f"features.{numbers[0] + 1}.running_mean" in arrays else 2
     names, column, row = {}, 1, 0
-    for number, following in pairwise([*numbers, numbers[-1] + apart + 1]):
+    for number, following in pairwise([*numbers, numbers[-1]]):
         row += 1
         names[f"conv{column}_{row}"] = f"features.{number}"
         if following - number > apart:

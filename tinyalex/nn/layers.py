@@ -32,7 +32,7 @@ def activation_of(value):
             return ops.ACTIVATIONS[value]
         case ("tanh", int() | float() as a, int() | float() as b) if math.isfinite(a * b) and a * b:
             return ops.tanh(a, b)
-        case ("leaky", int() | float() as slope) if slope > 0 and math.isfinite(slope):
+        case ("leaky", int() | float() as slope) if slope > 0:
             return ops.leaky_relu(slope)
     known = ", ".join(map(repr, [None, *ops.ACTIVATIONS]))
     raise ArgumentError(f"activation: expected {known}, ('tanh', a, b) or ('leaky', s > 0), found {value!r}")
