@@ -133,7 +133,7 @@ def test_no_rank_leaves_before_all_have_come_to_their_end():
     """Their last words are on their way till then, and would be written where no memory waits for them."""
     code, output, errors = finish(start(3, "late"), seconds=30)
     assert code == 0, errors
-    ended, left = (re.findall(rf"{word} (\S+)", output) for word in ("ended", "left"))
+    ended, left = (re.findall(rf"{word} ([\d.]+)", output) for word in ("ended", "left"))
     assert len(ended) == len(left) == 3
     assert min(map(float, left)) >= max(map(float, ended))
 
