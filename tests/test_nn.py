@@ -712,3 +712,13 @@ def test_ranks_meet_only_in_the_gather_layers():
         assert set(calls.values()) == {1}
     *_, [(_, _, _, ledger, _)] = run_on(1, TWO_RANKS, x, dy)
     assert not ledger
+
+
+def test_a_seed_is_as_good_as_its_generator():
+    """As NumPy's default_rng takes them: a generator is used itself, and goes on from where it is."""
+    rng, layers, x = np.random.default_rng(5), [Linear(30), Dropout()], np.ones((4, 2), np.float32)
+    by_seed, by_generator = (Sequential(layers, (4,), rng=given) for given in (5, rng))
+    expected = by_generator.forward(x, train=True)
+    np.testing.assert_array_equal(by_seed.forward(x, train=True), expected)
+    assert by_generator.rng is rng
+    assert (Sequential(layers, (4,), rng=rng).forward(x) != by_generator.forward(x)).all()

@@ -39,11 +39,11 @@ class Network(NamedTuple):
     def build(
         self,
         comm: Comm | None = None,
-        rng: np.random.Generator | None = None,
+        rng: np.random.Generator | int | None = None,
         dtype=np.float32,
         parallel: str = "model",
     ) -> Sequential:
-        """Return the `Sequential` on this rank of comm; rng draws starting weights and dropout masks."""
+        """Return the `Sequential` on this rank of comm; see there for rng."""
         placed = lay_out(self, comm.size if comm else 1, parallel)
         return Sequential(placed, self.input, comm, rng, dtype)
 

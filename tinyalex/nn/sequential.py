@@ -84,9 +84,10 @@ class Sequential:
     """Layers, one after the other, on this rank; backward is the same list reversed.
 
     layers: a list of layers, which are copied, or of `Placed`, for a layout of `tinyalex.parallel`.
-    input_shape: (C, H, W) or (D,) of one image.  comm: all ranks, by default one CPU core.  rng: draws the
-    starting weights, and in training the dropout masks; without it there are no weights until a checkpoint's
-    are loaded.  Raises ArgumentError, naming the layer, for a list that does not fit together.
+    input_shape: (C, H, W) or (D,) of one image.  comm: all ranks, by default one CPU core.  rng: a
+    generator, or the seed of one, which draws the starting weights, and in training the dropout masks;
+    without it there are no weights until a checkpoint's are loaded.  Raises ArgumentError, naming the layer,
+    for a list that does not fit together.
 
     ``layers``: the built layers by name.  ``placed``: the `Placed` of each.  ``row``: the ranks that are
     given the same images.  ``data``: those that are given the other parts of a batch.
@@ -97,11 +98,11 @@ class Sequential:
         layers: list[Layer] | list[Placed],
         input_shape: tuple[int, ...],
         comm: Comm | None = None,
-        rng: np.random.Generator | None = None,
+        rng: np.random.Generator | int | None = None,
         dtype=np.float32,
     ):
-        self.comm = comm or Comm("cpu:0")
-        self.input_shape, self.rng = plain_data(input_shape), rng
+        self.comm, self.input_shape = comm or Comm("cpu:0"), plain_data(input_shape)
+        self.rng = rng = None if rng is None else np.random.default_rng(rng)  # a generator as it is
         known = isinstance(layers, list) and layers and isinstance(layers[0], Placed)
         placed = layers if known else plan(layers, self.input_shape, self.comm.size)
         self.placed = {place.layer.name: place for place in placed}
