@@ -26,7 +26,7 @@ def whole_numbers(value, count=1, least=1):
     """Return so many ints ≥ least, given as one of them or as all, Python's or NumPy's; None for others."""
     value = plain_data(value)
     numbers = value if isinstance(value, tuple) else (value,) * count
-    fine = len(numbers) == count and all(type(n) is int and n >= least for n in numbers)
+    fine = len(numbers) == count and {*map(type, numbers)} == {int} and min(numbers) >= least
     return numbers if fine else None
 
 
