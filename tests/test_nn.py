@@ -722,3 +722,15 @@ def test_a_seed_is_as_good_as_its_generator():
     np.testing.assert_array_equal(by_seed.forward(x, train=True), expected)
     assert by_generator.rng is rng
     assert (Sequential(layers, (4,), rng=rng).forward(x) != by_generator.forward(x)).all()
+
+
+def test_a_field_of_ones_own_may_have_a_name_of_another_kinds():
+    """Dropout's keep is a probability; that of a kind of one's own is whatever it says."""
+
+    @dataclass(repr=False)
+    class Own(Layer, is_kind=False):
+        keep: int = 3
+
+    assert Own().keep == 3
+    with pytest.raises(ArgumentError, match=r"Dropout: keep: expected a probability, .* found 3"):
+        Dropout(keep=3)

@@ -56,9 +56,10 @@ def each_of_a_kind(kinds, entries, what):
 def _of_a_kind(kinds, entry, what):
     kind = kinds.get(str(entry.get("kind"))) if isinstance(entry, dict) else None
     if kind is None:
+        named = isinstance(entry, dict) and isinstance(entry.get("kind"), str)
+        own = "; is it your own?  Then run the file that declares it first: tinyalex --layers FILE.py …"
         raise DataError(
-            f"{what}: expected one of the kinds {', '.join(kinds)}, found {str(entry)[:80]}; is it a kind of "
-            f"your own?  Then run the file that declares it first: tinyalex --layers FILE.py …"
+            f"{what}: expected one of the kinds {', '.join(kinds)}, found {str(entry)[:80]}{own * named}"
         )
     try:
         return kind(**{key: value for key, value in entry.items() if key != "kind"})
@@ -68,11 +69,15 @@ def _of_a_kind(kinds, entry, what):
         raise DataError(f"{what}: {str(entry.get('name'))[:40]}: {error}") from error
 
 
-def not_negative(numbers):
-    """Raise ArgumentError, naming the first of a dict, unless all are finite and ≥ 0, Python's or NumPy's."""
+def check_numbers(whose, least=None, /, **numbers):
+    """Raise ArgumentError, naming it, unless each number is finite and ≥ least, Python's or NumPy's.
+
+    whose: what stands before the name: "lrn: ".
+    """
     for name, number in numbers.items():
-        if not fits(plain_data(number), float) or number < 0:
-            raise ArgumentError(f"{name}: expected a finite number ≥ 0, found {number!r}")
+        if not fits(plain_data(number), float) or (least is not None and number < least):
+            wanted = "a finite number" + ("" if least is None else f" ≥ {least}")
+            raise ArgumentError(f"{whose}{name}: expected {wanted}, found {number!r}")
 
 
 def finite(arrays):

@@ -10,7 +10,7 @@ of ε the old velocity fades with the old rate.
 import numpy as np
 
 from tinyalex.errors import ArgumentError
-from tinyalex.fields import not_negative
+from tinyalex.fields import check_numbers
 from tinyalex.memory import zeros
 from tinyalex.ops.checks import xp_of
 from tinyalex.ops.cuda.sgd import Update
@@ -62,7 +62,7 @@ class SGD:
         numbers = {"rate": self.rate, "bias_rate": bias_rate, "momentum": self.momentum, "decay": self.decay}
         numbers |= {f"scale of {name}": factor for name, factor in self.scale.items()}
         numbers |= {f"decay of {name}": decay for name, decay in self.decays.items()}
-        not_negative(numbers)
+        check_numbers("", 0, **numbers)
 
     def rate_of(self, name: str) -> float:
         """Return ε for a parameter, by its name."""

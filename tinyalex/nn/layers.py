@@ -3,6 +3,7 @@
 import math
 from dataclasses import MISSING, dataclass, field, fields
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 
@@ -38,12 +39,6 @@ def activation_of(value):
     raise ArgumentError(f"activation: expected {known}, ('tanh', a, b) or ('leaky', s > 0), found {value!r}")
 
 
-# Fields whose values are checked when the layer is made, by their names.
-CHECKS = {"activation": activation_of, "keep": ops.dropout.check_keep, "pad": ops.four_pads} | {
-    name: partial(ops.two_of, what=name) for name in ("kernel", "window", "stride")
-}
-
-
 @dataclass(repr=False)
 class Layer:
     """The base of every layer: no parameters, a shape that stays, and a pair of ops with fixed arguments.
@@ -60,6 +55,10 @@ class Layer:
     statistics = ()  # those that follow what is seen in training, and have none
     leaves = None  # what a rank holds after it: "part" of the channels, "all", or None: as before it
     keeps = ("x",)  # what backward reads: "x", "y", or the bytes per number of x of an array of its own
+    checks: ClassVar[dict] = {  # of the values of fields, by their names, when the layer is made
+        "activation": activation_of, "pad": ops.four_pads, "kernel": partial(ops.two_of, what="kernel"),
+        "window": partial(ops.two_of, what="window"), "stride": partial(ops.two_of, what="stride"),
+    }  # fmt: skip
 
     def __init_subclass__(cls, is_kind=True):
         ours = KINDS.get(cls.__name__, cls).__module__
@@ -75,7 +74,7 @@ class Layer:
             if not fits(value, f.type):
                 raise self.error(f"{f.name}: expected {in_words(f.type)}, found {repr(value)[:80]}")
             try:
-                CHECKS.get(f.name, bool)(value)
+                self.checks.get(f.name, bool)(value)
             except ArgumentError as error:
                 raise self.error(str(error)) from None
         self.params, self.grads, self.cache = {}, {}, None
@@ -444,6 +443,7 @@ class Dropout(Layer):
     prefix = "dropout"
     pair = ops.dropout_forward, ops.dropout_backward
     keeps = (1,)  # the mask
+    checks: ClassVar[dict] = Layer.checks | {"keep": ops.dropout.check_keep}
 
     def forward(self, x, train=False):
         """x → y; a fresh mask each time in training."""

@@ -17,8 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tinyalex.fields import check_numbers
 from tinyalex.memory import empty, zeros
-from tinyalex.ops.checks import check_dy, check_finite, same_dtype
+from tinyalex.ops.checks import check_dy, same_dtype
 from tinyalex.ops.cuda import activation as cuda
 
 __all__ = [
@@ -49,7 +50,7 @@ def relu_backward(dy, y, out=None):
 
 def tanh_forward(x, a=1.0, b=1.0, out=None):
     """y = a tanh(b x).  Returns (y, cache); the cache is y."""
-    check_finite("tanh", a=a, b=b)
+    check_numbers("tanh: ", a=a, b=b)
     if same_dtype("tanh", x=x) is not np:
         return cuda.activate(cuda.TANH, x, out, a, b)
     y = empty(np, x.shape, x.dtype) if out is None else out

@@ -5,7 +5,6 @@ import sys
 import numpy as np
 
 from tinyalex.errors import ArgumentError
-from tinyalex.fields import fits, plain_data
 
 REALS = {np.float32, np.float64}
 
@@ -46,13 +45,6 @@ def check_axes(operation, name, array, axes):
     """Raise unless an array, an argument of this name, has so many axes as these: "C,H,W,N"."""
     if array.ndim != len(axes.split(",")):
         raise ArgumentError(f"{operation}: expected {name} ({axes}), found shape {array.shape}")
-
-
-def check_finite(operation, **numbers):
-    """Raise unless each number, an argument of this name, is one, and finite."""
-    for name, number in numbers.items():
-        if not fits(plain_data(number), float):
-            raise ArgumentError(f"{operation}: {name}: expected a finite number, found {number!r}")
 
 
 def check_dy(operation, dy, shape, dtype, *others):

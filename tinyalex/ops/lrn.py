@@ -21,8 +21,9 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyalex.errors import ArgumentError
+from tinyalex.fields import check_numbers
 from tinyalex.memory import empty
-from tinyalex.ops.checks import check_axes, check_dy, check_finite, same_dtype
+from tinyalex.ops.checks import check_axes, check_dy, same_dtype
 from tinyalex.ops.cuda import lrn as cuda
 from tinyalex.ops.windows import whole_numbers
 
@@ -47,7 +48,7 @@ def check_norm(what, x, n, k, alpha, beta, groups=1):
     """Return x's module; raise unless maps x can be normalized with these numbers, in so many groups."""
     xp = same_dtype(what, x=x)
     check_axes(what, "x", x, "C,H,W,N")
-    check_finite(what, k=k, alpha=alpha, beta=beta)
+    check_numbers(f"{what}: ", k=k, alpha=alpha, beta=beta)
     if not whole_numbers(n):
         raise ArgumentError(f"{what}: expected a window n ≥ 1, found {n}")
     if not whole_numbers(groups) or not len(x) or len(x) % groups:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from tinyalex.data import augment
 from tinyalex.data.loader import minibatches
 from tinyalex.errors import ArgumentError, DataError
-from tinyalex.fields import checked, not_negative
+from tinyalex.fields import check_numbers, checked
 
 
 class Change(NamedTuple):
@@ -182,7 +182,7 @@ def check(recipe):
         for name in ("rate", "noise", "pictures"):
             if getattr(change, name) is not None:
                 (whole if name == "pictures" else numbers)[f"{where}: {name}"] = getattr(change, name)
-    not_negative(numbers)
+    check_numbers("", 0, **numbers)
     for name, number in whole.items():
         if type(number) is not int or number < 1:
             raise ArgumentError(f"{name}: expected a whole number ≥ 1, found {number!r}")

@@ -6,8 +6,9 @@ leaky     y = max(0, x) + slope · min(0, x)     dy/dx = 1 if y > 0 else slope
 
 from functools import partial
 
+from tinyalex.fields import check_numbers
 from tinyalex.ops.activation import ACTIVATIONS, Activation
-from tinyalex.ops.checks import check_dy, check_finite, same_dtype
+from tinyalex.ops.checks import check_dy, same_dtype
 
 __all__ = [
     "leaky_relu", "leaky_relu_backward", "leaky_relu_forward", "relu6", "relu6_backward", "relu6_forward",
@@ -33,7 +34,7 @@ def relu6_backward(dy, y, out=None):
 
 def leaky_relu_forward(x, slope=0.01, out=None):
     """y = x where x > 0, else slope · x, slope > 0  (Maas et al. 2013).  Returns (y, cache), the cache y."""
-    check_finite("leaky relu", slope=slope)
+    check_numbers("leaky relu: ", slope=slope)
     xp = same_dtype("leaky relu", x=x)
     steeper = xp.maximum if slope <= 1 else xp.minimum
     y = steeper(x, x * x.dtype.type(slope), out=out)

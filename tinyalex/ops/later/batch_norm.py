@@ -23,8 +23,9 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyalex.errors import ArgumentError
+from tinyalex.fields import check_numbers
 from tinyalex.memory import empty
-from tinyalex.ops.checks import check_dy, check_finite, same_dtype
+from tinyalex.ops.checks import check_dy, same_dtype
 from tinyalex.ops.cuda import batch_norm as cuda
 
 __all__ = ["batch_norm_backward", "batch_norm_forward"]
@@ -47,7 +48,7 @@ def check_batch_norm(x, w, b, mean, var, eps):
     """Return the arrays' module; raise unless they fit together, or eps is no finite number."""
     given = {name: a for name, a in {"mean": mean, "var": var}.items() if a is not None}
     xp = same_dtype("batch_norm", x=x, w=w, b=b, **given)
-    check_finite("batch_norm", eps=eps)
+    check_numbers("batch_norm: ", eps=eps)
     if x.ndim not in (2, 4) or not x.size:
         raise ArgumentError(
             f"batch_norm: expected x (C,H,W,N) or (D,N) of at least 1 image, found shape {x.shape}"
