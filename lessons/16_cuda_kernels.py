@@ -419,7 +419,7 @@ assert set(largest[-4:]) == {
     "winograd_products",
     "winograd_outputs",
     "winograd_tiles",
-    "conv_backward_w",
+    "winograd_products_back",
 }
 
 # The same without minimal filtering: the products by the formula, three times forward's, but for conv1's dx.

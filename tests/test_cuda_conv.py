@@ -89,7 +89,7 @@ def test_few_images_of_many_filters(gpu):
 
 
 def test_only_the_last_wave_is_cut(gpu, monkeypatch):
-    monkeypatch.setattr(cuda_conv, "_wave", lambda *args: 5)
+    monkeypatch.setattr(cuda_conv, "wave", lambda *args: 5)
     monkeypatch.setattr(cuda_conv, "_chunks", lambda *args: 3)
     check_tiles()
     for stride in (1, 2):

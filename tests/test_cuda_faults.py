@@ -68,8 +68,8 @@ FAULTS = {  # name: (what catches it, how to plant it, what is raised, Assertion
         check_lrn, in_source("lrn", "int first = HALF - n / 2;", "int first = HALF - (n - 1) / 2;"),
     ),
     "lrn: window crosses the towers": (
-        check_lrn, in_source("lrn", "channel(in, c + HALF + 1, size, pixels)",
-                             "channel(in, c + HALF + 1, size * (int)(gridDim.z - blockIdx.z), pixels)"),
+        check_lrn, in_source("lrn", "channel(in, c + HALF + AHEAD, size, pixels)",
+                             "channel(in, c + HALF + AHEAD, size * (int)(gridDim.z - blockIdx.z), pixels)"),
     ),
     "lrn: a walk begins with its own first ratio": (
         check_lrn, in_source("lrn", ": begin - 2 * HALF", ": begin - HALF"),
@@ -88,11 +88,13 @@ FAULTS = {  # name: (what catches it, how to plant it, what is raised, Assertion
         check_batch_norm, in_source("batch_norm", "(g.of[m] - shift -", "(g.of[m] -"),
     ),
     "softmax: a thread's own largest logit": (
-        check_softmax, in_source("softmax", "        REAL value = shown[i][image];\n        m =",
-                                 "        REAL value = shown[i][image];\n        value ="),
+        check_softmax, in_source("softmax", "m = joined(", "joined("),
     ),
     "softmax: a sum written over a largest logit that is still read": (
         check_softmax, in_source("softmax", "    __syncthreads(); // nobody", "    // nobody"),
+    ),
+    "softmax: halves joined before all have shown theirs": (
+        check_softmax, in_source("softmax", "half /= 2) {\n        __syncthreads();", "half /= 2) {"),
     ),
     "dropout: the stream begins at counter 0": (
         check_dropout, in_source("dropout", "c0 = block + 1", "c0 = block"),

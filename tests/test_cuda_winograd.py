@@ -47,10 +47,18 @@ def test_equals_numpy(dtype, k, gpu, always):
 
 
 def test_in_several_blocks(gpu, always, monkeypatch):
-    """Whose room holds one row of tiles; their products in chunks."""
+    """Whose room holds one row of tiles; the sums of dw in three chunks, the last of them shorter."""
     monkeypatch.setattr(winograd, "SCRATCH_BYTES", 1)
-    monkeypatch.setattr(implicit_gemm, "_chunks", lambda *args: 3)
+    monkeypatch.setattr(winograd, "LEAST_STEPS", 1)
     check("float32", (3,))
+    monkeypatch.setattr(implicit_gemm, "wave", lambda *args: 1)
+    V, X = backends.put(drawn(2, 3, 5, 1, 16)), backends.put(drawn(2, 4, 5, 1, 16))
+    part = backends.get(winograd._products_back(V, X, 3, 4))
+    assert part.shape == (3, 6, 4)
+    V, X = (backends.get(a).reshape(2, -1, 80) for a in (V, X))
+    for own, columns in zip(part, (slice(32), slice(32, 64), slice(64, 80)), strict=True):
+        expected = np.einsum("pfm,pcm->pfc", V[..., columns], X[..., columns])
+        np.testing.assert_allclose(own, expected.reshape(6, 4), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [9000, 9001, 12])

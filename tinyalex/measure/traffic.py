@@ -58,7 +58,7 @@ def _winograd(place, batch, x, y, w):
         ("backward", "winograd_filters", 4 * (w + u)),
         ("backward", "winograd_tiles", 4 * (y + F * tiles_back)),
         ("backward", "winograd_tiles_back", 4 * (x + C * tiles_back)),
-        ("backward", "conv_backward_w", 4 * ((C + F) * tiles_back + u + F * places)),
+        ("backward", "winograd_products_back", 4 * ((C + F) * tiles_back + u)),
         ("backward", "winograd_filters_back", 4 * (u + w)),
         ("backward", "winograd_products", 4 * ((C + F) * tiles_back + u)),
         ("backward", "winograd_outputs", 4 * (C * tiles_back + x)),

@@ -313,16 +313,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) conv_backward_x(
          chunks);
 }
 
-// The products of minimal filtering (winograd.cu): m = u * v for each group, a matrix product without taps.
+// The products of minimal filtering (winograd.cu): m = u * v for each group, a matrix product without taps.  There
+// are so many tiles that none is cut.
 //
 // reads   v (groups, C, columns), u (as laid out)
-// writes  m (groups, F, columns), but of the tiles from number `whole` on: part, as conv_forward
+// writes  m (groups, F, columns)
 // least   4 * groups*(C*columns + F*C + F*columns) bytes
-// grid    (whole + chunks * the other tiles)
+// grid    (the tiles)
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) winograd_products(
-    const REAL *v, const REAL *u, REAL *m, REAL *part, int C, int F, int columns, int whole, int chunks)
+    const REAL *v, const REAL *u, REAL *m, int C, int F, int columns)
 {
-    tile(v, u, 0, {m, 1, columns, 1, 1, 1, 0, 0}, part, C, 1, 1, columns, F, 1, 1, 1, 1, 1, 0, 0, 0, whole, chunks);
+    tile(v, u, 0, {m, 1, columns, 1, 1, 1, 0, 0}, m, C, 1, 1, columns, F, 1, 1, 1, 1, 1, 0, 0, 0, gridDim.x, 1);
 }
 
 // The tiles that were cut, from their parts: always added in the same order, so that every run has the same

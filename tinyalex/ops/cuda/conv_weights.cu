@@ -109,22 +109,18 @@ struct StageW {
     REAL g[TF][PITCH], x[TN][PITCH];
 };
 
-// The sums over chunk number blockIdx.z / groups: `per` columns, a multiple of TK.
-//
-// reads   g, x
-// writes  part (chunks, groups*F, C*KH*KW + 1): dw, and db in the last place
-// least   4 * (groups*F*OH*OW*N + groups*C*H*W*N + chunks*groups*F*(C*KH*KW + 1)) bytes
-// grid    (ceil(C*KH*KW / TN), ceil(F / TF), groups*chunks)
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) conv_backward_w(
-    const REAL *g, const REAL *x, REAL *part, int C, int H, int W, int N, int F, int KH, int KW, int OH, int OW,
-    int s, int top, int left, int groups, int per)
+// The sums over chunk number blockIdx.z / groups: `per` columns, a multiple of TK.  With `biases` a row of part
+// also has db, in its last place.
+static __device__ __forceinline__ void tile_w(const REAL *g, const REAL *x, REAL *part, int C, int H, int W, int N,
+                                              int F, int KH, int KW, int OH, int OW, int s, int top, int left,
+                                              int groups, int per, bool biases)
 {
     __shared__ __align__(16) StageW stages[STAGES];
     const int ROWS = THREADS / (TK / V); // rows that the block copies at once
     const int FS = (TF + ROWS - 1) / ROWS, NS = (TN + ROWS - 1) / ROWS, SIZE = (int)sizeof(StageW);
     const int BELOW = ROWS * PITCH * (int)sizeof(REAL);
     int tid = threadIdx.x, group = blockIdx.z % groups, chunk = blockIdx.z / groups;
-    int M = OH * OW * N, K = C * KH * KW;
+    int M = OH * OW * N, K = C * KH * KW, row_of_part = K + biases;
 
     // This thread copies V terms of the filters and taps row, row + ROWS, ..., at the columns m, m + TK, ...
     int row = tid / (TK / V), col = tid % (TK / V) * V;
@@ -195,7 +191,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) conv_backward_w(
     }
     for (int step = 0; step < steps; step++) {
         wait_for<STAGES - 2>(); // this thread's copies for this step are there
-        if (blockIdx.x == 0)    // of the blocks with the same filters, one sums db
+        if (biases && blockIdx.x == 0) // of the blocks with the same filters, one sums db
 #pragma unroll
             for (int r = 0; r < FS; r++)
                 if (TF % ROWS == 0 || row + r * ROWS < TF) {
@@ -213,7 +209,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) conv_backward_w(
         stage = stage + 1 < STAGES ? stage + 1 : 0;
     }
 
-    part += ((long long)chunk * groups + group) * F * (K + 1);
+    part += ((long long)chunk * groups + group) * F * row_of_part;
 #pragma unroll
     for (int r = 0; r < ROWS_HELD; r++) {
         int f = blockIdx.y * TF + filter_held_w(at, r);
@@ -221,10 +217,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) conv_backward_w(
         for (int c = 0; c < COLUMNS_HELD; c++) {
             int k = blockIdx.x * TN + tap_held(at, c);
             if (f < F && k < K)
-                part[(long long)f * (K + 1) + k] = sum.of[r][c];
+                part[(long long)f * row_of_part + k] = sum.of[r][c];
         }
     }
-    if (blockIdx.x)
+    if (!biases || blockIdx.x)
         return;
     __syncthreads(); // nobody reads the stages any more
 #pragma unroll
@@ -236,8 +232,31 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) conv_backward_w(
         REAL total = 0;
         for (int k = 0; k < TK / V; k++)
             total += stages[0].g[r][k];
-        part[(long long)f * (K + 1) + K] = total;
+        part[(long long)f * row_of_part + K] = total;
     }
+}
+
+// reads   g, x
+// writes  part (chunks, groups*F, C*KH*KW + 1): dw, and db in the last place
+// least   4 * (groups*F*OH*OW*N + groups*C*H*W*N + chunks*groups*F*(C*KH*KW + 1)) bytes
+// grid    (ceil(C*KH*KW / TN), ceil(F / TF), groups*chunks)
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) conv_backward_w(
+    const REAL *g, const REAL *x, REAL *part, int C, int H, int W, int N, int F, int KH, int KW, int OH, int OW,
+    int s, int top, int left, int groups, int per)
+{
+    tile_w(g, x, part, C, H, W, N, F, KH, KW, OH, OW, s, top, left, groups, per, true);
+}
+
+// The products of minimal filtering (winograd.cu) backward: part = g x^T for each group, over each chunk.
+//
+// reads   g (groups, F, columns), x (groups, C, columns)
+// writes  part (chunks, groups*F, C)
+// least   4 * (groups*F*columns + groups*C*columns + chunks*groups*F*C) bytes
+// grid    (ceil(C / TN), ceil(F / TF), groups*chunks)
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) winograd_products_back(
+    const REAL *g, const REAL *x, REAL *part, int C, int F, int columns, int groups, int per)
+{
+    tile_w(g, x, part, C, 1, 1, columns, F, 1, 1, 1, 1, 1, 0, 0, groups, per, false);
 }
 
 // dw and db: the chunks' sums added, from the first chunk to the last.

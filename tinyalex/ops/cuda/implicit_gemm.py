@@ -78,23 +78,25 @@ def tf32():
     return not xp or _properties(xp, xp.cuda.runtime.getDevice())["major"] >= 8
 
 
-def choose_tile(filters, itemsize, v):
-    """The tile for so many filters (of one group): the largest of those that make the fewest in vain.
+def choose_tile(filters, itemsize, v, tiles=None):
+    """The tile for so many filters (of one group): the first of those that make the fewest in vain.
 
-    v: images that a thread copies at once; the threads together must reach all columns of a stage.
+    v: images that a thread copies at once; the threads together must reach all columns of a stage.  tiles: to
+    choose from, by default those of forward and dx.
     """
     if itemsize == 8:
         return Tile(64, 64, 8, 2, 1, 1, 1)
-    tiles = TILES_TF32 if tf32() else TILES
+    tiles = tiles or (TILES_TF32 if tf32() else TILES)
     fit = (tile for tile in tiles if tile.threads * v >= tile.TN)
     return min(fit, key=lambda tile: -(-filters // tile.TF) * tile.TF)
 
 
-def choose_tile_w(filters, itemsize):
+def choose_tile_w(filters, itemsize, tiles=None):
     """The tile of the weights' gradient for so many filters (of one group)."""
     if itemsize == 8:
         return Tile(64, 64, 8, 2, 1, 1, 1)
-    return min(TILES_W_TF32 if tf32() else TILES_W, key=lambda tile: -(-filters // tile.TF) * tile.TF)
+    tiles = tiles or (TILES_W_TF32 if tf32() else TILES_W)
+    return min(tiles, key=lambda tile: -(-filters // tile.TF) * tile.TF)
 
 
 def forward(x, w, b, y, stride, pads, groups, through_relu, tile=None):
@@ -164,23 +166,6 @@ def backward_w(g, x, w_shape, stride, pads, groups, tile=None, chunks=None):
     """Return (dw, db) from g (F,OH,OW,N), the gradient before the activation."""
     xp = xp_of(g)
     g, x = map(xp.ascontiguousarray, (g, x))
-    tile = tile or choose_tile_w(w_shape[0] // groups, g.itemsize)
-    part = partial_sums(g, x, w_shape, stride, pads, groups, tile, chunks)
-    chunks, F, columns = part.shape
-    dw, db = empty(xp, w_shape, g.dtype), empty(xp, (F,), g.dtype)
-    launch(
-        "conv_weights.add_chunks", (columns, F), part, dw, db, F, columns - 1, chunks,
-        nbytes=2 * (dw.nbytes + db.nbytes), V=images(x.shape[-1], g, x), **tile._asdict(),
-    )  # fmt: skip
-    return dw, db
-
-
-def partial_sums(g, x, w_shape, stride, pads, groups, tile=None, chunks=None):
-    """Return the sums of dw, and of db in the last column, over each chunk of y's pixels: (chunks,F,K+1).
-
-    g and x must be contiguous.
-    """
-    xp = xp_of(g)
     F, C, KH, KW = w_shape
     K = C * KH * KW
     _, H, W, N = x.shape
@@ -189,18 +174,24 @@ def partial_sums(g, x, w_shape, stride, pads, groups, tile=None, chunks=None):
     tile = tile or choose_tile_w(F // groups, g.itemsize)
     across, down = -(-K // tile.TN), -(-F // groups // tile.TF)
     most = SCRATCH_BYTES // (F * (K + 1) * g.itemsize)
-    chunks = chunks or _chunks(_wave(xp, tile), tile, across * down * groups, columns, most)
+    chunks = chunks or _chunks(wave(xp, tile), tile, across * down * groups, columns, most)
     per = -(-max(1, columns) // (chunks * tile.TK)) * tile.TK
     chunks = -(-columns // per)
+    defines = {"V": images(N, g, x), **tile._asdict()}
     part = empty(xp, (chunks, F, K + 1), g.dtype)
     launch(
         "conv_weights.conv_backward_w", (across * tile.threads, down, groups * chunks),
         g, x, part, C, H, W, N, F // groups, KH, KW, OH, OW, stride, pads[0], pads[2], groups, per,
         nbytes=g.nbytes + x.nbytes + F * (K + 1) * g.itemsize,
         flop=2 * columns * F * K,
-        block=tile.threads, V=images(N, g, x), **tile._asdict(),
+        block=tile.threads, **defines,
     )  # fmt: skip
-    return part
+    dw, db = empty(xp, w_shape, g.dtype), empty(xp, (F,), g.dtype)
+    launch(
+        "conv_weights.add_chunks", (K + 1, F), part, dw, db, F, K, chunks,
+        nbytes=2 * (dw.nbytes + db.nbytes), **defines,
+    )  # fmt: skip
+    return dw, db
 
 
 def _laid_out(w, tile, defines, groups, F, C, KH, KW, first, strides):
@@ -228,9 +219,9 @@ class Cut(NamedTuple):
     def of(cls, xp, tile, columns, filters, groups, terms, y):
         """For a product of so many columns and filters, with so many terms; y is the result."""
         tiles = -(-columns // tile.TN) * -(-filters // tile.TF) * groups
-        last, area = tiles % _wave(xp, tile), tile.TF * tile.TN
+        last, area = tiles % wave(xp, tile), tile.TF * tile.TN
         most = SCRATCH_BYTES // (area * y.itemsize * max(1, last))
-        chunks = _chunks(_wave(xp, tile), tile, last, terms, most)
+        chunks = _chunks(wave(xp, tile), tile, last, terms, most)
         if chunks == 1:
             return cls((tiles * tile.threads,), tiles, 1, y)
         part = empty(xp, (last, chunks, area), y.dtype)
@@ -264,7 +255,7 @@ def _chunks(wave, tile, tiles, terms, most):
     return min(time, key=time.get)
 
 
-def _wave(xp, tile):
+def wave(xp, tile):
     """How many blocks the device holds at once."""
     return tile.BLOCKS * _properties(xp, xp.cuda.runtime.getDevice())["multiProcessorCount"]
 

@@ -11,6 +11,9 @@
 #define HALF 2  // lrn's windows reach at most so many channels to either side: they lie in registers
 #endif
 #define WINDOW (2 * HALF + 1)
+const int AT_ONCE = HALF == 2 ? WINDOW : 1; // steps of a walk that are unrolled
+
+#define AHEAD 2 // channels that a walk reads before it needs them
 
 // s^-beta.  For the usual beta = 3/4 that is s^-1/2 s^-1/2 s^1/4, by the reciprocal square root, which is one
 // instruction.
@@ -23,6 +26,12 @@ static __device__ REAL power(REAL s, REAL beta)
     return pow(s, -beta);
 }
 
+// 1/s, without a division where beta = 3/4: the compiler keeps the root that `power` has made.
+static __device__ REAL inverse(REAL s, REAL beta)
+{
+    return beta == (REAL)0.75 ? rsqrt(s) * rsqrt(s) : 1 / s;
+}
+
 // Channel c of a group of `size`, 0 beyond its ends.
 static __device__ __forceinline__ Images channel(const Images *group, int c, int size, int pixels)
 {
@@ -31,7 +40,8 @@ static __device__ __forceinline__ Images channel(const Images *group, int c, int
 }
 
 // The window's other channels are the thread's own: it walks through `walk` channels of a group, and reads each
-// number once, one channel ahead, with those around its own.  w = x of the channels c-HALF ... c+HALF.
+// number once, AHEAD channels early, with those around its own.  w = x of the channels c-HALF ... c+HALF.  The
+// usual window's loop is unrolled, so that a number keeps its register while the window moves over it.
 //
 // reads   x, once (what several walks read, from the cache)
 // writes  y
@@ -50,13 +60,18 @@ extern "C" __global__ void lrn_forward(const REAL *x, REAL *y, int pixels, int s
     Images w[WINDOW] = {};
     for (int j = 1; j < WINDOW; j++)
         w[j] = channel(in, begin - HALF + j - 1, size, pixels);
-    Images next = channel(in, begin + HALF, size, pixels);
+    Images next[AHEAD];
+    for (int j = 0; j < AHEAD; j++)
+        next[j] = channel(in, begin + HALF + j, size, pixels);
     int first = HALF - n / 2;  // of the window of channel c, in w
+#pragma unroll AT_ONCE
     for (int c = begin; c < end; c++) {
         for (int j = 0; j + 1 < WINDOW; j++)
             w[j] = w[j + 1];
-        w[WINDOW - 1] = next;
-        next = channel(in, c + HALF + 1, size, pixels);
+        w[WINDOW - 1] = next[0];
+        for (int j = 0; j + 1 < AHEAD; j++)
+            next[j] = next[j + 1];
+        next[AHEAD - 1] = channel(in, c + HALF + AHEAD, size, pixels);
         Images result;
         for (int m = 0; m < V; m++) {
             REAL sum = 0;
@@ -92,8 +107,13 @@ extern "C" __global__ void lrn_backward(const REAL *dy, const REAL *x, REAL *dx,
     Images direct[HALF + 1] = {};  // dy s^-beta of the channels c ... c+HALF
     for (int j = 1; j < WINDOW; j++)
         w[j] = channel(in, start + j - 1, size, pixels);
-    Images next = channel(in, start + 2 * HALF, size, pixels), next_dy = channel(above, start + HALF, size, pixels);
+    Images next[AHEAD], next_dy[AHEAD];
+    for (int j = 0; j < AHEAD; j++) {
+        next[j] = channel(in, start + 2 * HALF + j, size, pixels);
+        next_dy[j] = channel(above, start + HALF + j, size, pixels);
+    }
     int first = HALF - n / 2, first_ratio = HALF - (n - 1 - n / 2);
+#pragma unroll AT_ONCE
     for (int c = start; c < end; c++) {
         for (int j = 0; j + 1 < WINDOW; j++) {
             w[j] = w[j + 1];
@@ -102,10 +122,14 @@ extern "C" __global__ void lrn_backward(const REAL *dy, const REAL *x, REAL *dx,
         for (int j = 0; j < HALF; j++)
             direct[j] = direct[j + 1];
         int last = c + HALF;  // the channel that comes in
-        w[WINDOW - 1] = next;
-        next = channel(in, last + HALF + 1, size, pixels);
-        Images gradient = next_dy;  // 0 beyond the group
-        next_dy = channel(above, last + 1, size, pixels);
+        w[WINDOW - 1] = next[0];
+        Images gradient = next_dy[0];  // 0 beyond the group
+        for (int j = 0; j + 1 < AHEAD; j++) {
+            next[j] = next[j + 1];
+            next_dy[j] = next_dy[j + 1];
+        }
+        next[AHEAD - 1] = channel(in, last + HALF + AHEAD, size, pixels);
+        next_dy[AHEAD - 1] = channel(above, last + AHEAD, size, pixels);
         Images result;
         for (int m = 0; m < V; m++) {
             REAL squares = 0, sum = 0;
@@ -114,7 +138,7 @@ extern "C" __global__ void lrn_backward(const REAL *dy, const REAL *x, REAL *dx,
                     squares += w[j].of[m] * w[j].of[m];
             REAL s = k + a * squares, through = gradient.of[m] * power(s, beta);
             direct[HALF].of[m] = through;
-            ratio[WINDOW - 1].of[m] = through * w[HALF].of[m] / s;
+            ratio[WINDOW - 1].of[m] = through * w[HALF].of[m] * inverse(s, beta);
             for (int j = 0; j < WINDOW; j++)
                 if (j >= first_ratio && j < first_ratio + n)
                     sum += ratio[j].of[m];

@@ -6,7 +6,7 @@ from tinyalex.memory import empty
 from tinyalex.ops.checks import xp_of
 from tinyalex.ops.cuda.launch import images, launch
 
-IMAGES = 2  # a thread takes no more: it keeps a window of channels in registers for each of them
+IMAGES_BACKWARD = 2  # a thread takes no more: it keeps two windows of channels in registers for each of them
 
 
 class LRNCache(NamedTuple):
@@ -20,8 +20,8 @@ class LRNCache(NamedTuple):
     groups: int
 
 
-THREADS = 1 << 18  # that keep a large card busy: where there are fewer, several share a pixel's channels
-LEAST_WALK = 32  # channels of a thread: it also reads up to 8 around its own
+THREADS = 1 << 17  # that keep a large card busy: where there are fewer, several share a pixel's channels
+LEAST_WALK = 64  # channels of a thread: it also reads up to 8 around its own
 
 
 def _split(pixels, size):
@@ -41,7 +41,7 @@ def lrn_forward(x, n, k, a, beta, groups):
     xp = xp_of(x)
     x = xp.ascontiguousarray(x)
     y = empty(xp, x.shape, x.dtype)
-    v = min(IMAGES, images(x.shape[-1], x, y))
+    v = images(x.shape[-1], x, y)
     pixels, size = x[0].size // v, len(x) // groups
     walk, parts = _split(pixels, size)
     launch(
@@ -56,7 +56,7 @@ def lrn_backward(dy, cache):
     x, n, k, a, beta, groups = cache
     xp = xp_of(dy, x)
     dy, dx = xp.ascontiguousarray(dy), empty(xp, x.shape, x.dtype)
-    v = min(IMAGES, images(x.shape[-1], x, dy, dx))
+    v = min(IMAGES_BACKWARD, images(x.shape[-1], x, dy, dx))
     pixels, size = x[0].size // v, len(x) // groups
     walk, parts = _split(pixels, size)
     launch(

@@ -5,7 +5,7 @@ from tinyalex.ops.checks import xp_of
 from tinyalex.ops.cuda.launch import launch
 from tinyalex.ops.cuda.sums import sum_rows
 
-WIDTH, TEAM = 32, 1024  # images of a block, and its threads: as softmax.cu has them
+WIDTH, TEAM = 8, 1024  # images of a block, and its threads: as softmax.cu has them
 
 
 def softmax_loss_forward(logits, labels, total):

@@ -12,10 +12,21 @@ import math
 from tinyalex.memory import empty
 from tinyalex.ops.checks import xp_of
 from tinyalex.ops.cuda import implicit_gemm
+from tinyalex.ops.cuda.implicit_gemm import Tile
 from tinyalex.ops.cuda.launch import images, launch
 from tinyalex.ops.winograd import POINTS, SIDE, axis
 
-SCRATCH_BYTES = 1 << 28  # of V and M; what needs more is done in several blocks of rows of tiles
+SCRATCH_BYTES = 5 << 27  # of V and M; what needs more is done in several blocks of rows of tiles
+TILES = (  # of the products, by measurement on an H100
+    Tile(192, 64, 16, 2, 3, 2, 3),
+    Tile(128, 128, 8, 3, 4, 2, 3),
+    Tile(96, 64, 16, 2, 3, 2, 6),
+    Tile(64, 128, 16, 2, 2, 2, 4),
+    Tile(48, 128, 8, 3, 3, 2, 6),
+    Tile(32, 128, 8, 3, 1, 2, 4),
+)
+TILES_W = (Tile(96, 64, 16, 2, 3, 2, 5), Tile(64, 64, 16, 2, 2, 2, 6), Tile(32, 128, 16, 2, 1, 2, 4))
+LEAST_CHUNKS, LEAST_STEPS = 3, 32  # of a gradient's sums: more blocks than there is room for hide each other's waiting
 # What an H100 was measured to do: the implicit GEMM's products, kernels that wait for the memory (three
 # quarters of a copy's rate), and what the two launches more cost.
 FLOP_PER_SECOND, BYTES_PER_SECOND, LAUNCHES = 42e12, 2.2e12, 20e-6
@@ -62,7 +73,7 @@ def _convolve(x, w, b, y, pads, groups, turned, through_relu, use=lambda *block:
         rows = V.shape[2]
         if not row:
             v = images(across * N, V, M)
-            tile = implicit_gemm.choose_tile(F // groups, y.itemsize, v)
+            tile = implicit_gemm.choose_tile(F // groups, y.itemsize, v, TILES)
             U = _filters(w, groups, turned, tile)
         launch(
             "winograd.winograd_tiles", (across * N, rows, len(x)), x, V,
@@ -102,7 +113,7 @@ def _filters(w, groups, turned, tile):
     launch(
         "winograd.winograd_filters", (terms * tile.TF, tiles, groups), w, U,
         F, C, terms, tile.TF, (taps - 1) * turned, *strides,
-        nbytes=w.nbytes + len(U) * F * C * groups * w.itemsize, **matrices(k),
+        block=64, nbytes=w.nbytes + len(U) * F * C * groups * w.itemsize, **matrices(k),
     )  # fmt: skip
     return U
 
@@ -111,15 +122,13 @@ def _products(U, V, M, groups, tile, v):
     """M = U V at each of the n² places, for each group; v: columns that a thread copies at once."""
     C, F, places = V.shape[1] // groups, M.shape[1] // groups, len(V) * groups
     columns = math.prod(V.shape[2:])
-    defines = {"V": v, **tile._asdict()}
-    cut = implicit_gemm.Cut.of(xp_of(V), tile, columns, F, places, C, M)
+    tiles = -(-columns // tile.TN) * -(-F // tile.TF) * places
     launch(
-        "conv.winograd_products", cut.threads, V, U, M, cut.part, C, F, columns, cut.whole, cut.chunks,
+        "conv.winograd_products", (tiles * tile.threads,), V, U, M, C, F, columns,
         nbytes=V.nbytes + M.nbytes + places * F * C * V.itemsize,
         flop=2 * places * F * C * columns,
-        block=tile.threads, **defines,
+        block=tile.threads, V=v, **tile._asdict(),
     )  # fmt: skip
-    cut.add(V, M, columns, columns, F, 1, 1, 1, 1, 0, 0, False, False, **defines)
 
 
 def _add_to_dw(dw, x, groups, V, room, row):
@@ -131,14 +140,31 @@ def _add_to_dw(dw, x, groups, V, room, row):
         "winograd.winograd_tiles_back", (across * N, rows, len(x)), x, room,
         H, W, N, across, row, nbytes=x.nbytes + room.nbytes, **matrices(k),
     )  # fmt: skip
-    places = (1, 1, rows * across * N)
-    part = implicit_gemm.partial_sums(
-        V.reshape(-1, *places), room.reshape(-1, *places), (n2 * F, C, 1, 1), 1, (0,) * 4, n2 * groups
-    )
+    part = _products_back(V, room, F // groups, C)
     launch(
         "winograd.winograd_filters_back", (C, F), part, dw, C, len(part), row > 0,
         nbytes=n2 * F * C * dw.itemsize + dw.nbytes, **matrices(k),
     )  # fmt: skip
+
+
+def _products_back(V, X, F, C):
+    """Return V Xᵀ at each of the n² places, for each group of F and C maps: sums over chunks of the columns."""
+    xp, groups, columns = xp_of(V), math.prod(V.shape[:2]) // F, math.prod(V.shape[2:])
+    tile = implicit_gemm.choose_tile_w(F, V.itemsize, TILES_W)
+    across, down = -(-C // tile.TN), -(-F // tile.TF)
+    steps, numbers = -(-columns // tile.TK), groups * F * C
+    most = min(steps // LEAST_STEPS, implicit_gemm.SCRATCH_BYTES // (numbers * V.itemsize))
+    chunks = min(max(LEAST_CHUNKS, implicit_gemm.wave(xp, tile) // (across * down * groups)), max(1, most))
+    per = -(-steps // chunks) * tile.TK
+    part = empty(xp, (-(-columns // per), groups * F, C), V.dtype)
+    launch(
+        "conv_weights.winograd_products_back", (across * tile.threads, down, groups * len(part)),
+        V, X, part, C, F, columns, groups, per,
+        nbytes=V.nbytes + X.nbytes + numbers * V.itemsize,
+        flop=2 * numbers * columns,
+        block=tile.threads, V=images(columns, V, X), **tile._asdict(),
+    )  # fmt: skip
+    return part
 
 
 @functools.cache
