@@ -358,22 +358,16 @@ def small_of(found, name, batch):
 
 
 def filtering(found):
-    """AlexNet's step and forward pass, as graphs: without minimal filtering and with it, in turns.
-
-    And with it in blocks whose V and M the card's cache could hold, for more launches.
-    """
+    """AlexNet's step and forward pass, as graphs: without minimal filtering and with it, in turns."""
     from tinyalex.ops.cuda import winograd
     from tinyalex.ops.cuda.graph import Captured
 
-    pays = winograd.pays
-    ways = {"implicit GEMM alone": (lambda *shapes: False, 1), "minimal filtering": (pays, 1 << 28)}
-    ways |= {f"minimal filtering, {mb} MB": (pays, mb << 20) for mb in (64, 32)}
+    ways = {"implicit GEMM alone": lambda *shapes: False, "minimal filtering": winograd.pays}
 
     def rank(comm):
         for batch in (128, 32):
             one = Step(comm, "paper", batch, found.small)
-            for turn, (way, how) in itertools.product((1, 2), ways.items()):
-                winograd.pays, winograd.SCRATCH_BYTES = how
+            for turn, (way, winograd.pays) in itertools.product((1, 2), ways.items()):
                 forward = Captured(lambda x, one=one: one.net.forward(x), comm.device)
                 ms = {
                     "step": timed(comm.device, captured(comm.device, one)),
@@ -386,23 +380,10 @@ def filtering(found):
 
 
 def sweep(found):
-    """AlexNet's step by batch; LRN by the images of a thread."""
-    from tinyalex.ops.cuda import lrn
+    """AlexNet's step by batch."""
 
     def rank(comm):
         pool = comm.device.xp.get_default_memory_pool()
-        for images in (1, 2, 4):
-            lrn.IMAGES = images
-            one = Step(comm, "paper", 128, found.small)
-            one()
-            for name in ("lrn1", "lrn2"):
-                layer = one.net.layers[name]
-                x = layer.cache.x
-                forward = timed(comm.device, lambda layer=layer, x=x: layer.forward(x), 10)["ms"]
-                backward = timed(comm.device, lambda layer=layer, x=x: layer.backward(x), 10)["ms"]
-                found.put("lrn", **{f"{name}, {images} images": {"forward": forward, "backward": backward}})
-            del one
-        lrn.IMAGES = 2
         for batch in (32, 64, 128, 256, 512, 1024):
             one = Step(comm, "paper", batch, found.small)
             ms = timed(comm.device, one, 5, 2)
@@ -434,7 +415,7 @@ def tests(found):
     files = [path for name in (*TESTS, "cupy") if (path := ROOT / f"tests/test_{name}.py").exists()]
     if found.small:
         files = files[-1:]
-    command = [sys.executable, "-m", "pytest", "-o", "addopts=-q -rs -m 'not slow' --dist loadfile -n 4"]
+    command = [sys.executable, "-m", "pytest", "-o", "addopts=-q -rs -m 'not slow' --dist loadfile -n 8"]
     command += ["-p", "no:cacheprovider", "-p", "no:benchmark", "--continue-on-collection-errors"]
     command += ["-k", "cupy", "--durations=10", *files]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -444,17 +425,25 @@ def tests(found):
 
 
 def sanitize(found):
-    """compute-sanitizer around two steps of narrow networks, every array an allocation of its own."""
+    """compute-sanitizer's tools, at once, around steps of narrow networks; each array an allocation of its own."""
+    running = {}
     for tool in ("memcheck", "racecheck", "synccheck", "initcheck"):
         command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", "--print-limit", "20"]
         command += [sys.executable, __file__, found.folder, "--only", "few_steps"]
+        shown = found.folder / f"{tool}.txt"
+        with open(shown, "w") as file:
+            running[tool] = subprocess.Popen(command, stdout=file, stderr=file), shown
+    end = time.monotonic() + STAGES["sanitize"] - 5
+    for tool, (process, shown) in running.items():
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-            with open(found.folder / "tests.txt", "a") as file:
-                file.write(f"==== {tool}\n{done.stdout[-20_000:]}{done.stderr[-5000:]}\n")
-            found.put("sanitize", **{tool: [done.returncode, done.stdout.strip().split("\n")[-1]]})
+            code = process.wait(max(1, end - time.monotonic()))
         except subprocess.TimeoutExpired:
-            found.put("sanitize", **{tool: "out of time"})
+            process.kill()
+            code = "out of time"
+        with open(found.folder / "tests.txt", "a") as file:
+            file.write(f"==== {tool}\n{shown.read_text()[-20_000:]}\n")
+        found.put("sanitize", **{tool: [code, shown.read_text().strip().split("\n")[-1]]})
+        shown.unlink()
 
 
 def few_steps(found):

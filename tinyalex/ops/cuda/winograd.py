@@ -26,7 +26,10 @@ TILES = (  # of the products, by measurement on an H100
     Tile(32, 128, 8, 3, 1, 2, 4),
 )
 TILES_W = (Tile(96, 64, 16, 2, 3, 2, 5), Tile(64, 64, 16, 2, 2, 2, 6), Tile(32, 128, 16, 2, 1, 2, 4))
-LEAST_CHUNKS, LEAST_STEPS = 3, 32  # of a gradient's sums: more blocks than there is room for hide each other's waiting
+LEAST_CHUNKS, LEAST_STEPS = (
+    3,
+    32,
+)  # of a gradient's sums: more blocks than there is room for hide each other's waiting
 # What an H100 was measured to do: the implicit GEMM's products, kernels that wait for the memory (three
 # quarters of a copy's rate), and what the two launches more cost.
 FLOP_PER_SECOND, BYTES_PER_SECOND, LAUNCHES = 42e12, 2.2e12, 20e-6
