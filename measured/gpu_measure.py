@@ -425,7 +425,7 @@ def tests(found):
 
 
 def sanitize(found):
-    """compute-sanitizer's tools at once, around steps of narrow networks, each array an allocation of its own."""
+    """compute-sanitizer's tools at once, around steps of narrow networks; each array has its own memory."""
     running = {}
     for tool in ("memcheck", "racecheck", "synccheck", "initcheck"):
         command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", "--print-limit", "20"]

@@ -17,7 +17,16 @@ FLOORS = [  # each imports from its own floor and those above it in this list
     {"devices"},
     {"ops", "comm"},
     {"nn"},
-    {"models", "optim", "evaluate", "gradcheck", "accumulate", "parallel", "train"},  # the core ends here
+    {
+        "models",
+        "optim",
+        "evaluate",
+        "gradcheck",
+        "accumulate",
+        "finite",
+        "parallel",
+        "train",
+    },  # the core's end
     {"data"},
     {"exchange", "runs"},
     {"look"},
@@ -28,8 +37,9 @@ FLOORS = [  # each imports from its own floor and those above it in this list
 ]
 # What a reader of AlexNet on the CPU reads: the operations with their plain, looped and fast forms, layers,
 # ranks, networks, training, the gradient checker.  Beside it: the GPU's side, MPI, the tests' table; what
-# `train` calls for more than the paper's two towers and one batch at a time (`parallel`, `accumulate`); and
-# what AlexNet does not have, but later networks and files of others do.
+# `train` calls for more than the paper's two towers and one batch at a time (`parallel`, `accumulate`), or
+# when a step has failed (`finite`); and what AlexNet does not have, but later networks and files of others
+# do.
 CORE = {"ops", "comm", "memory", "devices", "nn", "models", "optim", "train", "gradcheck"}
 BESIDE = {"cuda", "cuda.py", "mpi.py", "processes.py", "nccl.py", "cases.py", "later", "later.py"}
 ALEXNET = {"__init__.py", "network.py", "alexnet.py", "cifar.py"}  # of models; all others are later networks

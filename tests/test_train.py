@@ -11,7 +11,7 @@ from tinyalex.comm import Comm, launch
 from tinyalex.data import Images, shapes
 from tinyalex.data.loader import InMemory
 from tinyalex.devices import parse
-from tinyalex.errors import ArgumentError, NonFiniteError
+from tinyalex.errors import ArgumentError, DataError, NonFiniteError
 from tinyalex.models import Network, figure1
 from tinyalex.nn import Activate, AllGather, BatchNorm, Conv2d, Linear, Sequential
 from tinyalex.ops.softmax import softmax_loss_forward, topk_error
@@ -401,6 +401,31 @@ def test_a_batch_that_is_no_number_of_pictures_is_refused(batch):
 def test_a_batch_that_cannot_be_shared_is_refused():
     with pytest.raises(ValueError, match="10 cannot be shared evenly by 3 ranks"):
         on(3, lambda comm: list(InMemory(numbered(20), comm, batch=10).epoch(np.random.default_rng(0))))
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_batch_is_asked_for_during_the_step_before(size, pictures):
+    """One rank alone does so.  What cannot be had is an error of the step that wants it: the others count."""
+
+    def rank(comm):
+        net, seen, place = small_net(comm, 0), [], Place()
+        batch = next(InMemory(pictures, comm, BATCH, np.float64).epoch(np.random.default_rng(0)))
+
+        def batches(epoch, start):
+            for n in range(2):
+                seen.append(f"asked for {n}")
+                yield batch
+            raise DataError("no third one")
+
+        with pytest.raises(DataError, match="no third one"):
+            fit(net, SGD(net, 0.01), batches, 3, 1, place=place, on_step=lambda *_: seen.append("step"))
+        return seen, place.step
+
+    [*seen, last], steps = on(size, rank)[0]
+    assert (last, steps) == ("step", 2)
+    assert seen == (
+        ["asked for 0", "asked for 1", "step"] if size == 1 else ["asked for 0", "step", "asked for 1"]
+    )
 
 
 def test_what_fit_calls_may_be_none(pictures):

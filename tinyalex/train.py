@@ -13,11 +13,12 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyalex.accumulate import add, parts_of
-from tinyalex.errors import NonFiniteError
+from tinyalex.finite import not_finite
 from tinyalex.nn import Sequential
 from tinyalex.ops import chosen, softmax_loss_backward, softmax_loss_forward, topk_error
 from tinyalex.ops.checks import check_arrays
 from tinyalex.ops.cuda.graph import Captured
+from tinyalex.ops.cuda.pictures import asked
 from tinyalex.optim import SGD
 from tinyalex.parallel import Sums, in_turn, turns
 
@@ -51,13 +52,22 @@ class Step:
 
     def __call__(self, images: Array, labels: Array, number: int = 0) -> StepResult:
         """Do the step of this number."""
+        return self.begin(images, labels, number)()
+
+    @np.errstate(over="ignore", invalid="ignore")  # what is not finite is told of in words
+    def begin(self, images: Array, labels: Array, number: int = 0) -> Callable[[], StepResult]:
+        """Begin the step of this number, which a GPU does meanwhile; what is returned waits for its end."""
         check_arrays("train_step", images=images, labels=labels)
-        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is told of in words
-            # only here is a GPU waited for
-            loss, errors = map(float, self.net.comm.device.get(self._work(images, labels)))
+        queued = self._work(images, labels)
+
+        @np.errstate(over="ignore", invalid="ignore")
+        def end():
+            loss, errors = map(float, self.net.comm.device.get(queued))  # only here is a GPU waited for
             if not np.isfinite(loss):
-                raise _not_finite(loss, self.net, self.optimizer, images, number)
-        return StepResult(loss, errors / (labels.size * self.net.data.size))
+                raise not_finite(loss, self.net, self.optimizer, images, number)
+            return StepResult(loss, errors / (labels.size * self.net.data.size))
+
+        return end
 
 
 def _loss(logits, labels, total):
@@ -98,28 +108,6 @@ def train_step(net: Sequential, optimizer: SGD, images: Array, labels: Array, st
     return Step(net, optimizer)(images, labels, step)
 
 
-def _not_finite(loss, net, optimizer, images, step):
-    xp = net.comm.device.xp
-    found = [(place, bool(xp.isfinite(array).all())) for place, array in _trace(net, images)]
-    places, finite = zip(*found, ("the loss", False), strict=True)
-    # Some rank may have seen what the others did not.
-    first = int(net.comm.all_gather(xp.asarray([finite.index(False)])).min())
-    return NonFiniteError(
-        f"step {step}: the loss is {loss} (learning rate {optimizer.rate:g}); "
-        f"first not finite: {places[first]}"
-    )
-
-
-def _trace(net, x):
-    """Yield (name, array) of all that a forward pass computes with, in its order."""
-    yield "the input", x
-    for name, layer in net.layers.items():
-        for key, array in layer.params.items():
-            yield f"parameter {name}.{key}", array
-        x = layer.forward(x)
-        yield f"the output of {name}", x
-
-
 # ---- the loop ----------------------------------------------------------------------------------------
 
 
@@ -134,9 +122,10 @@ class Place:
     error: float = 0.0
 
     def take(self, result):
-        """Count a step."""
+        """Count a step; return its result."""
         self.batch, self.step = self.batch + 1, self.step + 1
         self.loss, self.error = self.loss + result.loss, self.error + result.error
+        return result
 
     def means(self):
         """Return the `StepResult` of the mean step since the epoch began."""
@@ -175,12 +164,23 @@ def fit(
     while place.epoch < epochs:
         begin_epoch(place)
         if place.batch < steps:
-            for images, labels in batches(place.epoch, place.batch):
-                result = step(images, labels, place.step)
-                place.take(result)
-                on_step(place, result)
+            _epoch(step, iter(batches(place.epoch, place.batch)), place, on_step)
         ended = end_epoch(place)
         place.epoch, place.batch, place.loss, place.error = place.epoch + 1, 0, 0.0, 0.0
         if ended:
             break
     return place
+
+
+def _epoch(step, batches, place, on_step):
+    """Do the steps of an epoch.  While a GPU is at one, alone, the next batch is made ready for it."""
+    alone = step.net.comm.size == 1
+    try:
+        coming = asked(batches)
+        while (batch := coming.result()) is not None:
+            end = step.begin(*batch, place.step)
+            coming = asked(batches) if alone else None
+            on_step(place, place.take(end()))
+            coming = coming or asked(batches)
+    finally:
+        del batches  # a generator ends here, and not with the last who looks at an error's frames

@@ -248,8 +248,12 @@ class Loader:
 
     def _raw(self, chosen, windows, noise, divisor, labels):
         pixels = self._device.pinned((len(chosen), self._channels, self._side, self._side), np.uint8)
+        straight = self._upscale is None and hasattr(self._pictures, "read")
         for target, i in zip(pixels, chosen, strict=True):
-            target[:] = self._enlarged(self._pictures[i])
+            if straight:
+                self._pictures.read(i, target)
+            else:
+                target[:] = self._enlarged(self._pictures[i])
         if noise is None:
             noise = np.zeros((self._channels, len(windows)), np.float32)
         return Raw(pixels, windows.astype(np.int32), self._mean, noise, divisor, labels)

@@ -323,6 +323,7 @@ class _Run:
             self._save()
         self.noise = self.schedule.begin_epoch(place.epoch, self.optimizer)
         self.clock = perf_counter()  # at the end of the step before
+        self._stop_here()
 
     def _batches(self, epoch, start):
         """The epoch's batches from one on, this rank's part of each."""
@@ -337,18 +338,12 @@ class _Run:
     def _shared(self, loader, count):
         """So many batches of the loader that the first of the row has, on every rank of it."""
         for _ in range(count):
-            batch, stopping = self.net.row.share(self._next(loader))
-            if stopping:
-                raise Stopped
-            yield batch
+            yield self.net.row.share(loader and next(loader))
 
-    def _next(self, loader):
-        """Where there is a loader: the next batch and False, or None and True to stop before it."""
-        if loader is None:
-            return None
-        if self.net.data.share(self.stop.is_set()):
-            return None, True
-        return next(loader), False
+    def _stop_here(self):
+        """Stop before the next step of the epoch, if all are to."""
+        if self.place.batch < self.steps and self.comm.share(self.stop.is_set()):
+            raise Stopped
 
     def _on_step(self, place, result):
         loss, error = place.means()
@@ -359,6 +354,7 @@ class _Run:
         )  # fmt: skip
         if place.step % self.settings.save_every == 0 and place.batch < self.steps:
             self._save()
+        self._stop_here()
 
     def _end_epoch(self, place):
         """Validate, record, and tell the schedule; whether it ends here."""

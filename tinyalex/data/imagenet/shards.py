@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import os
 from pathlib import Path
 
@@ -65,19 +64,26 @@ class Shards:
     def __getitem__(self, i):
         if not 0 <= i < len(self):
             raise IndexError(f"picture {i} of {len(self)}")
+        side = self.size if self._first is None else None
+        found = np.empty((3, side, side) if side else (3, *map(int, self.sizes[i])), np.uint8)
+        self.read(i, found)
+        found.flags.writeable = False
+        return found
+
+    def read(self, i, out):
+        """Read picture i to where it is wanted, a contiguous uint8 array of its shape; threads go on."""
         k = int(np.searchsorted(self._ends, i, side="right"))
         first = self._ends[k - 1] if k else 0
-        shape = (3, self.size, self.size) if self._first is None else (3, *map(int, self.sizes[i]))
-        pixels = math.prod(shape)
-        start = (i - first) * pixels if self._first is None else self._first[i] - self._first[first]
+        start = (i - first) * out.size if self._first is None else self._first[i] - self._first[first]
+        rest = memoryview(out.reshape(-1))
         # Read, not mapped: a shard that shrinks meanwhile is an error, not a signal that ends the process.
-        found = np.fromfile(self._paths[k], np.uint8, pixels, offset=int(self._offsets[k] + start))
-        if found.size != pixels:
-            raise DataError(
-                f"{self._paths[k]}: expected {pixels:,} bytes of picture {i}, found {found.size:,}"
-            )
-        found.flags.writeable = False
-        return found.reshape(shape)
+        with self._paths[k].open("rb", buffering=0) as file:
+            file.seek(int(self._offsets[k] + start))
+            while len(rest) and (count := file.readinto(rest)):
+                rest = rest[count:]
+        if len(rest):
+            found = f"found {out.size - len(rest):,}"
+            raise DataError(f"{self._paths[k]}: expected {out.size:,} bytes of picture {i}, {found}")
 
     def verify(self, on_shard=None):
         """Read every shard and compare its SHA-256 with the index: DataError names the first that differs.

@@ -3,6 +3,7 @@
 A byte a pixel crosses in place of four, and what crops, mirrors and colours the pictures is the GPU.
 """
 
+from concurrent.futures import Future
 from typing import NamedTuple
 
 import numpy as np
@@ -65,6 +66,19 @@ def feed(device, batches):
             yield _images(device, before), before.batch.labels
     finally:
         copies.synchronize()
+
+
+def asked(batches):
+    """Ask an iterator for its next batch, None after the last, while a GPU is at work; return a Future.
+
+    An error is raised where the batch is wanted: by the Future's result().
+    """
+    coming = Future()
+    try:
+        coming.set_result(next(batches, None))
+    except Exception as error:
+        coming.set_exception(error)
+    return coming
 
 
 class _Sent(NamedTuple):

@@ -151,7 +151,7 @@ def _add_to_dw(dw, x, groups, V, room, row):
 
 
 def _products_back(V, X, F, C):
-    """Return V Xᵀ at each of the n² places, for each group of F and C maps: a sum for each chunk of columns."""
+    """Return V Xᵀ at each of the n² places, for each group of F and C maps: a sum a chunk of columns."""
     xp, groups, columns = xp_of(V), math.prod(V.shape[:2]) // F, math.prod(V.shape[2:])
     tile = implicit_gemm.choose_tile_w(F, V.itemsize, TILES_W)
     across, down = -(-C // tile.TN), -(-F // tile.TF)
