@@ -77,17 +77,17 @@ static __device__ __forceinline__ void multiply_rows(const REAL (*a)[PITCH], con
     const int AT_ONCE = UNROLL;
 #pragma unroll AT_ONCE
     for (int k = 0; k < TK; k += 4) {
-        Four v[COLUMNS_HELD];
+        Four v[4 * PN];
 #pragma unroll
-        for (int c = 0; c < COLUMNS_HELD; c++)
+        for (int c = 0; c < 4 * PN; c++)
             v[c] = *(const Four *)&b[at.n + tx + 8 * c][k];
 #pragma unroll
-        for (int r = 0; r < ROWS_HELD; r++) {
+        for (int r = 0; r < 4 * PF; r++) {
             Four u = *(const Four *)&a[at.f + ty + 4 * r][k];
 #pragma unroll
             for (int e = 0; e < 4; e++)
 #pragma unroll
-                for (int c = 0; c < COLUMNS_HELD; c++)
+                for (int c = 0; c < 4 * PN; c++)
                     sum->of[r][c] += u.of[e] * v[c].of[e];
         }
     }

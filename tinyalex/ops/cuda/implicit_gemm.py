@@ -37,7 +37,7 @@ class Tile(NamedTuple):
     @property
     def threads(self):
         """Threads of a block: 32 for 16·PF × 32·PN sums."""
-        return self.TF // (16 * self.PF) * int(self.TN // (32 * self.PN)) * 32
+        return self.TF // (16 * self.PF) * (self.TN // (32 * self.PN)) * 32
 
 
 TILES = (  # by measured/gpu_conv.py on an H100
