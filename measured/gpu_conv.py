@@ -6,13 +6,17 @@ For each layer and direction every tile in question is compiled, compared with t
 timed (the median of 5 times 3 launches, after warming up).  The rate is that of the direct convolution's
 arithmetic; "of cuBLAS" is its share of the rate of CuPy's product of two 4096 x 4096 matrices of random
 numbers, measured in the same run.  Before that, all three directions are compared with NumPy in float64 for a
-few images.  Every line is printed, and the file written, as soon as it is known; after --seconds no more
-is begun.  --tiny: small layers, to see that the program runs.
+few images.  "products", "products dx" and "products dW" are minimal filtering's, with the rate of their own
+arithmetic, and beside them the same by cuBLAS: CuPy's matmul of many matrices.  Every line is printed, and
+the file written, as soon as it is known; after --seconds no more is begun.  --tiny: small layers, to see
+that the program runs.
 """
 
 import argparse
+import functools
 import itertools
 import json
+import math
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -28,8 +32,9 @@ from tinyalex.ops import conv as host
 from tinyalex.ops.activation import relu
 from tinyalex.ops.checks import xp_of
 from tinyalex.ops.cuda import implicit_gemm as conv
-from tinyalex.ops.cuda import launch
+from tinyalex.ops.cuda import launch, winograd
 from tinyalex.ops.cuda.implicit_gemm import Tile
+from tinyalex.ops.winograd import POINTS, SIDE
 
 LAYERS = {  # C, H, F, kernel, stride, pad, groups: one rank has both towers
     "conv1": (3, 224, 96, 11, 4, (1, 2, 1, 2), 1),
@@ -139,6 +144,42 @@ TENSOR_W_96 = [
     Tile(96, 64, 32, 2, 3, 2, 4, TF32=1),
 ]
 
+#          of minimal filtering, where none is cut into chunks of terms
+P_128 = [
+    Tile(128, 128, 8, 3, 4, 2, 3),
+    Tile(128, 128, 8, 3, 2, 2, 2),
+    Tile(128, 128, 16, 2, 2, 2, 2),
+    Tile(128, 128, 16, 2, 4, 2, 3),
+    Tile(128, 64, 8, 3, 2, 2, 4),
+    Tile(128, 64, 16, 2, 2, 2, 4),
+    Tile(128, 64, 16, 2, 4, 2, 5),
+    Tile(128, 32, 16, 2, 2, 1, 7),
+    Tile(64, 128, 16, 2, 2, 2, 4),
+    Tile(64, 64, 16, 3, 2, 2, 7),
+]
+P_192 = [
+    Tile(192, 64, 16, 2, 3, 2, 3),
+    Tile(192, 64, 8, 3, 3, 2, 3),
+    Tile(96, 64, 16, 2, 3, 2, 5),
+    Tile(96, 64, 16, 2, 3, 2, 6),
+    Tile(96, 64, 8, 3, 3, 2, 6),
+    Tile(96, 128, 8, 3, 3, 2, 3),
+    Tile(96, 128, 16, 2, 3, 2, 3),
+]
+P_48 = [
+    Tile(48, 128, 8, 3, 3, 2, 6),
+    Tile(48, 128, 16, 2, 3, 2, 5),
+    Tile(48, 64, 8, 3, 3, 2, 12),
+]
+P_W = [
+    Tile(64, 64, 16, 2, 2, 2, 6),
+    Tile(96, 64, 16, 2, 3, 2, 5),
+    Tile(96, 64, 16, 2, 3, 2, 5, UNROLL=2),
+    Tile(64, 64, 16, 2, 2, 2, 5, UNROLL=4),
+    Tile(64, 64, 16, 2, 4, 2, 7, UNROLL=2),
+    Tile(128, 128, 16, 2, 4, 2, 2),
+]
+
 WHICH = {  # the tiles in question; the first is the one that the others' results are compared with
     "forward": {
         "conv1": NINETY_SIX + TENSOR_96,
@@ -163,6 +204,19 @@ WHICH = {  # the tiles in question; the first is the one that the others' result
         "conv5": W_TILES + TENSOR_W,
         "fc6": W_TILES[:3],
     },
+    "products": {"conv2": P_128, "conv3": P_192 + P_128[:3], "conv4": P_192, "conv5": P_128},
+    "products dx": {"conv2": P_48, "conv3": P_128, "conv4": P_192, "conv5": P_192},
+    "products dW": dict.fromkeys(("conv2", "conv3", "conv4", "conv5"), P_W),
+}
+KERNELS = {
+    "dW": ("conv_weights.conv_backward_w", "conv_weights.add_chunks"),
+    "products": ("conv.winograd_products",),
+    "products dx": ("conv.winograd_products",),
+    "products dW": ("conv_weights.winograd_products_back",),
+}
+CHUNKS = {  # of dW's terms, which are tried
+    "dW": (4, 9, 13, 19, 26, 39, 66, 88, 132),
+    "products dW": (1, 2, 3, 4, 6, 9),
 }
 
 
@@ -246,7 +300,53 @@ def runs(name, layer, batch, put):
         directions["cublas forward"] = lambda tile: matrix[1] @ matrix[0]
         directions["cublas dW"] = lambda tile: matrix[2] @ matrix[0].T
         directions["cublas dx"] = lambda tile: matrix[1].T @ matrix[2]
-    return directions, flop
+    return {direction: (run, flop) for direction, run in directions.items()} | filtering(layer, batch, put)
+
+
+def filtering(layer, batch, put):
+    """direction -> (function of a tile, FLOP) of minimal filtering's products, of random V and U."""
+    C, H, F, k, stride, _, groups = layer
+    if stride > 1 or k not in POINTS:
+        return {}
+    n2, tiles = (k + SIDE - 1) ** 2, -(-H // SIDE)
+    columns, own = tiles * tiles * batch, (F // groups, C // groups)
+    flop = 2 * n2 * columns * groups * math.prod(own)
+
+    def random(*shape):  # a million numbers, again and again
+        return put(np.resize(drawn((min(1 << 20, math.prod(shape)),), 5), shape))
+
+    x, y = (random(n2, maps, tiles, tiles, batch) for maps in (C, F))
+    matrices = [a.reshape(n2 * groups, -1, columns) for a in (x, y)]
+
+    def there(V, M, maps):  # M = U V
+        F, C = maps
+        laid = functools.cache(
+            functools.partial(winograd._filters, random(groups * F, C, k, k), groups, False)
+        )
+
+        def products(tile):
+            out = empty(xp_of(V), M.shape, M.dtype)
+            winograd._products(laid(tile), V, out, groups, tile, launch.images(columns, V, out))
+            return out
+
+        return products
+
+    def back(tile, chunks=None):
+        return winograd._products_back(y, x, *own, tile, chunks).sum(axis=0)
+
+    def by_cublas(a, b):
+        return lambda tile: xp_of(a).matmul(a, b)
+
+    u, (v, m) = random(n2 * groups, *own), matrices
+    directions = {
+        "products": there(x, y, own),
+        "products dx": there(y, x, own[::-1]),
+        "products dW": back,
+        "cublas products": by_cublas(u, v),
+        "cublas products dx": by_cublas(u.transpose(0, 2, 1), m),
+        "cublas products dW": by_cublas(m, v.transpose(0, 2, 1)),
+    }
+    return {direction: (run, flop) for direction, run in directions.items()}
 
 
 def main():
@@ -317,8 +417,8 @@ def main():
             return first
 
         for name in names:
-            directions, flop = runs(name, layers[name], args.batch, device.put)
-            for direction, run in directions.items():
+            directions = runs(name, layers[name], args.batch, device.put)
+            for direction, (run, flop) in directions.items():
                 tiles = WHICH[direction.removeprefix("cublas ")][name]
                 first = None
                 for tile in tiles[:1] if "cublas" in direction else tiles:
@@ -328,10 +428,11 @@ def main():
                     for tile in tiles[:3]:
                         first = timed(name, direction, tile, flop, partial(run, tile), first, chunks=1)
                     conv._chunks = cut
-                if direction == "dW":  # other numbers of chunks
-                    for tile, chunks in itertools.product(tiles[1:3], (4, 9, 13, 19, 26, 39, 66, 88, 132)):
-                        by = partial(run, tile, chunks)
-                        first = timed(name, "dW", tile, flop, by, first, chunks=chunks)
+                some = tiles[1:3] if direction == "dW" else tiles
+                for tile, chunks in itertools.product(some, CHUNKS.get(direction, ())):
+                    first = timed(
+                        name, direction, tile, flop, partial(run, tile, chunks), first, chunks=chunks
+                    )
             del directions, first
         cublas()
         table(found)
@@ -340,9 +441,9 @@ def main():
 def compile_all(xp, names, note):
     """Compile every tile's kernels at once, on all cores."""
     start = time.perf_counter()
+    forward = "conv.conv_forward", "conv.conv_backward_x", "conv.lay_out_weights"
     wanted = {
-        (("conv.conv_forward", "conv.conv_backward_x", "conv.lay_out_weights") if direction != "dW" else
-         ("conv_weights.conv_backward_w", "conv_weights.add_chunks"), tile)
+        (KERNELS.get(direction, forward), tile)
         for direction in WHICH for name in names for tile in WHICH[direction].get(name, ())
     }  # fmt: skip
 
@@ -376,7 +477,8 @@ def table(found):
             f"| {e['of_cublas']:.0%} |"
         )
     for kind in ("float32", "TF32"):
-        total = sum(e["ms"] for (layer, _, k), e in best.items() if k == kind and layer.startswith("conv"))
+        of_layers = [e for (layer, _, k), e in best.items() if k == kind and layer.startswith("conv")]
+        total = sum(e["ms"] for e in of_layers if e["direction"] in ("forward", "dx", "dW"))
         print(f"all layers and directions, {kind}: {total:.2f} ms")
 
 

@@ -2,8 +2,8 @@
 
 Each stage is a process of its own with a time limit, the most telling first: one that fails, hangs or spoils
 the context ends alone, and what it found until then stays.  FOLDER gets summary.json, kernels.csv (every
-kernel of every layer; copy_ms: what copies of as many bytes take), sweep.csv, rivals.json (PyTorch:
-gpu_rivals.py), train.json (gpu_train.py), tests.txt and log.txt.
+kernel of every layer; copy_ms: what copies of as many bytes take), table.md of these, sweep.csv, rivals.json
+(PyTorch: gpu_rivals.py), train.json (gpu_train.py), tests.txt and log.txt.
 
     --stages step,small    only these, in this order: env works doctor step small filtering sweep rivals, and,
                            if named, train, tests (of CuPy) and sanitize.  works: does minimal filtering give
@@ -331,9 +331,44 @@ def step(found):
             done = 1e-6 / row["ms"] if row["ms"] > 0 else 0
             found.row("kernels", **row, GBs=row["bytes"] * done, TFLOPs=row["flop"] * done / 1e3)
         found.put("step", **result)
+        table(found)
         found.put("step", captured=timed(comm.device, captured(comm.device, one)))
 
     on_gpu(rank)
+
+
+def table(found):
+    """Write table.md: each kernel of the step beside the card's rates, then each launch below 70% of them."""
+    copy, product = found.read()["step"]["rates"]
+    with open(found.folder / "kernels.csv", newline="") as file:
+        rows, kernels = [row for row in csv.DictReader(file) if row["launches"] != "0"], {}
+    for row in rows:
+        row["name"] = f"{row['place']}, {row['kernel']}"
+        total = kernels.setdefault(row["kernel"], {"name": row["kernel"]})
+        for key in ("launches", "ms", "bytes", "flop", "copy_ms"):
+            row[key] = float(row[key])
+            total[key] = total.get(key, 0) + row[key]
+
+    def of_rate(row):
+        return 1e3 * max(row["bytes"] / copy, row["flop"] / product) / row["ms"]
+
+    below = [row for row in rows if of_rate(row) < 0.7]
+    with open(found.folder / "table.md", "w") as file:
+        for some in (kernels.values(), below):
+            print(
+                "| kernel | launches | MB | ms | GB/s | TFLOP/s | of the card's rate | of a copy |", file=file
+            )
+            print("|---|---|---|---|---|---|---|---|", file=file)
+            for row in sorted(some, key=lambda row: -row["ms"]):
+                speed = f"{row['bytes'] / row['ms'] / 1e6:,.0f}" if row["bytes"] else ""
+                products = f"{row['flop'] / row['ms'] / 1e9:.1f}" if row["flop"] else ""
+                of_copy = "" if row["flop"] else f"{row['copy_ms'] / row['ms']:.0%}"
+                print(
+                    f"| {row['name']} | {row['launches']:.0f} | {row['bytes'] / 1e6:,.1f} | {row['ms']:.3f} "
+                    f"| {speed} | {products} | {of_rate(row):.0%} | {of_copy} |",
+                    file=file,
+                )
+            print(file=file)
 
 
 def small(found):

@@ -1,9 +1,10 @@
 """Registers, spills and shared memory of every kernel, by nvcc: python measured/gpu_registers.py [--sm 90]
 
-No GPU is needed.  Each source is compiled as for batches whose images fit by fours (LRN: by twos), with
-every warning an error: convolutions with each of their tiles, the tensor cores' too, minimal filtering for
-filters of 3x3 and of 5x5, sums with few threads and with many.  The numbers are ptxas's.  --sm all: for each
-card that nvcc knows from sm_75 on (the tensor cores' tiles from sm_80 on); said is only what spills.
+No GPU is needed.  Each source is compiled as for batches whose images fit by fours (LRN: by twos, too), with
+every warning an error: convolutions with each of their tiles (TF TN TK STAGES PF PN BLOCKS of tiles.cuh), the
+tensor cores' too, minimal filtering for filters of 3x3 and of 5x5, sums with few threads and with many.  The
+numbers are ptxas's.  --sm all: for each card that nvcc knows from sm_75 on (the tensor cores' tiles from
+sm_80 on); said is only what spills.
 """
 
 import argparse
@@ -43,18 +44,21 @@ def main():
 
 def variants(file, real):
     """Yield (what a source is compiled for, threads of a block at most, its defines)."""
-    both = {"REAL": real, "V": {"float": 4, "double": 2}[real] if file != "lrn" else 2}
+    both = {"REAL": real, "V": {"float": 4, "double": 2}[real]}
     if file in ("conv", "conv_weights"):
         tiles = {
-            "conv": implicit_gemm.TILES + implicit_gemm.TILES_TF32,
-            "conv_weights": implicit_gemm.TILES_W + implicit_gemm.TILES_W_TF32,
+            "conv": implicit_gemm.TILES + winograd.TILES + implicit_gemm.TILES_TF32,
+            "conv_weights": implicit_gemm.TILES_W + winograd.TILES_W + implicit_gemm.TILES_W_TF32,
         }[file]
-        for tile in tiles if real == "float" else [implicit_gemm.choose_tile(64, 8, 2)]:
-            what = f"{tile.TF} × {tile.TN}" + ", TF32" * tile.TF32
+        for tile in dict.fromkeys(tiles) if real == "float" else [implicit_gemm.choose_tile(64, 8, 2)]:
+            what = " ".join(map(str, tile[:7])) + ", TF32" * tile.TF32
             yield what, launch.BLOCK, both | tile._asdict()
     elif file == "winograd":
         for k in winograd.POINTS:
             yield f"{k} × {k}", launch.BLOCK, both | winograd.matrices(k)
+    elif file == "lrn":
+        for v in {2, both["V"]}:
+            yield f"{v} images", launch.BLOCK, both | {"V": v}
     elif file == "sums":
         for team in (sums.TEAM, 1024):
             yield "", team, both | {"TEAM": team}

@@ -17,7 +17,7 @@ from tinyalex.ops.cuda.launch import images, launch
 from tinyalex.ops.winograd import POINTS, SIDE, axis
 
 SCRATCH_BYTES = 5 << 27  # of V and M; what needs more is done in several blocks of rows of tiles
-TILES = (  # of the products, by measurement on an H100
+TILES = (  # of the products, by measured/gpu_conv.py on an H100
     Tile(192, 64, 16, 2, 3, 2, 3),
     Tile(128, 128, 8, 3, 4, 2, 3),
     Tile(96, 64, 16, 2, 3, 2, 6),
@@ -26,10 +26,8 @@ TILES = (  # of the products, by measurement on an H100
     Tile(32, 128, 8, 3, 1, 2, 4),
 )
 TILES_W = (Tile(96, 64, 16, 2, 3, 2, 5), Tile(64, 64, 16, 2, 2, 2, 6), Tile(32, 128, 16, 2, 1, 2, 4))
-LEAST_CHUNKS, LEAST_STEPS = (
-    3,
-    32,
-)  # of a gradient's sums: more blocks than there is room for hide each other's waiting
+LEAST_CHUNKS = 3  # of dw's sums: with more blocks than there is room for, not all wait at the same time
+LEAST_STEPS = 32  # of a chunk
 # What an H100 was measured to do: the implicit GEMM's products, kernels that wait for the memory (three
 # quarters of a copy's rate), and what the two launches more cost.
 FLOP_PER_SECOND, BYTES_PER_SECOND, LAUNCHES = 42e12, 2.2e12, 20e-6
@@ -150,14 +148,16 @@ def _add_to_dw(dw, x, groups, V, room, row):
     )  # fmt: skip
 
 
-def _products_back(V, X, F, C):
+def _products_back(V, X, F, C, tile=None, chunks=None):
     """Return V Xᵀ at each of the n² places, for each group of F and C maps: a sum a chunk of columns."""
     xp, groups, columns = xp_of(V), math.prod(V.shape[:2]) // F, math.prod(V.shape[2:])
-    tile = implicit_gemm.choose_tile_w(F, V.itemsize, TILES_W)
+    tile = tile or implicit_gemm.choose_tile_w(F, V.itemsize, TILES_W)
     across, down = -(-C // tile.TN), -(-F // tile.TF)
     steps, numbers = -(-columns // tile.TK), groups * F * C
     most = min(steps // LEAST_STEPS, implicit_gemm.SCRATCH_BYTES // (numbers * V.itemsize))
-    chunks = min(max(LEAST_CHUNKS, implicit_gemm.wave(xp, tile) // (across * down * groups)), max(1, most))
+    chunks = chunks or min(
+        max(LEAST_CHUNKS, implicit_gemm.wave(xp, tile) // (across * down * groups)), max(1, most)
+    )
     per = -(-steps // chunks) * tile.TK
     part = empty(xp, (-(-columns // per), groups * F, C), V.dtype)
     launch(
