@@ -156,7 +156,7 @@ def test_the_figure_is_drawn_as_the_papers(tmp_path):
 
 def counted(patch, stop_at=None):
     """Count rank 0's steps; the one numbered stop_at (from 1) is interrupted before it is made."""
-    steps, step = [], training.Step.__call__
+    steps, step = [], training.Step.begin
 
     def wrapped(self, images, labels, number):
         if self.net.data.rank == 0:
@@ -165,7 +165,7 @@ def counted(patch, stop_at=None):
                 raise KeyboardInterrupt
         return step(self, images, labels, number)
 
-    patch.setattr(training.Step, "__call__", wrapped)
+    patch.setattr(training.Step, "begin", wrapped)
     return steps
 
 
@@ -282,9 +282,9 @@ def test_every_epoch_and_seed_has_an_order_of_its_own(pictures, monkeypatch):
 
     def step(self, x, labels, number):
         shown.append((number, labels.tolist()))
-        return StepResult(2.0, 0.5)
+        return lambda: StepResult(2.0, 0.5)
 
-    monkeypatch.setattr(training.Step, "__call__", step)
+    monkeypatch.setattr(training.Step, "begin", step)
     for seed in (0, 1, 0):
         train(pictures, ONE, "relu", 0.001, seed, epochs=2)
     assert [number for number, _ in shown] == [0, 1, 2, 3] * 3
