@@ -9,9 +9,14 @@ import numpy as np
 import pytest
 from test_cli import CLASSES, SMALL, class_folders, done, refused
 
+from tinyalex.comm import launch
+from tinyalex.data import augment, imagenet
+from tinyalex.data.loader import Loader
+from tinyalex.devices import Device
 from tinyalex.measure import bench, bench_cuda, traffic
 from tinyalex.models import make
 from tinyalex.ops.cuda import conv as cuda_conv
+from tinyalex.ops.cuda.pictures import feed
 from tinyalex.runs import checkpoint, run
 
 
@@ -53,6 +58,20 @@ def test_a_resumed_run_on_gpus_has_the_same_bits(data, gpu, tmp_path):
     assert first.name != once.name
     done("resume", begun, "--devices", backends.names(2))
     assert run.checkpoints(begun)[-1].read_bytes() == once.read_bytes()
+
+
+@pytest.mark.parametrize("upscale", [None, 80])
+def test_prepared_pictures_are_the_host_s_on_a_gpu(data, gpu, upscale):
+    """They are read straight to where they are sent from, unless they are enlarged first."""
+
+    def rank(comm):
+        how = {"train": False, "upscale": upscale, "device": comm.device}
+        with Loader(imagenet.open(data), 8, augment.PLAIN, **how) as batches:
+            return [(comm.device.get(images), labels) for images, labels in feed(comm.device, batches)]
+
+    (found,), (expected,) = (launch(rank, [device]) for device in (backends.device(), Device("cpu:0")))
+    for ours, wanted in zip(found, expected, strict=True):
+        assert list(map(np.ndarray.tobytes, ours)) == list(map(np.ndarray.tobytes, wanted))
 
 
 def test_a_batch_that_is_too_large_is_told_what_would_fit(data, tmp_path, standin, monkeypatch):
