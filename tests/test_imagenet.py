@@ -1007,7 +1007,7 @@ def test_a_picture_is_read_to_its_last_byte_or_refused(copy):
     shards._paths[k] = Slow(path)
     np.testing.assert_array_equal(shards[last], expected)
     shards._paths[k] = path
-    for room in (np.empty((3, 32, 31), np.uint8), np.empty((3, 32, 64), np.uint8)[:, :, ::2]):
+    for room in (np.empty((3, 32, 31), np.uint8), np.empty((3, 32, 32), np.uint8).swapaxes(1, 2)):
         with pytest.raises((ArgumentError, TypeError)):
             shards.read(last, room)
     os.truncate(path, path.stat().st_size - 10)
