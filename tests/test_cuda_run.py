@@ -9,9 +9,14 @@ import numpy as np
 import pytest
 from test_cli import CLASSES, SMALL, class_folders, done, refused
 
+from tinyalex.comm import launch
+from tinyalex.data import augment, imagenet
+from tinyalex.data.loader import Loader
+from tinyalex.devices import Device
 from tinyalex.measure import bench, bench_cuda, traffic
 from tinyalex.models import make
-from tinyalex.ops.cuda import conv as cuda_conv
+from tinyalex.ops.cuda import implicit_gemm, winograd
+from tinyalex.ops.cuda.pictures import feed
 from tinyalex.runs import checkpoint, run
 
 
@@ -55,13 +60,31 @@ def test_a_resumed_run_on_gpus_has_the_same_bits(data, gpu, tmp_path):
     assert run.checkpoints(begun)[-1].read_bytes() == once.read_bytes()
 
 
-def test_a_batch_that_is_too_large_is_told_what_would_fit(data, tmp_path, standin, monkeypatch):
+@pytest.mark.parametrize("upscale", [None, 80])
+def test_prepared_pictures_are_the_host_s_on_a_gpu(data, gpu, upscale):
+    """They are read straight to where they are sent from, unless they are enlarged first."""
+
+    def rank(comm):
+        how = {"train": False, "upscale": upscale, "device": comm.device}
+        with Loader(imagenet.open(data), 8, augment.PLAIN, **how) as batches:
+            return [(comm.device.get(images), labels) for images, labels in feed(comm.device, batches)]
+
+    (found,), (expected,) = (launch(rank, [device]) for device in (backends.device(), Device("cpu:0")))
+    for ours, wanted in zip(found, expected, strict=True):
+        assert list(map(np.ndarray.tobytes, ours)) == list(map(np.ndarray.tobytes, wanted))
+
+
+@pytest.mark.parametrize(("filtered", "fits"), [(False, 6), (True, 4)])
+def test_too_large_a_batch_is_told_what_would_fit(filtered, fits, data, tmp_path, standin, monkeypatch):
+    """Beside what a convolution has for itself: the room for minimal filtering where it is used."""
     monkeypatch.setattr(cuda_machine.machine, "memory", 900_000)
-    monkeypatch.setattr(cuda_conv, "SCRATCH_BYTES", 2**17)
+    monkeypatch.setattr(implicit_gemm, "SCRATCH_BYTES", 2**17)
+    monkeypatch.setattr(winograd, "SCRATCH_BYTES", 2**17)
+    monkeypatch.setattr(winograd, "pays", lambda w, *shapes: filtered and w[-1] in (3, 5))
     line = refused("train", data, tmp_path / "run", *SMALL, "--epochs", 1, "--devices", "cuda:0")
     assert "cuda:0: Out of memory allocating" in line
     assert "of 0.00 GB are free" in line
-    assert "in place of 8, a batch of 6 images would fit" in line
+    assert f"in place of 8, a batch of {fits} images would fit" in line
 
 
 def test_bench_shows_what_each_kernel_achieves(standin, monkeypatch):

@@ -22,7 +22,7 @@ from tinyalex.data import augment, imagenet, pictures
 from tinyalex.data.imagenet import preparing, sources
 from tinyalex.data.loader import Loader
 from tinyalex.data.pictures import read_picture
-from tinyalex.errors import DataError
+from tinyalex.errors import ArgumentError, DataError
 from tinyalex.files import lock
 
 SAMPLE = Path(__file__).parents[2] / "shared" / "data" / "imagenet-sample"
@@ -985,6 +985,35 @@ def test_damaged_shards_are_refused(copy):
     shard.unlink()
     with pytest.raises(DataError, match=r"train-001\.npy: no such file; expected a folder made by prepare$"):
         imagenet.open(copy)
+
+
+class Slow:
+    """A file that gives at most a thousand bytes at once, as one on another machine may."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def open(self, *how, **kwargs):
+        file = self.path.open(*how, **kwargs)
+        file.readinto, right = lambda room: right(room[:1000]), file.readinto
+        return file
+
+
+def test_a_picture_is_read_to_its_last_byte_or_refused(copy):
+    """By a file that gives it in pieces, and by one that was cut short meanwhile; only to where it fits."""
+    shards = imagenet.open(copy)
+    last, k = len(shards) - 1, len(shards._paths) - 1
+    expected, path = shards[last], shards._paths[k]
+    shards._paths[k] = Slow(path)
+    np.testing.assert_array_equal(shards[last], expected)
+    shards._paths[k] = path
+    for room in (np.empty((3, 32, 31), np.uint8), np.empty((3, 32, 32), np.uint8).swapaxes(1, 2)):
+        with pytest.raises((ArgumentError, TypeError)):
+            shards.read(last, room)
+    os.truncate(path, path.stat().st_size - 10)
+    message = rf"{path.name}: expected 3,072 bytes of picture {last}, found 3,062"
+    with pytest.raises(DataError, match=message):
+        shards[last]
 
 
 def test_prepare_again_verifies_what_is_complete(source, copy):

@@ -281,6 +281,7 @@ MOMENTS = {
     "the last step of an epoch": ("step", 4),
     "before the validation": ("train", 4),
     "within the validation": ("validating", 8),
+    "between two epochs": ("validation", 4),
     "the last step of an epoch and of save_every": ("step", 12),
     "the very end": ("validation", 12),
 }

@@ -54,17 +54,17 @@ class Step:
         """Do the step of this number."""
         return self.begin(images, labels, number)()
 
-    @np.errstate(over="ignore", invalid="ignore")  # what is not finite is told of in words
     def begin(self, images: Array, labels: Array, number: int = 0) -> Callable[[], StepResult]:
         """Begin the step of this number, which a GPU does meanwhile; what is returned waits for its end."""
         check_arrays("train_step", images=images, labels=labels)
-        queued = self._work(images, labels)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is told of in words
+            queued = self._work(images, labels)
 
-        @np.errstate(over="ignore", invalid="ignore")
         def end():
             loss, errors = map(float, self.net.comm.device.get(queued))  # only here is a GPU waited for
             if not np.isfinite(loss):
-                raise not_finite(loss, self.net, self.optimizer, images, number)
+                with np.errstate(over="ignore", invalid="ignore"):
+                    raise not_finite(loss, self.net, self.optimizer, images, number)
             return StepResult(loss, errors / (labels.size * self.net.data.size))
 
         return end
@@ -152,8 +152,9 @@ def fit(
     """Train until `epochs` epochs have ended; every rank runs this.  Returns the `Place` that was reached.
 
     batches(epoch, start): yields the (images, labels) of an epoch from batch number `start` on, on this
-    rank's device, as `train_step` wants them; steps: how many an epoch has.  place: where to begin, what an
-    earlier call returned, or a checkpoint.
+    rank's device, as `train_step` wants them; steps: how many an epoch has.  One rank alone asks for a batch
+    before on_step is called for the one before.  place: where to begin, what an earlier call returned, or a
+    checkpoint.
 
     begin_epoch(place) is called before an epoch, on_step(place, result) after each step, and end_epoch(place)
     after the last, before the epoch is counted: what it returns, if true, ends the training.  Any of them

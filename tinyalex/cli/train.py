@@ -218,11 +218,15 @@ class _Display:
 
 def _batch_that_fits(settings, devices, memory):
     from tinyalex.measure.describe import largest_batch
-    from tinyalex.ops.cuda.conv import SCRATCH_BYTES
+    from tinyalex.measure.traffic import by_winograd
+    from tinyalex.ops.cuda import implicit_gemm, winograd
 
-    memory -= SCRATCH_BYTES  # what describe does not count: a layer's partial sums
+    network, ranks = settings.network, len(devices.split(","))
     batch = settings.recipe.batch // settings.accumulate
-    fits = largest_batch(settings.network, len(devices.split(",")), memory)
+    memory -= implicit_gemm.SCRATCH_BYTES  # what describe does not count: a layer's partial sums,
+    if any(by_winograd(place, batch) for place in network.plan(ranks)):
+        memory -= winograd.SCRATCH_BYTES  # and its tiles
+    fits = largest_batch(network, ranks, memory)
     if fits >= batch:
         return f"a batch of {batch} should just fit by `tinyalex describe`: try a smaller one"
     if not fits:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tinyalex.errors import DataError, few
+from tinyalex.errors import ArgumentError, DataError, few
 
 FORMAT, VERSION = "tinyalex pictures", 1  # and 2, of whole pictures
 
@@ -64,18 +64,22 @@ class Shards:
     def __getitem__(self, i):
         if not 0 <= i < len(self):
             raise IndexError(f"picture {i} of {len(self)}")
-        side = self.size if self._first is None else None
-        found = np.empty((3, side, side) if side else (3, *map(int, self.sizes[i])), np.uint8)
+        found = np.empty(self._shape(i), np.uint8)
         self.read(i, found)
         found.flags.writeable = False
         return found
 
+    def _shape(self, i):
+        return (3, self.size, self.size) if self._first is None else (3, *map(int, self.sizes[i]))
+
     def read(self, i, out):
         """Read picture i to where it is wanted, a contiguous uint8 array of its shape; threads go on."""
+        if out.shape != self._shape(i):
+            raise ArgumentError(f"picture {i}: expected room of {self._shape(i)}, found {out.shape}")
         k = int(np.searchsorted(self._ends, i, side="right"))
         first = self._ends[k - 1] if k else 0
         start = (i - first) * out.size if self._first is None else self._first[i] - self._first[first]
-        rest = memoryview(out.reshape(-1))
+        rest = memoryview(out).cast("B")
         # Read, not mapped: a shard that shrinks meanwhile is an error, not a signal that ends the process.
         with self._paths[k].open("rb", buffering=0) as file:
             file.seek(int(self._offsets[k] + start))

@@ -8,8 +8,6 @@ from tinyalex.ops.checks import xp_of
 from tinyalex.ops.cuda import implicit_gemm, winograd
 from tinyalex.ops.cuda.sums import backward_and_sum
 
-SCRATCH_BYTES = implicit_gemm.SCRATCH_BYTES + winograd.SCRATCH_BYTES  # of what lives within one call
-
 
 def conv2d_forward(y, b, cache):
     """Fill y (F,OH,OW,N) with activation(w ∗ x + b); the arguments have been checked."""

@@ -21,7 +21,7 @@ class LRNCache(NamedTuple):
 
 
 THREADS = 1 << 17  # that keep a large card busy: where there are fewer, several share a pixel's channels
-LEAST_WALK = 64  # channels of a thread: it also reads up to 8 around its own
+LEAST_WALK = 64  # channels of a thread: it also reads up to 10 around its own
 
 
 def _split(pixels, size):

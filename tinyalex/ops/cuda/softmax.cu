@@ -1,9 +1,7 @@
 // Softmax with the log loss on logits (K,N): tinyalex/ops/softmax.py.
 
-#ifndef WIDTH
 #define WIDTH 8    // images of a block: 32 bytes of each class, the least that memory gives
 #define SLICES 128 // threads of an image: each takes every 128th class
-#endif
 
 // Of two numbers the larger, or the one that is no number: a NaN stays.
 static __device__ __forceinline__ REAL larger(REAL a, REAL b)
