@@ -20,13 +20,13 @@ class LRNCache(NamedTuple):
     groups: int
 
 
-THREADS = 1 << 17  # that keep a large card busy: where there are fewer, several share a pixel's channels
-LEAST_WALK = 64  # channels of a thread: it also reads up to 10 around its own
+THREADS = 80_000  # about so many keep a large card busy: if there are fewer, several share a pixel's channels
+LEAST_WALK = 32  # channels of a thread: it also reads up to 10 around its own
 
 
 def _split(pixels, size):
     """(channels that one thread walks through, how many threads share a group's)."""
-    parts = max(1, min(size // LEAST_WALK, THREADS // max(1, pixels)))
+    parts = max(1, min(size // LEAST_WALK, round(THREADS / max(1, pixels))))
     walk = -(-size // parts)
     return walk, -(-size // walk)
 
