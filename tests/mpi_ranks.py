@@ -151,17 +151,17 @@ class AwareDevice(Device, kind="aware"):
 
 
 class Aware:
-    """The communicator of an MPI that says it is CUDA-aware."""
+    """The communicator of an MPI that says it can read these kinds of memory."""
 
-    def __init__(self, mpi):
-        self.mpi = mpi
+    def __init__(self, mpi, kinds):
+        self.mpi, self.kinds = mpi, kinds
 
     def __getattr__(self, name):
         return getattr(self.mpi, name)
 
     def Get_info(self):
         """What MPI 4.1 says of itself."""
-        return {"mpi_memory_alloc_kinds": "mpi,system,cuda:device"}
+        return {"mpi_memory_alloc_kinds": f"mpi,system,{self.kinds}"}
 
 
 def on_device(comm, put, kind):
@@ -188,10 +188,13 @@ def check(comm):
     messages = mismatch(comm)
     assert len(messages) == 6
     assert "the ranks' arrays differ: [((2, 3), 'float64'), ((2, 4), 'float64')]" in messages[0]
-    staged, aware = ElsewhereDevice(), AwareDevice()
-    on_device(MPIComm(staged, MPI.COMM_WORLD), staged.put, Elsewhere)
-    on_device(MPIComm(aware, Aware(MPI.COMM_WORLD)), np.asarray, np.ndarray)
-    assert aware.waits == 5  # one before each message; all_reduce sends two
+    staged = ElsewhereDevice()
+    for world in MPI.COMM_WORLD, Aware(MPI.COMM_WORLD, "cuda:host"):
+        on_device(MPIComm(staged, world), staged.put, Elsewhere)
+    for kinds in "cuda", "cuda:device":
+        aware = AwareDevice()
+        on_device(MPIComm(aware, Aware(MPI.COMM_WORLD, kinds)), np.asarray, np.ndarray)
+        assert aware.waits == 5  # one before each message; all_reduce sends two
     shared = comm.share(
         {"mean": np.arange(12.0).reshape(3, 4), "names": ("a", 1)} if comm.rank == 0 else None
     )

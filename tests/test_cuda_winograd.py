@@ -51,8 +51,12 @@ def test_in_several_blocks(gpu, always, monkeypatch):
     monkeypatch.setattr(winograd, "SCRATCH_BYTES", 1)
     monkeypatch.setattr(winograd, "LEAST_STEPS", 1)
     check("float32", (3,))
-    monkeypatch.setattr(implicit_gemm, "wave", lambda *args: 1)
     V, X = backends.put(drawn(2, 3, 5, 1, 16)), backends.put(drawn(2, 4, 5, 1, 16))
+    for blocks, room, chunks in ((10, 5, 5), (10, 2, 2), (9, 5, 3)):  # by the card, by the memory
+        monkeypatch.setattr(implicit_gemm, "wave", lambda *args, blocks=blocks: blocks)
+        monkeypatch.setattr(implicit_gemm, "SCRATCH_BYTES", room * 2 * 3 * 4 * 4)
+        assert len(winograd._products_back(V, X, 3, 4)) == chunks
+    monkeypatch.setattr(implicit_gemm, "wave", lambda *args: 1)
     part = backends.get(winograd._products_back(V, X, 3, 4))
     assert part.shape == (3, 6, 4)
     V, X = (backends.get(a).reshape(2, -1, 80) for a in (V, X))

@@ -239,9 +239,9 @@ def test_batches_are_prepared_ahead_but_no_further_than_depth():
 
 
 def test_closing_ends_the_threads_at_once():
-    """A batch of 4 takes 0.2 s; eight wait in the queue and are dropped."""
+    """A batch of 4 takes 0.4 s; eight wait in the queue and are dropped: they would take 1.6 s."""
     before = threading.active_count()
-    loader = Loader(Slow(delay=0.05), 4, augment.PLAIN, train=False, depth=8, threads=2)
+    loader = Loader(Slow(delay=0.1), 4, augment.PLAIN, train=False, depth=8, threads=2)
     next(loader)
     start = time.monotonic()
     loader.close()
@@ -258,6 +258,7 @@ def test_closing_ends_the_threads_at_once():
         ({"batch_size": 0}, "batch_size=0: expected at least 1"),
         ({"batch_size": 51}, "batch_size=51: the source has only 50 pictures"),
         ({"start": (0, 6)}, r"start=\(0, 6\): an epoch has the batches 0 to 5"),
+        ({"views": 5, "train": False}, "views=5: expected 1, or 9 or 10"),
         ({"views": 10}, "views=10: expected 1, or 9 or 10 with train=False"),
         ({"covariance": None}, "colour noise of 0.1 needs the covariance"),
         ({"augmentation": augment.PAPER}, "crop=224 is larger than the picture, 12 pixels"),
@@ -278,6 +279,7 @@ def test_what_does_not_fit_is_refused_before_any_thread_starts(change, message):
         "batch_size": 8,
         "augmentation": AUGMENTATION,
         "covariance": COVARIANCE,
+        "train": True,
     } | change
     with pytest.raises(ValueError, match=message):
-        Loader(**arguments, train=True)
+        Loader(**arguments)

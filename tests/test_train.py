@@ -166,6 +166,11 @@ def test_fit_goes_on_from_the_place_that_it_returned(pictures):
     assert done == [("begin_epoch", 0, 0), ("on_step", 0, 1), ("on_step", 0, 2), ("end_epoch", 0, 2)]
     ended = go_on(go_on(Place(), 1), 9, end_epoch=lambda place: place.epoch == 2)
     assert ended == Place(3, 0, 6)
+    results = []
+    go_on(ended, 4, on_step=lambda place, result: results.append(result),
+          end_epoch=lambda place: results.append(place.means()))  # fmt: skip
+    first, second, mean = results
+    assert mean == StepResult((first.loss + second.loss) / 2, (first.error + second.error) / 2)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])

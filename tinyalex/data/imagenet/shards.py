@@ -83,7 +83,7 @@ class Shards:
         # Read, not mapped: a shard that shrinks meanwhile is an error, not a signal that ends the process.
         with self._paths[k].open("rb", buffering=0) as file:
             file.seek(int(self._offsets[k] + start))
-            while len(rest) and (count := file.readinto(rest)):
+            while count := file.readinto(rest):  # 0 too where there is no more room
                 rest = rest[count:]
         if len(rest):
             found = f"found {out.size - len(rest):,}"
