@@ -478,6 +478,7 @@ def test_the_records_are_those_of_the_files(tmp_path):
     assert written == [e for e in events if e["kind"] not in ("step", "validating")]
     assert [(e["done"], e["of"]) for e in events if e["kind"] == "validating"] == [(1, 2), (2, 2)]
     train_record, validation = (next(r for r in written if r["kind"] == k) for k in ("train", "validation"))
+    assert train_record["epoch"] == validation["epoch"] == 1
     assert train_record["loss"] == pytest.approx(steps[-1]["loss"])
     assert train_record["error"] == pytest.approx(steps[-1]["error"])
     assert 0 <= validation["top5"] <= validation["top1"] <= 1
@@ -715,8 +716,13 @@ def test_what_was_recorded_before_the_first_checkpoint_is_recorded_once(whole, t
 
 def test_a_damaged_line_is_named(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"kind": "train"}\n{"kind"\n{"kind": "train"}\n')
-    with pytest.raises(DataError, match=r"metrics\.jsonl"):
+    with pytest.raises(DataError, match=r"metrics\.jsonl: a line is not JSON"):
         run.metrics(tmp_path)
+    record = {"kind": "train", "step": 1, "epoch": 1, "rate": 0.1, "loss": 2.0, "error": 0.5}
+    for wrong in ({"kind": []}, {"kind": None}, {"step": 1 << 63}, {"rate": "0.1"}, {"kind": "validation"}):
+        (tmp_path / "metrics.jsonl").write_text(json.dumps(record | wrong) + "\n")
+        with pytest.raises(DataError, match=r"metrics\.jsonl: expected records of a run, found"):
+            run.metrics(tmp_path)
     assert run.metrics(tmp_path / "nowhere") == []
 
 
