@@ -128,6 +128,7 @@ def test_train_prints_the_epoch_and_where_it_ended(world):
     assert "epoch 1: training loss" in world.printed[0]
     assert "validation top-1" in world.printed[0]
     assert f"done: {world.a / 'step-00000004.safetensors'}" in world.printed[0]
+    assert "nothing was left to do" not in world.printed[0]
     assert [p.stem[-1] for p in run.checkpoints(world.a)] == ["2", "4"]
 
 
