@@ -421,7 +421,10 @@ def test_biases_learn_and_decay_as_the_recipe_says(whole):
 
 
 def test_the_schedule_reaches_the_optimizer_and_the_pictures(whole):
-    """A change at epoch 0 is the same as another recipe; conv1 stands still with a factor of 0."""
+    """A change at epoch 0 is the same as another recipe; conv1 stands still with a factor of 0.
+
+    A change after the last epoch is none.
+    """
     frozen = velocities(whole(**ONE_STEP, schedule=(Change(0, scale={"conv1": 0.0}),)))
     assert not frozen["conv1.w"].any()
     assert frozen["conv2.w"].any()
@@ -429,7 +432,7 @@ def test_the_schedule_reaches_the_optimizer_and_the_pictures(whole):
     changed = velocities(whole(epochs=1, schedule=(Change(0, noise=0.0),)))
     assert [n for n in without if not equal_bits(without[n], changed[n])] == []
     assert not equal_bits(velocities(whole(epochs=1))["conv1.w"], changed["conv1.w"])
-    slower = whole(epochs=1, schedule=(Change(0, rate=1e-3),))
+    slower = whole(epochs=1, schedule=(Change(0, rate=1e-3), Change(2, pictures=20)))
     assert [r["rate"] for r in run.metrics(slower) if r["kind"] == "train"] == [1e-3]
 
 
