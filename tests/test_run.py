@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -308,6 +309,17 @@ def test_stopped_at_any_step_a_run_ends_with_the_same_bits(whole, tmp_path, mome
     stopped = stopped_and_resumed(tmp_path / "run", moment)
     assert stopped or moment[1] == 12  # at the end there may be nothing to go on with
     assert differences(whole(), tmp_path / "run") == []
+
+
+def test_signals_are_left_to_the_main_thread():
+    """Python lets no other set a handler: there only the Event that is yielded stops a run."""
+
+    def elsewhere():
+        with run.stop_at_signal() as stop:
+            return stop.is_set()
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(elsewhere).result() is False
 
 
 def test_a_stop_is_heard_during_validation(whole, tmp_path):
