@@ -255,6 +255,7 @@ def layouts(comm):
 def cards(comm):
     """Two ranks or more on two cards of the stand-in for CuPy, whose arrays MPI cannot read."""
     assert comm.device.name == f"cuda:{comm.rank % 2}"
+    assert comm.device.xp.cuda.runtime.getDevice() == comm.rank % 2
     arrays = [array(r, (6, 4, 6), "float32") for r in range(comm.size)]
     x, get = comm.device.put(arrays[comm.rank]), comm.device.get
     assert np.array_equal(get(comm.all_reduce(x)), add_up(arrays))

@@ -128,6 +128,7 @@ def test_train_prints_the_epoch_and_where_it_ended(world):
     assert "epoch 1: training loss" in world.printed[0]
     assert "validation top-1" in world.printed[0]
     assert f"done: {world.a / 'step-00000004.safetensors'}" in world.printed[0]
+    assert "nothing was left to do" not in world.printed[0]
     assert [p.stem[-1] for p in run.checkpoints(world.a)] == ["2", "4"]
 
 
@@ -471,6 +472,7 @@ def test_a_run_that_was_ended_by_its_patience_or_its_epochs_can_go_on(world, tmp
         assert f"epoch {epoch}: no better error for an epoch: rate {rate:g}\n" in printed
     assert "epoch 5: no better error for an epoch, at the last rate: the end, of 20 (--patience)" in printed
     assert printed.count("the loss stands at that of guessing, log 4 = 1.39") == 1
+    assert "epoch 3: the loss stands" in printed
     assert "try --recipe small" in printed
     assert "epoch " not in done("resume", out)
     assert "epoch 7: training loss" in done("resume", out, "--epochs", 7)
@@ -499,6 +501,7 @@ def test_a_loss_far_above_that_of_guessing_is_told_once(world, tmp_path):
     command = ("train", world.data, tmp_path / "run", "--network", tmp_path / "wild.py", "--batch", 8)
     printed = done(*command, "--epochs", 2, "--rate", 1e-8)
     assert printed.count("far above that of guessing, log 4 = 1.39: try a smaller --rate than 1e-08") == 1
+    assert "epoch 1: the loss is far above" in printed
 
 
 def test_classes_are_printed_in_words_where_a_file_has_them(world, tmp_path):

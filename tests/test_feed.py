@@ -123,6 +123,7 @@ def test_images_that_the_host_has_made_are_sent_as_they_are(gpu):
     np.testing.assert_array_equal(device.get(joined), np.concatenate(views, axis=-1))
     np.testing.assert_array_equal(device.get(one), views[1])
     assert labels.tolist() == [0, 1]
+    assert list(feed(device, [])) == []
 
 
 # ---- planted faults --------------------------------------------------------------------------------------

@@ -614,6 +614,9 @@ def test_two_classes_for_a_picture_are_refused(tmp_path):
     (tmp_path / "val.txt").write_text(f"{names[0]} n01\nval/{names[0]} n02\n")
     with pytest.raises(DataError, match=r"val\.txt: line 2: another class for ILSVRC.*, 'n02', than before"):
         imagenet.find_pictures(tmp_path)
+    (tmp_path / "val.txt").rename(tmp_path / "val_annotations.txt").write_text(names[0])
+    with pytest.raises(DataError, match=r"val_annotations\.txt: line 1: expected \"picture\.JPEG class\""):
+        imagenet.find_pictures(tmp_path)
 
 
 def test_tiny_imagenet_is_read_as_it_comes(tmp_path):
@@ -677,9 +680,10 @@ def test_the_tars_as_distributed_are_read_in_place(tmp_path):
     for c in CLASSES:
         path = tar(tmp_path / "x.tar", [(p.name, p.read_bytes()) for p in sorted((train / c).iterdir())])
         members.append((f"{c}.tar", path.read_bytes()))
-    tar(tars / "ILSVRC2012_img_train.tar", members)
+    tar(tars / "ILSVRC2012_img_train.tar", [("README", b"of the classes"), *members])
     pictures = sorted(val.glob("*/*.JPEG"))
-    tar(tars / "ILSVRC2012_img_val.tar", [(p.name, p.read_bytes()) for p in pictures])
+    beside = [("README.txt", b"of the pictures"), ("._1.JPEG", b"another system's")]
+    tar(tars / "ILSVRC2012_img_val.tar", [*beside, *((p.name, p.read_bytes()) for p in pictures)])
     (tars / "val.txt").write_text("".join(f"{p.name} {p.parent.name}\n" for p in pictures))
     assert prepare(tars, tmp_path / "a") == prepare(tmp_path / "folders", tmp_path / "b")
     for split in ("train", "val"):
@@ -689,6 +693,8 @@ def test_the_tars_as_distributed_are_read_in_place(tmp_path):
         np.testing.assert_array_equal(a.labels, b.labels)
     alone = imagenet.find_pictures(tars / "ILSVRC2012_img_train.tar")
     assert {split: len(entries) for split, entries in alone.splits.items()} == {"train": 12}
+    alone = imagenet.find_pictures(tars / "ILSVRC2012_img_val.tar")  # with the classes beside it
+    assert {split: len(entries) for split, entries in alone.splits.items()} == {"val": 3}
     whole = (tars / "ILSVRC2012_img_train.tar").read_bytes()
     (tars / "ILSVRC2012_img_train.tar").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"img_train\.tar: expected a whole, uncompressed tar file"):

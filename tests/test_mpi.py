@@ -165,12 +165,16 @@ def test_without_mpiexec_there_is_one_rank():
     code, output, errors = finish(start(0, "size"), seconds=30)
     assert code == 0, errors
     assert output.splitlines() == ["1 ranks, Device('cpu:0')", "finished"]
+    code, _, errors = finish(start(0, "fail"), seconds=30)
+    assert code == 1
+    assert errors.splitlines()[-1] == "ValueError: this rank has failed"  # Python's own
 
 
 @needs_mpi
-def test_another_mpis_mpiexec_is_an_error():
+@pytest.mark.parametrize("name", ["PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])
+def test_another_mpis_mpiexec_is_an_error(name):
     """Else each of its processes would do the whole work, and write over the others' files."""
-    code, _, errors = finish(start(0, "size", OMPI_COMM_WORLD_SIZE="2"), seconds=30)
+    code, _, errors = finish(start(0, "size", **{name: "2"}), seconds=30)
     assert code != 0
     assert "DeviceError: mpiexec started 2 processes, but each finds itself alone" in errors
 

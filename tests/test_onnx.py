@@ -475,6 +475,14 @@ REFUSED = {
         lambda g: g.nodes[0].input.__setitem__(1, g.weight("wide", 8, 4, 5, 5)),
         r"conv1.*\(Conv\): weights .* 3 ch",
     ),
+    "weights of too few axes": (
+        lambda g: g.nodes[0].input.__setitem__(1, g.weight("wide", 8, 3, 25)),
+        r"conv1.*\(Conv\): 'wide': expected weights of 4 axes, found float32 \(8, 3, 25\)",
+    ),
+    "weights of whole numbers": (
+        lambda g: g.nodes[0].input.__setitem__(1, g.array("whole", np.ones((8, 3, 5, 5)), np.int64)),
+        r"conv1.*\(Conv\): 'whole': expected weights of 4 axes, found int64 \(8, 3, 5, 5\)",
+    ),
     "a tensor twice": (lambda g: g.weight("w1", 8, 3, 5, 5), "expected one tensor 'w1', found two"),
     "a tensor named as an output": (
         lambda g: g.weight("conv1", 8),
@@ -552,6 +560,32 @@ def test_weights_in_another_file_must_lie_in_the_model_s_folder(location, messag
     else:
         with pytest.raises(DataError, match=rf"net\.onnx: tensor 'w1': .*{message}"):
             onnx_import.read(path)
+
+
+@pytest.mark.parametrize("kind", ["FLOAT16", "BFLOAT16"])
+@pytest.mark.parametrize("held", ["raw_data", "int32_data", "in a file"])
+def test_weights_of_16_bits_are_read_as_float32(kind, held, tmp_path):
+    g = towers_2012()
+    w1 = g.weights[0]
+    single = onnx.numpy_helper.to_array(w1)
+    if kind == "FLOAT16":
+        bits, wanted = single.astype("<f2").view("<u2"), single.astype(np.float16).astype(np.float32)
+    else:  # the upper half
+        bits = (single.view(np.uint32) >> 16).astype("<u2")
+        wanted = (bits.astype(np.uint32) << 16).view(np.float32)
+    w1.ClearField("raw_data")
+    w1.data_type = onnx.TensorProto.DataType.Value(kind)
+    if held == "raw_data":
+        w1.raw_data = bits.tobytes()
+    elif held == "int32_data":
+        w1.int32_data.extend(bits.ravel().tolist())
+    else:
+        w1.data_location = onnx.TensorProto.EXTERNAL
+        w1.external_data.add(key="location", value="weights.bin")
+        (tmp_path / "weights.bin").write_bytes(bits.tobytes())
+    found = onnx_import.read(g.write(tmp_path / "net.onnx")).arrays["conv1.w"]
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, wanted)
 
 
 @pytest.mark.parametrize("beside", ["link", "file"])

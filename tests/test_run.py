@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -310,6 +311,17 @@ def test_stopped_at_any_step_a_run_ends_with_the_same_bits(whole, tmp_path, mome
     assert differences(whole(), tmp_path / "run") == []
 
 
+def test_signals_are_left_to_the_main_thread():
+    """Python lets no other set a handler: there only the Event that is yielded stops a run."""
+
+    def elsewhere():
+        with run.stop_at_signal() as stop:
+            return stop.is_set()
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(elsewhere).result() is False
+
+
 def test_a_stop_is_heard_during_validation(whole, tmp_path):
     """No more pictures are looked at; killed before the next checkpoint, the run repeats no record."""
     stop, events = threading.Event(), []
@@ -421,7 +433,10 @@ def test_biases_learn_and_decay_as_the_recipe_says(whole):
 
 
 def test_the_schedule_reaches_the_optimizer_and_the_pictures(whole):
-    """A change at epoch 0 is the same as another recipe; conv1 stands still with a factor of 0."""
+    """A change at epoch 0 is the same as another recipe; conv1 stands still with a factor of 0.
+
+    A change after the last epoch is none.
+    """
     frozen = velocities(whole(**ONE_STEP, schedule=(Change(0, scale={"conv1": 0.0}),)))
     assert not frozen["conv1.w"].any()
     assert frozen["conv2.w"].any()
@@ -429,7 +444,7 @@ def test_the_schedule_reaches_the_optimizer_and_the_pictures(whole):
     changed = velocities(whole(epochs=1, schedule=(Change(0, noise=0.0),)))
     assert [n for n in without if not equal_bits(without[n], changed[n])] == []
     assert not equal_bits(velocities(whole(epochs=1))["conv1.w"], changed["conv1.w"])
-    slower = whole(epochs=1, schedule=(Change(0, rate=1e-3),))
+    slower = whole(epochs=1, schedule=(Change(0, rate=1e-3), Change(2, pictures=20)))
     assert [r["rate"] for r in run.metrics(slower) if r["kind"] == "train"] == [1e-3]
 
 
@@ -478,6 +493,7 @@ def test_the_records_are_those_of_the_files(tmp_path):
     assert written == [e for e in events if e["kind"] not in ("step", "validating")]
     assert [(e["done"], e["of"]) for e in events if e["kind"] == "validating"] == [(1, 2), (2, 2)]
     train_record, validation = (next(r for r in written if r["kind"] == k) for k in ("train", "validation"))
+    assert train_record["epoch"] == validation["epoch"] == 1
     assert train_record["loss"] == pytest.approx(steps[-1]["loss"])
     assert train_record["error"] == pytest.approx(steps[-1]["error"])
     assert 0 <= validation["top5"] <= validation["top1"] <= 1
@@ -715,8 +731,13 @@ def test_what_was_recorded_before_the_first_checkpoint_is_recorded_once(whole, t
 
 def test_a_damaged_line_is_named(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"kind": "train"}\n{"kind"\n{"kind": "train"}\n')
-    with pytest.raises(DataError, match=r"metrics\.jsonl"):
+    with pytest.raises(DataError, match=r"metrics\.jsonl: a line is not JSON"):
         run.metrics(tmp_path)
+    record = {"kind": "train", "step": 1, "epoch": 1, "rate": 0.1, "loss": 2.0, "error": 0.5}
+    for wrong in ({"kind": []}, {"kind": None}, {"step": 1 << 63}, {"rate": "0.1"}, {"kind": "validation"}):
+        (tmp_path / "metrics.jsonl").write_text(json.dumps(record | wrong) + "\n")
+        with pytest.raises(DataError, match=r"metrics\.jsonl: expected records of a run, found"):
+            run.metrics(tmp_path)
     assert run.metrics(tmp_path / "nowhere") == []
 
 
