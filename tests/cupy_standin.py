@@ -228,14 +228,18 @@ def new(compute, read=()):
 
 
 def computed(fn):
-    """fn of NumPy's, on our arrays; an argument ``out`` is written to."""
+    """fn of NumPy's, on our arrays; an argument ``out`` is written to.
+
+    As on a GPU, no number is warned of: BLAS also looks at what lies behind an array, whatever that is.
+    """
+    quietly = np.errstate(all="ignore")(fn)
 
     def call(*args, out=None, **kwargs):
         values = plain([*args, *kwargs.values()])
         if out is None:
-            return new(lambda: fn(*values[: len(args)], **kwargs), args)
+            return new(lambda: quietly(*values[: len(args)], **kwargs), args)
         target = out._data
-        work(memories(args), [out._memory], lambda: fn(*values[: len(args)], out=target, **kwargs))
+        work(memories(args), [out._memory], lambda: quietly(*values[: len(args)], out=target, **kwargs))
         return out
 
     return call

@@ -171,7 +171,14 @@ def test_without_mpiexec_there_is_one_rank():
 
 
 @needs_mpi
-@pytest.mark.parametrize("name", ["PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "OMPI_COMM_WORLD_SIZE",
+        pytest.param("PMI_SIZE", marks=pytest.mark.slow),
+        pytest.param("SLURM_STEP_NUM_TASKS", marks=pytest.mark.slow),
+    ],
+)
 def test_another_mpis_mpiexec_is_an_error(name):
     """Else each of its processes would do the whole work, and write over the others' files."""
     code, _, errors = finish(start(0, "size", **{name: "2"}), seconds=30)
