@@ -79,7 +79,7 @@ def test_the_threads_reach_every_column_of_a_stage(filters, v):
     """Else none would copy, for ever: tiles of 48 filters have too few threads for images one by one."""
     tile = cuda_conv.choose_tile(filters, 4, v)
     assert tile.threads * v >= tile.TN
-    tile = cuda_conv.choose_tile_w(filters, 4)
+    tile = cuda_conv.choose_tile_w(filters, 9 * filters, 4)
     assert tile.threads * v >= tile.TK
 
 

@@ -55,14 +55,27 @@ def test_in_several_blocks(gpu, always, monkeypatch):
     for blocks, room, chunks in ((10, 5, 5), (10, 2, 2), (9, 5, 3)):  # by the card, by the memory
         monkeypatch.setattr(implicit_gemm, "wave", lambda *args, blocks=blocks: blocks)
         monkeypatch.setattr(implicit_gemm, "SCRATCH_BYTES", room * 2 * 3 * 4 * 4)
-        assert len(winograd._products_back(V, X, 3, 4)) == chunks
+        assert len(winograd._products_back(V, X, 3, 4, winograd.TILES_W[-1])) == chunks
     monkeypatch.setattr(implicit_gemm, "wave", lambda *args: 1)
-    part = backends.get(winograd._products_back(V, X, 3, 4))
-    assert part.shape == (3, 6, 4)
+    part = backends.get(winograd._products_back(V, X, 3, 4, winograd.TILES_W[-1]))
+    assert part.shape == (3, 6, 5)  # the last column: of nothing
     V, X = (backends.get(a).reshape(2, -1, 80) for a in (V, X))
     for own, columns in zip(part, (slice(32), slice(32, 64), slice(64, 80)), strict=True):
         expected = np.einsum("pfm,pcm->pfc", V[..., columns], X[..., columns])
-        np.testing.assert_allclose(own, expected.reshape(6, 4), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(own[:, :4], expected.reshape(6, 4), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("tile", winograd.TILES_W, ids=lambda tile: f"{tile.TF}x{tile.TN}")
+def test_each_tile_of_the_sums_of_dw(tile, gpu):
+    """With filters and channels that fill none, in two groups; AlexNet's layers get those that they fill."""
+    V, X = drawn(2, 2 * 70, 5, 1, 8), drawn(2, 2 * 50, 5, 1, 8)
+    found = winograd._products_back(*map(backends.put, (V, X)), 70, 50, tile, 2)
+    V, X = (a.reshape(4, -1, 40) for a in (V, X))
+    expected = np.einsum("pfm,pcm->pfc", V, X).reshape(-1, 50)
+    np.testing.assert_allclose(backends.get(found).sum(axis=0)[:, :50], expected, rtol=1e-4, atol=1e-4)
+    layers = {(128, 48): 48, (384, 256): 64, (192, 192): 64, (128, 192): 64}
+    for (F, C), taps in layers.items():
+        assert taps == implicit_gemm.choose_tile_w(F, C, 4, winograd.TILES_W).TN
 
 
 @pytest.mark.parametrize("size", [9000, 9001, 12])

@@ -17,7 +17,7 @@ from tinyalex.errors import ArgumentError
 from tinyalex.ops.cuda.pictures import Raw
 from tinyalex.ops.windows import whole_numbers
 
-THREADS = 4  # that prepare batches for a GPU
+THREADS = 2  # that prepare batches for a GPU: more keep the training loop from Python's lock
 
 
 class Batch(NamedTuple):

@@ -77,17 +77,17 @@ static __device__ __forceinline__ void multiply_rows(const REAL (*a)[PITCH], con
     const int AT_ONCE = UNROLL;
 #pragma unroll AT_ONCE
     for (int k = 0; k < TK; k += 4) {
-        Four v[4 * PN];
+        Four v[COLUMNS_HELD];
 #pragma unroll
-        for (int c = 0; c < 4 * PN; c++)
+        for (int c = 0; c < COLUMNS_HELD; c++)
             v[c] = *(const Four *)&b[at.n + tx + 8 * c][k];
 #pragma unroll
-        for (int r = 0; r < 4 * PF; r++) {
+        for (int r = 0; r < ROWS_HELD; r++) {
             Four u = *(const Four *)&a[at.f + ty + 4 * r][k];
 #pragma unroll
             for (int e = 0; e < 4; e++)
 #pragma unroll
-                for (int c = 0; c < 4 * PN; c++)
+                for (int c = 0; c < COLUMNS_HELD; c++)
                     sum->of[r][c] += u.of[e] * v[c].of[e];
         }
     }
@@ -109,8 +109,8 @@ struct StageW {
     REAL g[TF][PITCH], x[TN][PITCH];
 };
 
-// The sums over chunk number blockIdx.z / groups: `per` columns, a multiple of TK.  With `biases` a row of part
-// also has db, in its last place.
+// The sums over chunk number blockIdx.z / groups: `per` columns, a multiple of TK.  The last place of a row of
+// part is for db, with `biases`; without, it keeps the rows that are read together from the same banks of memory.
 static __device__ __forceinline__ void tile_w(const REAL *g, const REAL *x, REAL *part, int C, int H, int W, int N,
                                               int F, int KH, int KW, int OH, int OW, int s, int top, int left,
                                               int groups, int per, bool biases)
@@ -120,7 +120,7 @@ static __device__ __forceinline__ void tile_w(const REAL *g, const REAL *x, REAL
     const int FS = (TF + ROWS - 1) / ROWS, NS = (TN + ROWS - 1) / ROWS, SIZE = (int)sizeof(StageW);
     const int BELOW = ROWS * PITCH * (int)sizeof(REAL);
     int tid = threadIdx.x, group = blockIdx.z % groups, chunk = blockIdx.z / groups;
-    int M = OH * OW * N, K = C * KH * KW, row_of_part = K + biases;
+    int M = OH * OW * N, K = C * KH * KW;
 
     // This thread copies V terms of the filters and taps row, row + ROWS, ..., at the columns m, m + TK, ...
     int row = tid / (TK / V), col = tid % (TK / V) * V;
@@ -209,7 +209,7 @@ static __device__ __forceinline__ void tile_w(const REAL *g, const REAL *x, REAL
         stage = stage + 1 < STAGES ? stage + 1 : 0;
     }
 
-    part += ((long long)chunk * groups + group) * F * row_of_part;
+    part += ((long long)chunk * groups + group) * F * (K + 1);
 #pragma unroll
     for (int r = 0; r < ROWS_HELD; r++) {
         int f = blockIdx.y * TF + filter_held_w(at, r);
@@ -217,7 +217,7 @@ static __device__ __forceinline__ void tile_w(const REAL *g, const REAL *x, REAL
         for (int c = 0; c < COLUMNS_HELD; c++) {
             int k = blockIdx.x * TN + tap_held(at, c);
             if (f < F && k < K)
-                part[(long long)f * row_of_part + k] = sum.of[r][c];
+                part[(long long)f * (K + 1) + k] = sum.of[r][c];
         }
     }
     if (!biases || blockIdx.x)
@@ -232,7 +232,7 @@ static __device__ __forceinline__ void tile_w(const REAL *g, const REAL *x, REAL
         REAL total = 0;
         for (int k = 0; k < TK / V; k++)
             total += stages[0].g[r][k];
-        part[(long long)f * row_of_part + K] = total;
+        part[(long long)f * (K + 1) + K] = total;
     }
 }
 
@@ -250,7 +250,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) conv_backward_w(
 // The products of minimal filtering (winograd.cu) backward: part = g x^T for each group, over each chunk.
 //
 // reads   g (groups, F, columns), x (groups, C, columns)
-// writes  part (chunks, groups*F, C)
+// writes  part (chunks, groups*F, C + 1), but for the last places
 // least   4 * (groups*F*columns + groups*C*columns + chunks*groups*F*C) bytes
 // grid    (ceil(C / TN), ceil(F / TF), groups*chunks)
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) winograd_products_back(

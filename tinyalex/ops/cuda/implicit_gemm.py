@@ -29,7 +29,7 @@ class Tile(NamedTuple):
     TK: int  # terms of a stage
     STAGES: int
     PF: int  # patches of 4 filters of a thread
-    PN: int  # and of 4 columns
+    PN: float  # and of 4 columns; 1.5 for 6 taps of dW
     BLOCKS: int  # that a multiprocessor holds
     TF32: int = 0  # 1: by the tensor cores
     UNROLL: int = 1  # dW: how many fours of terms are unrolled
@@ -37,7 +37,7 @@ class Tile(NamedTuple):
     @property
     def threads(self):
         """Threads of a block: 32 for 16·PF × 32·PN sums."""
-        return self.TF // (16 * self.PF) * (self.TN // (32 * self.PN)) * 32
+        return self.TF // (16 * self.PF) * int(self.TN // (32 * self.PN)) * 32
 
 
 TILES = (  # by measured/gpu_conv.py on an H100
@@ -91,12 +91,12 @@ def choose_tile(filters, itemsize, v, tiles=None):
     return min(fit, key=lambda tile: -(-filters // tile.TF) * tile.TF)
 
 
-def choose_tile_w(filters, itemsize, tiles=None):
-    """The tile of the weights' gradient for so many filters (of one group)."""
+def choose_tile_w(filters, taps, itemsize, tiles=None):
+    """The tile of the weights' gradient for so many filters (of one group) and taps, as `choose_tile`."""
     if itemsize == 8:
         return Tile(64, 64, 8, 2, 1, 1, 1)
     tiles = tiles or (TILES_W_TF32 if tf32() else TILES_W)
-    return min(tiles, key=lambda tile: -(-filters // tile.TF) * tile.TF)
+    return min(tiles, key=lambda tile: -(-filters // tile.TF) * tile.TF * -(-taps // tile.TN) * tile.TN)
 
 
 def forward(x, w, b, y, stride, pads, groups, through_relu, tile=None):
@@ -171,7 +171,7 @@ def backward_w(g, x, w_shape, stride, pads, groups, tile=None, chunks=None):
     _, H, W, N = x.shape
     _, OH, OW, _ = g.shape
     columns = OH * OW * N
-    tile = tile or choose_tile_w(F // groups, g.itemsize)
+    tile = tile or choose_tile_w(F // groups, K, g.itemsize)
     across, down = -(-K // tile.TN), -(-F // groups // tile.TF)
     most = SCRATCH_BYTES // (F * (K + 1) * g.itemsize)
     chunks = chunks or _chunks(wave(xp, tile), tile, across * down * groups, columns, most)

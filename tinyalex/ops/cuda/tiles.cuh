@@ -25,7 +25,7 @@ struct __align__(16) Four {
 #endif
 
 #define WARP_F (16 * PF)
-#define WARP_N (32 * PN)
+#define WARP_N ((int)(32 * PN))
 #define THREADS (TF / WARP_F * (TN / WARP_N) * 32)
 
 // ---- copies to shared memory that the thread does not wait for -----------------------------------------
@@ -110,7 +110,7 @@ static __device__ __forceinline__ void count(Digits *at, Digits step, int B, int
 #define COLUMNS_HELD (8 * PN)
 #else
 #define ROWS_HELD (4 * PF)
-#define COLUMNS_HELD (4 * PN)
+#define COLUMNS_HELD ((int)(4 * PN))
 #endif
 
 struct Sums {

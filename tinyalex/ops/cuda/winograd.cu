@@ -201,7 +201,7 @@ extern "C" __global__ void winograd_filters(const REAL *w, REAL *u, int F, int C
 // dw = G^T dU G, turned; dU is the sum of its chunks (conv_weights.cu), always added in the same order.  With
 // `more` the tiles of the launches before have had their part, and dw += .
 //
-// reads   part (chunks, P*P, F, C), and dw with `more`
+// reads   part (chunks, P*P, F, C + 1), and dw with `more`
 // writes  dw (F,C,K,K)
 // least   4 * (P*P*F*C + F*C*K*K) bytes
 // grid    (ceil(C / block), F)
@@ -210,8 +210,8 @@ extern "C" __global__ void winograd_filters_back(const REAL *part, REAL *dw, int
     int c = blockIdx.x * blockDim.x + threadIdx.x, F = gridDim.y, f = blockIdx.y;
     if (c >= C)
         return;
-    long long place = (long long)F * C;
-    part += (long long)f * C + c;
+    long long place = (long long)F * (C + 1);
+    part += (long long)f * (C + 1) + c;
     REAL d[POINTS][POINTS] = {}, made[TAPS][TAPS];
     for (int chunk = 0; chunk < chunks; chunk++)
 #pragma unroll

@@ -25,7 +25,12 @@ TILES = (  # of the products, by measured/gpu_conv.py on an H100
     Tile(48, 128, 8, 3, 3, 2, 6),
     Tile(32, 128, 8, 3, 1, 2, 4),
 )
-TILES_W = (Tile(96, 64, 16, 2, 3, 2, 5), Tile(64, 64, 16, 2, 2, 2, 6), Tile(32, 128, 16, 2, 1, 2, 4))
+TILES_W = (
+    Tile(96, 64, 16, 2, 3, 2, 5),
+    Tile(64, 64, 16, 2, 2, 2, 6),
+    Tile(64, 48, 32, 2, 2, 1.5, 6),
+    Tile(32, 128, 16, 2, 1, 2, 4),
+)
 LEAST_CHUNKS = 3  # of dw's sums: with more blocks than there is room for, not all wait at the same time
 LEAST_STEPS = 32  # of a chunk
 # What an H100 was measured to do: the implicit GEMM's products, kernels that wait for the memory (three
@@ -151,7 +156,7 @@ def _add_to_dw(dw, x, groups, V, room, row):
 def _products_back(V, X, F, C, tile=None, chunks=None):
     """Return V Xᵀ at each of the n² places, for each group of F and C maps: a sum a chunk of columns."""
     xp, groups, columns = xp_of(V), math.prod(V.shape[:2]) // F, math.prod(V.shape[2:])
-    tile = tile or implicit_gemm.choose_tile_w(F, V.itemsize, TILES_W)
+    tile = tile or implicit_gemm.choose_tile_w(F, C, V.itemsize, TILES_W)
     across, down = -(-C // tile.TN), -(-F // tile.TF)
     steps, numbers = -(-columns // tile.TK), groups * F * C
     most = min(steps // LEAST_STEPS, implicit_gemm.SCRATCH_BYTES // (numbers * V.itemsize))
@@ -159,7 +164,7 @@ def _products_back(V, X, F, C, tile=None, chunks=None):
         max(LEAST_CHUNKS, implicit_gemm.wave(xp, tile) // (across * down * groups)), max(1, most)
     )
     per = -(-steps // chunks) * tile.TK
-    part = empty(xp, (-(-columns // per), groups * F, C), V.dtype)
+    part = empty(xp, (-(-columns // per), groups * F, C + 1), V.dtype)
     launch(
         "conv_weights.winograd_products_back", (across * tile.threads, down, groups * len(part)),
         V, X, part, C, F, columns, groups, per,
