@@ -406,7 +406,7 @@ draw.plain(
 # Where is im2col? Nowhere. It would write each pixel many times (lesson 5). The kernels of `conv.cu` never
 # write the columns: a block copies a piece of `x` to the small fast memory that its threads share, and finds
 # there what would stand in the columns. This is called **implicit GEMM**. On an H100 a whole step was
-# measured at 27.1 ms with columns, at 15.0 with implicit GEMM alone, and at 9.6 with minimal filtering.
+# measured at 27.1 ms with columns, at 15.3 with implicit GEMM alone, and at 9.2 with minimal filtering.
 #
 # These are forecasts from shapes, not measurements. What they are good for: a kernel that waits for memory
 # and is measured at twice its least time has something to gain, one at 1.1 times has not.
