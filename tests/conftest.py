@@ -106,6 +106,13 @@ def browser():
     phone = {"width": 390, "height": 844, "pixelRatio": 2.0}
     options.add_experimental_option("mobileEmulation", {"deviceMetrics": phone})
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+
+    def start():
+        return webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+
+    try:
+        started = start()
+    except pytest.importorskip("selenium.common").SessionNotCreatedException:
+        started = start()  # on a busy machine Chromium does not always come up in time
     yield started
     started.quit()
