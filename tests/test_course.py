@@ -75,7 +75,7 @@ def _indexes(dy, x):
         (lambda dy, x: dy[0], checks.WRONG, ["expected shape (3, 4), found (4,): axis 0 is missing"]),
         (lambda dy, x: (dy * x).astype("f"), checks.WRONG, ["expected float64", "found float32"]),
         (lambda dy, x: (dy * x).tolist(), checks.WRONG, ["expected an array (3, 4), found list"]),
-        (lambda dy, x: (dy, x), checks.WRONG, ["expected dx: 1 value(s), found 2"]),
+        (lambda dy, x: (dy, x), checks.WRONG, ["expected 1 value, dx; found 2."]),
         (lambda dy, x: -dy * x, checks.WRONG, ["the sign is the other way round"]),
         (lambda dy, x: 3 * dy * x, checks.WRONG, ["everything is 3 times as large"]),
         (lambda dy, x: (dy * x)[:, ::-1], checks.WRONG, ["flipped along axis 1"]),
