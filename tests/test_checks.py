@@ -315,7 +315,12 @@ def test_sizes_are_all_different_and_a_batch_of_one_is_among_them(name):
             "x if inverted else None",
             ["it returns nothing: mask None, keep 0.8, train False, inverted False"],
         ),
-        ("centred", "return x, mean", "return x", ["expected 2 values, x, mean; found 1, an array (5, 3, 6, 4)."]),
+        (
+            "centred",
+            "return x, mean",
+            "return x",
+            ["expected 2 values, x, mean; found 1, an array (5, 3, 6, 4)."],
+        ),
         ("col2im_row", "p, j = p + stride, j - 1", "j = j - 1", ["the loop never ends"]),
     ],
 )

@@ -42,8 +42,8 @@ def _from_the_picture_up(kernels, strides):
     wrong=[
         (
             _from_the_picture_up,
-            """(side − 1)·s + k is right on the way down, from the last layer to the first.  On the way up each
-            layer adds its k − 1 steps.""",
+            """(side − 1)·s + k is right on the way down, from the last layer to the first.  On the way up
+            each layer adds its k − 1 steps.""",
         ),
         (
             _strides_first,
