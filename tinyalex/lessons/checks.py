@@ -335,6 +335,9 @@ def _difference(found, expected, names):
 
 def _array_difference(found, expected):
     """Say what rule an array breaks, or _WORST if only its numbers are others."""
+    if callable(found):
+        name = getattr(found, "__name__", "it")
+        return f"expected numbers, found the function {name}: round brackets behind it call it."
     if isinstance(expected, np.ndarray) and not isinstance(found, np.ndarray | np.generic):
         return f"expected an array {expected.shape}, found {type(found).__name__}."
     try:
