@@ -14,6 +14,7 @@ from tinyalex.models.alexnet import PRESETS, alexnet, narrow
 from tinyalex.nn import (
     LRN,
     Activate,
+    AllGather,
     AvgPool,
     BatchNorm,
     Conv2d,
@@ -23,9 +24,11 @@ from tinyalex.nn import (
     Linear,
     Local2d,
     MaxPool,
+    Part,
     SameMapNorm,
     ZeroPad,
 )
+from tinyalex.ops import conv2d_forward
 from tinyalex.optim import SGD
 from tinyalex.runs import checkpoint
 from tinyalex.train import train_step
@@ -156,11 +159,34 @@ def test_every_layer_goes_out_and_comes_back(tmp_path):
     ]
 
 
+def test_what_does_nothing_on_one_device_goes_out_as_nothing(tmp_path):
+    network = Network([Conv2d(4, 3), Part(), AllGather(), Linear(5)], (3, 7, 6))
+    x = np.random.default_rng(2).standard_normal((2, *network.input)).astype(np.float32)
+    found = there_and_back(network, x, tmp_path / "net.onnx")  # the file says our layers beside its nodes
+    assert len(onnx.load(tmp_path / "net.onnx").graph.node) == 3
+    assert list(map(type, found.layers)) == [Conv2d, Part, AllGather, Linear]
+
+
 def test_an_unshared_convolution_is_refused_with_its_name(tmp_path):
     network = Network([Local2d(2, 3, name="local3"), Linear(4)], (3, 5, 6))
     arrays = {name: np.zeros(size, np.float32) for name, size in network.sizes().items()}
-    with pytest.raises(ArgumentError, match="local3: an unshared convolution, for which ONNX has no oper"):
+    with pytest.raises(ArgumentError, match=r"^local3: ONNX has no word for a Local2d$"):
         onnx_export.write(tmp_path / "net.onnx", network, arrays, {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_derived_from_a_kind_of_ours_does_not_go_out_as_that(tmp_path):
+    """Its pair may compute something else."""
+
+    class Twice(Conv2d, is_kind=False):
+        pair = lambda x, w, b, **how: conv2d_forward(2 * x, w, b, **how), None
+
+    network = Network([Twice(2, 3, name="twice"), Linear(4)], (3, 5, 6))
+    net = network.build(rng=np.random.default_rng(0))
+    with pytest.raises(
+        ArgumentError, match=r"^twice: ONNX has no word for a Twice, a kind of layer of your own"
+    ):
+        onnx_export.write(tmp_path / "net.onnx", network, arrays_of(net), {})
     assert not list(tmp_path.iterdir())
 
 

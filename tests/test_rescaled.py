@@ -16,7 +16,7 @@ from tinyalex.errors import ArgumentError, DataError, TinyalexError
 from tinyalex.evaluate import Dense, probabilities
 from tinyalex.models import make
 from tinyalex.models.network import Network
-from tinyalex.nn import BatchNorm, Conv2d, Flatten, Linear, MaxPool
+from tinyalex.nn import BatchNorm, Conv2d, Flatten, Linear, Local2d, MaxPool
 from tinyalex.ops import softmax
 from tinyalex.runs import checkpoint, run, trained
 from tinyalex.runs.recipe import Recipe
@@ -201,6 +201,26 @@ def test_a_normalization_of_single_features_cannot_be_slid():
     layers = [Conv2d(2, 3), Flatten(), BatchNorm(), Linear(3)]
     with pytest.raises(ArgumentError, match="bn1: normalizes each pixel of maps: a network with it cannot"):
         Dense(Network(layers, (3, 8, 8)).build(rng=np.random.default_rng(0)))
+
+
+def test_weights_for_maps_of_one_size_cannot_be_slid():
+    """On the network's own window they are what they are there."""
+    net = Network([Local2d(3, 3), Linear(4)], (3, 8, 8)).build(rng=np.random.default_rng(0))
+    x = np.random.default_rng(1).standard_normal((3, 9, 8, 2)).astype(np.float32)
+    window = x[:, :8].copy()
+    np.testing.assert_allclose(Dense(net).forward(window), net.forward(window), rtol=1e-5)
+    with pytest.raises(ArgumentError, match=r"^local1: its weights are for maps of one size: a network with"):
+        Dense(net).forward(x)
+
+
+def test_what_is_derived_from_linear_is_not_slid_as_that():
+    class Squared(Linear, is_kind=False):
+        def forward(self, x, train=False):
+            return super().forward(x) ** 2
+
+    net = Network([Squared(3, name="own"), Linear(4)], (3, 8, 8)).build(rng=np.random.default_rng(0))
+    with pytest.raises(ArgumentError, match="^own: a kind of layer of your own: a network with it cannot be"):
+        Dense(net)
 
 
 def test_dense_batches_hold_neighbours_of_one_size_and_their_mirror_images():

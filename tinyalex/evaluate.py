@@ -6,6 +6,7 @@ views, the four corners and the centre, and their mirror images.  VGG (Simonyan 
 """
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -68,6 +69,8 @@ class Dense:
             layer, x = place.layer, place.x  # maps: the sides of those that the next features were
             maps = tuple(x[1:]) if len(x) == 3 else maps
             if isinstance(layer, Linear):
+                if type(layer) is not Linear:  # it may compute something else
+                    raise layer.error("a kind of layer of your own: a network with it cannot be slid")
                 layer = Conv2d(layer.features, maps, activation=layer.activation, name=layer.name)
                 maps = (1, 1)
             elif isinstance(layer, BatchNorm) and len(x) == 1 and maps != (1, 1):
@@ -98,6 +101,8 @@ class Dense:
         slid = Sequential(placed, shape, self.comm)
         for name, layer in slid.layers.items():
             sizes, own = layer.sizes(slid.placed[name].x), self.net.layers[name].params
+            if any(a.size // len(a) != math.prod(sizes[key][1:]) for key, a in own.items()):
+                raise layer.error("its weights are for maps of one size: a network with it cannot be slid")
             layer.params = {key: a.reshape(len(a), *sizes[key][1:]) for key, a in own.items()}
         return slid
 

@@ -33,8 +33,8 @@ from tinyalex.nn import (
     Flatten,
     GlobalAvgPool,
     Linear,
-    Local2d,
     MaxPool,
+    Part,
     SameMapNorm,
     ZeroPad,
 )
@@ -108,8 +108,10 @@ class _Graph:
         self.onnx, self.value = onnx, "input"
         self.nodes, self.constants = [], {}
         for place in network.plan():
-            self.shape, self.after = place.x, place.y
-            self.add(place.layer)
+            self.shape, self.after, layer = place.x, place.y, place.layer
+            if type(layer) not in vars(_Graph)["add"].dispatcher.registry:  # nor may it be derived from one
+                raise layer.error(f"ONNX has no word for a {type(layer).__name__}{_instead(layer)}")
+            self.add(layer)
         if len(self.after) != 1:
             raise ArgumentError(f"expected a network that ends in a row of logits, found {self.after}")
         if not self.nodes:
@@ -149,7 +151,6 @@ class _Graph:
     @singledispatchmethod
     def add(self, layer):
         """Append a layer's nodes."""
-        raise layer.error(f"ONNX has no word for a {type(layer).__name__}, a kind of layer of your own")
 
     @add.register
     def _(self, layer: Conv2d):
@@ -158,10 +159,6 @@ class _Graph:
             strides=two_of(layer.stride, "stride"), pads=_pads(four_pads(layer.pad)), group=layer.groups,
         )  # fmt: skip
         self.activation(f"{layer.name}.activation", layer.activation)
-
-    @add.register
-    def _(self, layer: Local2d):
-        raise ArgumentError(f"{layer.name}: an unshared convolution, for which ONNX has no operator")
 
     @add.register
     def _(self, layer: Linear):
@@ -246,9 +243,20 @@ class _Graph:
         around = self.constant(f"{layer.name}.pads", [0, 0, top, left, 0, 0, bottom, right], np.int64)
         self.node("Pad", layer.name, around)
 
-    @add.register
-    def _(self, layer: AllGather):
+    @add.register(AllGather)
+    @add.register(Part)
+    def _(self, layer):
         """On one device it does nothing."""
+
+
+def _instead(layer):
+    """What to do where there is no word for a layer: something can be done for one of the user's own."""
+    if type(layer).__module__.startswith("tinyalex."):
+        return ""
+    return (
+        ", a kind of layer of your own: put kinds of tinyalex.nn in its place, or write its nodes into "
+        "tinyalex/exchange/onnx_export.py"
+    )
 
 
 def _weights(layer, *keys):
