@@ -371,7 +371,7 @@ def test_features_of_a_layer_that_is_not_there_are_refused(saved):
     trained = reading.load(ONE, saved[0])
     with (
         reading.view_loader(ONE, trained, PICTURES, 1) as loader,
-        pytest.raises(ArgumentError, match=r"expected a layer, one of conv1, .*; found 'conv9'"),
+        pytest.raises(ArgumentError, match=r"layer: expected one of conv1, .*, found 'conv9'"),
     ):
         evaluate.features(trained.net, loader, "conv9")
 

@@ -255,7 +255,7 @@ def test_closing_ends_the_threads_at_once():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"batch_size": 0}, "batch_size=0: expected at least 1"),
+        ({"batch_size": 0}, "batch_size: expected a whole number ≥ 1, found 0"),
         ({"batch_size": 51}, "batch_size=51: the source has only 50 pictures"),
         ({"start": (0, 6)}, r"start=\(0, 6\): an epoch has the batches 0 to 5"),
         ({"views": 5, "train": False}, "views=5: expected 1, or 9 or 10"),

@@ -462,7 +462,7 @@ def test_numpy_s_numbers_and_arrays_are_fields_and_sizes_too():
     [
         ("conv", "layers: expected a list of layers, found str"),
         (3, "layers: expected a list of layers, found int"),
-        ([], "layers: expected at least one, found none"),
+        ([], r"layers: expected at least one, found \[\]"),
         ([Linear(3), 3], r"layer 2: expected one such as MaxPool\(3, 2\), found 3"),
         ([Linear(3, name="a"), Linear(2, name="a")], "layer 2: the name 'a' stands twice"),
         ([Linear(0)], "fc1: features: expected at least 1, found 0"),

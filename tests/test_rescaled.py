@@ -219,7 +219,9 @@ def test_what_is_derived_from_linear_is_not_slid_as_that():
             return super().forward(x) ** 2
 
     net = Network([Squared(3, name="own"), Linear(4)], (3, 8, 8)).build(rng=np.random.default_rng(0))
-    with pytest.raises(ArgumentError, match="^own: a kind of layer of your own: a network with it cannot be"):
+    with pytest.raises(
+        ArgumentError, match=r"^own: a kind of layer of your own: a network with it cannot be"
+    ):
         Dense(net)
 
 

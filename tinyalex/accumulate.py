@@ -18,7 +18,7 @@ def add(before, then, layer):
 
 def parts_of(net, parts, images, labels):
     """Count the parts of a batch; in each, dropout takes this part's images of one mask, drawn again."""
-    N = images.shape[-1]
+    N = images.shape[-1] if images.ndim else 0
     if labels.shape != (N,) or N % parts:
         equal = f", in {parts} equal parts" if parts > 1 else ""
         raise ArgumentError(f"train_step: expected {N} labels{equal}, one an image; found {labels.shape}")

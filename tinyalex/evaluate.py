@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from tinyalex.errors import ArgumentError
-from tinyalex.fields import fits, plain_data
+from tinyalex.fields import check_numbers, expect, fits, plain_data
 from tinyalex.nn import BatchNorm, Conv2d, Flatten, Linear, Sequential
 from tinyalex.ops import softmax, topk_error
+from tinyalex.ops.checks import check_arrays, check_axes
 from tinyalex.ops.cuda.pictures import feed
 
 
@@ -31,7 +32,7 @@ def probabilities(
     part of each: as many as every other, those that are too many with a label below 0.  on_batch(done) is
     called where there is a loader after each batch: so many pictures are done.
     """
-    comm, done = net.comm, 0
+    comm, done = _checked(net, loader, on_batch), 0
     found, labels = [], []
     parts = net.data.size
     joined = parts if list(net.placed.values())[-1].parts == 1 else 1  # parts whose outputs a rank has
@@ -45,6 +46,7 @@ def probabilities(
         done += len(of_batch)
         if loader and on_batch:
             on_batch(done)
+    expect(labels, "loader", "a batch or more", labels)
     labels = np.concatenate(labels)
     return np.concatenate(found, axis=1)[:, labels >= 0], labels[labels >= 0]
 
@@ -63,7 +65,8 @@ class Dense:
     """
 
     def __init__(self, net: Sequential):
-        self.net, self.comm, self.row, self.data, self.placed = net, net.comm, net.row, net.data, net.placed
+        self.net, self.comm = net, _checked(net)
+        self.row, self.data, self.placed = net.row, net.data, net.placed
         self._shape, self._slid, self._layers, maps = None, None, [], None
         for place in net.placed.values():
             layer, x = place.layer, place.x  # maps: the sides of those that the next features were
@@ -80,6 +83,8 @@ class Dense:
 
     def forward(self, x):
         """Pictures (C, H, W, N) → mean scores (K, N)."""
+        check_arrays("dense", x=x)
+        check_axes("dense", "x", x, "C,H,W,N")
         if self._shape != x.shape[:-1]:
             self._shape, self._slid = x.shape[:-1], self._for(x.shape[:-1])
         y = self._slid.forward(x)
@@ -107,6 +112,14 @@ class Dense:
         return slid
 
 
+def _checked(net, loader=None, on_batch=None):
+    """Return the net's ranks; ArgumentError unless it is a network, and the loader gives batches."""
+    expect(hasattr(net, "placed"), "net", "a Sequential", net)
+    expect(loader is None or hasattr(loader, "__next__"), "loader", "an iterator, such as a Loader", loader)
+    expect(on_batch is None or callable(on_batch), "on_batch", "a function", on_batch)
+    return net.comm
+
+
 def _shared(comm, loader):
     """The batches of rank 0's loader, on every rank."""
     while (batch := comm.share(next(loader, None) if loader else None)) is not None:
@@ -118,6 +131,8 @@ def errors(probabilities: np.ndarray, labels: np.ndarray, k: int = 5) -> tuple[f
 
     k is cut to `guesses`.  Ties count as in 2012 (`topk_error`).
     """
+    check_arrays("errors", probabilities=probabilities)
+    check_axes("errors", "probabilities", probabilities, "K,N")
     k = guesses(len(probabilities), k)
     top1, topk = (topk_error(probabilities, labels, j).mean() for j in (1, k))
     right = probabilities[labels, np.arange(len(labels))]
@@ -127,11 +142,16 @@ def errors(probabilities: np.ndarray, labels: np.ndarray, k: int = 5) -> tuple[f
 
 def guesses(classes: int, k: int = 5) -> int:
     """Return k, at most K − 1 of K classes: among all of them no guess is wrong; at least 1."""
+    check_numbers("", 1, int, classes=classes, k=k)
     return max(1, min(k, classes - 1))
 
 
 def ensemble(predictions: list[np.ndarray], weights: list[float] | None = None) -> np.ndarray:
     """Weighted average of several networks' probabilities (2012: avg-test.py); equal weights by default."""
+    expect(hasattr(predictions, "__len__"), "predictions", "a list of arrays (K, N)", predictions)
+    check_arrays("ensemble", **{f"predictions[{i}]": p for i, p in enumerate(predictions)})
+    shapes = sorted({p.shape for p in predictions})
+    expect(len(shapes) == 1, "ensemble", "predictions of one shape, (K, N)", shapes)
     weights = shares([1] * len(predictions) if weights is None else weights, len(predictions))
     return sum(w * p for w, p in zip(weights, predictions, strict=True))
 
@@ -156,7 +176,9 @@ def features(
     As for `probabilities`, every rank must call this; the others get None.  Raises ArgumentError for an
     unknown layer.
     """
-    comm, found, first = net.comm, None, 0
+    comm, found, first = _checked(net, loader, on_batch), None, 0
+    expect(comm.rank or hasattr(loader, "labels"), "loader", "a Loader", loader)
+    expect(layer in [*net.layers], "layer", f"one of {', '.join(net.layers)}", layer)
     for images, _ in feed(comm.device, _shared(comm, loader)):
         y = net.forward(images, last=layer)
         if net.placed[layer].split_y:
@@ -170,4 +192,5 @@ def features(
         first += y.shape[1]
         if on_batch:
             on_batch(first)
+    expect(comm.rank or first == len(loader.labels), "loader", "all its pictures, from the first on", first)
     return found

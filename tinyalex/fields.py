@@ -29,13 +29,19 @@ def checked(kind, fields, what):
         found = [f"{few(sorted(unknown))} besides"] * bool(unknown)
         found += [f"{few(sorted(missing))} missing"] * bool(missing)
         raise DataError(f"{what}: expected the fields {', '.join(kind._fields)}, found {', '.join(found)}")
-    made = kind(**{name: plain_data(value) for name, value in fields.items()})
+    try:
+        return check_fields(kind(**fields), kind, what)
+    except ArgumentError as error:
+        raise DataError(str(error)) from None
+
+
+def check_fields(made, kind, what):
+    """Return a NamedTuple of this kind as plain data; ArgumentError unless each is of its annotation."""
+    of_kind(kind, made, what)
     for name, value in made._asdict().items():
         wanted = kind.__annotations__[name]
-        if not fits(value, wanted):
-            found = repr(fields.get(name, value))[:80]
-            raise DataError(f"{what}: {name}: expected {in_words(wanted)}, found {found}")
-    return made
+        expect(fits(plain_data(value), wanted), f"{what}: {name}", in_words(wanted), value)
+    return made._make(map(plain_data, made))
 
 
 def exactly(names, entry, what):
@@ -67,6 +73,47 @@ def _of_a_kind(kinds, entry, what):
         raise DataError(f"{what}: {error}") from error
     except TypeError as error:
         raise DataError(f"{what}: {str(entry.get('name'))[:40]}: {error}") from error
+
+
+def expect(right, what, wanted, found):
+    """Raise ArgumentError, naming what was expected of what argument, and what was found, unless right."""
+    if not right:
+        raise ArgumentError(f"{what}: expected {wanted}, found {told(found)}")
+
+
+def of_kind(kind, value, what):
+    """Return the value; ArgumentError unless it is of this kind."""
+    expect(isinstance(value, kind), what, f"a {kind.__name__}", value)
+    return value
+
+
+def told(value):
+    """Return a value for a message: of an array dtype and shape, of what is no plain data its kind."""
+    if isinstance(value, type):
+        return value.__name__
+    if hasattr(value, "dtype"):
+        return f"{value.dtype} {value.shape}" if value.shape else repr(value.item())
+    plain = isinstance(value, str | int | float | dict | None) or type(value) in (tuple, list)
+    return f"{value!r:.80}" if plain else type(value).__name__
+
+
+def check_functions(whose, /, **functions):
+    """Raise ArgumentError, naming it, unless each can be called."""
+    for name, function in functions.items():
+        expect(callable(function), f"{whose}{name}", "a function", function)
+
+
+def check_rng(rng):
+    """Raise ArgumentError unless it is a generator of NumPy's."""
+    expect(isinstance(rng, np.random.Generator), "rng", "a generator, such as np.random.default_rng(0)", rng)
+
+
+def generator(rng):
+    """Return the generator rng, or that of the seed rng, None for None; ArgumentError for anything else."""
+    try:
+        return None if rng is None else np.random.default_rng(rng)
+    except (TypeError, ValueError):
+        raise ArgumentError(f"rng: expected a generator of NumPy's or a seed, found {told(rng)}") from None
 
 
 def check_numbers(whose, least=None, kind=float, /, **numbers):

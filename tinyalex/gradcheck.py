@@ -58,10 +58,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyalex.errors import ArgumentError
-from tinyalex.fields import check_numbers
+from tinyalex.fields import check_functions, check_numbers, check_rng, expect, of_kind
 from tinyalex.nn import Sequential
-from tinyalex.ops.checks import xp_of
+from tinyalex.ops.checks import check_arrays, xp_of
 
 # By dtype and "is y linear in it": what rounding and truncation leave, with a wide margin on both sides.
 TOLERANCES = {
@@ -99,14 +98,15 @@ def check(forward, backward, variables, *, rng, linear=(), directions=4):
     if a variable has no number, or if every draw meets a kink.  Raises ValueError for a name or dtype that
     cannot be checked.
     """
-    errors, kinks = {}, 0
+    errors, kinks, linear = {}, 0, set(linear or ())
     check_numbers("", 1, int, directions=directions)
-    if not variables.keys() >= (linear := set(linear)):
-        raise ArgumentError(f"linear: expected names among {sorted(variables)}, found {sorted(linear)}")
+    check_functions("", forward=forward, backward=backward)
+    check_rng(rng)
+    check_arrays("variables", **of_kind(dict, variables, "variables"))
+    expect(linear <= {*variables}, "linear", f"names among {sorted(variables)}", sorted(linear))
     for name in _check_contract(forward, backward, variables, rng):
         key = variables[name].dtype.name, name in linear
-        if key not in TOLERANCES:
-            raise ArgumentError(f"{name}: expected float64 (float32 only if linear in it), found {key[0]}")
+        expect(key in TOLERANCES, name, "float64 (float32 only if linear in it)", variables[name])
         tolerance, _ = TOLERANCES[key]
         point, step = variables, 1.0 if name in linear else STEP
         for _ in range(directions):
@@ -137,6 +137,7 @@ def check_layer(layer, x, rng, linear=()):
     backward(dy) → dx; only one whose ``need_dx`` is False (in a Sequential the first) may return None for dx.
     Raises as `check`, also if ``grads`` lacks a parameter's gradient.
     """
+    expect(hasattr(layer, "params") or isinstance(layer, Sequential), "layer", "a layer or Sequential", layer)
     if isinstance(layer, Sequential):
         owners = {name: (part, key) for name, part, key in layer.learned()}
     else:
@@ -231,8 +232,7 @@ def _check_contract(forward, backward, variables, rng):
         return {name: grad.copy() for name, grad in grads.items()}
 
     first, again, zero = gradients(dy), gradients(dy), gradients(0 * dy)
-    if not first or not first.keys() <= variables.keys():
-        raise ArgumentError(f"expected gradients among {sorted(variables)}, found {sorted(first)}")
+    expect(first and {*first} <= {*variables}, "backward", f"gradients among {[*variables]}", [*first])
     for name, grad in first.items():
         x = variables[name]
         _require(name, x.size, "expected at least one number, found none")

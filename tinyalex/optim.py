@@ -10,7 +10,7 @@ of ε the old velocity fades with the old rate.
 import numpy as np
 
 from tinyalex.errors import ArgumentError
-from tinyalex.fields import check_numbers
+from tinyalex.fields import check_numbers, expect, fits, of_kind, plain_data
 from tinyalex.memory import zeros
 from tinyalex.ops.checks import xp_of
 from tinyalex.ops.cuda.sgd import Update
@@ -43,16 +43,19 @@ class SGD:
         scale: dict[str, float] | None = None,
         decays: dict[str, float] | None = None,
     ):
-        self.model, self.rate, self.momentum, self.decay = model, rate, momentum, decay
-        self.bias_rate, self.decay_biases = bias_rate, decay_biases
-        self.scale, self.decays = scale or {}, decays or {}
+        self.model, self.rate, self.bias_rate, self.decay_biases = model, rate, bias_rate, decay_biases
+        self.momentum, self.decay, self.decays, self.scale = momentum, decay, decays or {}, scale or {}
+        expect(fits(plain_data(decay_biases), bool), "decay_biases", "true or false", decay_biases)
+        expect(hasattr(model, "learned"), "model", "a network, such as a Sequential", model)
+        for name, layer, key in model.learned():
+            expect(key in layer.params, name, "weights: build it with rng, or load a checkpoint", None)
         weights = {name: layer.params[key] for name, layer, key in model.learned()}
         self.velocity = {name: zeros(xp_of(w), w.shape, w.dtype) for name, w in weights.items()}
         self._on_gpu = {}  # the `Update` of a GPU's arrays, by the name of the first
         layers = {name.rpartition(".")[0] for name in self.velocity}
         known = {"scale": (self.scale, layers | self.velocity.keys()), "decays": (self.decays, layers)}
         for argument, (given, names) in known.items():
-            if unknown := given.keys() - names:
+            if unknown := of_kind(dict, given, argument).keys() - names:
                 raise ArgumentError(f"{argument}: the model has no weights in {', '.join(sorted(unknown))}")
         self._check()
 
@@ -77,6 +80,8 @@ class SGD:
         before: on a GPU the host goes on at once.)  model: a part of the model, to update no other layers.
         """
         learned = list((model or self.model).learned())
+        for name, layer, key in learned:
+            expect(key in layer.grads, name, "a gradient, of a backward pass", None)
         arrays = [(layer.params[key], self.velocity[name], layer.grads[key]) for name, layer, key in learned]
         if self.model.comm.device.xp is not np:
             first = learned[0][0]

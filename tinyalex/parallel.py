@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from tinyalex.errors import ArgumentError
+from tinyalex.fields import check_numbers
 from tinyalex.memory import empty
 from tinyalex.nn import Layer, Linear, Placed, plan
 from tinyalex.nn.sequential import named
@@ -56,6 +57,7 @@ def lay_out(network, ranks: int, parallel: str = "model") -> list[Placed]:
 
     Raises ArgumentError, naming the layer, where the ranks cannot share it evenly.
     """
+    check_numbers("", 1, int, ranks=ranks)
     layers, shape = network.layers, network.input
     if parallel not in LAYOUTS:
         raise ArgumentError(f"parallel: expected one of {', '.join(LAYOUTS)}, found {parallel!r}")

@@ -13,8 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyalex.accumulate import add, parts_of
-from tinyalex.errors import ArgumentError
-from tinyalex.fields import check_numbers
+from tinyalex.fields import check_functions, check_numbers, expect, of_kind
 from tinyalex.finite import not_finite
 from tinyalex.nn import Sequential
 from tinyalex.ops import chosen, softmax_loss_backward, softmax_loss_forward, topk_error
@@ -47,8 +46,7 @@ class Step:
 
     def __init__(self, net: Sequential, optimizer: SGD, parts: int = 1):
         check_numbers("train: ", 1, int, parts=parts)
-        if getattr(optimizer, "model", None) is not net:
-            raise ArgumentError(f"train: expected an optimizer of this network, found {optimizer!r:.80}")
+        expect(getattr(optimizer, "model", None) is net, "train", "an optimizer of this network", optimizer)
         self.net, self.optimizer = net, optimizer
         way = in_turn if parts == 1 and turns(net) else functools.partial(_at_once, parts=parts)
         work = functools.partial(way, net, optimizer, _loss)
@@ -168,13 +166,13 @@ def fit(
     """
     check_numbers("fit: ", 0, int, steps=steps, epochs=epochs)
     begin_epoch, on_step, end_epoch = (f or (lambda *args: None) for f in (begin_epoch, on_step, end_epoch))
-    place, step = place or Place(), Step(net, optimizer, parts)
+    check_functions("fit: ", batches=batches, begin_epoch=begin_epoch, on_step=on_step, end_epoch=end_epoch)
+    place, step = of_kind(Place, place or Place(), "fit: place"), Step(net, optimizer, parts)
     while place.epoch < epochs:
         begin_epoch(place)
         if place.batch < steps:
-            _epoch(step, iter(batches(place.epoch, place.batch)), place, on_step)
-        if not 0 < place.batch == steps:
-            raise ArgumentError(f"fit: batches: expected {max(1, steps)} an epoch, found {place.batch}")
+            _epoch(step, batches(place.epoch, place.batch), place, on_step)
+        expect(0 < place.batch == steps, "fit: batches", f"{max(1, steps)} an epoch", place.batch)
         ended = end_epoch(place)
         place.epoch, place.batch, place.loss, place.error = place.epoch + 1, 0, 0.0, 0.0
         if ended:
@@ -186,8 +184,10 @@ def _epoch(step, batches, place, on_step):
     """Do the steps of an epoch.  While a GPU is at one, alone, the next batch is made ready for it."""
     alone = step.net.comm.size == 1
     try:
-        coming = asked(batches)
+        expect(hasattr(batches, "__iter__"), "fit: batches", "what yields (images, labels)", batches)
+        coming = asked(batches := iter(batches))
         while (batch := coming.result()) is not None:
+            expect(isinstance(batch, tuple | list) and len(batch) == 2, "fit: batches", "pairs", batch)
             end = step.begin(*batch, place.step)
             coming = asked(batches) if alone else None
             on_step(place, place.take(end()))

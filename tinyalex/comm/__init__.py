@@ -23,6 +23,7 @@ from importlib import import_module
 
 from tinyalex.devices import Device, read
 from tinyalex.errors import ArgumentError
+from tinyalex.fields import check_functions, expect
 from tinyalex.memory import empty
 
 TRANSPORTS = {name: f"tinyalex.comm.{name}" for name in ("threads", "processes", "mpi")}
@@ -47,7 +48,7 @@ class Comm:
     size = 1
 
     def __init__(self, device: Device | str):
-        self.device = Device(device) if isinstance(device, str) else device
+        self.device = device if hasattr(device, "xp") else Device(device)
         self._xp = self.device.xp  # the module of the arrays that are moved
         # by (label, collective): the bytes that this rank received from others, and how often
         self.ledger, self.calls, self._labels = Counter(), Counter(), [""]
@@ -93,7 +94,7 @@ class Comm:
         """Join the ranks' arrays along the axis, in the order of the ranks."""
         if self.size == 1:
             return x
-        x = self._begin(x)
+        x = self._begin(self._array(x))
         shape = list(x.shape)
         shape[axis] *= self.size
         out = empty(self._xp, shape, x.dtype)
@@ -105,7 +106,7 @@ class Comm:
         """Sum the ranks' arrays; return this rank's part (of `size` equal ones) of the axis."""
         if self.size == 1:
             return x
-        x = self._begin(x)
+        x = self._begin(self._array(x))
         out = self._sum(self._swap(self._by_rank(x, axis)))[0]
         self._enter("reduce_scatter", (self.size - 1) * out.nbytes)
         return self._end(out)
@@ -118,7 +119,7 @@ class Comm:
         """
         if self.size == 1:
             return x
-        x = self._begin(x)
+        x = self._begin(self._array(x))
         part = self._sum(self._swap(x.reshape(-1)))
         out = empty(self._xp, (x.size,), x.dtype)
         self._gather(part, out)
@@ -129,7 +130,7 @@ class Comm:
         """Return the root's array on every rank (there, the array itself; the others' x is not looked at)."""
         if self.size == 1:
             return x
-        out = self._spread(x, root)
+        out = self._spread(self._array(x) if self.rank == root else x, root)
         self._enter("broadcast", out.nbytes * (self.rank != root))
         return out
 
@@ -142,6 +143,11 @@ class Comm:
         if length % self.size:
             raise ArgumentError(f"{length} cannot be shared evenly by {self.size} ranks")
         return self._rows(length, self.rank)
+
+    def _array(self, x):
+        """Return x; ArgumentError unless it is an array."""
+        expect(hasattr(x, "nbytes"), self.label or "collective", "an array", x)
+        return x
 
     def _tell(self, thing):
         return [thing]
@@ -168,8 +174,7 @@ class Comm:
 
     def _agree(self, kinds):
         """Raise unless the arrays of all ranks have one shape and dtype."""
-        kinds = sorted(set(kinds))
-        if len(kinds) > 1:
+        if len(kinds := sorted(set(kinds))) > 1:
             raise ArgumentError(f"{self.label or 'collective'}: the ranks' arrays differ: {kinds}")
 
     def _enter(self, collective, nbytes):
@@ -189,6 +194,7 @@ def launch(fn: Callable, devices: str | list[Device], parts: int | None = None, 
     started.  Each CPU rank has one BLAS thread.  If a rank raises, the others are stopped; see the transport.
     Raises DeviceError for devices of different kinds, a CPU core named twice, or a device that is not here.
     """
+    check_functions("launch: ", fn=fn)
     transport, devices = read(devices, parts) if isinstance(devices, str) else ("threads", devices)
     transport = "processes" if processes and transport == "threads" else transport
     return import_module(TRANSPORTS[transport]).launch(fn, devices)

@@ -108,7 +108,7 @@ def launch(fn, devices, start=None):
     first error is raised here.  Interrupting stops all ranks likewise.  GPUs may be named more than once (two
     ranks on one card share its memory and its time), CPU cores may not.  start: what runs several (`run`).
     """
-    devices = [Device(d) if isinstance(d, str) else d for d in devices]
+    devices = [d if hasattr(d, "kind") else Device(d) for d in devices]
     names = [d.name for d in devices]
     repeated = len(set(names)) < len(names) and devices[0].kind == "cpu"
     if not names or len({d.kind for d in devices}) > 1 or repeated:

@@ -14,8 +14,9 @@ from tinyalex.comm import Comm
 from tinyalex.data import Images, augment
 from tinyalex.devices import cpu_count
 from tinyalex.errors import ArgumentError
+from tinyalex.fields import check_fields, check_numbers, check_rng, expect, fits, of_kind, plain_data
+from tinyalex.ops.checks import check_arrays, check_axes
 from tinyalex.ops.cuda.pictures import Raw
-from tinyalex.ops.windows import whole_numbers
 
 THREADS = 2  # that prepare batches for a GPU: more keep the training loop from Python's lock
 
@@ -85,10 +86,22 @@ class Loader:
         threads=None,
         depth=None,
     ):
+        expect(hasattr(source, "labels"), "source", "pictures with labels, such as an Images", source)
+        source = _checked(source, "source", np.uint8) if isinstance(source, Images) else source
+        augmentation = check_fields(augmentation, augment.Augmentation, "augmentation")
+        check_numbers("", 1, int, batch_size=batch_size, group=augmentation.group)
+        check_numbers("", 0, int, seed=seed)
+        check_numbers("", 0, noise=augmentation.noise)
+        expect(device is None or hasattr(device, "kind"), "device", "a Device", device)
+        most = {"data_batch": data_batch, "pictures": pictures, "upscale": upscale, "crop": augmentation.crop}
+        for least, options in (1, most | {"depth": depth}), (0, {"epochs": epochs, "threads": threads}):
+            check_numbers("", least, int, **{name: n for name, n in options.items() if n is not None})
+        for name, pair in {"part": part, "start": start}.items():
+            right = fits(plain_data(pair), tuple[int, ...]) and len(pair) == 2 and min(pair) >= 0
+            expect(right, name, "two whole numbers ≥ 0", pair)
+        expect(part[0] < part[1], "part", "a number, and of how many", part)
         self.labels = np.asarray(source.labels)[:pictures]
         self._pictures = source.images.transpose(3, 0, 1, 2) if isinstance(source, Images) else source
-        if batch_size < 1:
-            raise ArgumentError(f"batch_size={batch_size}: expected at least 1")
         self.batch_size, self.augmentation, self.train, self.seed = batch_size, augmentation, train, seed
         self._views, self._epochs, self._upscale = views, epochs, upscale
         self._run = data_batch if train else None
@@ -97,11 +110,14 @@ class Loader:
             raise ArgumentError(
                 f"augmentation: colour noise of {augmentation.noise} needs the covariance of the pixels"
             )
+        if covariance is not None and len(self.labels):
+            C = len(self._pictures[0])
+            expect(np.shape(covariance) == (C, C), "covariance", f"one of {(C, C)}", covariance)
         self._eigen = None if covariance is None else augment.pca(covariance)
         self.batches_per_epoch, self._part = self._count(), part
         if not self.batches_per_epoch:
             raise ArgumentError(f"batch_size={batch_size}: the source has only {len(self.labels)} pictures")
-        if start[0] < 0 or not 0 <= start[1] < self.batches_per_epoch:
+        if start[1] >= self.batches_per_epoch:
             raise ArgumentError(f"start={start}: an epoch has the batches 0 to {self.batches_per_epoch - 1}")
         self._lay_out(mean)
 
@@ -287,6 +303,17 @@ def epoch_order(seed, epoch, n):
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch,))).permutation(n)
 
 
+def _checked(given, what, dtype=None):
+    """Return an `Images`, its labels int64; ArgumentError unless they fit, and pixels are of this dtype."""
+    pixels, labels = given.images, np.asarray(given.labels)
+    check_arrays(what, images=pixels)
+    check_axes(what, "images", pixels, "C,H,W,N")
+    expect(dtype in (None, pixels.dtype), what, f"pixels of {np.dtype(dtype)}", pixels)
+    right = labels.shape == pixels.shape[3:] and labels.dtype.kind in "biuf" and (labels % 1 == 0).all()
+    expect(right, what, f"{pixels.shape[3]} whole numbers as labels", labels)
+    return given._replace(labels=labels.astype(np.int64))
+
+
 class InMemory:
     """Batches of a small picture set that is held in memory, for a rank, or each rank's part of each batch.
 
@@ -295,18 +322,21 @@ class InMemory:
     """
 
     def __init__(self, images, comm=None, batch=128, dtype=np.float32):
-        if whole_numbers(batch) is None:
-            raise ArgumentError(f"batch: expected at least 1 picture, found {batch!r}")
+        expect(isinstance(images, Images), "images", "an Images", images)
+        images = _checked(images, "images")
+        check_numbers("", 1, int, batch=batch)
         if len(images.labels) < batch:
             raise ArgumentError(
                 f"expected at least one batch of {batch} pictures, found {len(images.labels)}"
             )
-        self.images, self.comm, self.batch, self.dtype = images, comm or Comm("cpu:0"), batch, dtype
+        self.images, self.batch, self.dtype = images, batch, dtype
+        self.comm = of_kind(Comm, comm or Comm("cpu:0"), "comm")
         self.mean = images.images.mean(axis=3, keepdims=True).astype(dtype)
         self.steps = len(images.labels) // batch  # in an epoch
 
     def epoch(self, rng):
         """Yield (images, labels) in a random order; pictures that fill no whole batch are left out."""
+        check_rng(rng)
         order = rng.permutation(len(self.images.labels))
         part = self.comm.part(self.batch)
         for start in range(0, len(order) - self.batch + 1, self.batch):

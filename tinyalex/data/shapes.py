@@ -13,6 +13,7 @@ import numpy as np
 
 from tinyalex.data import Images
 from tinyalex.errors import DataError
+from tinyalex.fields import check_rng, fits, plain_data
 
 SIDE = 32  # pixels
 CHUNK = 250  # pictures drawn at a time, so that a chunk stays in cache; changes no pixel
@@ -159,8 +160,9 @@ def make(n, rng):
     Returns Images: images uint8 (3, 32, 32, n), labels int64 (n,), classes the names in SHAPES.
     Raises DataError when n is not a positive whole number.
     """
-    if not isinstance(n, int | np.integer) or n < 1:
+    if not fits(plain_data(n), int) or n < 1:
         raise DataError(f"shapes: n is the number of pictures, a whole number from 1 up; found {n!r}")
+    check_rng(rng)
     labels = rng.permutation(np.arange(n, dtype=np.int64) % len(SHAPES))
     knobs = {}
     for name, (low, high, shape) in KNOBS.items():
@@ -178,6 +180,6 @@ def load(split="train"):
 
     Returns Images, the same on every run.  Raises DataError for any other split.
     """
-    if split not in SIZES:
+    if split not in [*SIZES]:
         raise DataError(f"shapes: split is one of {', '.join(SIZES)}; found {split!r}")
     return make(SIZES[split], np.random.default_rng([2012, list(SIZES).index(split)]))

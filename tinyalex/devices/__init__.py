@@ -47,7 +47,7 @@ def read(devices, parts=None):
     "cpu" is the largest number of cores that are here and divides it.
     Returns ("threads", their devices' names) or ("mpi", [the kind of each process's device]).
     """
-    transport, _, kind = devices.partition(":")
+    transport, _, kind = (devices := str(devices)).partition(":")
     if transport == "mpi":
         if devices not in ("mpi", "mpi:cuda"):
             raise DeviceError(f"devices {devices!r}: expected 'mpi' or 'mpi:cuda'")

@@ -23,7 +23,7 @@ class Device:
 
     def __new__(cls, name=""):
         """Make one of the class of its kind."""
-        return super().__new__(KINDS.get(name.partition(":")[0], cls))
+        return super().__new__(KINDS.get(str(name).partition(":")[0], cls))
 
     def __init__(self, name):
         self.name, (self.kind, self.index) = name, kind_and_index(name)
@@ -65,7 +65,7 @@ class Device:
 
 def kind_and_index(name):
     """Return ("cpu", k) or ("cuda", k), whether or not the machine has it; DeviceError for another name."""
-    match = re.fullmatch(r"(cpu|cuda):(\d+)", name)
+    match = re.fullmatch(r"(cpu|cuda):(\d+)", str(name))
     if not match:
         raise DeviceError(f"device {name!r}: expected 'cpu:K' or 'cuda:K' with K = 0, 1, 2, …")
     return match[1], int(match[2])

@@ -11,6 +11,7 @@ eleven places; each is a field of `AlexNet` or of `tinyalex.runs.recipe.Recipe`.
 from typing import NamedTuple
 
 from tinyalex.errors import ArgumentError
+from tinyalex.fields import check_fields, expect, fits, plain_data
 from tinyalex.models.network import Network
 from tinyalex.nn import LRN, Activate, AllGather, Conv2d, Dropout, Linear, MaxPool, SameMapNorm
 
@@ -86,8 +87,9 @@ def alexnet(options: AlexNet = PRESETS["paper"]) -> Network:
     Input: pixels 0–255 minus the mean, (3, size, size).  Output: logits (classes,).  Raises ArgumentError,
     naming the layer, for a picture that is too small.
     """
-    n, g = options, options.towers
-    c1, c2, c3, c4, c5 = n.filters
+    n = check_fields(options, AlexNet, "alexnet")
+    expect(len(n.filters) == 5, "alexnet: filters", "those of conv1 … conv5", n.filters)
+    g, (c1, c2, c3, c4, c5) = n.towers, n.filters
     pad1, pad2, pad5 = _pads(n)
     lrn = {
         "n": 5, "k": n.lrn_k, "alpha": n.lrn_alpha, "beta": 0.75, "alpha_over_n": n.lrn_alpha_over_n,
@@ -131,6 +133,7 @@ def alexnet(options: AlexNet = PRESETS["paper"]) -> Network:
 
 def narrow(options: AlexNet, width: float) -> AlexNet:
     """Return the options with `width` times the filters and hidden units (each tower's a multiple of 4)."""
+    expect(fits(plain_data(width), float) and width > 0, "width", "a factor > 0", width)
 
     def scaled(n):
         return max(1, round(n * width / (4 * options.towers))) * 4 * options.towers

@@ -16,7 +16,7 @@ import numpy as np
 
 from tinyalex.comm import Comm
 from tinyalex.errors import ArgumentError, DataError
-from tinyalex.fields import each_of_a_kind, exactly, fits, plain_data
+from tinyalex.fields import each_of_a_kind, exactly, fits, of_kind, plain_data
 from tinyalex.nn import Conv2d, Layer, Placed, Sequential, plan
 from tinyalex.nn.layers import KINDS
 from tinyalex.nn.sequential import named, sizes
@@ -44,7 +44,7 @@ class Network(NamedTuple):
         parallel: str = "model",
     ) -> Sequential:
         """Return the `Sequential` on this rank of comm; see there for rng."""
-        placed = lay_out(self, comm.size if comm else 1, parallel)
+        placed = lay_out(self, of_kind(Comm, comm or Comm("cpu:0"), "comm").size, parallel)
         return Sequential(placed, self.input, comm, rng, dtype)
 
     def plan(self, ranks: int = 1, parallel: str = "model") -> list[Placed]:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from tinyalex import ops
+from tinyalex.fields import expect
 from tinyalex.memory import zeros
 from tinyalex.nn.layers import AllGather, Layer, Weighted, activation_of, maps, windows
-from tinyalex.ops.checks import xp_of
+from tinyalex.ops.checks import check_arrays, check_axes, xp_of
 
 __all__ = ["BatchNorm", "Flatten", "GlobalAvgPool", "Local2d", "Part", "ZeroPad", "on_towers"]
 
@@ -147,12 +148,14 @@ class Flatten(Layer):
 
     def forward(self, x, train=False):
         """x (C, H, W, N) → y (C·H·W, N)."""
+        check_arrays(self.name or self.prefix, x=x)
         self.cache = x.shape
         return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
     def backward(self, dy):
         """dy → dx, shaped like x."""
-        return dy.reshape(self.kept())
+        *sizes, N = self.kept()
+        return _fitting(self, dy, (math.prod(sizes), N)).reshape(self.cache)
 
 
 @dataclass(repr=False)
@@ -171,6 +174,8 @@ class ZeroPad(Layer):
 
     def forward(self, x, train=False):
         """x (C, H, W, N) → y (C, top+H+bottom, left+W+right, N)."""
+        check_arrays(self.name or self.prefix, x=x)
+        check_axes(self.name or self.prefix, "x", x, "C,H,W,N")
         top, _, left, _ = ops.four_pads(self.pad)
         _, H, W, N = self.cache = x.shape
         y = zeros(xp_of(x), (*self.out(x.shape[:-1]), N), x.dtype)
@@ -179,7 +184,8 @@ class ZeroPad(Layer):
 
     def backward(self, dy):
         """dy → dx, its part without the frame."""
-        (top, _, left, _), (_, H, W, _) = ops.four_pads(self.pad), self.kept()
+        (top, _, left, _), (_, H, W, N) = ops.four_pads(self.pad), self.kept()
+        _fitting(self, dy, (*self.out(self.cache[:-1]), N))
         return dy[:, top : top + H, left : left + W].copy()
 
 
@@ -205,14 +211,24 @@ class Part(Layer):
 
     def forward(self, x, train=False):
         """x (C, …) → (C/ranks, …)."""
+        check_arrays(self.name or self.prefix, x=x)
         self.cache = x.shape
         return x[self.comm.part(len(x))]
 
     def backward(self, dy):
         """dy (C/ranks, …) → dx (C, …), 0 outside this rank's channels."""
-        dx = zeros(xp_of(dy), self.kept(), dy.dtype)
-        dx[self.comm.part(len(dx))] = dy
+        C, *rest = self.kept()
+        dy = _fitting(self, dy, (C // self.comm.size, *rest))
+        dx = zeros(xp_of(dy), self.cache, dy.dtype)
+        dx[self.comm.part(C)] = dy
         return dx
+
+
+def _fitting(layer, dy, shape):
+    """Return dy; ArgumentError unless it has this shape, that of the layer's output."""
+    found = getattr(dy, "shape", type(dy))
+    expect(found == shape, f"{layer.name or layer.prefix} backward", f"dy of shape {shape}", found)
+    return dy
 
 
 def on_towers(layers: list[Layer], ranks: int) -> list[Layer]:

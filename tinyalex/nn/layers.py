@@ -10,7 +10,7 @@ import numpy as np
 from tinyalex import ops
 from tinyalex.comm import Comm
 from tinyalex.errors import ArgumentError
-from tinyalex.fields import fits, in_words, plain_data
+from tinyalex.fields import fits, generator, in_words, of_kind, plain_data
 
 __all__ = [
     "LRN", "Activate", "AllGather", "AvgPool", "Conv2d", "Dropout", "Layer", "Linear", "MaxPool",
@@ -153,12 +153,12 @@ class Layer:
         comm: by default one CPU core.  rng: draws parameters, and in training the dropout masks; without it
         there are no parameters until `params` is filled from a checkpoint.
         """
-        self.comm, self.rng, self.split = comm or Comm("cpu:0"), rng, split
+        self.comm, self.rng, self.split = of_kind(Comm, comm or Comm("cpu:0"), "comm"), generator(rng), split
         self.place(shape, split, self.comm.size)
         self.params, self.grads, self.cache = {}, {}, None
         if rng is not None:
             for key, size in self.sizes(shape).items():
-                whole = self.draw(key, size, rng)
+                whole = self.draw(key, size, self.rng)
                 self.params[key] = self.comm.device.put(whole[self.comm.part(size[0])].astype(dtype))
         return self
 
@@ -305,6 +305,7 @@ class Linear(Weighted):
 
     def forward(self, x, train=False):
         """x (D, N) or (C, H, W, N) → y (F/ranks, N)."""
+        ops.checks.check_arrays(self.name or "linear", x=x)
         self.x_shape = x.shape
         x = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
         return self.run(x, activation=activation_of(self.activation))

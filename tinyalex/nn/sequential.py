@@ -10,7 +10,7 @@ import numpy as np
 
 from tinyalex.comm import Comm
 from tinyalex.errors import ArgumentError
-from tinyalex.fields import fits, plain_data
+from tinyalex.fields import check_numbers, expect, fits, generator, of_kind, plain_data
 from tinyalex.nn.later import on_towers
 from tinyalex.nn.layers import AllGather, Conv2d, Layer
 
@@ -42,16 +42,14 @@ def named(layers):
         raise ArgumentError(f"layers: expected a list of layers, found {type(layers).__name__}")
     found, counts = {}, Counter()
     for place, layer in enumerate(layers, 1):
-        if not isinstance(layer, Layer):
-            raise ArgumentError(f"layer {place}: expected one such as MaxPool(3, 2), found {layer!r:.80}")
+        expect(isinstance(layer, Layer), f"layer {place}", "one such as MaxPool(3, 2)", layer)
         layer = copy.copy(layer)
         counts[layer.prefix] += 1
         layer.name = layer.name or f"{layer.prefix}{counts[layer.prefix]}"
         if layer.name in found:
             raise ArgumentError(f"layer {place}: the name {layer.name!r} stands twice")
         found[layer.name] = layer
-    if not found:
-        raise ArgumentError("layers: expected at least one, found none")
+    expect(found, "layers", "at least one", layers)
     return list(found.values())
 
 
@@ -63,9 +61,10 @@ def plan(layers: list[Layer], shape: tuple[int, ...], ranks: int = 1, parts: int
     the places at which the ranks meet are found, see `on_towers`.  Raises ArgumentError, naming the layer,
     where a layer cannot follow the one before, or cannot be shared by so many ranks.
     """
+    check_numbers("", 1, int, ranks=ranks, parts=parts)
     layers, shape = named(layers), plain_data(shape)
-    if not fits(shape, tuple[int, ...]) or min(shape, default=0) < 1:
-        raise ArgumentError(f"input: expected sizes ≥ 1, (C, H, W) or (D,), found {str(shape)[:80]}")
+    right = fits(shape, tuple[int, ...]) and min(shape, default=0) >= 1
+    expect(right, "input", "sizes ≥ 1, (C, H, W) or (D,)", shape)
     if ranks > 1 and not any(isinstance(layer, AllGather) for layer in layers):
         layers = on_towers(layers, ranks)
     placed, split = [], False
@@ -101,8 +100,8 @@ class Sequential:
         rng: np.random.Generator | int | None = None,
         dtype=np.float32,
     ):
-        self.comm, self.input_shape = comm or Comm("cpu:0"), plain_data(input_shape)
-        self.rng = rng = None if rng is None else np.random.default_rng(rng)  # a generator as it is
+        self.comm = of_kind(Comm, comm or Comm("cpu:0"), "comm")
+        self.rng, self.input_shape = generator(rng), plain_data(input_shape)
         known = isinstance(layers, list) and layers and isinstance(layers[0], Placed)
         placed = layers if known else plan(layers, self.input_shape, self.comm.size)
         self.placed = {place.layer.name: place for place in placed}
@@ -112,16 +111,13 @@ class Sequential:
         for place in placed:
             comm, data = grids[place.ranks]
             place.layer.images = data.rank, data.size
-            place.layer.build(place.x, comm, rng, dtype, place.split_x)
+            place.layer.build(place.x, comm, self.rng, dtype, place.split_x)
 
     def forward(self, x, train=False, last=None):
         """x → the output of the last layer, or of the one named `last`."""
-        if last is not None and last not in self.layers:
-            raise ArgumentError(f"expected a layer, one of {', '.join(self.layers)}; found {last!r}")
-        found = getattr(x, "shape", type(x).__name__)
-        if found[:-1] != self.input_shape:
-            wanted = ", ".join(map(str, (*self.input_shape, "N")))
-            raise ArgumentError(f"{next(iter(self.layers))}: expected an input ({wanted}), found {found}")
+        expect(last in [None, *self.layers], "last", f"a layer, one of {', '.join(self.layers)}", last)
+        dims, axes = getattr(x, "shape", ()), ", ".join(map(str, (*self.input_shape, "N")))
+        expect(dims[:-1] == self.input_shape, next(iter(self.layers)), f"an input ({axes})", dims or type(x))
         for layer in self.layers.values():
             layer.cache = None  # the last step's memory is free for this one
         for name, layer in self.layers.items():

@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyalex.fields import check_numbers
+from tinyalex.fields import check_numbers, expect
 from tinyalex.memory import empty, zeros
-from tinyalex.ops.checks import check_dy, same_dtype
+from tinyalex.ops.checks import check_slope, same_dtype
 from tinyalex.ops.cuda import activation as cuda
 
 __all__ = [
@@ -42,7 +42,7 @@ def relu_forward(x, out=None):
 
 def relu_backward(dy, y, out=None):
     """dx = dy where y > 0, else 0 (at the kink, x = 0, the derivative is taken as 0)."""
-    if check_dy("relu backward", dy, y.shape, y.dtype, y) is not np:
+    if check_slope("relu backward", dy, y) is not np:
         return cuda.activate_backward(cuda.RELU, dy, y, out)
     slope = np.greater(y, 0, out=empty(np, y.shape, y.dtype))  # 1 or 0: bool times float is slower
     return np.multiply(dy, slope, out=slope if out is None else out)
@@ -67,7 +67,7 @@ def tanh_backward(dy, y, a=1.0, b=1.0, out=None):
 
     Derivation: tanh' = 1 - tanh², so dy/dx = a b (1 - (y/a)²) = b (a - y²/a).
     """
-    if check_dy("tanh backward", dy, y.shape, y.dtype, y) is not np:
+    if check_slope("tanh backward", dy, y) is not np:
         return cuda.activate_backward(cuda.TANH, dy, y, out, a, b)
     slope = np.multiply(y, y, out=empty(np, y.shape, y.dtype))
     slope *= y.dtype.type(-b / a)
@@ -90,7 +90,7 @@ def logistic_forward(x, out=None):
 
 def logistic_backward(dy, y, out=None):
     """dx = dy y (1 - y)."""
-    if check_dy("logistic backward", dy, y.shape, y.dtype, y) is not np:
+    if check_slope("logistic backward", dy, y) is not np:
         return cuda.activate_backward(cuda.LOGISTIC, dy, y, out)
     slope = np.multiply(y, y, out=empty(np, y.shape, y.dtype))
     np.subtract(y, slope, out=slope)
@@ -111,6 +111,8 @@ logistic = Activation("logistic", logistic_forward, logistic_backward)
 
 def tanh(a=1.0, b=1.0):
     """Return the activation y = a tanh(b x); 2012 writes it tanh[a,b]."""
+    check_numbers("tanh: ", a=a, b=b)
+    expect(a, "tanh: a", "a number that is not 0", a)  # y, 0 everywhere, would not tell the slope
     name = "tanh" if a == b == 1 else f"tanh[{a:g},{b:g}]"
     return Activation(name, partial(tanh_forward, a=a, b=b), partial(tanh_backward, a=a, b=b))
 

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 
 from tinyalex.errors import ArgumentError
+from tinyalex.fields import expect
 
 REALS = {np.float32, np.float64}
 
@@ -17,7 +18,7 @@ def xp_of(*arrays):
     raise TypeError(f"expected arrays of numpy or of cupy, all of one kind, found {sorted(modules)}")
 
 
-def check_arrays(operation, **arrays):
+def check_arrays(operation, /, **arrays):
     """Return the arrays' module; ArgumentError, naming it, for an argument that is no array."""
     for name, a in arrays.items():
         if not hasattr(a, "dtype") or type(a).__module__.partition(".")[0] not in ("numpy", "cupy"):
@@ -36,15 +37,14 @@ def same_dtype(operation, **arrays):
 
 def check_weighted(operation, x, w, b, activation):
     """As `same_dtype` of x, w and b; and ArgumentError for an activation that is neither None nor a pair."""
-    if not (activation is None or hasattr(activation, "forward")):
-        raise ArgumentError(f"{operation}: activation: expected ops.relu or its like, found {activation!r}")
+    right = activation is None or hasattr(activation, "forward")
+    expect(right, f"{operation}: activation", "ops.relu or its like", activation)
     return same_dtype(operation, x=x, w=w, b=b)
 
 
 def check_axes(operation, name, array, axes):
     """Raise unless an array, an argument of this name, has so many axes as these: "C,H,W,N"."""
-    if array.ndim != len(axes.split(",")):
-        raise ArgumentError(f"{operation}: expected {name} ({axes}), found shape {array.shape}")
+    expect(array.ndim == len(axes.split(",")), operation, f"{name} ({axes})", array.shape)
 
 
 def check_dy(operation, dy, shape, dtype, *others):
@@ -52,9 +52,14 @@ def check_dy(operation, dy, shape, dtype, *others):
 
     Raises unless the gradient dy that comes back has the shape and dtype of the output that went out.
     """
-    found = getattr(dy, "shape", type(dy).__name__)
-    if found != tuple(shape):
-        raise ArgumentError(f"{operation}: expected dy of shape {tuple(shape)}, found {found}")
+    found = getattr(dy, "shape", type(dy))
+    expect(found == tuple(shape), operation, f"dy of shape {tuple(shape)}", found)
     if dy.dtype != dtype:
         raise TypeError(f"{operation}: expected dy of {dtype}, found {dy.dtype}")
     return xp_of(dy, *others)
+
+
+def check_slope(operation, dy, y):
+    """As `check_dy`, of an operation whose slope is known from its output y."""
+    check_arrays(operation, y=y)
+    return check_dy(operation, dy, y.shape, y.dtype, y)

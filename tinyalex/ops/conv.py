@@ -31,6 +31,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyalex.errors import ArgumentError
+from tinyalex.fields import expect, of_kind
 from tinyalex.memory import empty
 from tinyalex.ops import strips, winograd
 from tinyalex.ops.activation import Activation
@@ -56,15 +57,12 @@ class ConvCache(NamedTuple):
 def check_conv2d(x, w, b, stride, pad, groups, activation):
     """Raise unless these are a convolution; return x's module, (SH, SW), the four pads, and y's shape."""
     xp = check_weighted("conv2d", x, w, b, activation)
-    if x.ndim != 4 or w.ndim != 4:
-        raise ArgumentError(f"conv2d: expected x (C,H,W,N) and w (F,C,KH,KW), found {x.shape} and {w.shape}")
+    expect(x.ndim == w.ndim == 4, "conv2d", "x (C,H,W,N), w (F,C,KH,KW)", (x.shape, w.shape))
     C, F, CG = len(x), *w.shape[:2]
     if not whole_numbers(groups) or not C * F or C % groups or F % groups:
         raise ArgumentError(f"conv2d: {C} channels and {F} filters cannot be cut into {groups} equal groups")
-    if CG * groups != C:
-        raise ArgumentError(f"conv2d: {groups} groups of {CG} channels want {CG * groups} in all, x has {C}")
-    if b.shape != (F,):
-        raise ArgumentError(f"conv2d: expected a bias for each of {F} filters, found shape {b.shape}")
+    expect(CG * groups == C, "conv2d: x", f"{CG * groups} channels, for {groups} groups of {CG}", C)
+    expect(b.shape == (F,), "conv2d: b", f"a bias for each of {F} filters", b)
     stride, pads = two_of(stride, "conv2d: stride"), four_pads(pad)
     return xp, stride, pads, conv2d_shape(x, w, stride, pads)
 
@@ -104,7 +102,7 @@ def conv2d_backward(dy, cache, need_dx=True):
 
     dy: (F,OH,OW,N).  need_dx=False: the input is the picture itself; dx is None and its work is saved.
     """
-    x, w, y, stride, pads, groups, activation = cache
+    x, w, y, stride, pads, groups, activation = of_kind(ConvCache, cache, "conv2d backward: cache")
     xp = check_dy("conv2d backward", dy, conv2d_shape(x, w, stride, pads), x.dtype, x)
     if xp is not np:
         return cuda.conv2d_backward(dy, cache, need_dx)

@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyalex.errors import ArgumentError
-from tinyalex.fields import fits, plain_data
+from tinyalex.fields import check_rng, expect, fits, of_kind, plain_data
 from tinyalex.ops.checks import check_dy, same_dtype
 from tinyalex.ops.cuda import dropout as cuda
 
@@ -21,8 +20,7 @@ __all__ = ["dropout_backward", "dropout_forward", "dropout_mask"]
 
 def check_keep(keep):
     """Raise unless it is a probability, and not 0."""
-    if not fits(plain_data(keep), float) or not 0 < keep <= 1:
-        raise ArgumentError(f"keep: expected a probability, 0 < keep ≤ 1, found {keep!r}")
+    expect(fits(plain_data(keep), float) and 0 < keep <= 1, "keep", "a probability, 0 < keep ≤ 1", keep)
 
 
 def dropout_mask(rng, shape, keep=0.5, xp=np, first=0):
@@ -34,6 +32,7 @@ def dropout_mask(rng, shape, keep=0.5, xp=np, first=0):
     Raises ArgumentError unless 0 < keep ≤ 1.
     """
     check_keep(keep)
+    check_rng(rng)
 
     def draw():
         return int(rng.integers(2**64, dtype=np.uint64))
@@ -60,9 +59,8 @@ def dropout_cache(x, mask, keep, train, inverted):
     """Check the arguments of dropout; return what backward needs, and forward as well."""
     same_dtype("dropout", x=x)
     check_keep(keep)
-    found = f"{mask.dtype} {mask.shape}" if hasattr(mask, "dtype") else type(mask).__name__
-    if train and found != f"bool {x.shape}":
-        raise ArgumentError(f"dropout: expected a mask, bool {x.shape}, found {found}")
+    right = not train or (getattr(mask, "dtype", None) == np.bool_ and mask.shape == x.shape)
+    expect(right, "dropout", f"a mask, bool {x.shape}", mask if hasattr(mask, "dtype") else type(mask))
     scale = (1 / keep if inverted else 1.0) if train else (1.0 if inverted else keep)
     return DropoutCache(mask if train else None, x.dtype.type(scale), x.shape, x.dtype)
 
@@ -79,7 +77,7 @@ def dropout_forward(x, mask, keep=0.5, train=True, inverted=False):
 
 def dropout_backward(dy, cache):
     """dx = dy · mask · scale: the operation is linear and diagonal, so its own backward."""
-    mask, scale, shape, dtype = cache
+    mask, scale, shape, dtype = of_kind(DropoutCache, cache, "dropout backward: cache")
     xp = check_dy("dropout backward", dy, shape, dtype, mask)
     if mask is None:
         return dy * scale

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyalex.errors import ArgumentError
+from tinyalex.fields import expect, of_kind
 from tinyalex.memory import empty
 from tinyalex.ops.activation import Activation
 from tinyalex.ops.checks import check_dy, check_weighted
@@ -30,8 +30,8 @@ class LinearCache(NamedTuple):
 def check_linear(x, w, b, activation):
     """Return the arrays' module; raise unless x (D,N), w (F,D) and b (F,) fit together."""
     xp = check_weighted("linear", x, w, b, activation)
-    if x.ndim != 2 or w.ndim != 2 or x.shape[0] != w.shape[1] or b.shape != w.shape[:1]:
-        raise ArgumentError(f"linear: expected x (D,N), w (F,D), b (F,), found {x.shape, w.shape, b.shape}")
+    right = x.ndim == w.ndim == 2 and x.shape[0] == w.shape[1] and b.shape == w.shape[:1]
+    expect(right, "linear", "x (D,N), w (F,D), b (F,)", (x.shape, w.shape, b.shape))
     return xp
 
 
@@ -54,7 +54,7 @@ def linear_forward(x, w, b, activation=None):
 
 def linear_backward(dy, cache):
     """Return (dx, dw, db) of linear_forward, each shaped like its variable."""
-    x, w, y, activation = cache
+    x, w, y, activation = of_kind(LinearCache, cache, "linear backward: cache")
     xp = check_dy("linear backward", dy, (len(w), x.shape[1]), x.dtype, x)
     if xp is not np:
         return cuda.linear_backward(dy, cache)

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyalex.errors import ArgumentError
-from tinyalex.fields import check_numbers
+from tinyalex.fields import check_numbers, expect, of_kind
 from tinyalex.memory import empty
 from tinyalex.ops.checks import check_axes, check_dy, same_dtype
 from tinyalex.ops.cuda import lrn as cuda
@@ -49,8 +49,7 @@ def check_norm(what, x, n, k, alpha, beta, groups=1):
     xp = same_dtype(what, x=x)
     check_axes(what, "x", x, "C,H,W,N")
     check_numbers(f"{what}: ", k=k, alpha=alpha, beta=beta)
-    if not whole_numbers(n):
-        raise ArgumentError(f"{what}: expected a window n ≥ 1, found {n}")
+    expect(whole_numbers(n), what, "a window n ≥ 1", n)
     if not whole_numbers(groups) or not len(x) or len(x) % groups:
         raise ArgumentError(f"{what}: {len(x)} channels cannot be cut into {groups} equal groups")
     return xp
@@ -129,10 +128,10 @@ def lrn_forward(x, n=5, k=2.0, alpha=1e-4, beta=0.75, alpha_over_n=False, groups
 
 def lrn_backward(dy, cache):
     """dx_i = g_i s_i^−β − 2 a β x_i Σ_{j: i ∈ win(j)} g_j x_j s_j^(−β−1)."""
-    xp = check_dy("lrn backward", dy, cache.x.shape, cache.x.dtype, cache.x)
-    if xp is not np:
+    if isinstance(cache, cuda.LRNCache):
         return cuda.lrn_backward(dy, cache)
-    x, s, n, a, beta, groups = cache
+    x, s, n, a, beta, groups = of_kind(NormCache, cache, "lrn backward: cache")
+    xp = check_dy("lrn backward", dy, x.shape, x.dtype, x)
     dx = empty(xp, x.shape, x.dtype)
     dym, xm, sm, dxm = (v.reshape(len(x), -1) for v in (dy, x, s, dx))
     for block, (direct, ratio, work) in _blocks_of_pixels(x, groups, 3):
@@ -171,7 +170,7 @@ def same_map_norm_forward(x, n=5, k=1.0, alpha=1e-3, beta=0.75):
 
 def same_map_norm_backward(dy, cache):
     """As lrn_backward, with the n×n window in place of the channels'."""
-    x, s, n, a, beta, _ = cache
+    x, s, n, a, beta, _ = of_kind(NormCache, cache, "same_map_norm backward: cache")
     xp = check_dy("same_map_norm backward", dy, x.shape, x.dtype, x)
     if xp is not np:
         return cuda.same_map_norm_backward(dy, cache)

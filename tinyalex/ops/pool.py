@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tinyalex.fields import of_kind
 from tinyalex.memory import empty, zeros
 from tinyalex.ops.checks import check_axes, check_dy, same_dtype
 from tinyalex.ops.cuda import pool as cuda
@@ -119,7 +120,7 @@ def max_pool_backward(dy, cache):
     """
     if isinstance(cache, cuda.MaxPoolCache):
         return cuda.max_pool_backward(dy, cache)
-    x, y, z, s, pads = cache
+    x, y, z, s, pads = of_kind(MaxPoolCache, cache, "max_pool backward: cache")
     xp = check_dy("max_pool backward", dy, y.shape, x.dtype, x)
     dx = empty(xp, x.shape, x.dtype)
     for cs in _channel_blocks(x):
@@ -194,7 +195,7 @@ def _shares(cache):
 
 def avg_pool_backward(dy, cache):
     """dx[u] = Σ of dy[o] / (real pixels in o) over the windows o that cover u."""
-    x_shape, y_shape, dtype, z, s, pads = cache
+    x_shape, y_shape, dtype, z, s, pads = of_kind(AvgPoolCache, cache, "avg_pool backward: cache")
     xp = check_dy("avg_pool backward", dy, y_shape, dtype)
     if xp is not np:
         return cuda.avg_pool_backward(dy, x_shape, z, s, pads)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyalex.errors import ArgumentError
+from tinyalex.fields import expect, of_kind
 from tinyalex.ops.checks import check_arrays, check_axes, same_dtype, xp_of
 from tinyalex.ops.cuda import softmax as cuda
 from tinyalex.ops.cuda import sums
@@ -24,8 +25,7 @@ __all__ = ["softmax", "softmax_loss_backward", "softmax_loss_forward", "topk_err
 def softmax(logits):
     """Probabilities over axis 0 of logits (K, …), stable for logits of any size."""
     xp = same_dtype("softmax", logits=logits)
-    if logits.ndim == 0 or len(logits) == 0:
-        raise ArgumentError(f"softmax: expected logits (K, …) of a class or more, found shape {logits.shape}")
+    expect(logits.ndim and len(logits), "softmax", "logits (K, …) of a class or more", logits.shape)
     p = xp.exp(logits - logits.max(axis=0))
     p /= p.sum(axis=0)
     return p
@@ -38,8 +38,7 @@ def check_labels(what, scores, labels, values=False):
     at every step.  There a bad label gives NaN.
     """
     xp, (K, N) = check_arrays(what, scores=scores, labels=labels), scores.shape
-    if labels.shape != (N,) or labels.dtype.kind not in "iu":
-        raise ArgumentError(f"{what}: expected {N} integer labels, found {labels.dtype} {labels.shape}")
+    expect(labels.shape == (N,) and labels.dtype.kind in "iu", what, f"{N} integer labels", labels)
     if N and (values or xp is np):
         least, most = int(labels.min()), int(labels.max())
         if not 0 <= least <= most < K:
@@ -52,8 +51,7 @@ def check_loss(logits, labels, total, values=False):
     same_dtype("softmax_loss", logits=logits)
     check_axes("softmax_loss", "logits", logits, "K,N")
     total = logits.shape[1] if total is None else total
-    if not whole_numbers(total):
-        raise ArgumentError(f"softmax_loss: expected a total of at least 1 image, found {total!r}")
+    expect(whole_numbers(total), "softmax_loss", "a total of at least 1 image", total)
     return check_labels("softmax_loss", logits, labels, values), total
 
 
@@ -84,7 +82,7 @@ def softmax_loss_forward(logits, labels, total=None):
 
 def softmax_loss_backward(cache):
     """dlogits = (p − onehot) / total, (K,N)."""
-    p, labels, total = cache
+    p, labels, total = of_kind(LossCache, cache, "softmax_loss backward: cache")
     if xp_of(p, labels) is not np:
         return cuda.softmax_loss_backward(p, labels, total)
     dz = p.copy()
@@ -103,8 +101,7 @@ def topk_error(scores, labels, k=1):
     """
     same_dtype("topk_error", scores=scores)
     check_axes("topk_error", "scores", scores, "K,N")
-    if not whole_numbers(k) or k > len(scores):
-        raise ArgumentError(f"topk_error: expected 1 ≤ k ≤ {len(scores)} classes, found k = {k!r}")
+    expect(whole_numbers(k) and k <= len(scores), "topk_error: k", f"1 ≤ k ≤ {len(scores)} classes", k)
     if check_labels("topk_error", scores, labels) is not np:
         return sums.topk_error(scores, labels, k)
     own = scores[labels, np.arange(len(labels))]

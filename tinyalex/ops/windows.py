@@ -1,22 +1,20 @@
 """Windows placed every s pixels along one side of a picture: how many there are, and where they meet it."""
 
 from tinyalex.errors import ArgumentError
-from tinyalex.fields import plain_data
+from tinyalex.fields import check_numbers, expect, plain_data
 
 __all__ = ["four_pads", "output_size", "pooled_size", "two_of"]
 
 
 def four_pads(pad):
     """Return (top, bottom, left, right) for a pad given as one number or as all four."""
-    if (pads := whole_numbers(pad, 4, least=0)) is None:
-        raise ArgumentError(f"pad: expected a number ≥ 0 or (top, bottom, left, right), found {pad!r}")
+    expect(pads := whole_numbers(pad, 4, least=0), "pad", "a number ≥ 0 or (top, bottom, left, right)", pad)
     return pads
 
 
 def two_of(value, what):
     """Return (vertical, horizontal) for a stride or window given as one number or as both."""
-    if (two := whole_numbers(value, 2)) is None:
-        raise ArgumentError(f"{what}: expected a number ≥ 1, or two (vertical, horizontal), found {value!r}")
+    expect(two := whole_numbers(value, 2), what, "a number ≥ 1, or two (vertical, horizontal)", value)
     return two
 
 
@@ -30,20 +28,18 @@ def whole_numbers(value, count=1, least=1):
 
 def output_size(size, window, stride, before, after, what="conv2d"):
     """floor((size + before + after − window)/stride) + 1: windows that fit into the padded length."""
-    if stride < 1 or window < 1:
-        raise ArgumentError(f"{what}: expected window and stride ≥ 1, found window {window}, stride {stride}")
-    if window > size + before + after:
-        raise ArgumentError(
-            f"{what}: window of {window} is larger than the map: {size} with {before}+{after} of padding"
-        )
-    return (size + before + after - window) // stride + 1
+    check_numbers(f"{what}: ", 1, int, window=window, stride=stride)
+    check_numbers(f"{what}: ", 0, int, size=size, before=before, after=after)
+    padded, pads = size + before + after, f"{before}+{after} of padding"
+    if window > padded:
+        raise ArgumentError(f"{what}: window of {window} is larger than the map: {size} with {pads}")
+    return (padded - window) // stride + 1
 
 
 def pooled_size(size, z, s, before, after, ceil=True, what="pool"):
     """Floor or ceil((size + before + after − z)/s) + 1, less a last window that starts outside."""
     floor_size = output_size(size, z, s, before, after, what)
-    if max(before, after) >= z:
-        raise ArgumentError(f"{what}: padding {before}+{after} must be smaller than the window of {z}")
+    expect(max(before, after) < z, what, f"padding smaller than the window of {z}", (before, after))
     overhang = (size + before + after - z) % s
     starts_inside = floor_size * s < size + before
     return floor_size + 1 if ceil and overhang and starts_inside else floor_size

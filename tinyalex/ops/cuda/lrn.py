@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from tinyalex.memory import empty
-from tinyalex.ops.checks import xp_of
+from tinyalex.ops.checks import check_dy, xp_of
 from tinyalex.ops.cuda.launch import images, launch
 
 IMAGES_BACKWARD = 2  # a thread takes no more: it keeps two windows of channels in registers for each of them
@@ -54,7 +54,7 @@ def lrn_forward(x, n, k, a, beta, groups):
 def lrn_backward(dy, cache):
     """Return dx."""
     x, n, k, a, beta, groups = cache
-    xp = xp_of(dy, x)
+    xp = check_dy("lrn backward", dy, x.shape, x.dtype, x)
     dy, dx = xp.ascontiguousarray(dy), empty(xp, x.shape, x.dtype)
     v = min(IMAGES_BACKWARD, images(x.shape[-1], x, dy, dx))
     pixels, size = x[0].size // v, len(x) // groups

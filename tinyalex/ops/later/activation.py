@@ -8,7 +8,7 @@ from functools import partial
 
 from tinyalex.fields import check_numbers
 from tinyalex.ops.activation import ACTIVATIONS, Activation
-from tinyalex.ops.checks import check_dy, same_dtype
+from tinyalex.ops.checks import check_slope, same_dtype
 
 __all__ = [
     "leaky_relu", "leaky_relu_backward", "leaky_relu_forward", "relu6", "relu6_backward", "relu6_forward",
@@ -27,14 +27,14 @@ def relu6_forward(x, out=None):
 
 def relu6_backward(dy, y, out=None):
     """dx = dy where 0 < y < 6, else 0 (at both kinks too)."""
-    xp = check_dy("relu6 backward", dy, y.shape, y.dtype, y)
+    xp = check_slope("relu6 backward", dy, y)
     dx = xp.multiply(dy, y > 0, out=out)
     return xp.multiply(dx, y < 6, out=dx)
 
 
 def leaky_relu_forward(x, slope=0.01, out=None):
-    """y = x where x > 0, else slope · x, slope > 0  (Maas et al. 2013).  Returns (y, cache), the cache y."""
-    check_numbers("leaky relu: ", slope=slope)
+    """y = x where x > 0, else slope · x, slope ≥ 0  (Maas et al. 2013).  Returns (y, cache), the cache y."""
+    check_numbers("leaky relu: ", 0, slope=slope)
     xp = same_dtype("leaky relu", x=x)
     steeper = xp.maximum if slope <= 1 else xp.minimum
     y = steeper(x, x * x.dtype.type(slope), out=out)
@@ -43,7 +43,8 @@ def leaky_relu_forward(x, slope=0.01, out=None):
 
 def leaky_relu_backward(dy, y, slope=0.01, out=None):
     """dx = dy where y > 0, else slope · dy (at the kink, x = 0, the derivative is taken as the slope)."""
-    xp = check_dy("leaky relu backward", dy, y.shape, y.dtype, y)
+    check_numbers("leaky relu: ", 0, slope=slope)
+    xp = check_slope("leaky relu backward", dy, y)
     factor = xp.where(y > 0, y.dtype.type(1), y.dtype.type(slope))
     return xp.multiply(dy, factor, out=out if out is not None else factor)
 
@@ -52,6 +53,7 @@ relu6 = ACTIVATIONS["relu6"] = Activation("relu6", relu6_forward, relu6_backward
 
 
 def leaky_relu(slope=0.01):
-    """Return the activation y = x where x > 0, else slope · x; slope > 0."""
+    """Return the activation y = x where x > 0, else slope · x; slope ≥ 0."""
+    check_numbers("leaky relu: ", 0, slope=slope)
     forward, backward = partial(leaky_relu_forward, slope=slope), partial(leaky_relu_backward, slope=slope)
     return Activation(f"leaky_relu[{slope:g}]", forward, backward)

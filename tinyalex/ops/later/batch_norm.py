@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyalex.errors import ArgumentError
-from tinyalex.fields import check_numbers
+from tinyalex.fields import check_numbers, of_kind
 from tinyalex.memory import empty
 from tinyalex.ops.checks import check_dy, same_dtype
 from tinyalex.ops.cuda import batch_norm as cuda
@@ -48,7 +48,7 @@ def check_batch_norm(x, w, b, mean, var, eps):
     """Return the arrays' module; raise unless they fit together, or eps is no finite number."""
     given = {name: a for name, a in {"mean": mean, "var": var}.items() if a is not None}
     xp = same_dtype("batch_norm", x=x, w=w, b=b, **given)
-    check_numbers("batch_norm: ", eps=eps)
+    check_numbers("batch_norm: ", 0, eps=eps)
     if x.ndim not in (2, 4) or not x.size:
         raise ArgumentError(
             f"batch_norm: expected x (C,H,W,N) or (D,N) of at least 1 image, found shape {x.shape}"
@@ -97,7 +97,7 @@ def batch_norm_backward(dy, cache):
 
     Returns (dx, dw, db).
     """
-    x, w, mean, var, eps, of_batch = cache
+    x, w, mean, var, eps, of_batch = of_kind(BatchNormCache, cache, "batch_norm backward: cache")
     xp = check_dy("batch_norm backward", dy, x.shape, x.dtype, x)
     if xp is not np:
         return cuda.batch_norm_backward(dy, x, w, mean, var, eps, of_batch)

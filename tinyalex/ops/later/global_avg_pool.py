@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from tinyalex.errors import ArgumentError
+from tinyalex.fields import of_kind
 from tinyalex.memory import empty
 from tinyalex.ops.checks import check_axes, check_dy, same_dtype
 
@@ -30,7 +31,7 @@ def global_avg_pool_forward(x):
 
 def global_avg_pool_backward(dy, cache):
     """dx = dy / (H·W) for every pixel of the map."""
-    C, H, W, N = cache.x_shape
+    C, H, W, N = of_kind(GlobalAvgPoolCache, cache, "global_avg_pool backward: cache").x_shape
     xp = check_dy("global_avg_pool backward", dy, (C, 1, 1, N), cache.dtype)
     dx = empty(xp, cache.x_shape, cache.dtype)
     dx[...] = dy / (H * W)

@@ -20,6 +20,7 @@ import math
 from typing import NamedTuple
 
 from tinyalex.errors import ArgumentError
+from tinyalex.fields import of_kind
 from tinyalex.ops.activation import Activation
 from tinyalex.ops.checks import check_dy, check_weighted
 from tinyalex.ops.plain import col2im, im2col
@@ -67,7 +68,7 @@ def local2d_forward(x, w, b, stride=1, pad=0, activation=None):
 
 def local2d_backward(dy, cache, need_dx=True):
     """Return (dx, dw, db) of local2d_forward, each shaped like its variable; dx None without need_dx."""
-    x, w, y, stride, pads, activation = cache
+    x, w, y, stride, pads, activation = of_kind(LocalCache, cache, "local2d backward: cache")
     xp = check_dy("local2d backward", dy, (*w.shape[:3], x.shape[3]), x.dtype, x)
     dy = activation.backward(dy, y) if activation else dy
     g, W = _by_place(dy), _by_place(w)
