@@ -5,6 +5,8 @@ checked on a small AlexNet: pictures of 64 pixels, which like 224 leave conv1 th
 of the filters, and every layer of the large one.
 """
 
+import re
+
 import backends
 import numpy as np
 import pytest
@@ -12,8 +14,10 @@ import pytest
 from tinyalex import gradcheck
 from tinyalex.comm import launch
 from tinyalex.devices import parse
+from tinyalex.errors import ArgumentError
 from tinyalex.gradcheck import GradientError, check
 from tinyalex.measure.describe import describe
+from tinyalex.models import make
 from tinyalex.models.alexnet import PRESETS, alexnet, narrow
 from tinyalex.nn import AllGather, Conv2d, Linear, plan
 from tinyalex.ops.softmax import softmax_loss_backward, softmax_loss_forward
@@ -472,11 +476,42 @@ def test_pytorch_agrees(preset, changes, training):
         (CAFFE, 2, "lrn1: reads all of the channels, and each of 2 ranks holds its part of them"),
         (PAPER._replace(size=7), 1, "conv1: window of 11 is larger than the map"),
         (PAPER._replace(size=20), 1, "pool2: window of 3 is larger than the map: 2"),
+        (None, 1, "^alexnet: expected a AlexNet, found None"),
+        (PAPER._replace(classes="10"), 1, "^alexnet: classes: expected a whole number, found '10'"),
+        (PAPER._replace(lrn_k=float("nan")), 1, "^alexnet: lrn_k: expected a finite number, found nan"),
+        (PAPER._replace(dropout=1), 1, "^alexnet: dropout: expected true or false, found 1"),
+        (
+            PAPER._replace(filters=(8, 8)),
+            1,
+            r"^alexnet: filters: expected those of conv1 … conv5, found \(8,",
+        ),
+        (PAPER._replace(filters="96"), 1, "^alexnet: filters: expected a list, each of it a whole number"),
     ],
 )
 def test_networks_that_cannot_be_built(network, ranks, message):
     with pytest.raises(ValueError, match=message):
         on(ranks, lambda comm: alexnet(network).build(comm, np.random.default_rng(0)))
+
+
+@pytest.mark.parametrize("width", [0, -1, "0.1", float("nan"), True, [1]], ids=repr)
+@pytest.mark.parametrize("name", ["paper", "vgg-a"])
+def test_a_width_that_is_no_factor_is_named(name, width):
+    with pytest.raises(ArgumentError, match=f"^width: expected a factor > 0, found {re.escape(repr(width))}"):
+        make(name, width=width)
+
+
+@pytest.mark.parametrize("name", ["alexnet", None, ["paper"], {}], ids=repr)
+def test_a_network_that_is_not_known_is_named(name):
+    says = f"^network: expected one of paper, .*, found {re.escape(repr(name))}$"
+    with pytest.raises(ArgumentError, match=says):
+        make(name)
+
+
+def test_numpy_s_options_make_the_same_network():
+    numpy_s = PAPER._replace(
+        filters=np.array(PAPER.filters), classes=np.int64(1000), bias=np.float32(1), dropout=np.True_
+    )
+    assert repr(alexnet(numpy_s)) == repr(alexnet(PAPER))
 
 
 def test_lrn_across_towers_may_be_left_out_on_two_ranks():

@@ -4,6 +4,7 @@ All run on NumPy, on the stand-in for CuPy and on GPUs.
 """
 
 import _thread
+import re
 import threading
 import time
 
@@ -15,7 +16,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from tinyalex.comm import Comm, launch
 from tinyalex.devices import Device, parse
-from tinyalex.errors import DeviceError
+from tinyalex.errors import ArgumentError, DeviceError
 from tinyalex.parallel import Background
 
 pytestmark = pytest.mark.usefixtures("backend")
@@ -485,6 +486,28 @@ def test_arrays_that_differ_are_refused(collective):
         on(2, shapes)
     with pytest.raises(ValueError, match=r"collective.*differ.*float32.*float64"):
         on(2, dtypes)
+
+
+@pytest.mark.parametrize("collective", ["all_gather", "reduce_scatter", "all_reduce", "broadcast"])
+@pytest.mark.parametrize("wrong", [None, [1.0, 2.0], 3.0, "array"], ids=repr)
+def test_what_is_no_array_is_refused(collective, wrong):
+    def rank(comm):
+        with comm.on_behalf_of("conv2 forward"):
+            getattr(comm, collective)(wrong)
+
+    says = f"^conv2 forward: expected an array, found {re.escape(repr(wrong))}$"
+    with pytest.raises(ArgumentError, match=says):
+        on(2, rank)
+    assert on(2, lambda comm: comm.broadcast(np.ones(2) if comm.rank else None, root=1).sum()) == [2, 2]
+
+
+def test_launch_wants_a_function_and_a_rank_its_device():
+    with pytest.raises(ArgumentError, match=r"^launch: fn: expected a function, found 3"):
+        launch(3, "cpu:0")
+    for wrong in (None, 0, ["cpu:0"]):
+        for call in (Comm, Device, lambda name: launch(print, [name])):
+            with pytest.raises(DeviceError, match=rf"^device {re.escape(repr(wrong))}: expected 'cpu:K'"):
+                call(wrong)
 
 
 def test_launch_wants_different_devices_of_one_kind():

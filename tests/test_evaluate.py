@@ -201,6 +201,42 @@ def test_weights_that_make_no_average_are_refused(weights):
         evaluate.ensemble([a, a], weights)
 
 
+def _half(*shape):
+    return np.full(shape, 0.5)
+
+
+LABEL = np.array([0])
+
+
+@pytest.mark.parametrize(
+    ("says", "call"),
+    [
+        ("net: expected a Sequential, found None", lambda: evaluate.probabilities(None, iter(()))),
+        ("net: expected a Sequential, found 3", lambda: evaluate.Dense(3)),
+        ("net: expected a Sequential, found Network", lambda: evaluate.features(NETWORK, iter(()), "fc8")),
+        ("loader: expected an iterator, such as a Loader, fo", lambda: evaluate.probabilities(Fake(), [1])),
+        ("loader: expected a batch or more, found []", lambda: evaluate.probabilities(Fake(), iter(()))),
+        ("loader: expected a batch or more, found []", lambda: evaluate.probabilities(Fake(), None)),
+        ("on_batch: expected a function, found 3", lambda: evaluate.probabilities(Fake(), iter(()), 3)),
+        ("loader: expected a Loader, found ", lambda: evaluate.features(Fake(), iter(()), "fc")),
+        ("errors: expected probabilities, an array, found list", lambda: evaluate.errors([1.0], LABEL)),
+        ("errors: expected probabilities (K,N), found (3,)", lambda: evaluate.errors(_half(3), LABEL)),
+        ("k: expected a whole number ≥ 1, found 0", lambda: evaluate.guesses(10, 0)),
+        ("classes: expected a whole number ≥ 1, found '10'", lambda: evaluate.guesses("10")),
+        ("k: expected a whole number ≥ 1, found 1.5", lambda: evaluate.errors(_half(3, 1), LABEL, 1.5)),
+        ("predictions: expected a list of arrays (K, N), found 1", lambda: evaluate.ensemble(1)),
+        ("ensemble: expected predictions[1], an array", lambda: evaluate.ensemble([_half(2, 1), [0.5]])),
+        (
+            "ensemble: expected predictions of one shape, (K, N), found [(2, 1), (2, 3)]",
+            lambda: evaluate.ensemble([_half(2, 3), _half(2, 1)]),
+        ),
+    ],
+)
+def test_what_a_test_is_given_is_named(says, call):
+    with pytest.raises(ArgumentError, match=f"^{re.escape(says)}"):
+        call()
+
+
 # ---- a network from a checkpoint ---------------------------------------------------------------------
 
 
@@ -374,6 +410,23 @@ def test_features_of_a_layer_that_is_not_there_are_refused(saved):
         pytest.raises(ArgumentError, match=r"layer: expected one of conv1, .*, found 'conv9'"),
     ):
         evaluate.features(trained.net, loader, "conv9")
+
+
+def test_features_of_a_loader_that_gave_some_batches_already_are_refused(saved):
+    """Their places would hold whatever was in the memory."""
+    trained = reading.load(ONE, saved[0])
+    with reading.view_loader(ONE, trained, PICTURES, 1) as loader:
+        seen = len(next(loader).labels)
+        says = f"^loader: expected all its pictures, from the first on, found {len(PICTURES.labels) - seen}$"
+        with pytest.raises(ArgumentError, match=says):
+            evaluate.features(trained.net, loader, "fc8")
+
+
+@pytest.mark.parametrize("wrong", [None, np.ones((3, 80, 80))], ids=["none", "one picture"])
+def test_what_is_no_batch_of_pictures_is_not_slid_over(saved, wrong):
+    dense = evaluate.Dense(Network([Conv2d(2, 3), Linear(4)], (3, 8, 8)).build(ONE, 0))
+    with pytest.raises(ArgumentError, match=r"^dense: expected x"):
+        dense.forward(wrong)
 
 
 @pytest.mark.parametrize("layer", ["conv1", "lrn2", "gather3", "pool5", "fc6", "dropout7", "gather8", "fc8"])

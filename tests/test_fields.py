@@ -2,10 +2,11 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 
-from tinyalex.errors import DataError
-from tinyalex.fields import checked
+from tinyalex.errors import ArgumentError, DataError
+from tinyalex.fields import check_fields, checked, told
 
 
 class Thing(NamedTuple):
@@ -56,3 +57,31 @@ def test_fields_too_many_or_too_few_are_named():
 
     with pytest.raises(DataError, match="pair: expected the fields a, b, found c besides, b missing"):
         checked(Pair, {"a": 1, "c": 2}, "pair")
+
+
+def test_a_named_tuple_of_a_user_s_is_checked_and_made_plain():
+    """Lists and NumPy's numbers are taken for what they mean."""
+    own = Thing([1, np.int64(2)], np.array([0.5, 2]), flip=np.True_)
+    assert repr(check_fields(own, Thing, "thing")) == repr(Thing((1, 2), (0.5, 2.0), flip=True))
+    with pytest.raises(ArgumentError, match="thing: flip: expected true or false, found 1"):
+        check_fields(Thing(flip=1), Thing, "thing")
+    with pytest.raises(ArgumentError, match="thing: expected a Thing, found None"):
+        check_fields(None, Thing, "thing")
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (None, "None"),
+        ("cpu:0", "'cpu:0'"),
+        ([1, 2], "[1, 2]"),
+        (np.ones((2, 3)), "float64 (2, 3)"),
+        (np.float32(0.5), "0.5"),
+        (Thing(), "Thing"),
+        (Thing, "Thing"),
+        (object(), "object"),
+        ([0] * 100, repr([0] * 100)[:80]),
+    ],
+)
+def test_a_value_is_told_in_a_line(value, says):
+    assert told(value) == says

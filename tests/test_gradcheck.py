@@ -837,6 +837,31 @@ def test_a_check_along_no_direction_is_refused(directions):
         )
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"forward": None}, "forward: expected a function, found None"),
+        ({"backward": 3}, "backward: expected a function, found 3"),
+        ({"variables": [1.0]}, "variables: expected a dict, found [1.0]"),
+        ({"variables": {"x": [1.0]}}, "variables: expected x, an array, found list"),
+        ({"variables": {"x": 1.0}}, "variables: expected x, an array, found float"),
+        ({"rng": 0}, "rng: expected a generator, such as np.random.default_rng(0), found 0"),
+        ({"rng": None}, "rng: expected a generator, such as np.random.default_rng(0), found None"),
+    ],
+    ids=str,
+)
+def test_what_is_no_pair_and_no_point_is_named(change, says):
+    given = {"forward": square, "backward": square_backward, "variables": {"x": np.ones(3)}}
+    with pytest.raises(ArgumentError, match=f"^{re.escape(says)}"):
+        check(**{"rng": np.random.default_rng(0), **given} | change)
+
+
+@pytest.mark.parametrize("layer", [None, relu, square], ids=["none", "an activation", "a function"])
+def test_what_is_no_layer_is_named(layer):
+    with pytest.raises(ArgumentError, match=r"^layer: expected a layer or Sequential, found"):
+        check_layer(layer, np.ones((3, 2)), np.random.default_rng(0))
+
+
 def test_a_long_name_is_not_the_letters_that_it_has():
     rng = np.random.default_rng(0)
 

@@ -252,6 +252,11 @@ def test_closing_ends_the_threads_at_once():
         next(loader)
 
 
+def given(**change):
+    """Pictures with something else in place of their images or labels."""
+    return pictures()._replace(**change)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -270,6 +275,40 @@ def test_closing_ends_the_threads_at_once():
         ({"upscale": 6}, "upscale: 6 pixels are fewer than the 12"),
         ({"source": pictures(0)}, "has only 0 pictures"),
         ({"source": Images(np.zeros((3, 8, 9, 50), np.uint8), np.zeros(50), ())}, "square, found 8 x 9"),
+        ({"source": None}, "source: expected pictures with labels, such as an Images, found None"),
+        (
+            {"source": given(images=np.zeros((3, 8, 8, 50)))},
+            "source: expected pixels of uint8, found float64",
+        ),
+        (
+            {"source": given(images=np.zeros(50, np.uint8))},
+            r"source: expected images \(C,H,W,N\), found \(50,\)",
+        ),
+        ({"source": given(labels=np.arange(49))}, "source: expected 50 whole numbers as labels, found int64"),
+        ({"source": given(labels=np.full(50, np.nan))}, "source: expected 50 whole numbers as labels, found"),
+        ({"augmentation": None}, "augmentation: expected a Augmentation, found None"),
+        (
+            {"augmentation": AUGMENTATION._replace(flip=2)},
+            "augmentation: flip: expected true or false, found 2",
+        ),
+        ({"augmentation": AUGMENTATION._replace(group=0)}, "group: expected a whole number ≥ 1, found 0"),
+        ({"augmentation": AUGMENTATION._replace(noise=-1)}, "noise: expected a finite number ≥ 0, found -1"),
+        ({"augmentation": AUGMENTATION._replace(crop=0)}, "crop: expected a whole number ≥ 1, found 0"),
+        ({"covariance": np.eye(4)}, r"covariance: expected one of \(3, 3\), found float64 \(4, 4\)"),
+        ({"seed": -1}, "seed: expected a whole number ≥ 0, found -1"),
+        ({"seed": 0.5}, "seed: expected a whole number ≥ 0, found 0.5"),
+        ({"device": "cuda:0"}, "device: expected a Device, found 'cuda:0'"),
+        ({"data_batch": 0}, "data_batch: expected a whole number ≥ 1, found 0"),
+        ({"pictures": -1}, "pictures: expected a whole number ≥ 1, found -1"),
+        ({"upscale": 24.0}, "upscale: expected a whole number ≥ 1, found 24.0"),
+        ({"depth": 0}, "depth: expected a whole number ≥ 1, found 0"),
+        ({"epochs": -1}, "epochs: expected a whole number ≥ 0, found -1"),
+        ({"threads": -1}, "threads: expected a whole number ≥ 0, found -1"),
+        ({"part": 1}, "part: expected two whole numbers ≥ 0, found 1"),
+        ({"part": (0, 1, 2)}, r"part: expected two whole numbers ≥ 0, found \(0, 1, 2\)"),
+        ({"part": (2, 2)}, r"part: expected a number, and of how many, found \(2, 2\)"),
+        ({"start": (0, -1)}, r"start: expected two whole numbers ≥ 0, found \(0, -1\)"),
+        ({"start": 3}, "start: expected two whole numbers ≥ 0, found 3"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_any_thread_starts(change, message):
@@ -283,3 +322,19 @@ def test_what_does_not_fit_is_refused_before_any_thread_starts(change, message):
     } | change
     with pytest.raises(ValueError, match=message):
         Loader(**arguments)
+
+
+def test_numpy_s_numbers_lists_and_whole_floats_are_taken_as_well():
+    plain = {"batch_size": 8, "augmentation": AUGMENTATION, "part": (0, 2), "start": (0, 1), "seed": 3}
+    other = {
+        "batch_size": np.int32(8), "part": [np.int64(0), 2], "start": np.array([0, 1]), "seed": np.uint8(3),
+        "augmentation": AUGMENTATION._replace(flip=np.bool_(AUGMENTATION.flip), noise=np.float64(0.1)),
+        "source": given(labels=pictures().labels.astype(float).tolist()),
+    }  # fmt: skip
+    one, same = (
+        next(Loader(**{"source": pictures(), "covariance": COVARIANCE, "train": True} | how))
+        for how in (plain, other)
+    )
+    assert one.images.tobytes() == same.images.tobytes()
+    assert (one.labels == same.labels).all()
+    assert one.labels.dtype == same.labels.dtype == np.int64

@@ -7,6 +7,7 @@ import copy
 import json
 import math
 import pickle
+import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -521,6 +522,56 @@ def test_sizes_that_no_image_has_are_named(shape):
         Network([Linear(3)], shape).build()
     with pytest.raises(ArgumentError, match="input: expected sizes ≥ 1"):
         Sequential([Linear(3)], shape)
+
+
+ONE_LAYER = Network([Linear(3)], (4,))
+
+
+@pytest.mark.parametrize(
+    ("says", "call"),
+    [
+        ("comm: expected a Comm, found 'cpu:0'", lambda: Sequential([Linear(3)], (4,), "cpu:0")),
+        ("comm: expected a Comm, found 2", lambda: Linear(3).build((4,), 2)),
+        ("comm: expected a Comm, found 2", lambda: ONE_LAYER.build(2)),
+        ("rng: expected a generator of NumPy's or a seed, found 'x'", lambda: ONE_LAYER.build(rng="x")),
+        ("rng: expected a generator of NumPy's or a seed, found -1", lambda: ONE_LAYER.build(rng=-1)),
+        ("rng: expected a generator of NumPy's or a seed, found 1.5", lambda: Linear(3).build((4,), rng=1.5)),
+        ("ranks: expected a whole number ≥ 1, found 0", lambda: plan([Linear(3)], (4,), 0)),
+        ("parts: expected a whole number ≥ 1, found 1.5", lambda: plan([Linear(3)], (4,), 1, 1.5)),
+        ("ranks: expected a whole number ≥ 1, found '2'", lambda: ONE_LAYER.plan("2")),
+        ("ranks: expected a whole number ≥ 1, found -2", lambda: ONE_LAYER.plan(-2, "data")),
+        (
+            "last: expected a layer, one of fc1, found 'fc2'",
+            lambda: ONE_LAYER.build().forward(None, last="fc2"),
+        ),
+        ("last: expected a layer, one of fc1, found []", lambda: ONE_LAYER.build().forward(None, last=[])),
+        ("fc: expected x, an array, found list", lambda: Linear(3, name="fc").build((4,)).forward([1])),
+        ("flat: expected x, an array, found None", lambda: Flatten().build(MAPS[:-1]).forward(None)),
+        ("pad: expected x, an array, found None", lambda: ZeroPad(1).build(MAPS[:-1]).forward(None)),
+        ("pad: expected x (C,H,W,N), found (2,)", lambda: ZeroPad(1).build(MAPS[:-1]).forward(np.ones(2))),
+        ("part: expected x, an array, found None", lambda: Part().build(MAPS[:-1]).forward(None)),
+    ],
+)
+def test_what_a_network_and_its_layers_are_given_is_named(says, call):
+    with pytest.raises(ArgumentError, match=f"^{re.escape(says)}"):
+        call()
+
+
+def test_a_layer_takes_a_seed_for_its_generator_as_a_network_does():
+    one, other = (Linear(3).build((4,), rng=rng) for rng in (7, np.random.default_rng(7)))
+    assert (one.params["w"] == other.params["w"]).all()
+
+
+@pytest.mark.parametrize("layer", [Flatten(name="own"), ZeroPad(1, name="own"), Part(name="own")], ids=repr)
+def test_a_dy_that_is_no_output_of_the_layer_is_refused(layer):
+    """Part's would be copied to every image, ZeroPad's cut, and Flatten's read in another order."""
+    comm = Comm(backends.device())
+    y = layer.build(MAPS[:-1], comm).forward(backends.put(np.ones(MAPS)))
+    assert layer.backward(y).shape == MAPS
+    for wrong in (y[..., :1], y[:1], y.T, None):
+        says = rf"^own backward: expected dy of shape {re.escape(str(y.shape))}, found"
+        with pytest.raises(ArgumentError, match=says):
+            layer.backward(wrong)
 
 
 # ---- any number of ranks -------------------------------------------------------------------------------

@@ -1076,6 +1076,42 @@ def test_a_constant_that_is_no_finite_number_is_named(number):
 
 
 @pytest.mark.parametrize(
+    ("says", "call"),
+    [
+        ("leaky relu: slope: expected a finite number ≥ 0, found -0.1", lambda x: ops.leaky_relu(-0.1)),
+        ("leaky relu: slope: expected a finite number ≥ 0", lambda x: ops.leaky_relu_forward(x, -0.1)),
+        ("leaky relu: slope: expected a finite number ≥ 0", lambda x: ops.leaky_relu_backward(x, x, -0.1)),
+        ("batch_norm: eps: expected a finite number ≥ 0", lambda x: batch_norm_forward(*_maps(4), eps=-1e-5)),
+        ("tanh: a: expected a number that is not 0, found 0", lambda x: ops.tanh(0)),
+        ("tanh: b: expected a finite number, found None", lambda x: ops.tanh(1, None)),
+        ("conv2d: window: expected a whole number ≥ 1", lambda x: ops.output_size(7, 2.5, 1, 0, 0)),
+        ("pool: stride: expected a whole number ≥ 1, found 1.5", lambda x: ops.pooled_size(7, 3, 1.5, 0, 0)),
+        ("conv2d: before: expected a whole number ≥ 0", lambda x: ops.output_size(7, 3, 1, -1, 0)),
+        ("pool: size: expected a whole number ≥ 0, found -7", lambda x: ops.pooled_size(-7, 3, 2, 0, 0)),
+        ("rng: expected a generator, such as np", lambda x: dropout_mask(0, (4, 3))),
+        ("relu backward: expected y, an array, found list", lambda x: relu_backward(x, [1.0])),
+        ("tanh backward: expected y, an array, found tuple", lambda x: tanh_backward(x, (x, x))),
+        ("leaky relu backward: expected y, an", lambda x: ops.leaky_relu_backward(x, None)),
+    ],
+)
+def test_what_would_give_a_wrong_number_or_python_s_words_is_named(says, call):
+    with pytest.raises(ArgumentError, match=f"^{re.escape(says)}"):
+        call(backends.put(np.ones((4, 3))))
+
+
+@pytest.mark.parametrize("case", {case.name: case for case in CASES}.values(), ids=lambda case: case.name)
+def test_a_cache_of_another_operation_is_refused(case):
+    """Of as many parts, in whatever order they may be; an activation's is y, an array."""
+    y, cache = forward(case, drawn(case))
+    if not hasattr(cache, "_fields"):
+        return
+    for wrong in (tuple(cache), None):
+        says = f"^{case.name} backward: cache: expected a .*Cache, found "
+        with pytest.raises(ArgumentError, match=says):
+            gradients(case, np.ones_like(y), wrong)
+
+
+@pytest.mark.parametrize(
     "two", [np.int64(2), np.uint8(2), [2, 2], (np.int32(2), 2), np.array([2, 2]), np.array(2)], ids=repr
 )
 def test_whole_numbers_and_pairs_are_python_s_or_numpy_s(two):

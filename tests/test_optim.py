@@ -149,6 +149,29 @@ def test_what_is_no_finite_number_from_0_on_is_refused_by_its_name(wrong):
     assert all((after == before[name]).all() for name, after in params(net).items())
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"model": None}, "model: expected a network, such as a Sequential, found None"),
+        ({"model": Sequential([Linear(3)], (4,))}, "fc1.w: expected weights: build it with rng, or load a"),
+        ({"decay_biases": "no"}, "decay_biases: expected true or false, found 'no'"),
+        ({"decay_biases": 0}, "decay_biases: expected true or false, found 0"),
+        ({"scale": [0.5]}, "scale: expected a dict, found [0.5]"),
+        ({"decays": "fc1"}, "decays: expected a dict, found 'fc1'"),
+    ],
+)
+def test_what_is_no_network_with_weights_and_no_choice_about_it_is_named(change, says):
+    with pytest.raises(ArgumentError, match=f"^{re.escape(says)}"):
+        SGD(**{"model": model(), "rate": 0.1} | change)
+    assert not SGD(model(), 0.1, decay_biases=np.False_).decay_biases
+
+
+def test_a_step_wants_gradients():
+    net = model()
+    with pytest.raises(ArgumentError, match=r"^fc1\.w: expected a gradient, of a backward pass, found None"):
+        SGD(net, 0.1).step()
+
+
 def test_after_a_change_of_rate_the_old_velocity_fades():
     """The rate is inside the velocity: at next to none, momentum alone carries the weights on."""
     net = model()

@@ -1,12 +1,13 @@
 """Shapes: what is promised of the drawn data set (form, balance, determinism, difficulty, speed)."""
 
+import re
 import time
 
 import numpy as np
 import pytest
 
 from tinyalex.data import shapes
-from tinyalex.errors import DataError
+from tinyalex.errors import ArgumentError, DataError
 
 
 @pytest.fixture(scope="module")
@@ -84,13 +85,20 @@ def test_ten_thousand_pictures_take_seconds():
     assert time.process_time() - start < 2  # 0.3 s measured, 1.3 s for ten thousand
 
 
-@pytest.mark.parametrize("n", [0, -3, 2.5, "10"])
+@pytest.mark.parametrize("n", [0, -3, 2.5, "10", True, None])
 def test_bad_number_of_pictures(n):
     with pytest.raises(DataError, match=r"n is the number of pictures.*found") as caught:
         shapes.make(n, np.random.default_rng(0))
     assert repr(n) in str(caught.value)
 
 
-def test_bad_split():
-    with pytest.raises(DataError, match="split is one of train, test; found 'valid'"):
-        shapes.load("valid")
+@pytest.mark.parametrize("rng", [0, None, np.random], ids=["a seed", "none", "a module"])
+def test_bad_generator(rng):
+    with pytest.raises(ArgumentError, match=r"^rng: expected a generator, such as np\.random\.default_rng"):
+        shapes.make(3, rng)
+
+
+@pytest.mark.parametrize("split", ["valid", None, ["train"]], ids=repr)
+def test_bad_split(split):
+    with pytest.raises(DataError, match=f"split is one of train, test; found {re.escape(repr(split))}"):
+        shapes.load(split)

@@ -405,6 +405,34 @@ def test_a_batch_that_is_no_number_of_pictures_is_refused(batch):
         InMemory(numbered(20), batch=batch)
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"images": None}, "images: expected an Images, found None"),
+        ({"images": np.zeros((3, 8, 8, 20))}, "images: expected an Images, found float64 (3, 8, 8, 20)"),
+        ({"images": numbered(20)._replace(images=[1])}, "images: expected images, an array, found list"),
+        (
+            {"images": numbered(20)._replace(images=np.ones(20))},
+            "images: expected images (C,H,W,N), found (20,",
+        ),
+        ({"images": numbered(20)._replace(labels=[0] * 19)}, "images: expected 20 whole numbers as labels"),
+        ({"images": numbered(20)._replace(labels=[0.5] * 20)}, "images: expected 20 whole numbers as labels"),
+        ({"images": numbered(20)._replace(labels=["a"] * 20)}, "images: expected 20 whole numbers as labels"),
+        ({"comm": "cpu:0"}, "comm: expected a Comm, found 'cpu:0'"),
+    ],
+)
+def test_pictures_that_are_none_and_labels_that_do_not_fit_are_refused(change, says):
+    with pytest.raises(ArgumentError, match=f"^{re.escape(says)}"):
+        InMemory(**{"images": numbered(20), "batch": 10} | change)
+
+
+def test_labels_may_be_a_list_and_an_order_wants_a_generator():
+    batches = InMemory(numbered(20)._replace(labels=list(range(20))), batch=20)
+    assert sorted(next(batches.epoch(np.random.default_rng(0)))[1]) == [*range(20)]
+    with pytest.raises(ArgumentError, match=r"^rng: expected a generator, such as np\..*, found 0$"):
+        next(batches.epoch(0))
+
+
 def test_a_batch_that_cannot_be_shared_is_refused():
     with pytest.raises(ValueError, match="10 cannot be shared evenly by 3 ranks"):
         on(3, lambda comm: list(InMemory(numbered(20), comm, batch=10).epoch(np.random.default_rng(0))))
@@ -500,6 +528,17 @@ def test_images_and_labels_that_are_no_arrays_are_named(pictures):
         ({"optimizer": "another's"}, "expected an optimizer of this network, found SGD"),
         ({"labels": 14}, "expected 15 labels, one an image; found (14,)"),
         ({"labels": 16}, "expected 15 labels, one an image; found (16,)"),
+        ({"batches": None}, "fit: batches: expected a function, found None"),
+        ({"batches": [1]}, "fit: batches: expected a function, found [1]"),
+        ({"yields": None}, "fit: batches: expected what yields (images, labels), found None"),
+        ({"yields": [3]}, "fit: batches: expected pairs, found 3"),
+        ({"yields": [np.ones((2, 3))]}, "batches: expected pairs, found float64 (2, 3)"),
+        ({"yields": [(1, 2, 3)]}, "fit: batches: expected pairs, found (1, 2, 3)"),
+        ({"yields": [(np.ones(()), np.ones(2))]}, "expected 0 labels, one an image; found (2,)"),
+        ({"on_step": "print"}, "fit: on_step: expected a function, found 'print'"),
+        ({"end_epoch": 1}, "fit: end_epoch: expected a function, found 1"),
+        ({"begin_epoch": [1]}, "fit: begin_epoch: expected a function, found [1]"),
+        ({"place": 3}, "fit: place: expected a Place, found 3"),
     ],
     ids=str,
 )
@@ -518,8 +557,10 @@ def test_what_would_train_on_something_else_is_refused(change, text, pictures):
             for images, labels in loader.epoch(np.random.default_rng(0)):
                 yield images, backends.put(np.resize(backends.get(labels), count))
 
+        yields = given.pop("yields", ...)
+        call = batches if yields is ... else lambda epoch, start: yields
         with pytest.raises(ArgumentError, match=re.escape(text)):
-            fit(net, batches=batches, **given)
+            fit(net, **{"batches": call} | given)
 
     on(1, on_one)
 

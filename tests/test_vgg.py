@@ -15,7 +15,7 @@ from tinyalex.exchange import state_dict
 from tinyalex.gradcheck import check
 from tinyalex.measure.describe import describe
 from tinyalex.models import make
-from tinyalex.models.vgg import inherited
+from tinyalex.models.vgg import inherited, vgg
 from tinyalex.nn import Conv2d
 from tinyalex.optim import SGD
 from tinyalex.train import Step
@@ -124,6 +124,23 @@ def test_the_readings_of_the_starting_weights(weights, conv3_1):
     assert net.layers["fc6"].params["w"].std() == pytest.approx(wanted, rel=0.02)
     assert net.layers["conv1_1"].std == pytest.approx(conv3_1 or math.sqrt(2 / (9 * (3 + 32))))
     assert not any(layer.params["b"].any() for layer in net.layers.values() if "b" in layer.params)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"configuration": "F"}, "configuration: expected one of A, B, C, D, E, found 'F'"),
+        ({"configuration": None}, "configuration: expected one of A, B, C, D, E, found None"),
+        ({"configuration": ["A"]}, r"configuration: expected one of A, B, C, D, E, found \['A'\]"),
+        ({"lrn": "no"}, "lrn: expected true or false, found 'no'"),
+        ({"weights": []}, r"weights: expected one of variance, deviation, glorot, found \[\]"),
+    ],
+    ids=str,
+)
+def test_what_can_not_be_chosen_is_named(change, says):
+    with pytest.raises(ArgumentError, match=f"^{says}"):
+        vgg(**{"configuration": "A", "size": 32, "width": 1 / 64} | change)
+    assert repr(vgg("A", lrn=np.False_)) == repr(vgg("A"))
 
 
 def test_unknown_starting_weights():
