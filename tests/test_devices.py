@@ -64,7 +64,8 @@ def test_ranks_that_share_a_device_are_named():
 
 
 @pytest.mark.parametrize(
-    "name", ["", "gpu:0", "cpu:", "cpu:x", "cpu:-1", "CPU:0", "cpu:0;cpu:1", "cuda:", "cpu:0,", "cpu,cpu:1"]
+    "name",
+    ["", "gpu:0", "cpu:", "cpu:x", "cpu:-1", "CPU:0", "cpu:0;cpu:1", "cuda:", "cpu:0,", "cpu,cpu:1", None, 0],
 )
 def test_a_bad_name_is_told_what_is_expected(name):
     with pytest.raises(DeviceError, match="expected 'cpu:K' or 'cuda:K'"):

@@ -862,6 +862,13 @@ def test_what_is_no_layer_is_named(layer):
         check_layer(layer, np.ones((3, 2)), np.random.default_rng(0))
 
 
+def test_a_variable_may_have_any_name():
+    forward = lambda operation: square(operation)  # noqa: E731
+    backward = lambda dy, cache: {"operation": square_backward(dy, cache)["x"]}  # noqa: E731
+    report = check(forward, backward, {"operation": np.ones(3)}, rng=np.random.default_rng(0))
+    assert report.errors.keys() == {"operation"}
+
+
 def test_a_long_name_is_not_the_letters_that_it_has():
     rng = np.random.default_rng(0)
 

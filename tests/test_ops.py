@@ -1069,7 +1069,7 @@ def test_a_constant_that_is_no_finite_number_is_named(number):
         ("leaky relu", ("slope",), partial(backends.through(ops.leaky_relu_forward), maps)),
     ]:
         for name in names:
-            least = " ≥ 0" * (name in ("eps", "slope"))
+            least = " ≥ 0" * (name not in ("a", "b"))
             says = f"{operation}: {name}: expected a finite number{least}, found {number!r}"
             with pytest.raises(ArgumentError, match=re.escape(says)):
                 call(**{name: number})
@@ -1081,6 +1081,9 @@ def test_a_constant_that_is_no_finite_number_is_named(number):
         ("leaky relu: slope: expected a finite number ≥ 0, found -0.1", lambda x: ops.leaky_relu(-0.1)),
         ("leaky relu: slope: expected a finite number ≥ 0", lambda x: ops.leaky_relu_forward(x, -0.1)),
         ("leaky relu: slope: expected a finite number ≥ 0", lambda x: ops.leaky_relu_backward(x, x, -0.1)),
+        ("lrn: k: expected a finite number ≥ 0, found -2", lambda x: lrn_forward(_maps(4)[0], k=-2)),
+        ("lrn: alpha: expected a finite number ≥ 0", lambda x: lrn_forward(_maps(4)[0], alpha=-1e-4)),
+        ("same_map_norm: beta: expected a finite", lambda x: same_map_norm_forward(_maps(4)[0], beta=-0.75)),
         ("batch_norm: eps: expected a finite number ≥ 0", lambda x: batch_norm_forward(*_maps(4), eps=-1e-5)),
         ("tanh: a: expected a number that is not 0, found 0", lambda x: ops.tanh(0)),
         ("tanh: b: expected a finite number, found None", lambda x: ops.tanh(1, None)),

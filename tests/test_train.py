@@ -427,8 +427,9 @@ def test_pictures_that_are_none_and_labels_that_do_not_fit_are_refused(change, s
 
 
 def test_labels_may_be_a_list_and_an_order_wants_a_generator():
-    batches = InMemory(numbered(20)._replace(labels=list(range(20))), batch=20)
-    assert sorted(next(batches.epoch(np.random.default_rng(0)))[1]) == [*range(20)]
+    batches = InMemory(numbered(20)._replace(labels=[float(n) for n in range(20)]), batch=20)
+    _, labels = next(batches.epoch(np.random.default_rng(0)))
+    assert (sorted(labels), labels.dtype) == ([*range(20)], np.int64)
     with pytest.raises(ArgumentError, match=r"^rng: expected a generator, such as np\..*, found 0$"):
         next(batches.epoch(0))
 

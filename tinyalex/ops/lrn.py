@@ -48,7 +48,7 @@ def check_norm(what, x, n, k, alpha, beta, groups=1):
     """Return x's module; raise unless maps x can be normalized with these numbers, in so many groups."""
     xp = same_dtype(what, x=x)
     check_axes(what, "x", x, "C,H,W,N")
-    check_numbers(f"{what}: ", k=k, alpha=alpha, beta=beta)
+    check_numbers(f"{what}: ", 0, k=k, alpha=alpha, beta=beta)
     expect(whole_numbers(n), what, "a window n ≥ 1", n)
     if not whole_numbers(groups) or not len(x) or len(x) % groups:
         raise ArgumentError(f"{what}: {len(x)} channels cannot be cut into {groups} equal groups")
