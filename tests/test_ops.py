@@ -1075,6 +1075,9 @@ def test_a_constant_that_is_no_finite_number_is_named(number):
                 call(**{name: number})
 
 
+SIZES = "expected whole numbers (size, window ≥ 1, stride ≥ 1, before, after)"
+
+
 @pytest.mark.parametrize(
     ("says", "call"),
     [
@@ -1087,10 +1090,11 @@ def test_a_constant_that_is_no_finite_number_is_named(number):
         ("batch_norm: eps: expected a finite number ≥ 0", lambda x: batch_norm_forward(*_maps(4), eps=-1e-5)),
         ("tanh: a: expected a number that is not 0, found 0", lambda x: ops.tanh(0)),
         ("tanh: b: expected a finite number, found None", lambda x: ops.tanh(1, None)),
-        ("conv2d: window: expected a whole number ≥ 1", lambda x: ops.output_size(7, 2.5, 1, 0, 0)),
-        ("pool: stride: expected a whole number ≥ 1, found 1.5", lambda x: ops.pooled_size(7, 3, 1.5, 0, 0)),
-        ("conv2d: before: expected a whole number ≥ 0", lambda x: ops.output_size(7, 3, 1, -1, 0)),
-        ("pool: size: expected a whole number ≥ 0, found -7", lambda x: ops.pooled_size(-7, 3, 2, 0, 0)),
+        (f"conv2d: {SIZES}, found (7, 2.5, 1, 0, 0)", lambda x: ops.output_size(7, 2.5, 1, 0, 0)),
+        (f"conv2d: {SIZES}, found (7, 3, 0, 0, 0)", lambda x: ops.output_size(7, 3, 0, 0, 0)),
+        (f"conv2d: {SIZES}, found (7, 3, 1, -1, 0)", lambda x: ops.output_size(7, 3, 1, -1, 0)),
+        (f"pool: {SIZES}, found (7, 3, 1.5, 0, 0)", lambda x: ops.pooled_size(7, 3, 1.5, 0, 0)),
+        (f"pool: {SIZES}, found (-7, 3, 2, 0, 0)", lambda x: ops.pooled_size(-7, 3, 2, 0, 0)),
         ("rng: expected a generator, such as np", lambda x: dropout_mask(0, (4, 3))),
         ("relu backward: expected y, an array, found list", lambda x: relu_backward(x, [1.0])),
         ("tanh backward: expected y, an array, found tuple", lambda x: tanh_backward(x, (x, x))),

@@ -1,7 +1,7 @@
 """Windows placed every s pixels along one side of a picture: how many there are, and where they meet it."""
 
 from tinyalex.errors import ArgumentError
-from tinyalex.fields import check_numbers, expect, plain_data
+from tinyalex.fields import expect, plain_data
 
 __all__ = ["four_pads", "output_size", "pooled_size", "two_of"]
 
@@ -28,8 +28,8 @@ def whole_numbers(value, count=1, least=1):
 
 def output_size(size, window, stride, before, after, what="conv2d"):
     """floor((size + before + after − window)/stride) + 1: windows that fit into the padded length."""
-    check_numbers(f"{what}: ", 1, int, window=window, stride=stride)
-    check_numbers(f"{what}: ", 0, int, size=size, before=before, after=after)
+    numbers, wanted = (size, window, stride, before, after), "(size, window ≥ 1, stride ≥ 1, before, after)"
+    expect(whole_numbers(numbers, 5, 0) and window and stride, what, f"whole numbers {wanted}", numbers)
     padded, pads = size + before + after, f"{before}+{after} of padding"
     if window > padded:
         raise ArgumentError(f"{what}: window of {window} is larger than the map: {size} with {pads}")
