@@ -60,7 +60,7 @@ def variants(file, real):
         for v in {2, both["V"]}:
             yield f"{v} images", launch.BLOCK, both | {"V": v}
     elif file == "sums":
-        for team in (sums.TEAM, 1024):
+        for team in (sums.WARP, sums.TEAM, sums.MOST):
             yield "", team, both | {"TEAM": team}
     else:
         yield "", 1024 if file == "softmax" else launch.BLOCK, both

@@ -187,7 +187,7 @@ def test_five_networks_are_averaged_against_the_mean_of_the_five(tmp_path):
 
 def test_a_folder_goes_on_with_its_own_plan_and_no_other(tmp_path):
     plan = ablate.begin(tmp_path, "made", DATA, "cpu:0", ["tanh"], 2)
-    assert plan == Plan("made", (WHOLE, "tanh"), 2, 130, 30)
+    assert plan == Plan("made", (WHOLE, "tanh"), 2, 130, 30, plan.labels)
     assert ablate.begin(tmp_path, "made", DATA, "cpu:0", minutes=1) == plan
     with pytest.raises(DataError, match="holds an ablation of made, rows whole,tanh, 2 seeds"):
         ablate.begin(tmp_path, "made", DATA, "cpu:0", ["no-lrn"])
@@ -197,6 +197,16 @@ def test_a_folder_goes_on_with_its_own_plan_and_no_other(tmp_path):
     (tmp_path / "plan.json").write_text("{")
     with pytest.raises(DataError, match=r"plan\.json: expected the plan of an ablation"):
         ablate.begin(tmp_path, "made", DATA, "cpu:0")
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_a_folder_does_not_go_on_with_a_set_made_anew(part, tmp_path):
+    """As many pictures of the same name: their results would be counted against other labels."""
+    ablate.begin(tmp_path, "made", DATA, "cpu:0")
+    same = getattr(DATA, part)
+    anew = DATA._replace(**{part: same._replace(labels=np.roll(same.labels, 1))})
+    with pytest.raises(DataError, match=r"plan\.json: .* holds an ablation on other pictures: their labels"):
+        ablate.begin(tmp_path, "made", anew, "cpu:0")
 
 
 def test_a_run_of_few_minutes_gives_up_seeds_then_pictures(monkeypatch):

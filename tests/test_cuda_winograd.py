@@ -78,9 +78,9 @@ def test_each_tile_of_the_sums_of_dw(tile, gpu):
         assert taps == implicit_gemm.choose_tile_w(F, C, 4, winograd.TILES_W).TN
 
 
-@pytest.mark.parametrize("size", [9000, 9001, 12])
+@pytest.mark.parametrize("size", [9000, 9001, 500, 128, 12])
 def test_sums_of_rows(size, gpu):
-    """db's: a block of 1,024 threads for each long row; after ReLU', in one pass, with the bits of two."""
+    """A block for each row: of 32 threads if it is short, 1,024 if long; after ReLU', with the same bits."""
     dy, y = drawn(3, size), np.maximum(drawn(size, 3), 0).T  # not contiguous
     found = backends.get(sum_rows(backends.put(dy), backends.put(np.zeros(3, np.float32))))
     np.testing.assert_allclose(found, dy.astype(float).sum(axis=1), rtol=0, atol=1e-3)

@@ -97,6 +97,7 @@ class Plan(NamedTuple):
     seeds: int
     pictures: int  # trained on, the first
     epochs: int
+    labels: int = 0  # a check sum of those to learn and of those to test, in their order
 
     @property
     def runs(self):
@@ -142,7 +143,7 @@ def _without_overlap(layers, size):
 def begin(out, name, data, devices, rows=None, seeds=None, minutes=None, progress=lambda *now: None):
     """Return the `Plan` of the folder `out`; where it has none, make one by `plan_of`.
 
-    Raises DataError where the folder's is not of these data, rows and seeds.
+    Raises DataError where the folder's is not of these data, rows and seeds, or of other pictures.
     """
     path = Path(out) / "plan.json"
     rows = _rows(rows) if rows else None
@@ -161,7 +162,16 @@ def begin(out, name, data, devices, rows=None, seeds=None, minutes=None, progres
             f"{path}: {out} holds an ablation of {plan.data}, rows {','.join(plan.rows)}, {plan.seeds} "
             "seeds; give another --out, or remove that folder to start anew"
         )
+    if plan.labels != _labels(data):
+        raise DataError(
+            f"{path}: {out} holds an ablation on other pictures: their labels, in order, are not those of "
+            f"{name}; give another --out, or remove that folder to start anew"
+        )
     return plan
+
+
+def _labels(data):
+    return run.sum_of(np.concatenate([data.train.labels, data.val.labels]))
 
 
 def _rows(names):
@@ -179,7 +189,7 @@ def plan_of(name, data, devices, rows=None, seeds=None, minutes=None, progress=l
     unknown row.
     """
     rows = _rows(rows or ROWS)
-    plan = Plan(str(name), rows, seeds or 3, len(data.train.labels), EPOCHS)
+    plan = Plan(str(name), rows, seeds or 3, len(data.train.labels), EPOCHS, _labels(data))
     if minutes is None:
         return plan
     began, seconds = time.perf_counter(), {}

@@ -439,7 +439,7 @@ class _Run:
             "network": settings.pop("network"),
             "classes": list(self.data.classes),
             "pictures": None,
-            "labels": _sum_of(self.data.train.labels),
+            "labels": sum_of(self.data.train.labels),
             "settings": settings,
             "epoch": place.epoch,
             "batch": place.batch,
@@ -468,7 +468,7 @@ class _Run:
             self.rng.bit_generator.state = metadata["generator"]
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path}: expected a checkpoint of a run: {error!r}") from error
-        labels = _sum_of(self.data.train.labels)
+        labels = sum_of(self.data.train.labels)
         same = classes == list(self.data.classes) and np.array_equal(mean, self.data.mean)
         if not same or metadata.get("labels", labels) != labels:
             raise DataError(
@@ -478,7 +478,7 @@ class _Run:
         checkpoint.restore(self.net, self.optimizer, arrays, path)
 
 
-def _sum_of(labels):
+def sum_of(labels):
     """A check sum: of the same pictures in another order, or with other labels, it is another."""
     return zlib.crc32(np.asarray(labels, "<i8").tobytes())
 

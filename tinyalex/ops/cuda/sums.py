@@ -5,8 +5,8 @@ from tinyalex.ops.activation import relu
 from tinyalex.ops.checks import xp_of
 from tinyalex.ops.cuda.launch import images, launch
 
-TEAM = 128  # threads of a block: a row's
-LONG = 64 * TEAM  # rows from which on a block has as many threads as there can be
+WARP, TEAM, MOST = 32, 128, 1024  # threads of a block, a row's: the least, the usual number, the most
+LONG = 64 * TEAM  # numbers of a row for which a block has the most
 
 
 def sum_rows(x, out, divisor=1.0):
@@ -36,7 +36,8 @@ def backward_and_sum(activation, dy, y):
 def _by_rows(sums, x, *others):
     """Return how many groups of images a row has, and how a block sums one."""
     columns = x.size // max(1, sums.size)
-    v, team = images(columns, x, *others), TEAM if columns < LONG else 1024
+    v = images(columns, x, *others)
+    team = WARP if columns <= WARP * v else TEAM if columns < LONG else MOST
     return columns // v, {"block": team, "TEAM": team, "V": v}
 
 
