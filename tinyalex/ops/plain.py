@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from tinyalex.fields import expect, of_kind
+from tinyalex.fields import expect
 from tinyalex.ops import dropout
 from tinyalex.ops.checks import check_arrays, check_dy, xp_of
 from tinyalex.ops.conv import ConvCache, check_conv2d, conv2d_shape
@@ -92,7 +92,7 @@ def conv2d_forward(x, w, b, stride=1, pad=0, groups=1, activation=None):
 
 def conv2d_backward(dy, cache, need_dx=True):
     """db = Σ g,  dW = g colsᵀ,  dx = col2im(Wᵀ g).  The columns are made again: to keep them takes memory."""
-    x, w, y, stride, pads, groups, activation = of_kind(ConvCache, cache, "conv2d backward: cache")
+    x, w, y, stride, pads, groups, activation = cache
     check_dy("conv2d backward", dy, conv2d_shape(x, w, stride, pads), x.dtype)
     g = activation.backward(dy, y) if activation else dy
     W, G = w.reshape(groups, len(w) // groups, -1), g.reshape(groups, len(w) // groups, -1)
@@ -116,7 +116,7 @@ def linear_forward(x, w, b, activation=None):
 
 def linear_backward(dy, cache):
     """dx = Wᵀ g,  dW = g xᵀ,  db = Σ g."""
-    x, w, y, activation = of_kind(LinearCache, cache, "linear backward: cache")
+    x, w, y, activation = cache
     check_dy("linear backward", dy, (len(w), x.shape[1]), x.dtype)
     g = activation.backward(dy, y) if activation else dy
     return w.T @ g, g @ x.T, g.sum(axis=1)
@@ -143,7 +143,7 @@ def max_pool_forward(x, z, s, pad=0, ceil=True):
 
 def max_pool_backward(dy, cache):
     """dy goes to the largest pixel of its window: among equals to the first, in reading order."""
-    x, y, z, s, pads = of_kind(MaxPoolCache, cache, "max_pool backward: cache")
+    x, y, z, s, pads = cache
     xp = check_dy("max_pool backward", dy, y.shape, x.dtype, x)
     winner = _pixels(x, z, s, pads, y.shape[1:3], fill=-math.inf).argmax(axis=1)
     won = xp.arange(math.prod(z))[:, None, None, None] == winner[:, None]  # (C, ZH·ZW, OH, OW, N)
@@ -166,7 +166,7 @@ def avg_pool_forward(x, z, s, pad=0, ceil=True):
 
 def avg_pool_backward(dy, cache):
     """dy goes in equal shares to the real pixels of its window."""
-    x_shape, y_shape, dtype, z, s, pads = of_kind(AvgPoolCache, cache, "avg_pool backward: cache")
+    x_shape, y_shape, dtype, z, s, pads = cache
     xp = check_dy("avg_pool backward", dy, y_shape, dtype)
     shares = xp.stack([dy / _count(xp, cache)] * math.prod(z), axis=1)
     return _col2im(shares, x_shape, z, s, pads, y_shape[1:3])
@@ -193,7 +193,7 @@ def _norm_forward(x, n, k, a, beta, groups, window_sum):
 
 
 def _norm_backward(what, dy, cache, window_sum):
-    x, s, n, a, beta, groups = of_kind(NormCache, cache, f"{what} backward: cache")
+    x, s, n, a, beta, groups = cache
     check_dy(f"{what} backward", dy, x.shape, x.dtype)
     crossed = window_sum(dy * x / s ** (beta + 1), n, n - 1 - n // 2, groups)  # the transposed window
     return dy / s**beta - 2 * a * beta * x * crossed
@@ -234,7 +234,7 @@ def dropout_forward(x, mask, keep=0.5, train=True, inverted=False):
 
 def dropout_backward(dy, cache):
     """dx = dy · mask · scale."""
-    mask, scale, shape, dtype = of_kind(dropout.DropoutCache, cache, "dropout backward: cache")
+    mask, scale, shape, dtype = cache
     check_dy("dropout backward", dy, shape, dtype)
     return dy * scale if mask is None else dy * mask * scale
 
@@ -250,7 +250,7 @@ def softmax_loss_forward(logits, labels, total=None):
 
 def softmax_loss_backward(cache):
     """dlogits = (p − onehot) / total."""
-    p, labels, total = of_kind(LossCache, cache, "softmax_loss backward: cache")
+    p, labels, total = cache
     return (p - _onehot(p, labels)) / total
 
 
