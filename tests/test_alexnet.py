@@ -276,7 +276,7 @@ def train(network, comm, steps):
     """Return the first step's logits and gradients, the weights after the last, and the losses."""
     model = alexnet(network).build(comm, np.random.default_rng(3), np.float64)
     optimizer = SGD(model, rate=0.01, momentum=0.9, decay=5e-4)
-    pictures, labels = map(backends.put, a_batch(network))
+    pictures, labels = map(comm.device.put, a_batch(network))
     losses, first = [], None
     for _ in range(steps):
         logits = model.forward(pictures, train=True)
@@ -288,27 +288,31 @@ def train(network, comm, steps):
     return *first, parameters(model), losses
 
 
-on_every_backend = pytest.mark.usefixtures("each_backend")  # NumPy, the stand-in for CuPy, GPUs
-
-
-@on_every_backend
+@pytest.mark.usefixtures("each_backend")  # NumPy, the stand-in for CuPy, GPUs
 @BOTH
 @WEIGHTS
 def test_two_ranks_train_as_one(network, changes):
-    """Logits, every gradient, and the weights after ten steps (on the stand-in, three), dropout included."""
+    """Logits, every gradient, and the weights after ten steps (on the stand-in, three), dropout included.
+
+    Both as one rank of NumPy's, whose gradients are compared with their difference quotients below.
+    """
     if backends.name == "standin" and changes is not LIVELY:
         pytest.skip("slow: on the stand-in, the lively weights alone")
     network, steps = small(network, **changes), 3 if backends.name == "standin" else 10
-    ((logits, grads, weights, losses),) = on(1, lambda comm: train(network, comm, steps))
-    ranks = on(2, lambda comm: train(network, comm, steps))
-    for rank in ranks:
-        assert_close(rank[0], logits, 1e-10)
-        np.testing.assert_allclose(rank[3], losses, rtol=1e-10)
-    np.testing.assert_array_equal(ranks[0][0], ranks[1][0])
-    for one, two in ((grads, whole([r[1] for r in ranks])), (weights, whole([r[2] for r in ranks]))):
-        assert one.keys() == two.keys()
-        for name in one:
-            assert_close(two[name], one[name], 1e-10)
+
+    def job(comm):
+        return train(network, comm, steps)
+
+    ((logits, grads, weights, losses),) = launch(job, parse("cpu:0"))
+    for ranks in (on(1, job), on(2, job)):
+        for rank in ranks:
+            assert_close(rank[0], logits, 1e-10)
+            np.testing.assert_allclose(rank[3], losses, rtol=1e-10)
+            np.testing.assert_array_equal(rank[0], ranks[0][0])
+        for one, found in ((grads, whole([r[1] for r in ranks])), (weights, whole([r[2] for r in ranks]))):
+            assert one.keys() == found.keys()
+            for name in one:
+                assert_close(found[name], one[name], 1e-10)
     start = parameters(build(network, seed=3, dtype=np.float64))
     assert all((weights[name] != start[name]).any() for name in weights)
 
@@ -323,18 +327,18 @@ def check_gradients(network, ranks, spoil=lambda model: None):
     ranks, hands each its rows, and puts their gradients together.  spoil(model) may break a backward.
     """
     network = small(network, **LIVELY)
-    pictures, _ = a_batch(network, images=1 if backends.name == "standin" else 2)
+    pictures, _ = a_batch(network, images=2)
 
     def run(dy, values):
         def job(comm):
             model = alexnet(network).build(comm, np.random.default_rng(3), np.float64)
             for name, layer, key in model.parameters():
-                layer.params[key] = backends.put(values[name][comm.part(len(values[name]))])
-            logits = model.forward(backends.put(pictures), train=True)
+                layer.params[key] = values[name][comm.part(len(values[name]))]
+            logits = model.forward(pictures, train=True)
             if dy is None:
-                return backends.get(logits)
+                return logits
             spoil(model)
-            model.backward(backends.put(dy))
+            model.backward(dy)
             return gradients(model)
 
         return on(ranks, job)
@@ -344,16 +348,15 @@ def check_gradients(network, ranks, spoil=lambda model: None):
         lambda dy, values: whole(run(dy, values)),
         parameters(build(network, seed=3, dtype=np.float64)),
         rng=np.random.default_rng(0),
-        directions=1 if backends.name == "standin" else 2,
+        directions=2,
     )
 
 
-@on_every_backend
-@pytest.mark.parametrize("ranks", [1, 2])
-@BOTH
+@pytest.mark.parametrize(
+    ("network", "ranks"), [(PAPER, 1), (PAPER, 2), (CODE2012, 1)], ids=["paper-1", "paper-2", "code2012-1"]
+)
 def test_whole_network_gradient(network, ranks):
-    if backends.name == "standin" and (ranks == 1 or network is not PAPER):
-        pytest.skip("slow: on the stand-in, the paper's network on two ranks alone")
+    """On two ranks the code's network, and every network on GPUs, has these gradients: see above."""
     report = check_gradients(network, ranks)
     assert report.errors.keys() == {f"{name}.{key}" for name in LAYERS for key in "wb"}
     assert max(report.errors.values()) < 1e-6
