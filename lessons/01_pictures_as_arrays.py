@@ -292,7 +292,7 @@ print(f"every 4th pixel, pictures first: {milliseconds(every_b.copy):.2f} ms")
 
 # %%
 def centred(images):
-    """uint8 (C,H,W,N) → x, float32, less the mean picture; mean (C,H,W,1)."""
+    """images (C,H,W,N), uint8 → x (C,H,W,N), float32, less the mean picture; mean (C,H,W,1)."""
     pixels = images.astype(np.float32)
     mean = ...  # (C, H, W, 1)
     x = ...  # shaped like pixels

@@ -66,7 +66,7 @@ for a, width in ((axes[0], 3), (axes[2], 1)):
     draw.frame(a, 2, 0, 2, width, draw.INK[1], inset=0.04)
 
 # %% [markdown]
-# Red is device 0, blue is device 1, here and in all that follows.
+# Orange is device 0, dashed blue is device 1, here and in all that follows.
 #
 # ## The next layer: stay, or meet
 #

@@ -129,7 +129,7 @@ for a, column, title in zip(
     draw.plain(a, "percent", "", title)
 
 # %% [markdown]
-# Two networks in one. The convolutions (red) have 3.8 percent of the parameters and do 92 percent of the
+# Two networks in one. The convolutions (orange) have 3.8 percent of the parameters and do 92 percent of the
 # work; the fully connected layers (blue) the other way round. Much of what came in the following years
 # attacks one of the two ends.
 #

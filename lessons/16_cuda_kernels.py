@@ -156,16 +156,15 @@ print(after)
 from tinyalex.ops.cuda.launch import BLOCK, source
 
 text = source("bias")
-print(text[text.index("// maps[f, start+t]") :])
+print(text[text.index("// maps[f,t]") :])
 assert BLOCK == 256
 assert "int t = blockIdx.x * blockDim.x + threadIdx.x;" in text
 assert "if (t >= columns)\n        return;" in text
 
 # %% [markdown]
-# You can read it: `t`, the guard, `f`, the place. What is new is that the result may go to another array
-# (`maps`, whose rows are `pitch` long, from column `start` on), that `REAL` is `float` or `double`, and
-# that places are computed in 64 bits (`long long`), because arrays have more than $2^{31}$ numbers some
-# day.
+# You can read it: `t`, the guard, `f`, the place. What is new is that a thread takes `V` columns at once
+# (here 1), that `REAL` is `float` or `double`, and that places are computed in 64 bits (`long long`),
+# because arrays have more than $2^{31}$ numbers some day.
 #
 # But for `__global__` and the three variables it is C++. So a C++ compiler can make a function of it, and
 # we can call that as our GPU does: for each thread, set the variables, then call. If you have no compiler,
@@ -233,8 +232,8 @@ def run_source(name, threads, *args, width=32):
 
 block, bias = maps.astype(np.float32), b.astype(np.float32)
 if library:
-    out = np.full_like(block, np.nan)
-    run_source("bias_relu", (columns, F, 1), block, bias, out, columns, columns, 0, 1)
+    out = block.copy()
+    run_source("bias_relu", (columns, F, 1), out, bias, columns, 1)
     assert (out == expected).all()
     print("bias.cu on the CPU, thread by thread:", out[0], out[1])
 
@@ -252,9 +251,8 @@ except DeviceError as error:
     print(f"Left out.  {error}")
 else:
     module = cp.RawModule(code=source("bias"), options=("-DREAL=float",))
-    out = cp.empty(block.shape, np.float32)
-    sizes = [np.int32(i) for i in (columns, columns, 0, 1)]
-    on_gpu = (cp.asarray(block), cp.asarray(bias), out, *sizes)
+    out = cp.asarray(block)
+    on_gpu = (out, cp.asarray(bias), np.int32(columns), np.int32(1))
     module.get_function("bias_relu")((blocks, F), (width,), on_gpu)
     assert (cp.asnumpy(out) == expected).all()
     print("bias.cu on the GPU:", cp.asnumpy(out))

@@ -241,8 +241,9 @@ for parts in (1, 2, 3, 4):
 #
 # Give each part to another device instead. Every rank has the whole network, and sees $N/R$ pictures. Now
 # the sum runs over the ranks, and each must end up with all of it, or the copies of the network drift
-# apart. A sum that everybody receives is an **all-reduce**, lesson 12's reduce-scatter followed by its
-# all-gather. This is **data parallelism**, and VGG's four GPUs worked so: 3.75 times as fast as one.
+# apart. A sum that everybody receives is an **all-reduce** (`comm.all_reduce`), lesson 12's reduce-scatter
+# followed by its all-gather. This is **data parallelism**, and VGG's four GPUs worked so: 3.75 times as fast
+# as one.
 #
 # **Your turn.**
 
@@ -291,7 +292,7 @@ for dw in data_parallel(x, t, w):
 # weights are on every rank, and want the sum of data parallelism.
 #
 # **Your turn.** Three meetings, a layer $h = \max(0, W_1 x)$ for the convolutions and $y = W_2 h$ for the
-# rest:
+# rest. (`comm.all_gather` and `comm.reduce_scatter` join and share rows; with `axis=1` columns.)
 
 
 # %%

@@ -67,6 +67,13 @@ def place__search(c, h, w, n, shape):
     return np.arange(math.prod(shape)).reshape(shape)[c, h, w, n]
 
 
+def place__recursion(c, h, w, n, shape):
+    def of(index, sizes):
+        return of(index[:-1], sizes[:-1]) * sizes[-1] + index[-1] if index else 0
+
+    return of((c, h, w, n), shape)
+
+
 def centred__running_sum(images):
     x = images.astype("float32")
     total = np.zeros(x.shape[:3], np.float32)
@@ -115,6 +122,13 @@ def softmax__logaddexp(z):
     return np.exp(z - np.logaddexp.reduce(z, axis=0))
 
 
+def softmax__recursion(z):
+    if z.shape[1] > 1:
+        return np.hstack([softmax__recursion(z[:, :1]), softmax__recursion(z[:, 1:])])
+    e = np.exp(z - z.max())
+    return e / e.sum()
+
+
 def loss_and_gradient__fancy_index(z, labels):
     _K, N = z.shape
     shifted = z - z.max(0)
@@ -161,6 +175,18 @@ def linear_gradients__ones(dz, x, w):
 
 
 # --- lesson 3
+
+
+def numeric_gradient__put_back(f, x, h):
+    slope = np.empty_like(x)
+    for index in np.ndindex(x.shape):
+        before = x[index]
+        x[index] = before + h
+        above = f(x)
+        x[index] = before - h
+        slope[index] = (above - f(x)) / (2 * h)
+        x[index] = before
+    return slope
 
 
 def numeric_gradient__flat(f, x, h):
@@ -240,6 +266,11 @@ def conv_loops__tensordot(x, w, b, stride):
     columns = range(0, x.shape[2] - KW + 1, stride)
     y = [[np.tensordot(w, x[:, r : r + KH, c : c + KW], 3) for c in columns] for r in rows]
     return np.moveaxis(np.array(y), 2, 0) + b[:, None, None, None]
+
+
+def output_size__recursion(size, kernel, stride, pad):
+    size += 2 * pad
+    return 0 if size < kernel else 1 + output_size__recursion(size - stride, kernel, stride, 0)
 
 
 def output_size__count(size, kernel, stride, pad):
@@ -449,6 +480,14 @@ def give_to_winners__add_at(dy, x, z, s):
     return dx
 
 
+def give_to_winners__index_of(dy, x, z, s):
+    dx, pixels = np.zeros(len(x)), list(x)
+    for o, gradient in enumerate(dy):
+        start = o * s
+        dx[pixels.index(max(pixels[start : start + z]), start)] += gradient
+    return dx
+
+
 def give_to_winners__list(dy, x, z, s):
     dx = [0.0] * len(x)
     for o in range(len(dy)):
@@ -622,6 +661,12 @@ def relu_gain__one_from_the_other(D, std):
 
 
 # --- lesson 11
+
+
+def cut__mirrored_corner(image, y, x, crop, flip):
+    if flip:
+        image, x = np.flip(image, 2), image.shape[2] - x - crop
+    return image[:, y : y + crop, x : x + crop]
 
 
 def cut__fliplr(image, y, x, crop, flip):
@@ -1019,6 +1064,12 @@ def receptive_field__from_the_output_down(kernels, strides):
     for k, s in list(zip(kernels, strides, strict=True))[::-1]:
         side = (side - 1) * s + k
     return side
+
+
+def receptive_field__recursion(kernels, strides):
+    if not len(kernels):
+        return 1
+    return kernels[0] + strides[0] * (receptive_field__recursion(kernels[1:], strides[1:]) - 1)
 
 
 def receptive_field__products(kernels, strides):

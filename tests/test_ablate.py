@@ -6,8 +6,9 @@ import threading
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from tinyalex.data import Images, augment
+from tinyalex.data import Images, augment, imagenet
 from tinyalex.errors import ArgumentError, DataError
 from tinyalex.look.figures import ablation_figure
 from tinyalex.measure import ablate
@@ -212,6 +213,22 @@ def test_a_run_of_few_minutes_gives_up_seeds_then_pictures(monkeypatch):
     assert planned(2) == (2, 2_600, 8)  # three seeds would see 14,000 pictures a run, two see 21,000
     assert planned(0.5) == (1, 1_300, 8)
     assert planned(0.5, seeds=5) == (5, 200, 8)
+    data = DATA._replace(train=TRAIN._replace(labels=np.zeros(70, int)))
+    assert planned(0.01) == (1, 70, 8)  # no more than there are
+
+
+def test_a_plans_pictures_are_those_of_prepared_folders_too(tmp_path):
+    """The first 64 of 137: one step an epoch, where all make two."""
+    images, labels, _ = pictures(140, 0)
+    for n, label in enumerate(labels):
+        folder = tmp_path / "src" / "abc"[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images[..., n].transpose(1, 2, 0)).save(folder / f"{n}.png")
+    imagenet.prepare(tmp_path / "src", tmp_path / "data", size=72, val=0.01)
+    data, plan = open_data(tmp_path / "data"), PLAN._replace(rows=(WHOLE,), seeds=1, pictures=64, epochs=2)
+    seen = []
+    assert ablate.ablate(tmp_path, data, "cpu:0", plan, progress=lambda *now: seen.append(now[1:3]))
+    assert seen == [(1, 2), (2, 2)]
 
 
 def test_an_interruption_leaves_the_same_table_bit_for_bit(tmp_path):

@@ -510,6 +510,17 @@ def test_classes_are_printed_in_words_where_a_file_has_them(world, tmp_path):
     assert sorted(line.split("%")[1].strip() for line in done(*command).splitlines()[1:]) == [
         "ant an insect, small", "bee that stings", "cow", "dog"
     ]  # fmt: skip
+    (tmp_path / "words.txt").write_text("aunt a relative\n")
+    assert "words.txt: expected lines that begin with the names of classes, such as 'ant'" in refused(
+        *command
+    )
+
+
+def test_classes_with_blanks_have_their_lines_too(tmp_path):
+    (tmp_path / "words.txt").write_text("great white shark, a fish\ngreat\tof size\n\ncat\n")
+    assert common.named(("great white", "great", "cow", "cat"), tmp_path / "words.txt") == [
+        "great white shark, a fish", "great of size", "cow", "cat"
+    ]  # fmt: skip
 
 
 # ---- what is refused ---------------------------------------------------------------------------------

@@ -75,7 +75,8 @@ def _indexes(dy, x):
         (lambda dy, x: dy[0], checks.WRONG, ["expected shape (3, 4), found (4,): axis 0 is missing"]),
         (lambda dy, x: (dy * x).astype("f"), checks.WRONG, ["expected float64", "found float32"]),
         (lambda dy, x: (dy * x).tolist(), checks.WRONG, ["expected an array (3, 4), found list"]),
-        (lambda dy, x: (dy, x), checks.WRONG, ["expected dx: 1 value(s), found 2"]),
+        (lambda dy, x: (dy, x), checks.WRONG, ["expected 1 value, dx; found 2."]),
+        (lambda dy, x: x.sum, checks.WRONG, ["found the function sum: round brackets behind it call it"]),
         (lambda dy, x: -dy * x, checks.WRONG, ["the sign is the other way round"]),
         (lambda dy, x: 3 * dy * x, checks.WRONG, ["everything is 3 times as large"]),
         (lambda dy, x: (dy * x)[:, ::-1], checks.WRONG, ["flipped along axis 1"]),
@@ -92,6 +93,11 @@ def test_general_diagnoses(answer, state, texts):
     assert found == state
     assert all(text in message for text in texts), message
     assert bool(message) == (state != checks.PASSED)
+
+
+def test_check_wants_the_function_and_not_its_name():
+    with pytest.raises(ValueError, match=r"without quotes: check\(softmax\)"):
+        notebook.lesson(2).check("softmax")
 
 
 def test_an_answer_without_an_end_is_told_so(monkeypatch, capsys):

@@ -233,6 +233,19 @@ def test_load_gives_back_the_network_and_what_it_needs(saved):
         np.testing.assert_array_equal(layer.params[key], other.params[key], err_msg=name)
 
 
+def test_ranks_that_name_different_files_read_rank_0s(saved, tmp_path):
+    """A run that goes on has another newest checkpoint when the next rank looks."""
+    later = tmp_path / "later.safetensors"
+    arrays, metadata = checkpoint.load(saved[0])
+    checkpoint.save(later, {name: array + 1 for name, array in arrays.items()}, metadata)
+
+    def rank(comm):
+        return np.sum(reading.load(comm, (saved[0], later)[comm.rank]).net.layers["conv1"].params["w"])
+
+    both = launch(rank, parse("cpu:0,cpu:1"))
+    assert sum(both) == pytest.approx(np.sum(saved[1].layers["conv1"].params["w"]), abs=1e-3)
+
+
 @pytest.mark.parametrize(
     ("other", "array"),
     [({"hidden": 72}, "fc6"), ({"classes": 8}, "fc8"), ({"filters": (16, 8, 8, 8, 8)}, "conv1")],

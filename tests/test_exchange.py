@@ -17,6 +17,7 @@ from tinyalex import cli, files
 from tinyalex.comm import Comm
 from tinyalex.data import imagenet
 from tinyalex.data import preprocessing as pictures
+from tinyalex.data.augment import PLAIN
 from tinyalex.devices import Device
 from tinyalex.errors import DataError
 from tinyalex.exchange import state_dict
@@ -653,10 +654,11 @@ def test_features_without_a_hidden_layer_are_refused(caffe_and_data, tmp_path):
 # ---- export and back -----------------------------------------------------------------------------------
 
 
-def run_checkpoint(path):
+def run_checkpoint(path, scale=None, upscale=None):
     """A checkpoint as a run writes it, of a narrow code2012."""
     network = alexnet(narrow(PRESETS["code2012"], 0.02)._replace(size=67, classes=4))
-    settings = Settings("", network, Recipe()).to_json()
+    recipe = Recipe(augmentation=PLAIN._replace(crop=67, scale=scale))
+    settings = Settings("", network, recipe, upscale=upscale).to_json()
     net = network.build(rng=np.random.default_rng(0))
     mean = np.random.default_rng(1).uniform(80, 160, (3, 72, 72)).astype(np.float32)
     arrays = checkpoint.state(net, None) | {"data.mean": mean}
@@ -684,6 +686,17 @@ def test_a_run_goes_out_and_comes_back_with_its_classes_and_pictures(tmp_path):
     done("import", tmp_path / "again.onnx", tmp_path / "again.safetensors")
     again = reading.load(ONE, tmp_path / "again.safetensors")
     np.testing.assert_array_equal(again.net.forward(x), net.forward(x))
+
+
+@needs_onnx
+@pytest.mark.parametrize(
+    ("scale", "upscale", "side"), [(None, None, 72), (None, 80, 80), (68, None, 68), ((67, 71), None, 69)]
+)
+def test_pictures_go_out_as_large_as_the_run_is_tested_on(tmp_path, scale, upscale, side):
+    run_checkpoint(tmp_path / "run.safetensors", scale, upscale)
+    done("export", tmp_path / "run.safetensors", tmp_path / "net.onnx")
+    done("import", tmp_path / "net.onnx", tmp_path / "back.safetensors")
+    assert open_network(tmp_path / "back.safetensors").pictures.resize == side
 
 
 @needs_onnx

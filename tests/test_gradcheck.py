@@ -824,6 +824,19 @@ def test_linear_must_name_variables(linear):
         check(lambda x: (2 * x, None), lambda dy, _: {"x": 2 * dy}, v, rng=rng, linear=linear)
 
 
+@pytest.mark.parametrize("directions", [0, -1, "2", 1.5])
+def test_a_check_along_no_direction_is_refused(directions):
+    """It would find nothing wrong, whatever backward does."""
+    with pytest.raises(ArgumentError, match="directions: expected a whole number ≥ 1, found"):
+        check(
+            lambda x: (x * x, x),
+            lambda dy, x: {"x": 3 * x * dy},
+            {"x": np.ones(2)},
+            rng=np.random.default_rng(0),
+            directions=directions,
+        )
+
+
 def test_a_long_name_is_not_the_letters_that_it_has():
     rng = np.random.default_rng(0)
 

@@ -347,6 +347,12 @@ def test_runs_that_cannot_be_are_refused_before_their_folder(folder, a, tmp_path
     assert not (tmp_path / "run").exists()
 
 
+def test_pictures_in_the_files_order_are_not_rescaled():
+    """2011's recipes; what is rescaled is shuffled, and has whole batches only."""
+    with pytest.raises(ArgumentError, match=r"scale: .* shuffled, expected no data_batch, found 10"):
+        batches(0, train=True, data_batch=10)
+
+
 def test_tests_of_a_run_over_scales_dense_and_crops(folder, a):
     """Each is the average of its passes, computed one by one; both kinds together of both."""
     trained_a = trained.load(Comm(Device("cpu:0")), checkpoint.newest(a[0]))

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -379,11 +380,28 @@ def test_a_run_goes_on_with_another_number_of_ranks(whole, tmp_path, first, then
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
 
 
-@pytest.mark.parametrize("changed", ["mean", "classes"])
+def test_ranks_that_see_the_folder_as_it_was_go_on_from_rank_0s_checkpoint(whole, tmp_path):
+    """Another machine's copy of the folder, or its listing, may lack the last checkpoint."""
+    now, stop = begun(tmp_path / "now"), threading.Event()
+    assert not train(now, "cpu:0,cpu:1", stop, lambda r: stop.set() if r["step"] == 7 else None)
+    before = shutil.copytree(now, tmp_path / "before")
+    run.checkpoints(before)[-1].unlink()
+
+    def rank(comm):
+        out = (now, before)[comm.rank]
+        return run.train(comm, out, run.settings_of(out), DATA, threading.Event())
+
+    assert all(launch(rank, "cpu:0,cpu:1"))
+    assert differences(whole("cpu:0,cpu:1"), now) == []
+
+
+@pytest.mark.parametrize("changed", ["mean", "classes", "train"])
 def test_a_run_goes_on_with_its_own_pictures_only(tmp_path, changed):
+    """Not with the same pictures either, where they have other labels, or come in another order."""
     out, stop = begun(tmp_path / "run"), threading.Event()
     assert not train(out, stop=stop, on_event=lambda r: stop.set())
-    other = {"mean": DATA.mean + 1, "classes": CLASSES[::-1]}[changed]
+    turned = Images(TRAIN.images[..., ::-1], TRAIN.labels[::-1], CLASSES)
+    other = {"mean": DATA.mean + 1, "classes": CLASSES[::-1], "train": turned}[changed]
     with pytest.raises(DataError, match="expected the pictures that the run began with"):
         train(out, data=DATA._replace(**{changed: other}))
 

@@ -3,6 +3,8 @@
 All run on NumPy, on the stand-in for CuPy and on GPUs.
 """
 
+import re
+
 import backends
 import numpy as np
 import pytest
@@ -479,6 +481,45 @@ def test_images_and_labels_that_are_no_arrays_are_named(pictures):
             says = rf"^conv1: expected an input \(3, 32, 32, N\), found {type(wrong).__name__}$"
             with pytest.raises(ArgumentError, match=says):
                 net.forward(wrong)
+
+    on(1, on_one)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"epochs": "3"}, "fit: epochs: expected a whole number ≥ 0, found '3'"),
+        ({"epochs": 1.5}, "fit: epochs: expected a whole number ≥ 0, found 1.5"),
+        ({"steps": "2"}, "fit: steps: expected a whole number ≥ 0, found '2'"),
+        ({"steps": 0}, "fit: batches: expected 1 an epoch, found 0"),
+        ({"parts": 0}, "parts: expected a whole number ≥ 1, found 0"),
+        ({"parts": 2}, "expected 15 labels, in 2 equal parts, one an image; found (15,)"),
+        ({"steps": 3}, "fit: batches: expected 3 an epoch, found 2"),
+        ({"steps": 1}, "fit: batches: expected 1 an epoch, found 2"),
+        ({"optimizer": None}, "expected an optimizer of this network, found None"),
+        ({"optimizer": "another's"}, "expected an optimizer of this network, found <tinyalex.optim.SGD"),
+        ({"labels": 14}, "expected 15 labels, one an image; found (14,)"),
+        ({"labels": 16}, "expected 15 labels, one an image; found (16,)"),
+    ],
+    ids=str,
+)
+def test_what_would_train_on_something_else_is_refused(change, text, pictures):
+    """Not on fewer pictures or batches than were given, and not another network's weights."""
+
+    def on_one(comm):
+        made = Network([Linear(10)], (3, 32, 32))
+        net, other = (made.build(comm, np.random.default_rng(0)) for _ in range(2))
+        given = {"optimizer": SGD(net, 1e-4), "steps": 2, "epochs": 1} | change
+        if given["optimizer"] == "another's":
+            given["optimizer"] = SGD(other, 1e-4)
+        count, loader = given.pop("labels", 15), InMemory(pictures, comm, 15)
+
+        def batches(epoch, start):
+            for images, labels in loader.epoch(np.random.default_rng(0)):
+                yield images, backends.put(np.resize(backends.get(labels), count))
+
+        with pytest.raises(ArgumentError, match=re.escape(text)):
+            fit(net, batches=batches, **given)
 
     on(1, on_one)
 

@@ -229,6 +229,35 @@ def test_a_case_must_spare_the_right_ones(answer, state, text):
     assert text in message
 
 
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("expose_forgotten_dy", lambda: [[1, 2, 3], [3, 2, 1]]),  # lists
+        ("expose_forgotten_sum", lambda: (np.ones((6, 1, 1, 1), int), np.ones((6, 1, 1, 1), int), 1)),
+        ("expose_minus_pad", lambda: (np.ones((9, 1)), [1, 3, 3, 1], 3, 3, 1, 0)),
+        ("which_of_five_products", lambda: list(kill.which_of_five_products())),
+        ("which_of_five_products", lambda: np.array(kill.which_of_five_products())),
+    ],
+)
+def test_lists_and_whole_numbers_are_as_good_as_arrays_of_floats(name, answer):
+    exercise = next(e for e in EXERCISES if e.name == name)
+    assert exercise.judge(answer) == (checks.PASSED, "")
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "text"),
+    [
+        ("expose_overwriting", lambda: ([[1, 2], [3]], 4, 1), "rows are of different lengths"),
+        ("which_of_five_lrn", lambda: (5, 1), "counted from 0 to 4; found 5"),
+        ("mixed_up", lambda dropout: np.array([True, False]), "it returns 2 numbers: one True or False"),
+    ],
+)
+def test_what_is_no_case_and_no_verdict_is_told_so(name, answer, text):
+    exercise = next(e for e in EXERCISES if e.name == name)
+    state, message = exercise.judge(answer)
+    assert (state, text in message) == (checks.WRONG, True)
+
+
 def test_a_tie_on_which_two_right_ones_differ_is_no_case():
     tie = lambda: (np.array([2.0, 3]), np.array([9.0, 9, 9, 1, 1]), 3, 2)  # noqa: E731
     found, message = checks.judge(kill.exercises_of(7)["expose_shared_winner"], tie)

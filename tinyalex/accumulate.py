@@ -2,6 +2,7 @@
 
 import functools
 
+from tinyalex.errors import ArgumentError
 from tinyalex.ops.cuda.graph import host
 
 
@@ -15,8 +16,12 @@ def add(before, then, layer):
         then(layer)
 
 
-def parts_of(net, parts):
+def parts_of(net, parts, images, labels):
     """Count the parts of a batch; in each, dropout takes this part's images of one mask, drawn again."""
+    N = images.shape[-1]
+    if labels.shape != (N,) or N % parts:
+        equal = f", in {parts} equal parts" if parts > 1 else ""
+        raise ArgumentError(f"train_step: expected {N} labels{equal}, one an image; found {labels.shape}")
     states, layers = [], list(net.layers.values())
     whole = [layer.images for layer in layers]
 

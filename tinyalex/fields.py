@@ -69,14 +69,15 @@ def _of_a_kind(kinds, entry, what):
         raise DataError(f"{what}: {str(entry.get('name'))[:40]}: {error}") from error
 
 
-def check_numbers(whose, least=None, /, **numbers):
+def check_numbers(whose, least=None, kind=float, /, **numbers):
     """Raise ArgumentError, naming it, unless each number is finite and ≥ least, Python's or NumPy's.
 
-    whose: what stands before the name: "lrn: ".
+    whose: what stands before the name: "lrn: ".  kind: int for whole numbers alone.
     """
     for name, number in numbers.items():
-        if not fits(plain_data(number), float) or (least is not None and number < least):
-            wanted = "a finite number" + ("" if least is None else f" ≥ {least}")
+        if not fits(plain_data(number), kind) or (least is not None and number < least):
+            wanted = "a whole number" if kind is int else "a finite number"
+            wanted += "" if least is None else f" ≥ {least}"
             raise ArgumentError(f"{whose}{name}: expected {wanted}, found {number!r}")
 
 

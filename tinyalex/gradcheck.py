@@ -59,6 +59,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyalex.errors import ArgumentError
+from tinyalex.fields import check_numbers
 from tinyalex.nn import Sequential
 from tinyalex.ops.checks import xp_of
 
@@ -99,6 +100,7 @@ def check(forward, backward, variables, *, rng, linear=(), directions=4):
     cannot be checked.
     """
     errors, kinks = {}, 0
+    check_numbers("", 1, int, directions=directions)
     if not variables.keys() >= (linear := set(linear)):
         raise ArgumentError(f"linear: expected names among {sorted(variables)}, found {sorted(linear)}")
     for name in _check_contract(forward, backward, variables, rng):
@@ -185,9 +187,8 @@ class _Probe:
         h = self.h
         # L(x + tu) − L(x): the difference before the sum, for less rounding
         left2, left, right, right2 = (_dot(self.dy, self.rise(t * u)) for t in (-h, -h / 2, h / 2, h))
-        numeric = (right - left) / h
-        doubt = abs((right2 - left2) / (2 * h) - numeric) + abs(left2 - 4 * left - 4 * right + right2) / h
-        return numeric, doubt
+        numeric, curve = (right - left) / h, left2 - 4 * left - 4 * right + right2
+        return numeric, abs((right2 - left2) / (2 * h) - numeric) + abs(curve) / h
 
     def cause(self, u):
         """Say why the slope jumps wherever it is looked at: what can be seen first, else what is left."""

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyalex.accumulate import add, parts_of
+from tinyalex.errors import ArgumentError
+from tinyalex.fields import check_numbers
 from tinyalex.finite import not_finite
 from tinyalex.nn import Sequential
 from tinyalex.ops import chosen, softmax_loss_backward, softmax_loss_forward, topk_error
@@ -44,10 +46,12 @@ class Step:
     """
 
     def __init__(self, net: Sequential, optimizer: SGD, parts: int = 1):
+        check_numbers("train: ", 1, int, parts=parts)
+        if getattr(optimizer, "model", None) is not net:
+            raise ArgumentError(f"train: expected an optimizer of this network, found {optimizer!r:.80}")
         self.net, self.optimizer = net, optimizer
-        work = functools.partial(in_turn if turns(net) else _at_once, net, optimizer, _loss)
-        if parts > 1:
-            work = functools.partial(_at_once, net, optimizer, _loss, parts=parts)
+        way = in_turn if parts == 1 and turns(net) else functools.partial(_at_once, parts=parts)
+        work = functools.partial(way, net, optimizer, _loss)
         self._work = Captured(work, net.comm.device) if net.comm.size == 1 else work
 
     def __call__(self, images: Array, labels: Array, number: int = 0) -> StepResult:
@@ -72,16 +76,15 @@ class Step:
 
 def _loss(logits, labels, total):
     """Return the loss, the number of errors, and the loss's gradient."""
-    loss_of, slope_of = chosen(softmax_loss_forward), chosen(softmax_loss_backward)
-    loss, cache = loss_of(logits, labels, total=total)
-    return loss, topk_error(logits, labels).sum(), slope_of(cache)
+    loss, cache = chosen(softmax_loss_forward)(logits, labels, total=total)
+    return loss, topk_error(logits, labels).sum(), chosen(softmax_loss_backward)(cache)
 
 
 def _at_once(net, optimizer, loss_of, images, labels, parts=1):
     """Forward, loss, backward, update; return the loss and the number of errors as one array."""
     xp, sums, total = net.comm.device.xp, Sums(net), labels.size * net.data.size
     loss, errors, before, N = 0, 0, {}, labels.size // parts
-    for part in parts_of(net, parts):
+    for part in parts_of(net, parts, images, labels):
         mine = slice(part * N, (part + 1) * N)
         logits, of_part = net.forward(xp.ascontiguousarray(images[..., mine]), train=True), labels[mine]
         if logits.shape[-1] > N:  # of all ranks' images
@@ -103,7 +106,8 @@ def train_step(net: Sequential, optimizer: SGD, images: Array, labels: Array, st
     those of net.data each a part of the batch, 1/net.data.size of it (`tinyalex.parallel`).
 
     step: its number, for messages.  Raises NonFiniteError on every rank, and updates no weight, where the
-    loss is not finite (hybrid:variable: no weight from that turn on).
+    loss is not finite (hybrid:variable: no weight from that turn on); ArgumentError for another network's
+    optimizer, and unless each image has a label.
     """
     return Step(net, optimizer)(images, labels, step)
 
@@ -156,16 +160,21 @@ def fit(
     before on_step is called for the one before.  place: where to begin, what an earlier call returned, or a
     checkpoint.
 
+    Raises ArgumentError for an epoch of more or fewer batches, and as `train_step`.
+
     begin_epoch(place) is called before an epoch, on_step(place, result) after each step, and end_epoch(place)
     after the last, before the epoch is counted: what it returns, if true, ends the training.  Any of them
     may raise `Stopped`; the place then says what was done.
     """
+    check_numbers("fit: ", 0, int, steps=steps, epochs=epochs)
     begin_epoch, on_step, end_epoch = (f or (lambda *args: None) for f in (begin_epoch, on_step, end_epoch))
     place, step = place or Place(), Step(net, optimizer, parts)
     while place.epoch < epochs:
         begin_epoch(place)
         if place.batch < steps:
             _epoch(step, iter(batches(place.epoch, place.batch)), place, on_step)
+        if not 0 < place.batch == steps:
+            raise ArgumentError(f"fit: batches: expected {max(1, steps)} an epoch, found {place.batch}")
         ended = end_epoch(place)
         place.epoch, place.batch, place.loss, place.error = place.epoch + 1, 0, 0.0, 0.0
         if ended:

@@ -250,14 +250,25 @@ def print_error(error):
 
 
 def named(classes, path):
-    """Return the classes, each as the line of a file that begins with it, as in Caffe's synset_words.txt."""
+    """Return the classes, each as the line of a file that begins with it, as in Caffe's synset_words.txt.
+
+    Of two classes that a line begins with, it is the longer one's.  DataError where it names none of them.
+    """
     from tinyalex.files import read_text
 
     if path is None:
         return list(classes)
-    lines = [line.split() for line in read_text(path).splitlines() if line.strip()]
-    words = {line[0]: " ".join(line) for line in lines}
-    return [words.get(name, name) for name in classes]
+    lines, known = {}, set(classes)
+    for line in read_text(path).splitlines():
+        words = line.split()
+        starts = [" ".join(words[:n]) for n in range(len(words), 0, -1)]
+        if name := next((start for start in starts if start in known), None):
+            lines[name] = starts[0]
+    if not lines:
+        raise DataError(
+            f"{path}: expected lines that begin with the names of classes, such as {classes[0]!r}, found none"
+        )
+    return [lines.get(name, name) for name in classes]
 
 
 def print_scores(name, probabilities, labels, how):

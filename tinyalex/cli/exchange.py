@@ -40,7 +40,8 @@ def _pictures_of(path, saved, arrays):
     if saved.settings is None:
         return None
     mean = mean_picture(path, arrays)
-    side = saved.settings.upscale or mean.shape[-1]
+    scale = saved.settings.recipe.augmentation.test_scale
+    side = scale or saved.settings.upscale or mean.shape[-1]
     colour = tuple(float(m) for m in mean.mean((1, 2), dtype=float))
     return Pictures("RGB", colour, (1.0, 1.0, 1.0), side, saved.network.input[-1])
 

@@ -44,6 +44,10 @@ class RescaledLoader(Loader):
         views = (1, 2) if self._dense else (1, 9, 10, 50)
         if self._views not in views[: 1 if self.train else None]:
             raise ArgumentError(f"views={self._views}: expected one of {views}, 1 with train=True")
+        if self._run:
+            raise ArgumentError(
+                f"scale: pictures that are rescaled are shuffled, expected no data_batch, found {self._run}"
+            )
         self._scale = self._scale or augmentation.test_scale
         if self._scale is None or (self.train and augmentation.scale is None):
             raise ArgumentError("scale: expected the shorter side to which pictures are rescaled, found None")

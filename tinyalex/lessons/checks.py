@@ -161,8 +161,15 @@ def examine(hole, function, look_up=True):
             if failed is None and all(_difference(t.found, t.expected, hole.results) == "" for t in trials):
                 return _error(hole, function, error, args)
             continue
-        if found is None:
+        if found is None and not trials:
             return Verdict(NOT_YET, "it returns nothing.")
+        if found is None:
+            given = ", ".join(
+                f"{name} {value!r}"
+                for name, value in zip(inspect.signature(hole.solution).parameters, args, strict=True)
+                if not isinstance(value, np.ndarray)
+            )
+            return Verdict(WRONG, f"in one of the cases it returns nothing: {given}.", "rule")
         if problem := _written_to(hole, used, kept):
             return Verdict(WRONG, problem, "rule")
         if isinstance(found, list) and isinstance(expected, tuple):
@@ -170,6 +177,8 @@ def examine(hole, function, look_up=True):
         trials.append(Trial(args, parts(expected), parts(found)))
         if failed is None and (problem := _difference(found, expected, hole.results)):
             failed = problem
+            if "expected float32" in problem and any(getattr(a, "dtype", "") == np.float32 for a in args):
+                failed += "  What comes in as float32 goes out as float32."
         if failed is None and hole.view and not np.shares_memory(parts(found)[0], used[0]):
             failed = (
                 "the right numbers, but copied: a view is asked for, which lies in its argument's memory."
@@ -315,7 +324,9 @@ def _difference(found, expected, names):
     """Say how found differs from expected; '' if it does not."""
     found, expected = parts(found), parts(expected)
     if len(found) != len(expected):
-        return f"expected {', '.join(names)}: {len(expected)} value(s), found {len(found)}"
+        values = "1 value" if len(expected) == 1 else f"{len(expected)} values"
+        kind = f", {_article(found[0])}" if len(found) == 1 else ""
+        return f"expected {values}, {', '.join(names)}; found {len(found)}{kind}."
     for name, mine, theirs in zip(names, found, expected, strict=True):
         if text := _array_difference(mine, theirs):
             return text if text == _WORST or (len(names) == 1 and name == "the result") else f"{name}: {text}"
@@ -324,6 +335,9 @@ def _difference(found, expected, names):
 
 def _array_difference(found, expected):
     """Say what rule an array breaks, or _WORST if only its numbers are others."""
+    if callable(found):
+        name = getattr(found, "__name__", "it")
+        return f"expected numbers, found the function {name}: round brackets behind it call it."
     if isinstance(expected, np.ndarray) and not isinstance(found, np.ndarray | np.generic):
         return f"expected an array {expected.shape}, found {type(found).__name__}."
     try:
@@ -337,11 +351,14 @@ def _array_difference(found, expected):
     if a.shape != b.shape:
         return _other_shape(a, b)
     if isinstance(expected, np.ndarray) and b.dtype.kind in "fu" and a.dtype != b.dtype:
-        stays = "  What comes in as float32 goes out as float32." if b.dtype == np.float32 else ""
-        return f"dtype: expected {b.dtype}, found {a.dtype}.{stays}"
+        return f"dtype: expected {b.dtype}, found {a.dtype}."
     if isinstance(expected, np.ndarray) and b.dtype.kind == "i" and a.dtype.kind not in "iu":
         return f"dtype: expected whole numbers, {b.dtype}; found {a.dtype}."
     return "" if close(a, b).all() else _WORST
+
+
+def _article(value):
+    return f"an array {value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
 
 
 def _kind(value):
@@ -363,6 +380,11 @@ def _other_shape(a, b):
             return f"{text}: {abs(by)} {'too many' if by > 0 else 'too few'} along axis {axis}."
     if a.size == b.size and close(a.reshape(b.shape), b).all():
         return f"{text}: the right numbers, to be reshaped."
+    if a.ndim == 1 < b.ndim and a.size < b.size and np.isin(a, b).all():
+        return (
+            f"{text}: a[mask] picks numbers out, and their places are lost.  Multiply by the mask, or take "
+            "np.where."
+        )
     if a.ndim < b.ndim:
         missing = [k for k in range(b.ndim) if b.shape[:k] + b.shape[k + 1 :] == a.shape]
         if missing:

@@ -98,10 +98,17 @@ def by_case(exercise, answer):
         return checks.WRONG, f"it raised {type(error).__name__}: {error}"
     if case is None:
         return checks.NOT_YET, "it returns nothing."
-    wanted = len(inspect.signature(exercise.right[0]).parameters)
+    names = list(inspect.signature(exercise.right[0]).parameters)
+    wanted = len(names)
+    if isinstance(case, list):
+        case = tuple(case)
     if not isinstance(case, tuple) or len(case) != wanted:
         found = f"{len(case)} of them" if isinstance(case, tuple) else type(case).__name__
         return checks.WRONG, f"expected a tuple of {wanted} arguments, found {found}."
+    try:
+        case = tuple(map(_floats, names, case))
+    except ValueError:
+        return checks.WRONG, "a list is no array: its rows are of different lengths."
     results = []
     for function in exercise.right:
         try:
@@ -136,6 +143,9 @@ def by_check(exercise, answer):
                 return checks.WRONG, f"for {function.__name__} it raised {type(error).__name__}: {error}"
             if found is None:
                 return checks.NOT_YET, "it returns nothing."
+            if np.size(found) != 1:
+                said = f"for {function.__name__} it returns {np.size(found)} numbers"
+                return checks.WRONG, f"{said}: one True or False is expected, as np.allclose or .any() gives."
             if bool(found) != wanted:
                 known = [said for names, said, _ in exercise.blind if function.__name__ in names]
                 return checks.WRONG, (known or [f"{text}: {function.__name__}, {function.__doc__}"])[0]
@@ -147,9 +157,18 @@ def by_place(exercise, answer):
     found, expected = answer(), exercise.solution()
     if found is None:
         return checks.NOT_YET, "it returns nothing."
+    found = tuple(found) if isinstance(found, list | np.ndarray) else found
     if found == expected:
         return checks.PASSED, ""
+    if isinstance(found, tuple) and len(found) == 2 and found[0] not in range(5):
+        return checks.WRONG, f"the five are counted from 0 to 4; found {found[0]!r}."
     return checks.WRONG, _reason(exercise, (found,))
+
+
+def _floats(name, value):
+    """A list or an array of whole numbers as one of floats, which the functions expect."""
+    numbers = isinstance(value, list) or (isinstance(value, np.ndarray) and value.dtype.kind in "iub")
+    return np.asarray(value, float) if numbers and name != "x_shape" else value
 
 
 def _reason(exercise, case):

@@ -44,6 +44,8 @@ def lesson(number):
 
     def check(function):
         found = find(function)
+        if function == found.name:
+            raise ValueError(f"check takes the function itself, without quotes: check({function})")
         if function is found.solution:  # the cell was run again: check has put the solution under this name
             state, message = NOT_YET, "this is the book's solution: run the cell with your function first."
         else:

@@ -41,8 +41,10 @@ def help_with(hole, function, error, args):
         text += f"\n  in: {line}"
     statement = _statement(frame, number)
     arrays, advice = _arrays(hole, error, frame, statement, args), _advice(hole, error, frame, args)
-    if arrays and "broadcast" in str(error):  # the shapes say it better
-        advice = ""
+    if "comm" in frame.f_locals and re.search(r"(?<![.\w])(all_gather|reduce_scatter)\(", line):
+        advice = "that is the lesson's function, which has all ranks' arrays; a rank asks comm: `comm.…`."
+    elif arrays and ("broadcast" in str(error) or ("matmul" in str(error) and "\n" in arrays)):
+        advice = ""  # the shapes say it better
     return text, "\n".join(filter(None, (arrays, advice)))
 
 
@@ -139,7 +141,11 @@ def _arrays(hole, error, frame, statement, args):
         sides = [*owner, *node.args]
     elif node is None and isinstance(statement, ast.Assign | ast.AugAssign):
         target = statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
-        sides = [_loaded(target), statement.value] if isinstance(target, ast.Subscript | ast.Name) else []
+        if isinstance(target, ast.Subscript) and _culprit(error, frame, ast.Expr(_loaded(target))):
+            node = _loaded(target)  # there is no such place
+            sides = [node.value]
+        elif isinstance(target, ast.Subscript | ast.Name):
+            sides = [_loaded(target), statement.value]
     for side in sides:
         text, shape = _shape(side, frame)
         if text:
@@ -196,7 +202,10 @@ def _unequal(one, other, product):
             "which is empty: count from the front, pad : pad + H.)"
         )
     if len(one) != len(other):
-        return f"Their numbers of axes differ: {len(one)} and {len(other)}."
+        short, long = sorted((one, other), key=len)
+        axis = len(short) and next((k for k in range(len(long)) if long[:k] + long[k + 1 :] == short), 0)
+        kept = f"  Was axis {axis} summed away?  keepdims=True keeps it." if axis else ""
+        return f"Their numbers of axes differ: {len(one)} and {len(other)}.{kept}"
     if sorted(one) == sorted(other) and one != other:
         return "The same sizes in another order: axes are exchanged, rows and columns perhaps."
     apart = [k for k, (m, n) in enumerate(zip(one, other, strict=True)) if m != n and 1 not in (m, n)]
@@ -231,18 +240,32 @@ def _advice(hole, error, frame, args):
             return "something is divided by 0: a size or a stride that is 0 in this case."
         case OverflowError():
             return "a number is too large: something grows that should not."
+        case ArgumentError() if "shared evenly" in text:
+            return "shared is axis 0, if no other is named: axis=1 joins, adds up and shares columns."
         case ArgumentError():
             return "the ranks must meet in the same collectives, with arrays of the same shape."
     return next((advice for pattern, advice in _ADVICE if re.search(pattern, text)), "")
 
 
 _ADVICE = [
+    ("matmul|not aligned",
+     "in a @ b the last axis of a must be as long as the last but one of b.  To multiply number by number "
+     "and add up: (a * b).sum()."),
+    ("only (length|0-dim|size-1)",
+     "an array stands where one number belongs: something has not been summed, or indexed, to one number.  "
+     "(math.exp and its like take one number; np.exp takes an array.)"),
+    ("Cannot cast ufunc",
+     "what is changed in place (`-=` and its like) keeps its type, and whole numbers hold no fractions: "
+     "x = x - … makes a new array."),
+    ("bitwise_xor|for \\^", "a power is written **; ^ is something else in Python."),
+    ("non-iterable", "there are several names on the left, and one number on the right."),
     ("'Index'", "blockIdx, blockDim and threadIdx hold three numbers each: along x it is .x."),
     ("too many indices|out of bounds|out of range",
      "indices go from 0 to size − 1, and the axes are in the order that the docstring says."),
     ("boolean index", "a mask must be shaped like the array that it picks from."),
     ("used as indices|integers, slices|valid ind|slice indices|as an integer|scalar index",
-     "an index, a size or a bound must be a whole number: `/` gives a fraction, `//` does not."),
+     "an index, a size or a bound must be a whole number: `/` gives a fraction, `//` does not; max gives a "
+     "value, argmax its place."),
     ("NoneType", "one of the values is None: an argument that is not there in this case, or a function that "
                  "returns nothing."),
     ("ellipsis", "a `...` is still to be filled in."),
@@ -264,7 +287,7 @@ _ADVICE = [
      "`if`, `max(a, b)` and `and` want one yes or no: for arrays take np.where, np.maximum or &."),
     ("broadcast|mismatch|dimension",
      "from the last axis backwards, sizes must be equal or 1: keepdims=True or [:, None] makes one of 1."),
-    ("sequence|inhomogeneous|only (length|0-dim)",
+    ("sequence|inhomogeneous",
      "an array stands where one number belongs: something has not been summed, or indexed, to one number."),
     ("equal division|evenly", "it is to be split into equal parts, and does not divide evenly."),
 ]  # fmt: skip

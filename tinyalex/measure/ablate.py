@@ -26,7 +26,6 @@ import numpy as np
 
 from tinyalex import files
 from tinyalex.comm import launch
-from tinyalex.data import Images
 from tinyalex.data.augment import Augmentation
 from tinyalex.errors import ArgumentError, DataError
 from tinyalex.evaluate import ensemble, errors, probabilities
@@ -121,7 +120,9 @@ def settings(plan, row, seed, data):
     if not change.overlap:
         layers = _without_overlap(layers, size)
     pictures = Augmentation(noise=0.1)._replace(**change.pictures or {})
-    chosen = recipe.small(plan.epochs)._replace(batch=64, augmentation=pictures)
+    chosen = recipe.small(plan.epochs)
+    drops = (recipe.Change(0, pictures=plan.pictures), *chosen.schedule)
+    chosen = chosen._replace(batch=64, augmentation=pictures, schedule=drops)
     upscale = 72 if side < 72 else None
     return Settings.of(
         plan.data, network._replace(layers=layers), chosen, side, upscale=upscale, seed=seed, keep=1
@@ -194,7 +195,8 @@ def plan_of(name, data, devices, rows=None, seeds=None, minutes=None, progress=l
     seen -= len(data.val.labels) / 2  # a picture is tested in less than half of the time of training
     if seen >= FEWEST * plan.pictures:
         return plan._replace(epochs=int(min(EPOCHS, seen / plan.pictures)))
-    return plan._replace(epochs=FEWEST, pictures=max(100, int(seen / FEWEST) // 100 * 100))
+    fewer = max(100, int(seen / FEWEST) // 100 * 100)
+    return plan._replace(epochs=FEWEST, pictures=min(plan.pictures, fewer))
 
 
 def _seconds_a_picture(made, data, devices):
@@ -223,7 +225,7 @@ def ablate(out, data, devices, plan, stop=None, end=None, progress=lambda *now: 
     """
     stop = stop or threading.Event()
     (Path(out) / "runs").mkdir(parents=True, exist_ok=True)
-    train = data._replace(train=_first(data.train, plan.pictures), val=None)  # tested at their ends alone
+    train = data._replace(val=None)  # tested at their ends alone
     steps = [
         plan.epochs * recipe.steps_of(settings(plan, *one, train).recipe, 0, plan.pictures)
         for one in plan.runs
@@ -245,13 +247,6 @@ def ablate(out, data, devices, plan, stop=None, end=None, progress=lambda *now: 
             say(f"{name}: {_error(np.load(path), data.val.labels):.2f}% of the validation pictures wrong")
     write(out, plan, data.val.labels)
     return all(_result(out, *one).exists() for one in plan.runs)
-
-
-def _first(source, count):
-    """The first pictures of a source; of prepared ones, all: their files are not cut."""
-    if isinstance(source, Images):
-        return source._replace(images=source.images[..., :count], labels=source.labels[:count])
-    return source
 
 
 def _result(out, row, seed):

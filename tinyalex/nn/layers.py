@@ -69,8 +69,7 @@ class Layer:
 
     def __post_init__(self):
         for f in fields(self):
-            value = plain_data(getattr(self, f.name))
-            setattr(self, f.name, value)
+            setattr(self, f.name, value := plain_data(getattr(self, f.name)))
             if not fits(value, f.type):
                 raise self.error(f"{f.name}: expected {in_words(f.type)}, found {repr(value)[:80]}")
             try:
@@ -382,8 +381,7 @@ class LRN(Layer):
     @property
     def arguments(self):
         """The groups of one rank."""
-        ranks = self.comm.size if self.split else 1
-        return super().arguments | {"groups": self.groups // ranks}
+        return super().arguments | {"groups": self.groups // (self.comm.size if self.split else 1)}
 
 
 @dataclass(repr=False)

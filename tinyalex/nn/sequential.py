@@ -171,8 +171,7 @@ class Sequential:
         """A line per layer: its name, the call that makes it, what comes out, and its parameters."""
         rows, total = [("", "input", "×".join(map(str, self.input_shape)), "")], 0
         for name, (layer, x, y, *_) in self.placed.items():
-            n = layer.count(x)
-            total += n
+            total += (n := layer.count(x))
             call, makes = repr(replace(layer, name="")), "×".join(map(str, y))
             rows.append((name, call, makes, f"{n:,}" if n else ""))
         rows.append(("", "", "", f"{total:,} parameters"))

@@ -60,5 +60,4 @@ def linear_backward(dy, cache):
         return cuda.linear_backward(dy, cache)
     g = activation.backward(dy, y) if activation else dy
     dx = xp.matmul(w.T, g, out=empty(xp, x.shape, x.dtype))
-    dw = xp.matmul(g, x.T, out=empty(xp, w.shape, w.dtype))
-    return dx, dw, g.sum(axis=1)
+    return dx, xp.matmul(g, x.T, out=empty(xp, w.shape, w.dtype)), g.sum(axis=1)

@@ -51,11 +51,10 @@ def check_loss(logits, labels, total, values=False):
     """Check the arguments of the loss as `check_labels`; return the module, and what it is divided by."""
     same_dtype("softmax_loss", logits=logits)
     check_axes("softmax_loss", "logits", logits, "K,N")
-    xp = check_labels("softmax_loss", logits, labels, values)
     total = logits.shape[1] if total is None else total
     if not whole_numbers(total):
         raise ArgumentError(f"softmax_loss: expected a total of at least 1 image, found {total!r}")
-    return xp, total
+    return check_labels("softmax_loss", logits, labels, values), total
 
 
 class LossCache(NamedTuple):

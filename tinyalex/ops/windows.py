@@ -8,16 +8,14 @@ __all__ = ["four_pads", "output_size", "pooled_size", "two_of"]
 
 def four_pads(pad):
     """Return (top, bottom, left, right) for a pad given as one number or as all four."""
-    pads = whole_numbers(pad, 4, least=0)
-    if pads is None:
+    if (pads := whole_numbers(pad, 4, least=0)) is None:
         raise ArgumentError(f"pad: expected a number ≥ 0 or (top, bottom, left, right), found {pad!r}")
     return pads
 
 
 def two_of(value, what):
     """Return (vertical, horizontal) for a stride or window given as one number or as both."""
-    two = whole_numbers(value, 2)
-    if two is None:
+    if (two := whole_numbers(value, 2)) is None:
         raise ArgumentError(f"{what}: expected a number ≥ 1, or two (vertical, horizontal), found {value!r}")
     return two
 

@@ -6,6 +6,7 @@ The metadata of format 2:
     network     the network as data, see `tinyalex.models.network`
     classes     the names of the classes, or null
     pictures    what an imported network wants to see (`tinyalex.data.preprocessing`), or null
+    labels      a check sum of those that a run was trained on, in their order
     settings    of a run (`tinyalex.runs.settings`), and its place: epoch, batch, step, sums, schedule,
                 generator
     curve       of Figure 1's networks: what the training came to so far

@@ -17,6 +17,7 @@ import math
 import os
 import signal
 import threading
+import zlib
 from pathlib import Path
 from time import perf_counter
 
@@ -277,8 +278,9 @@ class _Run:
         self.sized = None  # step of the newest record of sizes
         self.at_chance = self.far_above = 0  # epochs in a row
         self.noise = 0.0
-        if checkpoints(out):
-            self._restore(checkpoints(out)[-1])
+        newest = comm.share(checkpoints(out)[-1:])  # another machine may see the folder as it was before
+        if newest:
+            self._restore(newest[0])
             if longer and self.place.epoch >= r.epochs:
                 raise ArgumentError(
                     f"epochs: {out} has {self.place.epoch} behind it: expected more, found {r.epochs}"
@@ -437,6 +439,7 @@ class _Run:
             "network": settings.pop("network"),
             "classes": list(self.data.classes),
             "pictures": None,
+            "labels": _sum_of(self.data.train.labels),
             "settings": settings,
             "epoch": place.epoch,
             "batch": place.batch,
@@ -465,12 +468,19 @@ class _Run:
             self.rng.bit_generator.state = metadata["generator"]
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path}: expected a checkpoint of a run: {error!r}") from error
-        if classes != list(self.data.classes) or not np.array_equal(mean, self.data.mean):
+        labels = _sum_of(self.data.train.labels)
+        same = classes == list(self.data.classes) and np.array_equal(mean, self.data.mean)
+        if not same or metadata.get("labels", labels) != labels:
             raise DataError(
                 f"{self.settings.data}: expected the pictures that the run began with, found others: "
-                f"their classes or their mean picture are not those in {path}"
+                f"their classes, their mean picture or their labels, in order, are not those in {path}"
             )
         checkpoint.restore(self.net, self.optimizer, arrays, path)
+
+
+def _sum_of(labels):
+    """A check sum: of the same pictures in another order, or with other labels, it is another."""
+    return zlib.crc32(np.asarray(labels, "<i8").tobytes())
 
 
 def _sizes(arrays, optimizer):

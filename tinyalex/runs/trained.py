@@ -78,7 +78,11 @@ def probabilities_of(comm, trained, source, how, on_batch):
 
 
 def load(comm, path):
-    """Read a network, of a run or imported, on this rank of comm.  Raises DataError if the file has none."""
+    """Read a network, of a run or imported, on this rank of comm.  Raises DataError if the file has none.
+
+    All ranks read the file that rank 0 names: the newest of a run that goes on may be another by now.
+    """
+    path = comm.share(path)
     saved = open_network(path)
     if saved.settings is None and saved.pictures is None:
         raise DataError(

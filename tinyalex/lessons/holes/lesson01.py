@@ -149,7 +149,7 @@ def place(c, h, w, n, shape):
     ],
 )
 def centred(images):
-    """uint8 (C,H,W,N) → x, float32, less the mean picture; mean (C,H,W,1)."""
+    """images (C,H,W,N), uint8 → x (C,H,W,N), float32, less the mean picture; mean (C,H,W,1)."""
     pixels = images.astype(np.float32)
     mean = pixels.mean(axis=3, keepdims=True)
     x = pixels - mean

@@ -30,6 +30,10 @@ def _linear_cases(rng):
     return cases
 
 
+def _along_the_rows(z):
+    return softmax(z.T).T
+
+
 @hole(
     cases=_softmax_cases,
     hints=[
@@ -50,6 +54,11 @@ def _linear_cases(rng):
             "z.max()",
             """you subtract the largest logit of the whole batch.  Where a picture's own logits are all far
             below it, all its exponentials are 0, and 0/0 is nan: subtract each column's own maximum.""",
+        ),
+        (
+            _along_the_rows,
+            """the rows add up to 1: you share out each class among the pictures.  Each *picture's*
+            probabilities, a column, have to add up to 1: maximum and sum over axis 0.""",
         ),
         (
             "e.sum(axis=0)",

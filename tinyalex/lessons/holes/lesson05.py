@@ -59,9 +59,10 @@ def _add_back_cases(rng):
         ),
         (
             _fancy,
-            """NumPy's `dx[index] += …` reads all of dx[index] first, adds, and writes back: an index that
-            occurs twice is written twice, and only the last remains.  Use a loop, or np.add.at(dx,
-            index, dcols).""",
+            """where windows overlap only one of them is left.  Either `=` throws away what was there, or
+            `dx[index] += …` without a loop does: it reads all of dx[index] first, adds, and writes back,
+            and of an index that occurs twice only the last remains.  Use a loop with `+=`, or
+            np.add.at(dx, index, dcols).""",
         ),
     ],
 )

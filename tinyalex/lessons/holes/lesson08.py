@@ -74,6 +74,11 @@ def _lrn_cases(rng):
         ),
         (
             "x / s**beta",
+            "(x / s) ** beta",
+            """x is raised to the power as well, and that is NaN where x is negative: x / s**beta.""",
+        ),
+        (
+            "x / s**beta",
             "x / s",
             """the power β is missing: y = x / s^β.""",
         ),

@@ -30,6 +30,10 @@ def _dropout_backward_cases(rng):
     return cases
 
 
+def _exchanged(x, mask, keep, train, inverted):
+    return dropout(x, mask, keep, train, not inverted)
+
+
 @hole(
     cases=_dropout_cases,
     hints=[
@@ -39,6 +43,10 @@ def _dropout_backward_cases(rng):
         """train: x * mask / keep if inverted else x * mask.  Test: x if inverted else x * keep.""",
     ],
     wrong=[
+        (
+            _exchanged,
+            """the two scalings are exchanged: the inverted one is that which divides, in training.""",
+        ),
         (
             "x * mask / keep if inverted else x * mask",
             "x / keep if inverted else x",

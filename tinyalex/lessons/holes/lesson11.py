@@ -8,8 +8,8 @@ from tinyalex.lessons.checks import hole
 
 def _cut_cases(rng):
     cases = []
-    for flip in (True, False, True):
-        C, y, x, crop = sizes(rng, (2, 3), (0, 4), (0, 4), (4, 6))
+    for flip, last in ((True, 4), (False, 4), (True, 0)):  # mirrored at the left edge, too
+        C, y, x, crop = sizes(rng, (2, 3), (0, 4), (0, last), (4, 6))
         H, W = sizes(rng, (y + crop + 1, y + crop + 3), (x + crop + 1, x + crop + 3))
         cases.append((rng.integers(0, 256, (C, H, W), np.uint8), y, x, crop, flip))
     return cases

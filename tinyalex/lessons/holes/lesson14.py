@@ -105,6 +105,12 @@ def kernel_pictures(w):
             """the label counts as being above itself, so every label is one place too low.""",
         ),
         (
+            "sum(axis=0)",
+            "sum(axis=1)",
+            """you count along the pictures, for each class.  Asked is how many classes are above, for each
+            picture: axis 0.""",
+        ),
+        (
             "(above >= k).mean()",
             "(above >= 1).mean()",
             """that is the top-1 error whatever k is.""",

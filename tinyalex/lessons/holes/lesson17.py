@@ -18,6 +18,13 @@ def _strides_first(kernels, strides):
     return side
 
 
+def _from_the_picture_up(kernels, strides):
+    side = 1
+    for k, s in zip(kernels, strides, strict=True):
+        side = (side - 1) * s + k
+    return side
+
+
 @hole(
     cases=lambda rng: [
         ([3, 3, 3], [1, 1, 1]),
@@ -33,6 +40,11 @@ def _strides_first(kernels, strides):
         """side + (k - 1) * step, and then step * s.""",
     ],
     wrong=[
+        (
+            _from_the_picture_up,
+            """(side − 1)·s + k is right on the way down, from the last layer to the first.  On the way up
+            each layer adds its k − 1 steps.""",
+        ),
         (
             _strides_first,
             """the layer's own stride is used too early: it parts the layer's outputs, so it counts for the

@@ -12,7 +12,7 @@ def linear_forward(x, w, b, activation):
     """Return activation(W x + b); the arguments have been checked."""
     xp = xp_of(x, w, b)
     y = matmul(w, x, out=empty(xp, (len(w), x.shape[1]), x.dtype))
-    bias(y, b, y, 0, activation)
+    bias(y, b, activation)
     if activation and activation is not relu:
         activation.forward(y, out=y)
     return y

@@ -9,6 +9,8 @@ struct alignas(sizeof(short) * V) Winners {
     unsigned short of[V];
 };
 
+#define AT_ONCE 3 // pixels of a window's row that are asked for together, and waited for once
+
 // y = the window's largest pixel (NaN if it holds one), winner = p*ZW+q of the first such in reading order.
 //
 // reads   x, once (overlap comes again from the cache)
@@ -25,19 +27,26 @@ extern "C" __global__ void max_pool_forward(const REAL *x, REAL *y, unsigned sho
     int u0 = i * SH - top, v0 = j * SW - left;
     const Images *map = (const Images *)x + (long long)c * H * W * N + n;
     Images largest = {};
-    int where[V];
+    int where[V], end = ZW < W - v0 ? ZW : W - v0;
     for (int k = 0; k < V; k++)
         where[k] = -1;
     for (int p = u0 < 0 ? -u0 : 0; p < ZH && u0 + p < H; p++)
-        for (int q = v0 < 0 ? -v0 : 0; q < ZW && v0 + q < W; q++) {
-            Images pixel = map[((long long)(u0 + p) * W + v0 + q) * N];
-            for (int k = 0; k < V; k++) {
-                REAL value = pixel.of[k], best = largest.of[k];
-                if (where[k] < 0 || value > best || (value != value && best == best)) {
-                    largest.of[k] = value;
-                    where[k] = p * ZW + q;
+        for (int q = v0 < 0 ? -v0 : 0; q < end; q += AT_ONCE) {
+            Images pixel[AT_ONCE] = {};
+#pragma unroll
+            for (int e = 0; e < AT_ONCE; e++)
+                if (q + e < end)
+                    pixel[e] = map[((long long)(u0 + p) * W + v0 + q + e) * N];
+#pragma unroll
+            for (int e = 0; e < AT_ONCE; e++)
+                for (int k = 0; k < V; k++) {
+                    REAL value = pixel[e].of[k], best = largest.of[k];
+                    bool first = where[k] < 0, nan = (value != value) & (best == best);
+                    if ((q + e < end) & (first | (value > best) | nan)) {
+                        largest.of[k] = value;
+                        where[k] = p * ZW + q + e;
+                    }
                 }
-            }
         }
     Winners winners;
     for (int k = 0; k < V; k++)
@@ -69,15 +78,21 @@ extern "C" __global__ void max_pool_backward(const REAL *dy, const unsigned shor
     for (int p = u % SH, i = u / SH; p < ZH && i >= 0; p += SH, i--) {
         if (i >= OH)
             continue;
-        for (int q = q0, j = j0; q < ZW && j >= 0; q += SW, j--) {
-            if (j >= OW)
-                continue;
-            long long place = (((long long)c * OH + i) * OW + j) * N + n;
-            Winners won = ((const Winners *)winner)[place];
-            Images gradient = ((const Images *)dy)[place];
-            for (int k = 0; k < V; k++)
-                if (won.of[k] == p * ZW + q)
-                    sum.of[k] += gradient.of[k];
+        for (int q = q0, j = j0; q < ZW && j >= 0; q += 2 * SW, j -= 2) {
+            Winners won[2] = {};
+            Images gradient[2] = {};
+#pragma unroll
+            for (int e = 0; e < 2; e++)
+                if (q + e * SW < ZW && j - e >= 0 && j - e < OW) {
+                    long long place = (((long long)c * OH + i) * OW + j - e) * N + n;
+                    won[e] = ((const Winners *)winner)[place];
+                    gradient[e] = ((const Images *)dy)[place];
+                }
+#pragma unroll
+            for (int e = 0; e < 2; e++)
+                for (int k = 0; k < V; k++)
+                    if (won[e].of[k] == p * ZW + q + e * SW)
+                        sum.of[k] += gradient[e].of[k];
         }
     }
     ((Images *)dx)[((long long)c * gridDim.y + blockIdx.y) * W * N + t] = sum;

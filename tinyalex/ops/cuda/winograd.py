@@ -90,7 +90,7 @@ def _convolve(x, w, b, y, pads, groups, turned, through_relu, use=lambda *block:
         launch(
             "winograd.winograd_outputs", (across * N, rows, F), M, b, y,
             OH, OW, N, across, row, not turned, through_relu,
-            nbytes=M.nbytes + b.nbytes * (not turned) + y.nbytes, **matrices(k),
+            block=64, nbytes=M.nbytes + b.nbytes * (not turned) + y.nbytes, **matrices(k),
         )  # fmt: skip
 
 
