@@ -292,10 +292,7 @@ def train(network, comm, steps):
     return *first, parameters(model), losses
 
 
-on_every_backend = pytest.mark.usefixtures("each_backend")  # NumPy, the stand-in for CuPy, GPUs
-
-
-@on_every_backend
+@pytest.mark.usefixtures("each_backend")  # NumPy, the stand-in for CuPy, GPUs
 @BOTH
 @WEIGHTS
 def test_two_ranks_train_as_one(network, changes):
@@ -316,10 +313,10 @@ def test_two_ranks_train_as_one(network, changes):
             assert_close(rank[0], logits, 1e-10)
             np.testing.assert_allclose(rank[3], losses, rtol=1e-10)
             np.testing.assert_array_equal(rank[0], ranks[0][0])
-        for one, all_ in ((grads, whole([r[1] for r in ranks])), (weights, whole([r[2] for r in ranks]))):
-            assert one.keys() == all_.keys()
+        for one, found in ((grads, whole([r[1] for r in ranks])), (weights, whole([r[2] for r in ranks]))):
+            assert one.keys() == found.keys()
             for name in one:
-                assert_close(all_[name], one[name], 1e-10)
+                assert_close(found[name], one[name], 1e-10)
     start = parameters(build(network, seed=3, dtype=np.float64))
     assert all((weights[name] != start[name]).any() for name in weights)
 
@@ -359,7 +356,9 @@ def check_gradients(network, ranks, spoil=lambda model: None):
     )
 
 
-@pytest.mark.parametrize(("network", "ranks"), [(PAPER, 1), (PAPER, 2), (CODE2012, 1)])
+@pytest.mark.parametrize(
+    ("network", "ranks"), [(PAPER, 1), (PAPER, 2), (CODE2012, 1)], ids=["paper-1", "paper-2", "code2012-1"]
+)
 def test_whole_network_gradient(network, ranks):
     """On two ranks the code's network, and every network on GPUs, has these gradients: see above."""
     report = check_gradients(network, ranks)

@@ -59,6 +59,13 @@ def test_table_holds_every_operation_and_variable():
     assert {row.variable for row in ROWS if row.operation == "softmax loss"} == {"logits"}
 
 
+@pytest.fixture
+def few_looked_at(monkeypatch):
+    """Of the elements that are tried in order to name the worst, which takes most of the time, a few."""
+    monkeypatch.setattr(gradcheck, "SAMPLE", 5)
+
+
+@pytest.mark.usefixtures("few_looked_at")
 def test_table_holds_every_kernel_of_minimal_filtering(monkeypatch):
     """Where its backward is wrong, the weights' gradient fails in these rows and in no others."""
     right = winograd.convolve_backward
@@ -149,11 +156,10 @@ def inputs_of(operation, rng):
     return BY_NAME[operation].draw(rng)
 
 
+@pytest.mark.usefixtures("few_looked_at")
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize(("operation", "backward"), WRONG)
-def test_wrong_backward_is_rejected(operation, backward, seed, monkeypatch):
-    if seed:  # elements tried in order to name the worst: most of the time goes into them
-        monkeypatch.setattr(gradcheck, "SAMPLE", 5)
+def test_wrong_backward_is_rejected(operation, backward, seed):
     rng = np.random.default_rng(seed)
     forward, changed = as_variables(operation, backward)
     with pytest.raises(GradientError):
@@ -674,6 +680,7 @@ def test_a_gradient_that_is_zero_up_to_rounding_passes():
         check(forward, backward, {"x": rng.standard_normal(50), "shift": rng.random(1)}, rng=rng)
 
 
+@pytest.mark.usefixtures("few_looked_at")
 @pytest.mark.parametrize("operation", ["conv2d", "conv2d, groups 2, stride 2", "linear", PARTIAL])
 def test_float32_where_linear(operation):
     case = BY_NAME[operation]

@@ -21,6 +21,7 @@ another dtype, a sign, a factor, a flip, an upstream gradient that is not used.
 
 import ast
 import contextlib
+import functools
 import importlib
 import inspect
 import itertools
@@ -37,6 +38,7 @@ from tinyalex.lessons.variants import counters, guarded, variants
 PASSED, NOT_YET, WRONG = "✓ passed", "… not yet", "✗ not right"
 
 
+@functools.cache  # to find it anew takes longer than to judge an answer
 def source_of(function):
     """Return a function's text, without its decorator."""
     lines, _ = inspect.getsourcelines(function)

@@ -30,6 +30,7 @@ def panels(*widths, height=2.6):
     import matplotlib.pyplot as plt
 
     figure = plt.figure(figsize=(7, height), layout="constrained")
+    plt.uninstall_repl_displayhook()  # which would draw it once more, before a notebook does to show it
     return figure.subplots(1, len(widths), width_ratios=widths)
 
 

@@ -8,6 +8,7 @@ when an argument does (a row of x on which y[0, 1] should depend, and does not).
 
 import ast
 import contextlib
+import functools
 import inspect
 import itertools
 import re
@@ -65,6 +66,7 @@ def same(a, b):
     return a.shape == b.shape and bool(close(a, b).all())
 
 
+@functools.cache
 def axes_of(hole):
     """{name: letters of its axes}, as the docstring says: x (C,H,W,N) → ("C", "H", "W", "N").
 
