@@ -475,7 +475,7 @@ def test_pytorch_agrees(preset, changes, training):
         (CAFFE, 2, "lrn1: reads all of the channels, and each of 2 ranks holds its part of them"),
         (PAPER._replace(size=7), 1, "conv1: window of 11 is larger than the map"),
         (PAPER._replace(size=20), 1, "pool2: window of 3 is larger than the map: 2"),
-        (None, 1, "^alexnet: expected a AlexNet, found None"),
+        (None, 1, "^alexnet: expected an AlexNet, found None"),
         (PAPER._replace(classes="10"), 1, "^alexnet: classes: expected a whole number, found '10'"),
         (PAPER._replace(lrn_k=float("nan")), 1, "^alexnet: lrn_k: expected a finite number, found nan"),
         (PAPER._replace(dropout=1), 1, "^alexnet: dropout: expected true or false, found 1"),

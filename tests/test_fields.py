@@ -5,8 +5,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from tinyalex.data import Images
 from tinyalex.errors import ArgumentError, DataError
-from tinyalex.fields import check_fields, checked, told
+from tinyalex.fields import check_fields, checked, of_kind, told
 
 
 class Thing(NamedTuple):
@@ -69,6 +70,13 @@ def test_a_named_tuple_of_a_user_s_is_checked_and_made_plain():
         check_fields(None, Thing, "thing")
 
 
+def test_an_article_fits_its_kind():
+    with pytest.raises(ArgumentError, match="x: expected an int, found None"):
+        of_kind(int, None, "x")
+    with pytest.raises(ArgumentError, match="source: expected an Images, found None"):
+        of_kind(Images, None, "source")
+
+
 @pytest.mark.parametrize(
     ("value", "says"),
     [
@@ -81,6 +89,7 @@ def test_a_named_tuple_of_a_user_s_is_checked_and_made_plain():
         (Thing, "Thing"),
         (object(), "object"),
         ([0] * 100, repr([0] * 100)[:80]),
+        ((np.eye(2), 1), "(array([[1., 0.], [0., 1.]]), 1)"),
     ],
 )
 def test_a_value_is_told_in_a_line(value, says):

@@ -40,6 +40,13 @@ def train(source=None, batch_size=8, augmentation=AUGMENTATION, **kwargs):
     )
 
 
+def test_a_seed_may_be_of_any_length():
+    """Such as np.random.SeedSequence().entropy, of 128 bits."""
+    for seed in (2**127, np.uint64(2**63 + 5)):
+        assert same(train(seed=seed), train(seed=int(seed)))
+    assert not same(train(seed=2**127), train(seed=2**126))
+
+
 def test_batches_depend_on_the_seed_and_not_on_the_threads():
     """0, 1 and 3 threads, and any depth, give the same bits; another seed gives others."""
     one = train(threads=1, epochs=2, seed=5)
@@ -286,7 +293,7 @@ def given(**change):
         ),
         ({"source": given(labels=np.arange(49))}, "source: expected 50 whole numbers as labels, found int64"),
         ({"source": given(labels=np.full(50, np.nan))}, "source: expected 50 whole numbers as labels, found"),
-        ({"augmentation": None}, "augmentation: expected a Augmentation, found None"),
+        ({"augmentation": None}, "augmentation: expected an Augmentation, found None"),
         (
             {"augmentation": AUGMENTATION._replace(flip=2)},
             "augmentation: flip: expected true or false, found 2",

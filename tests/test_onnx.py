@@ -190,6 +190,21 @@ def test_what_is_derived_from_a_kind_of_ours_does_not_go_out_as_that(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_only_draws_its_weights_goes_out_as_the_kind_it_is_derived_from(tmp_path):
+    class Uniform(Conv2d, is_kind=False):
+        prefix = "uniform"
+
+        def draw(self, key, size, rng):
+            return rng.uniform(-1, 1, size)
+
+    network = Network([Uniform(2, 3, name="conv"), Linear(4)], (3, 5, 6))
+    arrays = arrays_of(network.build(rng=0))
+    onnx_export.write(tmp_path / "net.onnx", network, arrays, {})
+    read, weights, *_ = onnx_import.read(tmp_path / "net.onnx")
+    assert type(read.layers[0]) is Conv2d
+    np.testing.assert_array_equal(weights["conv1.w"], arrays["conv.w"])
+
+
 def test_an_lrn_that_onnx_cannot_say_is_refused(tmp_path):
     network = Network([LRN(4, 1.0, 1.0, 0.75), Flatten()], (6, 2, 2))
     with pytest.raises(ArgumentError, match="lrn1: a window of 4"):

@@ -225,6 +225,16 @@ def test_what_is_derived_from_linear_is_not_slid_as_that():
         Dense(net)
 
 
+def test_what_only_draws_its_weights_is_slid():
+    class Uniform(Linear, is_kind=False):
+        def draw(self, key, size, rng):
+            return rng.uniform(-1, 1, size)
+
+    net = Network([Uniform(3), Linear(4, std=1.0)], (3, 8, 8)).build(rng=0)
+    x = np.random.default_rng(0).standard_normal((3, 8, 8, 2)).astype(np.float32)
+    np.testing.assert_allclose(Dense(net).forward(x), net.forward(x), rtol=1e-4, atol=1e-4)
+
+
 def test_dense_batches_hold_neighbours_of_one_size_and_their_mirror_images():
     shapes = [(20, 30), (20, 30), (25, 20), (20, 30), (20, 30), (20, 30)]
     source = _Whole([rng.integers(0, 256, (3, *shape), np.uint8) for shape in shapes])

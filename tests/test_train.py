@@ -472,6 +472,20 @@ def test_a_batch_is_asked_for_during_the_step_before(size, pictures, monkeypatch
     assert steps == 2
 
 
+def test_an_epoch_may_be_a_sequence_without_iter(pictures):
+    class Epoch:
+        def __init__(self, batches):
+            self.batches = list(batches)
+
+        def __getitem__(self, i):
+            return self.batches[i]
+
+    net = Network([Linear(10)], (3, 32, 32)).build(rng=0)
+    batches, rng = InMemory(pictures, batch=15), np.random.default_rng(0)
+    place = fit(net, SGD(net, 1e-4), lambda epoch, start: Epoch(batches.epoch(rng)), batches.steps, 1)
+    assert (place.epoch, place.step) == (1, batches.steps)
+
+
 def test_what_fit_calls_may_be_none(pictures):
     """As by default; a function of any of the three is called all the same."""
 

@@ -14,6 +14,7 @@ import numpy as np
 from tinyalex.errors import ArgumentError
 from tinyalex.fields import check_numbers, expect, fits, plain_data
 from tinyalex.nn import BatchNorm, Conv2d, Flatten, Linear, Sequential
+from tinyalex.nn.later import computes_as
 from tinyalex.ops import softmax, topk_error
 from tinyalex.ops.checks import check_arrays, check_axes
 from tinyalex.ops.cuda.pictures import feed
@@ -72,7 +73,7 @@ class Dense:
             layer, x = place.layer, place.x  # maps: the sides of those that the next features were
             maps = tuple(x[1:]) if len(x) == 3 else maps
             if isinstance(layer, Linear):
-                if type(layer) is not Linear:  # it may compute something else
+                if computes_as(layer) is not Linear:  # it may compute something else
                     raise layer.error("a kind of layer of your own: a network with it cannot be slid")
                 layer = Conv2d(layer.features, maps, activation=layer.activation, name=layer.name)
                 maps = (1, 1)

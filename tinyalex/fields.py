@@ -83,7 +83,8 @@ def expect(right, what, wanted, found):
 
 def of_kind(kind, value, what):
     """Return the value; ArgumentError unless it is of this kind."""
-    expect(isinstance(value, kind), what, f"a {kind.__name__}", value)
+    article = "an" if kind.__name__[0] in "AEIOUaeiou" else "a"
+    expect(isinstance(value, kind), what, f"{article} {kind.__name__}", value)
     return value
 
 
@@ -94,7 +95,7 @@ def told(value):
     if hasattr(value, "dtype"):
         return f"{value.dtype} {value.shape}" if value.shape else repr(value.item())
     plain = isinstance(value, str | int | float | dict | None) or type(value) in (tuple, list)
-    return f"{value!r:.80}" if plain else type(value).__name__
+    return " ".join(f"{value!r:.80}".split()) if plain else type(value).__name__
 
 
 def check_functions(whose, /, **functions):

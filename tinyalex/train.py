@@ -182,14 +182,14 @@ def fit(
 
 def _epoch(step, batches, place, on_step):
     """Do the steps of an epoch.  While a GPU is at one, alone, the next batch is made ready for it."""
-    alone = step.net.comm.size == 1
     try:
-        expect(hasattr(batches, "__iter__"), "fit: batches", "what yields (images, labels)", batches)
+        right = hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")
+        expect(right, "fit: batches", "what yields (images, labels)", batches)
         coming = asked(batches := iter(batches))
         while (batch := coming.result()) is not None:
             expect(isinstance(batch, tuple | list) and len(batch) == 2, "fit: batches", "pairs", batch)
             end = step.begin(*batch, place.step)
-            coming = asked(batches) if alone else None
+            coming = asked(batches) if step.net.comm.size == 1 else None
             on_step(place, place.take(end()))
             coming = coming or asked(batches)
     finally:

@@ -90,7 +90,7 @@ class Loader:
         source = _checked(source, "source", np.uint8) if isinstance(source, Images) else source
         augmentation = check_fields(augmentation, augment.Augmentation, "augmentation")
         check_numbers("", 1, int, batch_size=batch_size, group=augmentation.group)
-        check_numbers("", 0, int, seed=seed)
+        expect(isinstance(seed, int | np.integer) and seed >= 0, "seed", "a whole number ≥ 0", seed)
         check_numbers("", 0, noise=augmentation.noise)
         expect(device is None or hasattr(device, "kind"), "device", "a Device", device)
         most = {"data_batch": data_batch, "pictures": pictures, "upscale": upscale, "crop": augmentation.crop}
@@ -322,8 +322,7 @@ class InMemory:
     """
 
     def __init__(self, images, comm=None, batch=128, dtype=np.float32):
-        expect(isinstance(images, Images), "images", "an Images", images)
-        images = _checked(images, "images")
+        images = _checked(of_kind(Images, images, "images"), "images")
         check_numbers("", 1, int, batch=batch)
         if len(images.labels) < batch:
             raise ArgumentError(

@@ -38,6 +38,7 @@ from tinyalex.nn import (
     SameMapNorm,
     ZeroPad,
 )
+from tinyalex.nn.later import computes_as
 from tinyalex.ops import four_pads, two_of
 
 OPSET, IR_VERSION = 13, 8
@@ -109,7 +110,7 @@ class _Graph:
         self.nodes, self.constants = [], {}
         for place in network.plan():
             self.shape, self.after, layer = place.x, place.y, place.layer
-            if type(layer) not in vars(_Graph)["add"].dispatcher.registry:  # nor may it be derived from one
+            if computes_as(layer) not in vars(_Graph)["add"].dispatcher.registry:
                 raise layer.error(f"ONNX has no word for a {type(layer).__name__}{_instead(layer)}")
             self.add(layer)
         if len(self.after) != 1:

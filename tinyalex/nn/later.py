@@ -231,6 +231,15 @@ def _fitting(layer, dy, shape):
     return dy
 
 
+def computes_as(layer):
+    """Return the class whose operation a layer has: its own, or where that only draws weights, the base's."""
+    return next(c for c in type(layer).__mro__ if any(_says(name) for name in vars(c)))
+
+
+def _says(name):
+    return not name.startswith("__") and name not in ("draw", "prefix")
+
+
 def on_towers(layers: list[Layer], ranks: int) -> list[Layer]:
     """Return the list with the layers by which towers, convolutions in groups, run one per rank.
 
