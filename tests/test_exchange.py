@@ -654,13 +654,14 @@ def test_features_without_a_hidden_layer_are_refused(caffe_and_data, tmp_path):
 # ---- export and back -----------------------------------------------------------------------------------
 
 
-def run_checkpoint(path, scale=None, upscale=None):
+def run_checkpoint(path, scale=None, upscale=None, mean=None):
     """A checkpoint as a run writes it, of a narrow code2012."""
     network = alexnet(narrow(PRESETS["code2012"], 0.02)._replace(size=67, classes=4))
     recipe = Recipe(augmentation=PLAIN._replace(crop=67, scale=scale))
     settings = Settings("", network, recipe, upscale=upscale).to_json()
     net = network.build(rng=np.random.default_rng(0))
-    mean = np.random.default_rng(1).uniform(80, 160, (3, 72, 72)).astype(np.float32)
+    if mean is None:
+        mean = np.random.default_rng(1).uniform(80, 160, (3, 72, 72)).astype(np.float32)
     arrays = checkpoint.state(net, None) | {"data.mean": mean}
     checkpoint.save(
         path, arrays, {"network": settings.pop("network"), "settings": settings, "classes": list("abcd")}
@@ -673,6 +674,7 @@ def test_a_run_goes_out_and_comes_back_with_its_classes_and_pictures(tmp_path):
     net, mean = run_checkpoint(tmp_path / "run.safetensors")
     printed = done("export", tmp_path / "run.safetensors", tmp_path / "net.onnx")
     assert "opset 13, input (batch, 3, 67, 67)" in printed
+    assert "as one colour, from which it is up to 41 of 255 away" in printed
     assert "4 classes, 2 towers" in done("import", tmp_path / "net.onnx", tmp_path / "back.safetensors")
     trained = reading.load(ONE, tmp_path / "back.safetensors")
     assert trained.classes == ("a", "b", "c", "d")
@@ -697,6 +699,12 @@ def test_pictures_go_out_as_large_as_the_run_is_tested_on(tmp_path, scale, upsca
     done("export", tmp_path / "run.safetensors", tmp_path / "net.onnx")
     done("import", tmp_path / "net.onnx", tmp_path / "back.safetensors")
     assert open_network(tmp_path / "back.safetensors").pictures.resize == side
+
+
+@needs_onnx
+def test_a_mean_picture_of_one_colour_goes_out_without_a_word(tmp_path):
+    run_checkpoint(tmp_path / "run.safetensors", mean=np.full((3, 72, 72), 90.3, np.float32))
+    assert "one colour" not in done("export", tmp_path / "run.safetensors", tmp_path / "net.onnx")
 
 
 @needs_onnx
