@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from tinyalex.errors import ArgumentError
-from tinyalex.fields import check_numbers, expect, fits, plain_data
+from tinyalex.fields import check_numbers, expect, fits, one_of, plain_data
 from tinyalex.nn import BatchNorm, Conv2d, Flatten, Linear, Sequential
 from tinyalex.nn.later import computes_as
 from tinyalex.ops import softmax, topk_error
@@ -179,7 +179,7 @@ def features(
     """
     comm, found, first = _checked(net, loader, on_batch), None, 0
     expect(comm.rank or hasattr(loader, "labels"), "loader", "a Loader", loader)
-    expect(layer in [*net.layers], "layer", f"one of {', '.join(net.layers)}", layer)
+    one_of(net.layers, layer, "layer")
     for images, _ in feed(comm.device, _shared(comm, loader)):
         y = net.forward(images, last=layer)
         if net.placed[layer].split_y:

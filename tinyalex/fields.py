@@ -81,6 +81,11 @@ def expect(right, what, wanted, found):
         raise ArgumentError(f"{what}: expected {wanted}, found {told(found)}")
 
 
+def one_of(names, value, what):
+    """Raise ArgumentError unless the value is one of these names; it may be anything, unhashable too."""
+    expect(value in [*names], what, f"one of {', '.join(names)}", value)
+
+
 def of_kind(kind, value, what):
     """Return the value; ArgumentError unless it is of this kind."""
     article = "an" if kind.__name__[0] in "AEIOUaeiou" else "a"

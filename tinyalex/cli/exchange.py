@@ -47,14 +47,14 @@ def _pictures_of(path, saved, arrays):
     mean = mean_picture(path, arrays)
     scale = saved.settings.recipe.augmentation.test_scale
     side = scale or saved.settings.upscale or mean.shape[-1]
-    colour = tuple(float(m) for m in mean.mean((1, 2), dtype=float))
-    apart = abs(mean - mean.mean((1, 2), keepdims=True)).max()
+    colour = mean.mean((1, 2), dtype=float)
+    apart = abs(mean - colour[:, None, None]).max()
     if apart >= 1:
         console.print(
             f"the file states the run's mean picture as one colour, from which it is up to {apart:.0f} of "
             f"255 away: to lose nothing by that, subtract the picture, data.mean in {path}"
         )
-    return Pictures("RGB", colour, (1.0, 1.0, 1.0), side, saved.network.input[-1])
+    return Pictures("RGB", tuple(colour.tolist()), (1.0, 1.0, 1.0), side, saved.network.input[-1])
 
 
 def import_network(

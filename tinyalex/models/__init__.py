@@ -7,7 +7,7 @@ a file here, a row in the table, and, if it is to be trained as its authors did,
 from functools import partial
 
 from tinyalex.errors import ArgumentError
-from tinyalex.fields import expect
+from tinyalex.fields import one_of
 from tinyalex.models.alexnet import PRESETS, AlexNet, alexnet, narrow
 from tinyalex.models.cifar import figure1
 from tinyalex.models.ladder import three_convolutions, with_local
@@ -42,7 +42,7 @@ def make(name: str, **options) -> Network:
     For AlexNet's presets these are width (a factor on filters and hidden units) and the fields of `AlexNet`:
     classes, size, …  Raises ArgumentError for an unknown name, or an option that the network does not have.
     """
-    expect(name in [*NETWORKS], "network", f"one of {', '.join(NETWORKS)}", name)
+    one_of(NETWORKS, name, "network")
     options = {key: value for key, value in options.items() if value is not None}
     try:
         return NETWORKS[name](**options)

@@ -17,7 +17,7 @@ import re
 from dataclasses import replace
 
 from tinyalex.errors import ArgumentError, few
-from tinyalex.fields import expect, fits, plain_data
+from tinyalex.fields import expect, fits, one_of, plain_data
 from tinyalex.models.network import Network
 from tinyalex.nn import LRN, Conv2d, Dropout, Linear, MaxPool, Weighted, plan
 
@@ -41,7 +41,7 @@ def vgg(configuration, classes=1000, size=224, width=1.0, weights="glorot", lrn=
     Bengio, 2010): they are of the order of 1, and no network needs another to start from, says the same
     section.
     """
-    expect(configuration in [*TABLE], "configuration", f"one of {', '.join(TABLE)}", configuration)
+    one_of(TABLE, configuration, "configuration")
     expect(fits(plain_data(lrn), bool), "lrn", "true or false", lrn)
     expect(fits(plain_data(width), float) and width > 0, "width", "a factor > 0", width)
 
@@ -76,8 +76,7 @@ def layers_of(words, hidden, classes):
 
 def _started(layers, shape, weights):
     """Return the layers with the standard deviations of their starting weights."""
-    if weights not in [*WEIGHTS]:
-        raise ArgumentError(f"weights: expected one of {', '.join(WEIGHTS)}, found {weights!r}")
+    one_of(WEIGHTS, weights, "weights")
     found = []
     for layer, x, *_ in plan(layers, shape):
         if isinstance(layer, Weighted):
