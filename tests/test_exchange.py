@@ -1,5 +1,6 @@
 """Networks that others trained, on the command line: import, predict, export."""
 
+import base64
 import contextlib
 import io
 import json
@@ -15,7 +16,7 @@ from PIL import Image
 
 from tinyalex import cli, files
 from tinyalex.comm import Comm
-from tinyalex.data import imagenet
+from tinyalex.data import Images, imagenet
 from tinyalex.data import preprocessing as pictures
 from tinyalex.data.augment import PLAIN
 from tinyalex.devices import Device
@@ -674,11 +675,12 @@ def test_a_run_goes_out_and_comes_back_with_its_classes_and_pictures(tmp_path):
     net, mean = run_checkpoint(tmp_path / "run.safetensors")
     printed = done("export", tmp_path / "run.safetensors", tmp_path / "net.onnx")
     assert "opset 13, input (batch, 3, 67, 67)" in printed
-    assert "as one colour, from which it is up to 41 of 255 away" in printed
+    assert "up to 41 of 255 from the one colour that is stated beside it" in printed
     assert "4 classes, 2 towers" in done("import", tmp_path / "net.onnx", tmp_path / "back.safetensors")
     trained = reading.load(ONE, tmp_path / "back.safetensors")
     assert trained.classes == ("a", "b", "c", "d")
-    np.testing.assert_allclose(trained.mean, mean.mean((1, 2)), rtol=1e-5)
+    np.testing.assert_array_equal(trained.mean, mean)
+    np.testing.assert_allclose(trained.pictures.mean, mean.mean((1, 2)), rtol=1e-5)
     assert trained.pictures[3:] == (72, 67)
     x = np.random.default_rng(2).uniform(-100, 100, (3, 67, 67, 5)).astype(np.float32)
     np.testing.assert_array_equal(trained.net.forward(x), net.forward(x))
@@ -688,6 +690,38 @@ def test_a_run_goes_out_and_comes_back_with_its_classes_and_pictures(tmp_path):
     done("import", tmp_path / "again.onnx", tmp_path / "again.safetensors")
     again = reading.load(ONE, tmp_path / "again.safetensors")
     np.testing.assert_array_equal(again.net.forward(x), net.forward(x))
+    np.testing.assert_array_equal(again.mean, mean)
+    # and what it needs is stated, where the file's own word is not taken
+    done("import", tmp_path / "again.onnx", tmp_path / "other.safetensors", "--pictures", "pixels")
+    np.testing.assert_array_equal(reading.load(ONE, tmp_path / "other.safetensors").mean, [0, 0, 0])
+
+
+@needs_onnx
+@pytest.mark.parametrize(
+    ("scale", "upscale", "stored", "views", "dense"),
+    [
+        (None, None, 72, 1, False),
+        (None, None, 72, 10, False),
+        (None, None, 72, 1, True),
+        (None, 80, 72, 10, False),
+        (68, None, 68, 10, False),
+        ((67, 71), None, 69, 1, True),
+    ],
+)
+def test_what_came_back_sees_what_the_run_saw(tmp_path, scale, upscale, stored, views, dense):
+    """The same bits, mean picture included, in every kind of test."""
+    run_checkpoint(tmp_path / "run.safetensors", scale, upscale)
+    done("export", tmp_path / "run.safetensors", tmp_path / "net.onnx")
+    done("import", tmp_path / "net.onnx", tmp_path / "back.safetensors")
+    shape = (3, stored, stored, 5)
+    source = Images(np.random.default_rng(5).integers(0, 256, shape, np.uint8), np.arange(5) % 4, "abcd")
+
+    def seen(name):
+        trained = reading.load(ONE, tmp_path / name)
+        with reading.view_loader(ONE, trained, source, views, dense=dense) as loader:
+            return np.concatenate([np.stack(images) for images, _ in loader], axis=-1)
+
+    np.testing.assert_array_equal(seen("back.safetensors"), seen("run.safetensors"))
 
 
 @needs_onnx
@@ -702,20 +736,18 @@ def test_pictures_go_out_as_large_as_the_run_is_tested_on(tmp_path, scale, upsca
 
 
 @needs_onnx
-def test_a_mean_picture_of_one_colour_goes_out_without_a_word(tmp_path):
-    run_checkpoint(tmp_path / "run.safetensors", mean=np.full((3, 72, 72), 90.3, np.float32))
-    assert "one colour" not in done("export", tmp_path / "run.safetensors", tmp_path / "net.onnx")
-
-
-@needs_onnx
 def test_a_run_without_its_mean_picture_is_named(tmp_path):
     run_checkpoint(tmp_path / "run.safetensors")
     arrays, metadata = checkpoint.load(tmp_path / "run.safetensors")
-    for mean, found in ((None, "none"), (np.zeros((3, 4, 5), np.float32), r"float32 \(3, 4, 5\)")):
+    for mean, found in (
+        (None, "expected a mean picture.*, found none"),
+        (np.zeros((3, 4, 5), np.float32), r"expected a mean picture.*, found float32 \(3, 4, 5\)"),
+        (np.full((3, 4, 4), np.nan, np.float32), "expected finite numbers, found 48 of 48"),
+    ):
         damaged = {name: a for name, a in arrays.items() if name != "data.mean"}
         damaged |= {} if mean is None else {"data.mean": mean}
         checkpoint.save(tmp_path / "damaged.safetensors", damaged, metadata)
-        message = rf"damaged\.safetensors: data\.mean: expected a mean picture.*, found {found}"
+        message = rf"damaged\.safetensors: data\.mean: {found}"
         assert re.search(message, refused("export", tmp_path / "damaged.safetensors", tmp_path / "net.onnx"))
         with pytest.raises(DataError, match=message):
             reading.load(ONE, tmp_path / "damaged.safetensors")
@@ -730,6 +762,63 @@ def test_a_file_that_states_what_cannot_be_is_named(tmp_path):
     (tmp_path / "net.onnx").write_bytes(data.replace(b'"RGB"', b'"GRB"'))
     line = refused("import", tmp_path / "net.onnx", tmp_path / "net.safetensors")
     assert f"{tmp_path / 'net.onnx'}: metadata tinyalex: not as tinyalex writes it: pictures: order" in line
+
+
+def nan_in(packed):
+    return base64.b64encode(np.float32(np.nan).tobytes() + base64.b64decode(packed)[4:]).decode()
+
+
+@needs_onnx
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda packed: packed[:-16], "mean_picture: expected 15,552 numbers for 72 pixels, found 15,549"),
+        (lambda packed: "?" + packed[1:], "base64"),
+        (lambda packed: packed[:-4], "buffer size must be a multiple"),
+        (lambda packed: [1.5], "list"),
+        (nan_in, "mean_picture: expected finite numbers, found 1 of 15,552"),
+    ],
+)
+def test_a_mean_picture_that_cannot_be_is_named(tmp_path, change, told):
+    import onnx
+
+    run_checkpoint(tmp_path / "run.safetensors")
+    done("export", tmp_path / "run.safetensors", tmp_path / "net.onnx")
+    model = onnx.load(tmp_path / "net.onnx")
+    fields = json.loads(model.metadata_props[0].value)
+    fields["mean_picture"] = change(fields["mean_picture"])
+    onnx.helper.set_model_props(model, {"tinyalex": json.dumps(fields)})
+    onnx.save(model, tmp_path / "net.onnx")
+    line = refused("import", tmp_path / "net.onnx", tmp_path / "net.safetensors")
+    assert f"{tmp_path / 'net.onnx'}: metadata tinyalex: not as tinyalex writes it: " in line
+    assert told in line
+    assert not (tmp_path / "net.safetensors").exists()
+
+
+@needs_onnx
+def test_a_mean_picture_without_pictures_is_named(tmp_path):
+    import onnx
+
+    run_checkpoint(tmp_path / "run.safetensors")
+    done("export", tmp_path / "run.safetensors", tmp_path / "net.onnx")
+    model = onnx.load(tmp_path / "net.onnx")
+    fields = json.loads(model.metadata_props[0].value)
+    onnx.helper.set_model_props(model, {"tinyalex": json.dumps(fields | {"pictures": None})})
+    onnx.save(model, tmp_path / "net.onnx")
+    line = refused("import", tmp_path / "net.onnx", tmp_path / "net.safetensors")
+    assert "mean_picture: expected pictures beside it, found none" in line
+
+
+@needs_onnx
+def test_a_mean_picture_of_another_size_than_stated_is_named(tmp_path):
+    run_checkpoint(tmp_path / "run.safetensors")
+    done("export", tmp_path / "run.safetensors", tmp_path / "net.onnx")
+    done("import", tmp_path / "net.onnx", tmp_path / "back.safetensors")
+    arrays, metadata = checkpoint.load(tmp_path / "back.safetensors")
+    arrays["data.mean"] = np.zeros((3, 70, 70), np.float32)
+    checkpoint.save(tmp_path / "back.safetensors", arrays, metadata)
+    with pytest.raises(DataError, match=r"data\.mean: expected a picture of 72 pixels, found \(3, 70, 70\)"):
+        reading.load(ONE, tmp_path / "back.safetensors")
 
 
 @needs_onnx

@@ -1,14 +1,19 @@
 """The commands that take networks out of this program and into it."""
 
+import base64
 import json
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 
 from tinyalex.cli.common import Checkpoint, console, new_file
 from tinyalex.errors import ArgumentError, DataError
+from tinyalex.fields import finite
 from tinyalex.files import read_text
+
+PIXELS = np.dtype("<f4")  # of a mean picture in a file's metadata, base64
 
 
 def export(
@@ -25,36 +30,44 @@ def export(
     new_file(out, path)
     saved = open_network(path)
     arrays, _ = files.load(path)
-    pictures = saved.pictures or _pictures_of(path, saved, arrays)
-    metadata = {"classes": saved.classes, "pictures": pictures and pictures._asdict()}
+    pictures, mean = _pictures_of(path, saved, arrays)
+    metadata = {
+        "classes": saved.classes,
+        "pictures": pictures and pictures._asdict(),
+        "mean_picture": None if mean is None else base64.b64encode(mean.astype(PIXELS)).decode(),
+    }
     onnx_export.write(out, saved.network, arrays, metadata)
+    if mean is not None:
+        apart = abs(mean - pictures.rgb_mean[:, None, None]).max()
+        console.print(
+            f"the file holds the mean picture that was subtracted in training, up to {apart:.0f} of 255 from "
+            "the one colour that is stated beside it; docs/exchange.md says how others read it"
+        )
     shape = ", ".join(map(str, saved.network.input))
     console.print(f"{out}: opset {onnx_export.OPSET}, input (batch, {shape}), logits out")
 
 
 def _pictures_of(path, saved, arrays):
-    """What a run's network wants to see, the mean picture as one colour: None for Figure 1's network.
+    """What a network wants to see, and the mean picture to be subtracted, (3, S, S), S = resize.
 
-    How far that picture is from one colour is printed.  Where it is far, as with shapes in the middle of a
-    background, the one colour costs accuracy: a network that had learned 480 of them, and made 54% errors,
-    made 82% when it had gone out and come back.
+    None for the mean picture where one colour was subtracted, both None for Figure 1's network.
     """
+    from tinyalex.data.augment import upscale
     from tinyalex.data.preprocessing import Pictures
     from tinyalex.runs.saved import mean_picture
 
+    if saved.pictures:
+        return saved.pictures, mean_picture(path, arrays) if "data.mean" in arrays else None
     if saved.settings is None:
-        return None
+        return None, None
     mean = mean_picture(path, arrays)
-    scale = saved.settings.recipe.augmentation.test_scale
-    side = scale or saved.settings.upscale or mean.shape[-1]
-    colour = mean.mean((1, 2), dtype=float)
-    apart = abs(mean - colour[:, None, None]).max()
-    if apart >= 1:
-        console.print(
-            f"the file states the run's mean picture as one colour, from which it is up to {apart:.0f} of "
-            f"255 away: to lose nothing by that, subtract the picture, data.mean in {path}"
-        )
-    return Pictures("RGB", tuple(colour.tolist()), (1.0, 1.0, 1.0), side, saved.network.input[-1])
+    colour, side = mean.mean((1, 2), dtype=float), saved.settings.recipe.augmentation.test_scale
+    if side:  # of rescaled pictures; from them the colour is subtracted (VGG)
+        mean = None
+    elif saved.settings.upscale:
+        mean = upscale(mean, saved.settings.upscale)
+    side = side or mean.shape[-1]
+    return Pictures("RGB", tuple(colour.tolist()), (1.0, 1.0, 1.0), side, saved.network.input[-1]), mean
 
 
 def import_network(
@@ -95,6 +108,7 @@ def import_network(
     stated = _stated(source, found)
     if pictures is not None:
         stated["pictures"], found = _pictures(source, found, pictures)
+        stated["mean"] = {}
     network = found.network
     count = network.outputs[0]
     names = _names(classes) if classes else stated.get("classes") or [str(i) for i in range(count)]
@@ -105,7 +119,7 @@ def import_network(
         "classes": names,
         "pictures": stated["pictures"]._asdict() if stated.get("pictures") else None,
     }
-    files.save(out, found.arrays, metadata)
+    files.save(out, found.arrays | stated.get("mean", {}), metadata)
     ranks = network.most_ranks
     for note in found.notes:
         console.print(note)
@@ -143,7 +157,7 @@ def _pictures(source, found, text):
 
 
 def _stated(source, found):
-    """The classes and pictures that an ONNX file of this program states; {} where it states none."""
+    """The classes, pictures and mean picture that an ONNX file of this program states; {} where none."""
     from tinyalex.data.preprocessing import Pictures
 
     if "tinyalex" not in found.properties:
@@ -156,9 +170,21 @@ def _stated(source, found):
         pictures = None if pictures is None else Pictures.from_json(pictures)
         if pictures and found.network.input != (3, pictures.crop, pictures.crop):
             raise DataError(f"pictures: crop {pictures.crop} does not fit an input {found.network.input}")
-        return {"classes": names, "pictures": pictures}
-    except (ValueError, AttributeError, RecursionError) as error:
+        packed = fields.get("mean_picture")
+        mean = {} if packed is None else {"data.mean": _mean_picture(packed, pictures)}
+        return {"classes": names, "pictures": pictures, "mean": mean}
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{source}: metadata tinyalex: not as tinyalex writes it: {error}") from error
+
+
+def _mean_picture(packed, pictures):
+    """The mean picture, float32 (3, resize, resize), that a file's metadata hold."""
+    if pictures is None:
+        raise DataError("mean_picture: expected pictures beside it, found none")
+    mean, S = np.frombuffer(base64.b64decode(packed, validate=True), PIXELS), pictures.resize
+    if mean.size != 3 * S * S:
+        raise DataError(f"mean_picture: expected {3 * S * S:,} numbers for {S} pixels, found {mean.size:,}")
+    return finite({"mean_picture": mean.astype(np.float32).reshape(3, S, S)})["mean_picture"]
 
 
 def _names(path):

@@ -42,7 +42,7 @@ from tinyalex.nn.later import computes_as
 from tinyalex.ops import four_pads, two_of
 
 OPSET, IR_VERSION = 13, 8
-MOST_BYTES = (1 << 31) - (1 << 20)  # bytes that a protobuf file can hold, with room for all but the weights
+MOST_BYTES = (1 << 31) - (1 << 20)  # bytes that a protobuf file can hold, with room for its nodes
 
 
 def write(path, network, arrays, metadata):
@@ -56,7 +56,8 @@ def write(path, network, arrays, metadata):
     """
     onnx = onnx_module()
     arrays = finite({name: arrays[name] for name in network.sizes()})
-    nbytes = sum(array.nbytes for array in arrays.values())
+    properties = {"tinyalex": json.dumps({**metadata, "network": network.to_json()})}
+    nbytes = sum(array.nbytes for array in arrays.values()) + len(properties["tinyalex"])
     if nbytes > MOST_BYTES:
         raise ArgumentError(f"{path}: {nbytes:,} bytes of weights; an ONNX file holds at most {MOST_BYTES:,}")
     graph = _Graph(onnx, network)
@@ -71,8 +72,7 @@ def write(path, network, arrays, metadata):
     model = helper.make_model(
         made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="tinyalex"
     )
-    metadata = {**metadata, "network": network.to_json()}
-    helper.set_model_props(model, {"tinyalex": json.dumps(metadata)})
+    helper.set_model_props(model, properties)
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:  # two layers' names that make one

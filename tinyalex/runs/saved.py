@@ -10,6 +10,7 @@ import numpy as np
 
 from tinyalex.data.preprocessing import Pictures
 from tinyalex.errors import ArgumentError, DataError, reason
+from tinyalex.fields import finite
 from tinyalex.models import NETWORKS, Network, make
 from tinyalex.runs import checkpoint
 from tinyalex.runs.settings import Settings
@@ -60,11 +61,12 @@ def _saved(metadata):
 
 
 def mean_picture(path, arrays):
-    """Return the mean of a run's training pictures, float32 (3, S, S); DataError if it is not there."""
+    """Return the mean of a run's training pictures, float32 (3, S, S); DataError without a sound one."""
     mean = arrays.get("data.mean")
     if mean is None or mean.dtype != np.float32 or mean.shape != (3, *2 * mean.shape[-1:]):
         found = "none" if mean is None else f"{mean.dtype} {mean.shape}"
         raise DataError(f"{path}: data.mean: expected a mean picture, float32 (3, S, S), found {found}")
+    finite({f"{path}: data.mean": mean})
     return mean
 
 

@@ -94,9 +94,14 @@ def load(comm, path):
     classes, count = saved.classes, saved.network.outputs[0]
     if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes) or len(classes) != count:
         raise DataError(f"{path}: classes: expected {count} names, found {str(classes)[:80]}")
-    if saved.pictures:
-        return Trained(net, None, saved.pictures.rgb_mean, tuple(classes), saved.pictures)
-    return Trained(net, saved.settings, mean_picture(path, arrays), tuple(classes))
+    if not saved.pictures:
+        return Trained(net, saved.settings, mean_picture(path, arrays), tuple(classes))
+    mean, side = saved.pictures.rgb_mean, saved.pictures.resize
+    if "data.mean" in arrays:  # of an exported run
+        mean = mean_picture(path, arrays)
+        if mean.shape[-1] != side:
+            raise DataError(f"{path}: data.mean: expected a picture of {side} pixels, found {mean.shape}")
+    return Trained(net, None, mean, tuple(classes), saved.pictures)
 
 
 def load_classifier(comm, path):
