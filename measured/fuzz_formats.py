@@ -97,7 +97,9 @@ class Checkpoints(Format):
         settings = Settings("", network, Recipe(schedule=LOG_145)).to_json()
         run_s = {"network": settings.pop("network"), "settings": settings, "classes": list("abcd")}
         arrays = arrays_of(network) | {"data.mean": np.zeros((3, 72, 72), np.float32)}
-        stated = pictures.KNOWN["caffe"]._replace(crop=67)._asdict()
+        stated = (
+            pictures.KNOWN["caffe"]._replace(crop=67, resize=72)._asdict()
+        )  # as large as the mean picture
         others = {"classes": list("abcd"), "pictures": stated}
         old_settings, layers, old_arrays = version_1()
         old_others = others | {"pictures": {**stated, "crop": 35}}

@@ -17,7 +17,7 @@ import pytest
 
 from tinyalex.comm import Comm, launch
 from tinyalex.devices import parse
-from tinyalex.errors import ArgumentError
+from tinyalex.errors import ArgumentError, DataError
 from tinyalex.gradcheck import check_layer
 from tinyalex.models import Network
 from tinyalex.nn import (
@@ -467,12 +467,27 @@ def test_numpy_s_numbers_and_arrays_are_fields_and_sizes_too():
         ([Linear(3), 3], r"layer 2: expected one such as MaxPool\(3, 2\), found 3"),
         ([Linear(3, name="a"), Linear(2, name="a")], "layer 2: the name 'a' stands twice"),
         ([Linear(0)], "fc1: features: expected at least 1, found 0"),
-        ([SameMapNorm(n=0)], "cnorm1: n: expected a window of at least 1, found 0"),
+        ([LRN(groups=2)], "lrn1: 2 groups do not fit 3 channels"),
     ],
 )
 def test_lists_that_are_no_network_are_refused(layers, message):
     with pytest.raises(ArgumentError, match=message):
         Sequential(layers, (3, 8, 8))
+
+
+@pytest.mark.parametrize("kind", [LRN, SameMapNorm])
+@pytest.mark.parametrize(
+    ("field", "value", "least"),
+    [("k", -1.0, 0), ("alpha", -1e-9, 0), ("beta", float("nan"), 0), ("beta", float("inf"), 0), ("n", 0, 1)],
+)
+def test_numbers_with_which_nothing_can_be_normalized_are_refused(kind, field, value, least):
+    """When the layer is made: a network read from JSON with them would fail in its first step."""
+    message = rf"{kind.__name__}: {field}: expected a finite number( ≥ {least})?, found {value}"
+    with pytest.raises(ArgumentError, match=message):
+        kind(**{field: value})
+    entry = {"kind": kind.__name__, "name": "norm", field: value}
+    with pytest.raises(DataError, match=rf"norm: {field}: expected a finite number( ≥ {least})?, found"):
+        Network.from_json({"input": [4, 3, 3], "layers": [entry]})
 
 
 def test_what_ranks_hold_parts_of_at_the_end_must_be_joined():

@@ -144,6 +144,11 @@ def finite(arrays):
     return arrays
 
 
+def at_least(least, *names):
+    """Return the checks of fields, as `tinyalex.nn.Layer` has them, whose numbers are finite and ≥ least."""
+    return {name: lambda value, name=name: check_numbers("", least, **{name: value}) for name in names}
+
+
 def fits(value, wanted):
     """Whether a value is of an annotation (a class, a tuple[…, ...] or a union of such), and sound."""
     return _is_a(value, wanted) and _sound(value)

@@ -10,7 +10,7 @@ import numpy as np
 from tinyalex import ops
 from tinyalex.comm import Comm
 from tinyalex.errors import ArgumentError
-from tinyalex.fields import fits, generator, in_words, of_kind, plain_data
+from tinyalex.fields import at_least, fits, generator, in_words, of_kind, plain_data
 
 __all__ = [
     "LRN", "Activate", "AllGather", "AvgPool", "Conv2d", "Dropout", "Layer", "Linear", "MaxPool",
@@ -367,12 +367,13 @@ class LRN(Layer):
     prefix = "lrn"
     pair = ops.lrn_forward, ops.lrn_backward
     keeps = "x", 4  # the bracket s
+    checks = at_least(0, "k", "alpha", "beta") | at_least(1, "n", "groups")
 
     def out(self, shape):
         """(C, H, W) as it is."""
         C, _, _ = maps(self, shape)
-        if self.n < 1 or self.groups < 1 or C % self.groups:
-            raise self.error(f"a window of {self.n} in {self.groups} groups does not fit {C} channels")
+        if C % self.groups:
+            raise self.error(f"{self.groups} groups do not fit {C} channels")
         return shape
 
     def reads(self, ranks):
@@ -397,11 +398,10 @@ class SameMapNorm(Layer):
     prefix = "cnorm"
     pair = ops.same_map_norm_forward, ops.same_map_norm_backward
     keeps = "x", 4  # the bracket s
+    checks = at_least(0, "k", "alpha", "beta") | at_least(1, "n")
 
     def out(self, shape):
         """(C, H, W) as it is."""
-        if self.n < 1:
-            raise self.error(f"n: expected a window of at least 1, found {self.n}")
         return maps(self, shape)
 
 
