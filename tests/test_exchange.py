@@ -409,7 +409,10 @@ def test_pictures_from_a_file(imported):
         ({"mean": [1, 2, "3"]}, "mean: expected a list, each of it a finite number, found"),
         ({"crop": 224}, "crop: this network sees 227 pixels, found 224"),
         ({"resize": 100}, "expected 0 < crop ≤ resize"),
-        ({"gamma": 2}, "expected the fields order, mean, scale, resize, crop, found gamma besides"),
+        ({"upscale": 255}, "upscale ≥ resize, ≤ 4096 pixels, found crop 227, resize 256, upscale 255"),
+        ({"upscale": 4097}, "found crop 227, resize 256, upscale 4097"),
+        ({"upscale": 300, "resize": 0}, "found crop 227, resize 0, upscale 300"),
+        ({"gamma": 2}, "expected the fields order, mean, scale, resize, crop, upscale, found gamma besides"),
     ],
 )
 def test_pictures_that_cannot_be_are_refused(fields, message, imported):
@@ -681,7 +684,7 @@ def test_a_run_goes_out_and_comes_back_with_its_classes_and_pictures(tmp_path):
     assert trained.classes == ("a", "b", "c", "d")
     np.testing.assert_array_equal(trained.mean, mean)
     np.testing.assert_allclose(trained.pictures.mean, mean.mean((1, 2)), rtol=1e-5)
-    assert trained.pictures[3:] == (72, 67)
+    assert trained.pictures[3:] == (72, 67, None)
     x = np.random.default_rng(2).uniform(-100, 100, (3, 67, 67, 5)).astype(np.float32)
     np.testing.assert_array_equal(trained.net.forward(x), net.forward(x))
 
@@ -726,13 +729,20 @@ def test_what_came_back_sees_what_the_run_saw(tmp_path, scale, upscale, stored, 
 
 @needs_onnx
 @pytest.mark.parametrize(
-    ("scale", "upscale", "side"), [(None, None, 72), (None, 80, 80), (68, None, 68), ((67, 71), None, 69)]
+    ("scale", "upscale", "side"), [(None, None, 72), (None, 80, 72), (68, None, 68), ((67, 71), None, 69)]
 )
-def test_pictures_go_out_as_large_as_the_run_is_tested_on(tmp_path, scale, upscale, side):
+def test_a_photograph_becomes_what_the_run_made_of_it(tmp_path, scale, upscale, side):
     run_checkpoint(tmp_path / "run.safetensors", scale, upscale)
     done("export", tmp_path / "run.safetensors", tmp_path / "net.onnx")
     done("import", tmp_path / "net.onnx", tmp_path / "back.safetensors")
-    assert open_network(tmp_path / "back.safetensors").pictures.resize == side
+    assert open_network(tmp_path / "back.safetensors").pictures[3:] == (side, 67, upscale)
+    pixels = np.random.default_rng(6).integers(0, 256, (150, 200, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photograph.png")
+    run, back = (
+        done("predict", tmp_path / name, tmp_path / "photograph.png", "--devices", "cpu:0")
+        for name in ("run.safetensors", "back.safetensors")
+    )
+    assert back == run
 
 
 @needs_onnx

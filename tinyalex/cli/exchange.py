@@ -52,7 +52,6 @@ def _pictures_of(path, saved, arrays):
 
     None for the mean picture where one colour was subtracted, both None for Figure 1's network.
     """
-    from tinyalex.data.augment import upscale
     from tinyalex.data.preprocessing import Pictures
     from tinyalex.runs.saved import mean_picture
 
@@ -60,14 +59,13 @@ def _pictures_of(path, saved, arrays):
         return saved.pictures, mean_picture(path, arrays) if "data.mean" in arrays else None
     if saved.settings is None:
         return None, None
-    mean = mean_picture(path, arrays)
-    colour, side = mean.mean((1, 2), dtype=float), saved.settings.recipe.augmentation.test_scale
-    if side:  # of rescaled pictures; from them the colour is subtracted (VGG)
-        mean = None
-    elif saved.settings.upscale:
-        mean = upscale(mean, saved.settings.upscale)
-    side = side or mean.shape[-1]
-    return Pictures("RGB", tuple(colour.tolist()), (1.0, 1.0, 1.0), side, saved.network.input[-1]), mean
+    settings, mean = saved.settings, mean_picture(path, arrays)
+    colour, scale = mean.mean((1, 2), dtype=float), settings.recipe.augmentation.test_scale
+    pictures = Pictures(
+        "RGB", tuple(colour.tolist()), (1.0, 1.0, 1.0), scale or mean.shape[-1], saved.network.input[-1],
+        settings.upscale,
+    )  # fmt: skip
+    return pictures, None if scale else mean  # from rescaled pictures the colour is subtracted (VGG)
 
 
 def import_network(

@@ -43,7 +43,7 @@ class Loader:
     augmentation: an augment.Augmentation. mean: what is subtracted, (C, S, S) for a picture of side S, of
     which every crop, wherever it was taken, loses the centre (as in 2012), or one value per channel (C,), or
     None. covariance: (C, C) of the pixels, needed for colour noise. upscale: side to which pictures (and the
-    mean, where it is not so large already) are first enlarged (see augment.upscale).
+    mean) are first enlarged (see augment.upscale).
 
     part: (number, of how many equal parts) of each batch that is prepared: the same pictures, varied the
     same, whatever the number of parts.  A partial batch is filled up with its last picture, labelled -1.
@@ -282,10 +282,10 @@ class Loader:
     def _centre_of_mean(self, mean, C, side):
         if mean.shape == (C,):
             return np.ascontiguousarray(np.broadcast_to(mean[:, None, None], (C, self._crop, self._crop)))
-        if mean.shape not in ((C, side, side), (C, self._side, self._side)):
+        if mean.shape != (C, side, side):
             raise ArgumentError(f"mean: expected the shape {(C,)} or {(C, side, side)}, found {mean.shape}")
-        if mean.shape[-1] < self._side:
-            mean = augment.upscale(mean, self._side)
+        if self._upscale is not None:
+            mean = augment.upscale(mean, self._upscale)
         return np.ascontiguousarray(augment.centre_view(mean, self._crop))
 
 

@@ -15,9 +15,9 @@ LARGEST_SIDE = 1 << 12  # pixels, of a picture's side
 class Pictures(NamedTuple):
     """x = (pixel − mean) · scale, pixels 0–255, channels in this order.
 
-    A picture's shorter side is brought to `resize` pixels, and a square of `crop` pixels, the network's
-    input, is cut from its middle (or the ten views are).  mean and scale: one number per channel, in the
-    network's order.
+    A picture's shorter side is brought to `resize` pixels, its middle square is enlarged to `upscale` where
+    that is stated, and a square of `crop` pixels, the network's input, is cut from its middle (or the ten
+    views are).  mean and scale: one number per channel, in the network's order.
     """
 
     order: str  # RGB or BGR
@@ -25,6 +25,7 @@ class Pictures(NamedTuple):
     scale: tuple[float, ...]
     resize: int
     crop: int
+    upscale: int | None = None
 
     @classmethod
     def from_json(cls, fields):
@@ -39,10 +40,10 @@ class Pictures(NamedTuple):
             values = getattr(self, name)
             if len(values) != 3:
                 raise DataError(f"pictures: {name}: expected three finite numbers, found {values!r}")
-        if not 0 < self.crop <= self.resize <= LARGEST_SIDE:
+        if not (0 < self.crop <= self.seen <= LARGEST_SIDE and 0 < self.resize <= self.seen):
             raise DataError(
-                f"pictures: expected 0 < crop ≤ resize ≤ {LARGEST_SIDE} pixels, "
-                f"found crop {self.crop!r}, resize {self.resize!r}"
+                f"pictures: expected 0 < crop ≤ resize, or upscale ≥ resize, ≤ {LARGEST_SIDE} pixels, found "
+                f"crop {self.crop!r}, resize {self.resize!r}, upscale {self.upscale!r}"
             )
         return self
 
@@ -51,6 +52,11 @@ class Pictures(NamedTuple):
         scale = a * self.scale
         mean = self.mean - c / scale
         return self._replace(mean=tuple(mean.tolist()), scale=tuple(scale.tolist()))
+
+    @property
+    def seen(self):
+        """The side, in pixels, of what a crop is cut from."""
+        return self.resize if self.upscale is None else self.upscale
 
     @property
     def rgb_mean(self):

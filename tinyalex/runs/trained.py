@@ -50,7 +50,7 @@ class Test(NamedTuple):
             if self.scales:
                 raise ArgumentError(f"--views 150: expected three scales, found {len(scales)}")
             known = _augmentation(trained)
-            side = known.scale or (trained.settings and trained.settings.upscale) or _side(trained)
+            side = known.scale or _seen(trained)
             scales = known._replace(scale=side).test_scales
         kinds = [(1 + self.flips, True)] * self.dense + [(min(self.views, 50), False)] * bool(self.views)
         return [[(*kind, scale) for scale in scales] for kind in kinds]
@@ -124,7 +124,8 @@ def view_loader(comm, trained, source, views, scale=None, dense=False):
 
     scale, dense: as of `RescaledLoader`, which makes them where pictures are rescaled.
     All views of a batch together are no more pictures than a batch of training, or those of one picture.
-    For an imported network smaller pictures are enlarged.  Raises DataError for pictures of another side.
+    Where one colour is subtracted, smaller pictures are enlarged.  Raises DataError for pictures of another
+    side.
     """
     if comm.rank:
         yield None
@@ -136,12 +137,12 @@ def view_loader(comm, trained, source, views, scale=None, dense=False):
             yield _Adapted(loader, pictures) if pictures else loader
         return
     side = source.images.shape[1] if isinstance(source, Images) else source.size
-    if side > wanted or (side < wanted and not pictures):
+    if side > wanted or (side < wanted and trained.mean.ndim == 3):
         raise DataError(
             f"pictures of {side} pixels, the network was trained on {wanted}: prepare with --size {wanted}"
         )
     if pictures:
-        batch, upscale = BATCH, wanted if side < wanted else None
+        batch, upscale = BATCH, pictures.upscale or (wanted if side < wanted else None)
     else:
         batch, upscale = settings.recipe.batch, settings.upscale
     batch = max(1, batch // 10) if views > 1 else batch
@@ -154,7 +155,7 @@ def view_loader(comm, trained, source, views, scale=None, dense=False):
 
 def _rescaled(trained, source, views, scale, dense):
     settings, augmentation = trained.settings, _augmentation(trained)
-    scale = scale or augmentation.test_scale or (settings and settings.upscale) or _side(trained)
+    scale = scale or augmentation.test_scale or _seen(trained)
     if settings and not isinstance(source, Images) and scale > source.size:
         raise DataError(
             f"pictures of {source.size} pixels, to be tested at {scale}: prepare with --side {scale}"
@@ -185,6 +186,11 @@ def _side(trained):
     if trained.pictures:
         return trained.pictures.resize
     return _augmentation(trained).test_scale or trained.mean.shape[-1]
+
+
+def _seen(trained):
+    """The side of what a crop is cut from."""
+    return trained.pictures.seen if trained.pictures else trained.settings.upscale or _side(trained)
 
 
 class _Adapted:
