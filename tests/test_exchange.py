@@ -575,7 +575,9 @@ def test_what_an_onnx_file_does_to_its_input_becomes_a_part_of_the_pictures(stat
     assert "--pictures pixels (0-255) or unit (0-1)" in done("import", source, tmp_path / "bare.safetensors")
     bare = open_network(tmp_path / "bare.safetensors")
     whole = load_network(ONE, "bare", bare, checkpoint.load(tmp_path / "bare.safetensors")[0])
-    done("import", source, tmp_path / "out.safetensors", "--pictures", text)
+    printed = done("import", source, tmp_path / "out.safetensors", "--pictures", text)
+    assert "2 classes\n" in printed  # and not one tower
+    assert "not stated" not in printed
     trained = reading.load(ONE, tmp_path / "out.safetensors")
     assert next(iter(trained.net.layers)) == list(whole.layers)[1]
     pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 5)).astype(np.float32)
@@ -588,6 +590,21 @@ def test_what_an_onnx_file_does_to_its_input_becomes_a_part_of_the_pictures(stat
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
     message = refused("import", source, tmp_path / "no.safetensors", "--pictures", "caffe")
     assert "this file scales and shifts its input itself" in message
+
+
+@needs_onnx
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 6)])
+def test_pictures_are_three_square_maps(shape, tmp_path):
+    from onnx_graphs import Graph
+
+    g = Graph(shape)
+    g.weight("w", 2, shape[0], *shape[1:])
+    g.node("Conv", "data w", "maps", kernel_shape=shape[1:])
+    g.node("Flatten", "maps", "out")
+    source = g.write(tmp_path / "net.onnx")
+    done("import", source, tmp_path / "bare.safetensors")
+    message = refused("import", source, tmp_path / "net.safetensors", "--pictures", "pixels")
+    assert f"--pictures: expected an input of three square maps, found {shape}" in message
 
 
 @pytest.mark.parametrize("command", ["export", "import"])
