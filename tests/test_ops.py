@@ -329,6 +329,25 @@ def test_max_pool_first_of_equals_wins():
     assert (dx[0, :, :, 0] == expected).all()
 
 
+def test_max_pool_the_first_nan_wins():
+    """By hand; then in many windows: some with several, some with infinity too, most with none."""
+    x = np.zeros((1, 4, 4, 1))
+    x[0, 1, 1:3] = x[0, 2, 1] = np.nan
+    y, cache = max_pool_forward(x, 3, 1)
+    dx = max_pool_backward(np.ones(y.shape), cache)
+    assert np.isnan(y).all()
+    assert dx[0, :, :, 0].tolist() == [[0] * 4, [0, 4, 0, 0], [0] * 4, [0] * 4]
+    rng = np.random.default_rng(0)
+    kinds = rng.random((2, 8, 9, 3))
+    x = frozen(np.select([kinds < 0.1, kinds < 0.2], [np.nan, np.inf], normal(rng, kinds.shape)))
+    for how in ({"z": 3, "s": 2, "pad": 1}, {"z": (2, 3), "s": (3, 1)}):
+        y, cache = max_pool_forward(x, **how)
+        assert np.array_equal(y, reference.max_pool(x, **how), equal_nan=True)
+        dy = normal(rng, y.shape)
+        expected = reference.max_pool_backward(dy, x, **how)
+        assert_close(max_pool_backward(dy, cache), expected, np.float64, "dx")
+
+
 # --- response normalization ----------------------------------------------------------------------
 
 

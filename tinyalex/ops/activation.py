@@ -79,12 +79,8 @@ def logistic_forward(x, out=None):
     """y = 1 / (1 + exp(-x)) = (1 + tanh(x/2)) / 2, which overflows for no x.  The cache is y."""
     if same_dtype("logistic", x=x) is not np:
         return cuda.activate(cuda.LOGISTIC, x, out)
-    half = x.dtype.type(0.5)
-    y = empty(np, x.shape, x.dtype) if out is None else out
-    np.multiply(x, half, out=y)
-    np.tanh(y, out=y)
-    y *= half
-    y += half
+    y, _ = tanh_forward(x, 0.5, 0.5, out)
+    y += y.dtype.type(0.5)
     return y, y
 
 
