@@ -459,6 +459,34 @@ def test_activations(dtype, forward, backward, plain, plain_backward, how):
     assert_close(dy, dx, dtype, "dx in place")
 
 
+@pytest.mark.parametrize("name", ["relu", "tanh", "logistic", "relu6", "leaky_relu"])
+def test_where_a_result_goes(name):
+    """A place of other numbers, or of other sizes, is refused; any that overlaps the arguments will do."""
+    forward, backward = (getattr(ops, f"{name}_{way}") for way in ("forward", "backward"))
+    put, get = backends.put, backends.get
+    x, says = put(np.linspace(-3, 8, 12).reshape(3, 4)), f"{name.replace('_', ' ')}( backward)?: expected out"
+    for error, wrong in (
+        (ArgumentError, np.empty((2, 3, 4))), (ArgumentError, np.empty((3, 1))), (ArgumentError, [0.0]),
+        (TypeError, np.empty((3, 4), np.float32)),
+    ):  # fmt: skip
+        with pytest.raises(error, match=f"^{says} of "):
+            forward(x, out=put(wrong))
+        with pytest.raises(error, match=f"^{says} of "):
+            backward(x, x, out=put(wrong))
+    y, dx = get(forward(x)[0]), get(backward(x, forward(x)[0]))
+    row = put(np.zeros(13))
+    for source, out in ((row[1:], row[:-1]), (row[:-1], row[1:])):
+        source[...] = x.reshape(12)
+        forward(source, out=out)
+        assert_close(get(out).reshape(3, 4), y, np.float64, "y beside x")
+        source[...] = x.reshape(12)
+        backward(source, put(y.reshape(12)), out=out)
+        assert_close(get(out).reshape(3, 4), dx, np.float64, "dx beside dy")
+    there = put(y)
+    backward(x, there, out=there)
+    assert_close(get(there), dx, np.float64, "dx in y's place")
+
+
 @DTYPES
 def test_logistic_does_not_overflow(dtype):
     y, cache = logistic_forward(np.array([-1e4, 0, 1e4], dtype))
