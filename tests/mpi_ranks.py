@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 import time
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import cuda_machine
 import cupy_standin
 import numpy as np
 
-from tinyalex.comm import launch
+from tinyalex.comm import launch, mpi
 from tinyalex.comm.mpi import MPIComm
 from tinyalex.devices import Device
 from tinyalex.models import AlexNet, alexnet, figure1
@@ -285,6 +286,95 @@ def late(comm):
     print(f"ended {time.monotonic()}", flush=True)
 
 
+class Sent:
+    """A message on its way: it has arrived when it has been asked three times, or never."""
+
+    def __init__(self, request):
+        self.request, self.asked = request, 0
+
+    def Test(self):
+        """Whether it has arrived."""
+        self.asked += 1
+        return self.asked >= 3 and self.request is not None and self.request.Test()
+
+
+class Both:
+    """The communicator of rank `rank` of two, both in this process; alone, nothing comes or arrives."""
+
+    def __init__(self, rank, world, alone=False):
+        self.rank, self.world, self.alone, self.said = rank, world, alone, []
+
+    def Get_rank(self):
+        """Of two."""
+        return self.rank
+
+    def Get_size(self):
+        """Both."""
+        return 2
+
+    def Dup(self):
+        """It has no other use."""
+        return self
+
+    def allgather(self, name):
+        """The machines."""
+        return [name, name]
+
+    def Isend(self, word, to):
+        """Through MPI, to this process; kept, to be looked at later."""
+        self.said.append(Sent(None if self.alone else self.world.Isend(word, 0, to)))
+        return self.said[-1]
+
+    def Irecv(self, word, source):
+        """What the other rank has sent to this one."""
+        return Sent(None) if self.alone else self.world.Irecv(word, 0, self.rank)
+
+
+class ShortSeconds(threading.Event):
+    """Of 5 ms; waits: how often somebody has waited."""
+
+    waits = 0
+
+    def wait(self, timeout=None):
+        """Wait so many of them."""
+        self.waits += 1
+        return super().wait(timeout and timeout / 200)
+
+
+def watches():
+    """Of two watches each hears the other; one whose end has come waits for the other's; a third is alone."""
+    from mpi4py import MPI
+
+    lost = []
+
+    def lose(watch, rank):
+        lost.append(rank)
+        raise SystemExit  # of the thread
+
+    mpi.threading = SimpleNamespace(Thread=threading.Thread, Event=ShortSeconds)
+    mpi._Watch._lost = lose
+    a, b = (mpi._Watch(Both(rank, MPI.COMM_SELF)) for rank in range(2))
+
+    def until_said(count):
+        while len(a.mpi.said) < count:
+            assert a.thread.is_alive()
+            time.sleep(0.005)
+
+    until_said(3 * mpi.LOST)
+    b.done.set()
+    until_said(6 * mpi.LOST)  # nor is one lost that has come to its end
+    assert b.thread.is_alive()
+    a.stop()
+    b.stop()
+    assert not lost
+    assert all(sent.asked >= 3 for watch in (a, b) for sent in watch.mpi.said)  # also the last words
+    alone = mpi._Watch(Both(0, MPI.COMM_SELF, alone=True))
+    alone.thread.join()
+    assert lost == [1]
+    assert alone.done.waits == mpi.LOST + 1
+    assert len(alone.mpi.said) == mpi.LOST  # more are not on their way at once
+
+
 PROGRAMS = {
     "check": check,
     "train": lambda comm: same_as_threads(comm, train),
@@ -302,6 +392,8 @@ if __name__ == "__main__":
         cupy_standin.install()
         cuda_machine.machine.devices = 2
         launch(cards, "mpi:cuda")
+    elif sys.argv[1] == "watches":
+        watches()
     elif sys.argv[1] == "late":
         launch(late, "mpi")
         print(f"left {time.monotonic()}")

@@ -95,6 +95,18 @@ def test_general_diagnoses(answer, state, texts):
     assert bool(message) == (state != checks.PASSED)
 
 
+@pytest.mark.parametrize("line", ["y = dy @ x; z = x.T", "z = x.T; y = dy @ x", "if 1: y = dy @ x; z = x.T"])
+def test_of_the_statements_in_a_line_the_one_that_raised_is_told(line):
+    """Before Python 3.11, which does not say where in a line an error was raised, none of them."""
+    answer = product.hole.compiled(f"def product(dy, x):\n    {line}\n    return y * z")
+    found, message = checks.judge(product.hole, answer)
+    assert found == checks.WRONG
+    assert f"in: {line}\n" in message
+    assert "`x.T`" not in message
+    known = sys.version_info >= (3, 11)
+    assert ("there `dy` is (3, 4), `x` is (3, 4).  The last axis of the left" in message) == known
+
+
 def test_check_wants_the_function_and_not_its_name():
     with pytest.raises(ValueError, match=r"without quotes: check\(softmax\)"):
         notebook.lesson(2).check("softmax")

@@ -19,13 +19,15 @@ import pytest
 
 from tinyalex.comm import Comm, launch
 from tinyalex.devices import Device, parse
-from tinyalex.errors import DeviceError, DeviceMemoryError
+from tinyalex.errors import ArgumentError, DeviceError, DeviceMemoryError
 from tinyalex.measure import traffic
 from tinyalex.nn import LRN, AllGather, BatchNorm, Conv2d, Dropout, Linear, MaxPool, Sequential
 from tinyalex.ops.activation import logistic, relu, tanh
 from tinyalex.ops.conv import conv2d_backward, conv2d_forward
+from tinyalex.ops.cuda import launch as cuda_launch
 from tinyalex.ops.cuda import lrn as cuda_lrn
-from tinyalex.ops.cuda.launch import timed
+from tinyalex.ops.cuda import sums
+from tinyalex.ops.cuda.launch import MOST, timed
 from tinyalex.ops.dropout import dropout_backward, dropout_forward, dropout_mask
 from tinyalex.ops.later.batch_norm import batch_norm_backward, batch_norm_forward
 from tinyalex.ops.linear import linear_backward, linear_forward
@@ -345,13 +347,30 @@ def test_a_label_that_is_no_class_makes_the_loss_nan(label, gpu):
     assert np.isnan(float(softmax_loss_forward(logits, labels)[0]))
 
 
-def test_of_several_nans_in_a_window_the_first_wins(gpu):
-    maps = np.zeros((1, 4, 4, 1))
-    maps[0, 1, 1:3] = maps[0, 2, 1] = np.nan
-    y, cache = max_pool_forward(backends.put(maps), 3, 1)
-    dx = backends.get(max_pool_backward(backends.put(np.ones(y.shape)), cache))
-    assert np.isnan(backends.get(y)).all()
-    assert dx[0, :, :, 0].tolist() == [[0] * 4, [0, 4, 0, 0], [0] * 4, [0] * 4]
+def test_a_grid_that_no_card_launches_is_refused(standin):
+    """By the stand-in as by a card, and by `launch`, in words; along x a card takes 2³¹ − 1 blocks."""
+    x = backends.put(np.zeros((MOST + 1, 1, 1, 1)))
+    kernel = cuda_launch._function(sys.modules["cupy"], 0, "softmax.softmax_backward", np.float64, ())
+    with pytest.raises(ValueError, match="softmax_backward: CUDA_ERROR_INVALID_VALUE for grid"):
+        kernel((1, MOST + 1, 1), (32,), [x, backends.put(np.zeros(1, np.int64)), x, np.int32(1), 1.0])
+    wanted = "pool.max_pool_forward: expected at most 65,535 maps, rows or groups, found 65,536"
+    with pytest.raises(ArgumentError, match=wanted):
+        max_pool_forward(x, 1, 1)
+
+
+def test_more_rows_and_images_than_a_grids_side(standin, monkeypatch):
+    """One class for each of 65,537 images, and as many rows: the last is counted too."""
+    N = MOST + 2
+    scores, labels = np.zeros((1, N), np.float32), np.zeros(N, np.int64)
+    scores[0, -1] = np.nan
+    monkeypatch.setattr(sums, "TEAM", 1)
+    monkeypatch.setattr(sums, "WARP", 1)
+    found = backends.get(topk_error(backends.put(scores), backends.put(labels)))
+    assert (found[:-1].any(), found[-1]) == (False, 1)
+    rows = np.arange(N, dtype=np.float32)[:, None]
+    np.testing.assert_array_equal(
+        backends.get(sums.sum_rows(backends.put(rows), backends.put(rows[:, 0] * 0))), rows[:, 0]
+    )
 
 
 def test_a_gpu_that_is_not_there(standin):

@@ -1,5 +1,6 @@
 """The GPU's minimal filtering: every edge of its tiles against NumPy, where it pays, and planted faults."""
 
+import sys
 from collections import Counter
 
 import backends
@@ -63,6 +64,18 @@ def test_in_several_blocks(gpu, always, monkeypatch):
     for own, columns in zip(part, (slice(32), slice(32, 64), slice(64, 80)), strict=True):
         expected = np.einsum("pfm,pcm->pfc", V[..., columns], X[..., columns])
         np.testing.assert_allclose(own[:, :4], expected.reshape(6, 4), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("groups", [600, 610, 1000, 1820])
+def test_the_sums_of_many_groups_are_cut_into_chunks_that_a_grid_can_count(groups, standin, monkeypatch):
+    """36 places of each group, and three chunks of each: from 607 groups on those were too many."""
+    grids = []
+    monkeypatch.setattr(winograd, "launch", lambda kernel, threads, *args, **how: grids.append(threads))
+    monkeypatch.setattr(winograd, "LEAST_STEPS", 1)
+    V = sys.modules["cupy"].empty((36, groups, 5, 1, 16), np.float32)
+    part = winograd._products_back(V, V, 1, 1, winograd.TILES_W[-1])
+    assert grids[0][2] == 36 * groups * len(part) <= cuda_launch.MOST
+    assert len(part) == {600: 3, 610: 2}.get(groups, 1)
 
 
 @pytest.mark.parametrize("tile", winograd.TILES_W, ids=lambda tile: f"{tile.TF}x{tile.TN}")

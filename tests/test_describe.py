@@ -12,7 +12,7 @@ from tinyalex import memory
 from tinyalex.comm import launch
 from tinyalex.devices import Device
 from tinyalex.errors import DataError
-from tinyalex.measure.describe import describe, parse_memory, print_description
+from tinyalex.measure.describe import describe, parse_memory, print_description, tiles_bytes
 from tinyalex.models import Network, figure1
 from tinyalex.models.alexnet import PRESETS, AlexNet, alexnet, narrow
 from tinyalex.nn import (
@@ -31,6 +31,7 @@ from tinyalex.nn import (
     ZeroPad,
 )
 from tinyalex.ops import lrn, pool, strips, winograd
+from tinyalex.ops.cuda import winograd as cuda_winograd
 from tinyalex.ops.softmax import softmax_loss_backward, softmax_loss_forward
 from tinyalex.optim import SGD
 
@@ -160,6 +161,41 @@ def test_counted_memory_is_what_is_alive_in_training(ranks, monkeypatch):
     finally:
         tracemalloc.stop()
     assert peak == pytest.approx(ranks * describe(network, ranks, 8).total.memory, rel=0.1)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_counted_tiles_are_those_of_a_real_step(ranks, monkeypatch):
+    """On the CPU; all images of a row of tiles, or as many as there is room for."""
+    network, real = alexnet(narrow(AlexNet(size=67, hidden=128, classes=10), 1 / 4)), winograd.empty
+    for room in (winograd.PRODUCTS_BYTES, 1 << 16):
+        monkeypatch.setattr(winograd, "PRODUCTS_BYTES", room)
+        rooms = [0]
+
+        def empty(xp, shape, dtype, rooms=rooms):
+            made = real(xp, shape, dtype)
+            rooms.append(made.nbytes if made.ndim == 1 else 0)
+            return made
+
+        monkeypatch.setattr(winograd, "empty", empty)
+        on(ranks, lambda comm: train(network, comm, batch=8))
+        assert tiles_bytes(describe(network, ranks, 8)) == (max(rooms), 0)
+        assert max(rooms) > 1 << 15
+
+
+@pytest.mark.parametrize("room", [cuda_winograd.SCRATCH_BYTES, 1 << 20, 1])
+def test_counted_tiles_are_those_of_a_gpu(room, standin, monkeypatch):
+    import cupy
+
+    monkeypatch.setattr(cuda_winograd, "SCRATCH_BYTES", room)
+    monkeypatch.setattr(cuda_winograd, "pays", lambda w, y, stride, groups: stride == 1)
+    network, most = Network([Conv2d(6, 5, groups=2), Conv2d(4, 3, pad=1)], (4, 30, 19)), 0
+    description = describe(network, 1, 8)
+    for place in description.placed:
+        x, y = (cupy.empty((*shape, 8), np.float32) for shape in (place.x, place.y))
+        sides = [(x, y), (y, x)][: 1 + place.layer.need_dx]
+        blocks = [next(cuda_winograd._blocks(*side, place.layer.kernel)) for side in sides]
+        most = max([most, *(V.nbytes + M.nbytes for V, M, _ in blocks)])
+    assert tiles_bytes(description)[1] == most
 
 
 def test_three_gigabytes():

@@ -850,6 +850,7 @@ def test_a_check_along_no_direction_is_refused(directions):
         ({"forward": None}, "forward: expected a function, found None"),
         ({"backward": 3}, "backward: expected a function, found 3"),
         ({"variables": [1.0]}, "variables: expected a dict, found [1.0]"),
+        ({"variables": {}}, "variables: expected at least one array by its name, found {}"),
         ({"variables": {"x": [1.0]}}, "variables: expected x, an array, found list"),
         ({"variables": {"x": 1.0}}, "variables: expected x, an array, found float"),
         ({"rng": 0}, "rng: expected a generator, such as np.random.default_rng(0), found 0"),

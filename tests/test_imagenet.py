@@ -1,5 +1,6 @@
 """prepare() and the shards it writes: every kind of source and picture, kills, damage, and the messages."""
 
+import gzip
 import hashlib
 import io
 import json
@@ -699,6 +700,57 @@ def test_the_tars_as_distributed_are_read_in_place(tmp_path):
     (tars / "ILSVRC2012_img_train.tar").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"img_train\.tar: expected a whole, uncompressed tar file"):
         imagenet.find_pictures(tars)
+
+
+def test_what_is_a_picture_in_a_tar_and_where_it_lies(tmp_path, monkeypatch):
+    """Folders, links, hidden and other files are none, nor is a folder a tar; names may have folders.
+
+    Of two tars of train, as ILSVRC has them, the first is read.
+    """
+
+    def beside(path, members, **others):
+        """A tar, and in it what is no file, by its type."""
+        with tarfile.open(tar(path, members), "a") as archive:
+            for name, kind in others.items():
+                info = tarfile.TarInfo(name.replace("_", "."))
+                info.type, info.linkname = kind, members[0][0]
+                archive.addfile(info)
+        return path
+
+    pictures = [("a/2.jpg", b"two"), ("a/1.JPEG", b"first"), ("a/._1.JPEG", b"not"), ("a/1.txt", b"one")]
+    inner = beside(tmp_path / "x", pictures, dir_JPEG=tarfile.DIRTYPE, link_JPEG=tarfile.SYMTYPE)
+    src = tmp_path / "train and val"
+    (src / "a train folder.tar").mkdir(parents=True)
+    (src / "more").mkdir()
+    (src / "more" / "1.JPEG").touch()
+    classes = [(f"train/{name}.tar", inner.read_bytes()) for name in ("dog", "cat")]
+    tar(src / "img_train_t3.tar", [("dogs.tar", inner.read_bytes())])
+    beside(src / "img_train.tar", classes, cow_tar=tarfile.DIRTYPE)
+    tar(src / "img_val.tar", [("val/1.JPEG", b"val"), ("val/2.JPEG", b"2")])
+    (src / "val.txt").write_text("1.JPEG cat\n2.JPEG dog\n")
+    monkeypatch.chdir(tmp_path)
+    found = imagenet.find_pictures(src.name)
+    monkeypatch.chdir("/")
+    assert [(e.name, e.label, e.read()) for split in ("train", "val") for e in found.splits[split]] == [
+        ("cat/a/1.JPEG", "cat", b"first"), ("cat/a/2.jpg", "cat", b"two"),
+        ("dog/a/1.JPEG", "dog", b"first"), ("dog/a/2.jpg", "dog", b"two"),
+        ("val/1.JPEG", "cat", b"val"), ("val/2.JPEG", "dog", b"2"),
+    ]  # fmt: skip
+    assert found.ilsvrc  # by its tars
+    assert found.passed["folders beside the tars"] == ["more (1 picture)"]
+    assert found.passed["not a picture that Pillow reads, .tar"] == ["img_train_t3.tar"]
+
+
+@pytest.mark.parametrize("name", ["train.tar", "val.tar"])
+def test_a_compressed_tar_is_refused(name, tmp_path):
+    """Its pictures lie nowhere in it."""
+    path = tar(tmp_path / "x.tar", [("n00000001.tar", tar(tmp_path / "y", [("1.JPEG", b"x")]).read_bytes())])
+    (tmp_path / name).write_bytes(gzip.compress(path.read_bytes()))
+    with pytest.raises(DataError, match=rf"{name}: expected a whole, uncompressed tar file, found"):
+        imagenet.find_pictures(tmp_path / name)
+    inner = tar(tmp_path / "train.tar", [("n00000001.tar", gzip.compress(path.read_bytes()))])
+    with pytest.raises(DataError, match=r"train\.tar: expected a whole, uncompressed tar file, found"):
+        imagenet.find_pictures(inner)
 
 
 def test_paths_hold_wherever_the_program_goes(tmp_path, monkeypatch):

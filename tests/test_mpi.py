@@ -139,6 +139,13 @@ def test_no_rank_leaves_before_all_have_come_to_their_end():
 
 
 @needs_mpi
+def test_a_rank_that_speaks_is_not_lost_and_one_that_never_did_is():
+    code, output, errors = finish(start(0, "watches"), seconds=30)
+    assert code == 0, errors
+    assert output == "finished\n"
+
+
+@needs_mpi
 def test_an_error_on_one_rank_ends_the_job():
     begun = time.monotonic()
     code, output, errors = finish(start(2, "fail"), seconds=30)

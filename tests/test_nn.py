@@ -535,8 +535,10 @@ def test_a_network_is_shown_as_the_calls_that_make_it_with_shapes_and_parameters
 def test_sizes_that_no_image_has_are_named(shape):
     with pytest.raises(ArgumentError, match=r"input: expected sizes ≥ 1, \(C, H, W\) or \(D,\), found"):
         Network([Linear(3)], shape).build()
-    with pytest.raises(ArgumentError, match="input: expected sizes ≥ 1"):
+    with pytest.raises(ArgumentError, match=r"^fc1: input: expected sizes ≥ 1"):
         Sequential([Linear(3)], shape)
+    with pytest.raises(ArgumentError, match=r"^Linear: input: expected sizes ≥ 1"):
+        Linear(3).build(shape)
 
 
 ONE_LAYER = Network([Linear(3)], (4,))

@@ -21,7 +21,7 @@ ort = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
 from onnx_graphs import Graph  # noqa: E402
 
-from tinyalex.exchange import onnx_export, onnx_import, state_dict  # noqa: E402
+from tinyalex.exchange import onnx_export, onnx_graph, onnx_import, state_dict  # noqa: E402
 
 
 def fuzzer():
@@ -457,6 +457,170 @@ def test_weights_that_are_not_finite_are_named(value, tmp_path):
     with pytest.raises((DataError, ArgumentError), match=r"expected finite numbers"):
         onnx_export.write(tmp_path / "out.onnx", network, arrays, {})
     assert not (tmp_path / "out.onnx").exists()
+
+
+# ---- constants ---------------------------------------------------------------------------------------------
+
+
+def opened(g, tmp_path, opset=13):
+    """The reader's graph of what was written by hand, and its last node."""
+    path = g.write(tmp_path / "net.onnx", opset)
+    graph = onnx_graph.Graph(onnx, path, onnx.load(path, load_external_data=False))
+    return graph, graph.graph.node[-1]
+
+
+def chain(g, length):
+    for k in range(length):
+        g.node("Identity", f"i{k - 1}" if k else g.array("few", [2, 3], np.int64), f"i{k}")
+
+
+def computed(op, *inputs, **attributes):
+    """Add a node to a graph, and its inputs, arrays, as constants."""
+
+    def add(g):
+        names = [g.array(f"a{k}", value, np.asarray(value).dtype) for k, value in enumerate(inputs)]
+        g.node(op, " ".join(names), "made", **attributes)
+
+    return add
+
+
+def filled(value):
+    return {"value": onnx.numpy_helper.from_array(np.asarray(value))}
+
+
+RAMP = np.arange(65, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("add", "found"),
+    [
+        (lambda g: chain(g, onnx_graph.DEPTH + 1), np.array([2, 3])),
+        (lambda g: chain(g, onnx_graph.DEPTH + 2), "expected a constant"),
+        (computed("Shape", np.ones((4, 5, 6), np.float32)), np.array([4, 5, 6])),
+        (computed("ConstantOfShape", np.array([2, 3])), np.zeros((2, 3), np.float32)),
+        (computed("ConstantOfShape", np.array([2]), **filled([7])), np.array([7, 7])),
+        (computed("ConstantOfShape", np.array([2]), **filled([7, 8])), "expected a value of one number"),
+        (computed("ConstantOfShape", np.array([-2])), "expected a shape, found int64"),
+        (computed("ConstantOfShape", np.array([2], np.int32)), "expected a shape, found int32"),
+        (computed("ConstantOfShape", np.array([[2]])), r"expected a shape, found int64 \(1, 1\)"),
+        (computed("ConstantOfShape", np.ones(9, int)), r"expected a shape, found int64 \(9,\)"),
+        (
+            computed("ConstantOfShape", np.array([251])),
+            "at most 1,000 bytes of computed constants, found 1,004",
+        ),
+        (computed("ConstantOfShape", np.array([250])), np.zeros(250, np.float32)),
+        (computed("Mul", RAMP, RAMP), RAMP * RAMP),
+        (computed("Mul", RAMP, RAMP[:2, None]), "expected a result no larger than the larger input"),
+        (computed("ReduceMax", RAMP), "expected at most 64 numbers to compute sizes with"),
+        (computed("ReduceMax", RAMP[:64], keepdims=0), np.float32(63)),
+        (computed("Neg", np.zeros(251, np.float32)), "computed constants, found 1,004"),
+        (computed("Neg", np.zeros(250, np.float32)), np.zeros(250, np.float32)),
+        (computed("Constant", value_int=3), np.array(3)),
+        (computed("Constant", value_ints=[3, 4]), np.array([3, 4])),
+        (computed("Constant", value_floats=[0.5, 4]), np.array([0.5, 4], np.float32)),
+        (computed("Constant", **filled(np.float16(0.5))), np.float32(0.5)),
+        (computed("Neg", RAMP[:1], domain="com.x"), "expected a constant"),
+        (computed("Exp", RAMP[:1]), "expected a constant"),
+    ],
+)
+def test_what_constants_are_and_which_are_refused(add, found, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_graph, "MOST_MADE", 1000)
+    g = Graph((2,))
+    add(g)
+    graph, node = opened(g, tmp_path)
+    if isinstance(found, str):
+        with pytest.raises(DataError, match=found):
+            graph.constant(node, node.output[0])
+    else:
+        array = graph.constant(node, node.output[0])
+        assert (array.dtype, array.shape) == (found.dtype, found.shape)
+        np.testing.assert_array_equal(array, found)
+
+
+@pytest.mark.parametrize("kind", ["<f4", "<f8", "<f2", "<i4", "<i8", "?"])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, None),
+        ({"offset": "4"}, None),
+        ({"offset": "-4"}, "bytes from -4 of data.bin, found other"),
+        ({"length": "1"}, "bytes from 0 of data.bin, found other"),
+        ({"offset": "1000"}, "bytes from 1,000 of data.bin, found other"),
+        ({"location": "below/../data.bin"}, "outside the model's folder"),
+        ({"location": "/"}, "outside the model's folder"),  # its whole path
+    ],
+)
+def test_numbers_of_each_kind_in_another_file(kind, changes, message, tmp_path):
+    values = np.array([[0, 1, 0], [1, 1, 0]], kind)
+    (tmp_path / "below").mkdir()
+    (tmp_path / "data.bin").write_bytes(b"\1" * int(changes.get("offset", 0)) + values.tobytes())
+    if message:
+        (tmp_path / "data.bin").write_bytes(values.tobytes())
+    if changes.get("location") == "/":
+        changes = {"location": str(tmp_path / "data.bin")}
+    g = Graph((2,))
+    g.array("w", values, kind)
+    g.node("Identity", "w", "made")
+    g.weights[0].ClearField("raw_data")
+    g.weights[0].data_location = onnx.TensorProto.EXTERNAL
+    for key, value in ({"location": "data.bin"} | changes).items():
+        g.weights[0].external_data.add(key=key, value=value)
+    graph, node = opened(g, tmp_path)
+    if message:
+        with pytest.raises(DataError, match=rf"^tensor 'w': .*{message}"):
+            graph.constant(node, "w")
+    else:
+        np.testing.assert_array_equal(graph.constant(node, "w"), values)
+        assert graph.constant(node, "w").dtype == ("f4" if kind == "<f2" else kind)
+
+
+def test_attributes_are_read_by_their_kind_once_and_axes_from_the_first(tmp_path):
+    g = Graph((2,))
+    g.array("axes", [-1, 0], np.int64)
+    g.node("ReduceSum", "data axes", "sum")
+    g.node("Softmax", "sum", "soft", axis=-2)
+    graph, soft = opened(g, tmp_path)
+    assert graph.axes(graph.graph.node[0], 3) == (0, 2)
+    assert graph.axis(soft, 4) == 2
+    with pytest.raises(DataError, match=r"\(Softmax\): expected an attribute axis of kind FLOAT"):
+        graph.attribute(soft, "axis", "FLOAT")
+    with pytest.raises(DataError, match=r"\(ReduceSum\): 'axes': expected one number, found \(2,\)"):
+        graph.number(graph.graph.node[0], "axes")
+    graph.all_understood([soft])
+    soft.attribute.append(onnx.helper.make_attribute("seed", 1))  # says nothing
+    graph.all_understood([soft])
+    soft.attribute.append(onnx.helper.make_attribute("other", 1))
+    with pytest.raises(DataError, match=r"\(Softmax\): expected no attribute 'other'"):
+        graph.all_understood([soft])
+    soft.attribute.append(soft.attribute[0])
+    with pytest.raises(DataError, match=r"\(Softmax\): expected an attribute axis of kind INT"):
+        graph.axis(soft, 4)
+
+
+@pytest.mark.parametrize(
+    ("dims", "message"),
+    [
+        ([-2], r"expected weights of float32, .*, found \(-2,\)"),
+        ([3], r"expected \(3,\): "),
+        ([], r"expected \(\)"),
+    ],
+)
+def test_sizes_that_are_not_those_of_the_numbers(dims, message, tmp_path):
+    g = Graph((2,))
+    g.node("Add", f"data {g.array('w', [1, 2])}", "made")
+    del g.weights[0].dims[:]
+    g.weights[0].dims.extend(dims)
+    graph, node = opened(g, tmp_path)
+    with pytest.raises(DataError, match=f"^tensor 'w': {message}"):
+        graph.constant(node, "w")
+
+
+def test_one_node_makes_a_value(tmp_path):
+    g = Graph((2,))
+    g.node("Relu", "data", "made")
+    g.node("Sigmoid", "data", "made")
+    with pytest.raises(DataError, match=r"\(Sigmoid\): its output 'made' is another's too"):
+        opened(g, tmp_path)
 
 
 # ---- the fuzzer --------------------------------------------------------------------------------------------

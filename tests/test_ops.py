@@ -329,6 +329,25 @@ def test_max_pool_first_of_equals_wins():
     assert (dx[0, :, :, 0] == expected).all()
 
 
+def test_max_pool_the_first_nan_wins():
+    """By hand; then in many windows: some with several, some with infinity too, most with none."""
+    x = np.zeros((1, 4, 4, 1))
+    x[0, 1, 1:3] = x[0, 2, 1] = np.nan
+    y, cache = max_pool_forward(x, 3, 1)
+    dx = max_pool_backward(np.ones(y.shape), cache)
+    assert np.isnan(y).all()
+    assert dx[0, :, :, 0].tolist() == [[0] * 4, [0, 4, 0, 0], [0] * 4, [0] * 4]
+    rng = np.random.default_rng(0)
+    kinds = rng.random((2, 8, 9, 3))
+    x = frozen(np.select([kinds < 0.1, kinds < 0.2], [np.nan, np.inf], normal(rng, kinds.shape)))
+    for how in ({"z": 3, "s": 2, "pad": 1}, {"z": (2, 3), "s": (3, 1)}):
+        y, cache = max_pool_forward(x, **how)
+        assert np.array_equal(y, reference.max_pool(x, **how), equal_nan=True)
+        dy = normal(rng, y.shape)
+        expected = reference.max_pool_backward(dy, x, **how)
+        assert_close(max_pool_backward(dy, cache), expected, np.float64, "dx")
+
+
 # --- response normalization ----------------------------------------------------------------------
 
 
@@ -438,6 +457,34 @@ def test_activations(dtype, forward, backward, plain, plain_backward, how):
     assert_close(x, y, dtype, "y in place")
     assert np.shares_memory(backward(dy, x, **how, out=dy), dy)
     assert_close(dy, dx, dtype, "dx in place")
+
+
+@pytest.mark.parametrize("name", ["relu", "tanh", "logistic", "relu6", "leaky_relu"])
+def test_where_a_result_goes(name):
+    """A place of other numbers, or of other sizes, is refused; any that overlaps the arguments will do."""
+    forward, backward = (getattr(ops, f"{name}_{way}") for way in ("forward", "backward"))
+    put, get = backends.put, backends.get
+    x, says = put(np.linspace(-3, 8, 12).reshape(3, 4)), f"{name.replace('_', ' ')}( backward)?: expected out"
+    for error, wrong in (
+        (ArgumentError, np.empty((2, 3, 4))), (ArgumentError, np.empty((3, 1))), (ArgumentError, [0.0]),
+        (TypeError, np.empty((3, 4), np.float32)),
+    ):  # fmt: skip
+        with pytest.raises(error, match=f"^{says} of "):
+            forward(x, out=put(wrong))
+        with pytest.raises(error, match=f"^{says} of "):
+            backward(x, x, out=put(wrong))
+    y, dx = get(forward(x)[0]), get(backward(x, forward(x)[0]))
+    row = put(np.zeros(13))
+    for source, out in ((row[1:], row[:-1]), (row[:-1], row[1:])):
+        source[...] = x.reshape(12)
+        forward(source, out=out)
+        assert_close(get(out).reshape(3, 4), y, np.float64, "y beside x")
+        source[...] = x.reshape(12)
+        backward(source, put(y.reshape(12)), out=out)
+        assert_close(get(out).reshape(3, 4), dx, np.float64, "dx beside dy")
+    there = put(y)
+    backward(x, there, out=there)
+    assert_close(get(there), dx, np.float64, "dx in y's place")
 
 
 @DTYPES

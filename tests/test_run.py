@@ -395,6 +395,26 @@ def test_ranks_that_see_the_folder_as_it_was_go_on_from_rank_0s_checkpoint(whole
     assert differences(whole("cpu:0,cpu:1"), now) == []
 
 
+def test_ranks_that_read_other_settings_do_what_rank_0_read(whole, tmp_path):
+    """Each MPI process reads run.json for itself: before, or after, somebody else has written to it."""
+
+    def rank(comm):
+        return run.job(tmp_path / "run", settings(seed=comm.rank), DATA, new=True)(comm)
+
+    assert all(launch(rank, "cpu:0,cpu:1"))
+    assert differences(whole("cpu:0,cpu:1"), tmp_path / "run") == []
+
+
+@pytest.mark.parametrize("changed", [{"val": None}, {"train": blobs(8 * STEPS, seed=2)}])
+def test_a_rank_that_has_opened_other_pictures_is_told(tmp_path, changed):
+    def rank(comm):
+        data = DATA._replace(**changed) if comm.rank else DATA
+        return run.job(tmp_path / "run", settings(), data, new=True)(comm)
+
+    with pytest.raises(DataError, match="expected the pictures that rank 0 found, found others on rank 1"):
+        launch(rank, "cpu:0,cpu:1")
+
+
 @pytest.mark.parametrize("changed", ["mean", "classes", "train"])
 def test_a_run_goes_on_with_its_own_pictures_only(tmp_path, changed):
     """Not with the same pictures either, where they have other labels, or come in another order."""

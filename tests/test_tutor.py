@@ -123,6 +123,10 @@ def test_arrays_are_compared_by_meaning_not_by_name_or_order(text, line):
     assert tutor.marked(hole, function) == line
 
 
+def test_all_statements_of_a_line_set_their_names():
+    assert trace.stores("a = 1; b[0], c = d\nfor e in f: a += 1") == {1: ("a", "b", "c"), 2: ("e", "a")}
+
+
 def test_a_right_answer_has_no_line_that_departs():
     for name in ("add_back", "col2im", "lrn_backward", "on_two_ranks"):
         hole = HOLES[name]

@@ -102,7 +102,8 @@ def check(forward, backward, variables, *, rng, linear=(), directions=4):
     check_numbers("", 1, int, directions=directions)
     check_functions("", forward=forward, backward=backward)
     check_rng(rng)
-    check_arrays("variables", **of_kind(dict, variables, "variables"))
+    expect(of_kind(dict, variables, "variables"), "variables", "at least one array by its name", variables)
+    check_arrays("variables", **variables)
     expect(linear <= {*variables}, "linear", f"names among {sorted(variables)}", sorted(linear))
     for name in _check_contract(forward, backward, variables, rng):
         key = variables[name].dtype.name, name in linear

@@ -4,6 +4,7 @@ import ast
 import contextlib
 import difflib
 import inspect
+import itertools
 import linecache
 import re
 
@@ -33,13 +34,15 @@ def help_with(hole, function, error, args):
     """Return what to say about an error that a function raised: its line, its arrays, and what to do."""
     shapes = ", ".join(str(a.shape) if isinstance(a, np.ndarray) else repr(a) for a in args)
     text = f"called with {shapes} it raised {type(error).__name__}: {error}"
-    frame, number = _innermost(error, codes(function)) if hasattr(function, "__code__") else (None, 0)
+    frame, number, column = None, 0, None
+    if hasattr(function, "__code__"):
+        frame, number, column = _innermost(error, codes(function))
     if frame is None:
         return text, _advice(hole, error, None, args)
     line = linecache.getline(frame.f_code.co_filename, number).strip()
     if line:
         text += f"\n  in: {line}"
-    statement = _statement(frame, number)
+    statement = _statement(frame, number, column)
     arrays, advice = _arrays(hole, error, frame, statement, args), _advice(hole, error, frame, args)
     if "comm" in frame.f_locals and re.search(r"(?<![.\w])(all_gather|reduce_scatter)\(", line):
         advice = "that is the lesson's function, which has all ranks' arrays; a rank asks comm: `comm.…`."
@@ -49,29 +52,41 @@ def help_with(hole, function, error, args):
 
 
 def _innermost(error, wanted):
-    """(frame, line number) of the learner's own code, as deep as it goes."""
-    found, trace = (None, 0), error.__traceback__
+    """(frame, line number, column) of the learner's own code, as deep as it goes; no column before 3.11."""
+    found, trace = (None, 0, None), error.__traceback__
     while trace:
-        if trace.tb_frame.f_code in wanted:
-            found = trace.tb_frame, trace.tb_lineno
+        code = trace.tb_frame.f_code
+        if code in wanted:
+            places = getattr(code, "co_positions", tuple)()
+            place = next(itertools.islice(places, trace.tb_lasti // 2, None), (None,) * 4)
+            found = trace.tb_frame, trace.tb_lineno, place[2] if place[0] == trace.tb_lineno else None
         trace = trace.tb_next
     return found
 
 
-def _statement(frame, number):
-    """The smallest statement in that line, parsed; None without the source."""
+def _statement(frame, number, column):
+    """The smallest statement at that place, parsed; None without the source, or if it may be another's.
+
+    column: None where it is not known, and of several statements in the line any may be meant.
+    """
     try:
         lines, start = inspect.getsourcelines(frame.f_code)
         indent = len(lines[0]) - len(lines[0].lstrip())
         tree = ast.parse("".join(line[indent:] if line.strip() else line for line in lines))
     except (OSError, SyntaxError, TypeError):
         return None
-    at, best = number - max(start, 1) + 1, None
-    for node in ast.walk(tree):
-        inside = isinstance(node, ast.stmt) and node.lineno <= at <= node.end_lineno
-        if inside and (best is None or node.lineno >= best.lineno):
-            best = node
-    return best
+    at = number - max(start, 1) + 1
+    inside = [n for n in ast.walk(tree) if isinstance(n, ast.stmt) and n.lineno <= at <= n.end_lineno]
+    if column is not None:
+        place = at, column - indent
+        inside = [
+            n for n in inside
+            if (n.lineno, n.col_offset) <= place < (n.end_lineno, n.end_col_offset)
+        ]  # fmt: skip
+    last = max((n.lineno for n in inside), default=0)
+    inside = [n for n in inside if n.lineno == last]
+    beside = [n for n in inside if not hasattr(n, "body")]
+    return inside[-1] if inside and len(beside) < 2 else None
 
 
 def _value(node, frame):

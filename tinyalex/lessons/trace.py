@@ -249,13 +249,13 @@ def _loop_names(trace):
 
 
 def stores(text):
-    """{line: names that its statement sets, in order}, those that it writes into among them."""
+    """{line: names that its statements set, in order}, those that they write into among them."""
     found = {}
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign | ast.For):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             bases = [_base(leaf) for target in targets for leaf in _leaves(target)]
-            found[node.lineno] = tuple(dict.fromkeys(filter(None, bases)))
+            found[node.lineno] = tuple(dict.fromkeys([*found.get(node.lineno, ()), *filter(None, bases)]))
     return found
 
 

@@ -12,7 +12,10 @@ Every device is alike, so one rank stands for all.
     temporary     the most that one layer's backward holds besides: the gradients of its output and its input,
                   and the one between (through the neuron)
 
-Not counted: what an operation needs within itself (blocks, masks), the loss, what a forward pass still
+Beside them, and told by themselves, for a CPU and a GPU take blocks of different sizes: the tiles V and M of
+a convolution by minimal filtering (`tinyalex.ops.winograd`), of which one layer's are there at once.
+
+Not counted: what else an operation needs within itself (blocks, masks), the loss, what a forward pass still
 holds of the step before, buffers that lie idle in the memory pool, and what a GPU's driver takes for itself.
 
 **As the 2012 code allocated it** (src/layer.cu, src/weights.cu, layers-145.cfg), the paper's reason for two
@@ -30,10 +33,17 @@ import math
 import re
 from typing import NamedTuple
 
+import numpy as np
+
 from tinyalex.errors import ArgumentError, DataError
 from tinyalex.measure import print_whole
+from tinyalex.measure.traffic import by_winograd
 from tinyalex.models import Network
 from tinyalex.nn import LRN, Activate, AllGather, Conv2d, Dropout, Linear, SameMapNorm, Weighted
+from tinyalex.ops import winograd
+from tinyalex.ops.cuda import winograd as cuda_winograd
+from tinyalex.ops.windows import two_of
+from tinyalex.ops.winograd import SIDE
 from tinyalex.parallel import AllImages, buckets
 
 UNITS = {"MB": 10**6, "MiB": 2**20, "GB": 10**9, "GiB": 2**30}
@@ -105,6 +115,26 @@ def describe(network: Network, ranks: int = 1, batch: int = 128, parallel: str =
     pictures, logits = 4 * math.prod(network.input) * batch // placed[0].parts, 4 * math.prod(shape)
     total = total._replace(bytes_2012=total.bytes_2012 + 2 * pictures + 2 * logits)  # and the softmax
     return Description(ranks, parallel, placed, batch, rows, total)
+
+
+def tiles_bytes(description: Description) -> tuple[int, int]:
+    """Return the bytes of V and M on one device, a CPU and a GPU: the most that one layer has at once."""
+    found = [(0, 0)]
+    for place in description.placed:
+        layer, images = place.layer, description.batch // place.parts
+        if isinstance(layer, Conv2d):
+            F, CG, *kernel = layer.sizes(place.x)["w"]
+            F, groups, n2 = F // place.ranks, max(1, layer.groups // place.ranks), (kernel[0] + SIDE - 1) ** 2
+            strides, w = two_of(layer.stride, "stride"), np.broadcast_to(np.float32(0), (F, CG, *kernel))
+            on_cpu, on_gpu = winograd.pays(w, strides, groups), by_winograd(place, images)
+            for _, H, W in (place.y, place.x)[: 1 + layer.need_dx]:
+                down, image = -(-H // SIDE), 4 * n2 * -(-W // SIDE)  # bytes of a map's row of tiles
+                some = images * image * (CG + F // groups)
+                parts = max(1, min(images, -(-some // winograd.PRODUCTS_BYTES)))
+                row = images * image * (CG * groups + F)
+                rows = -(-down // -(-down // max(1, cuda_winograd.SCRATCH_BYTES // row)))
+                found.append((on_cpu * some // images * -(-images // parts), on_gpu * rows * row))
+    return tuple(map(max, zip(*found, strict=True)))
 
 
 def largest_batch(network: Network, ranks: int, memory: int) -> int:
@@ -307,6 +337,9 @@ def print_description(description, console=None, memory=None, prediction=None):
     }
     for what, nbytes in parts.items():
         say(f"{nbytes / 1e6:8.1f} MB  {what}")
+    for device, nbytes in zip(("CPU", "GPU"), tiles_bytes(description), strict=True):
+        if nbytes:
+            say(f"{nbytes / 1e6:8.1f} MB  besides, on a {device}: the tiles of one convolution at a time")
     say(f"{total.bytes_2012 / 1e6:8.1f} MB  as the 2012 code would allocate it; not counted: the driver")
     if memory is not None:
         said = [

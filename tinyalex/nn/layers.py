@@ -10,7 +10,7 @@ import numpy as np
 from tinyalex import ops
 from tinyalex.comm import Comm
 from tinyalex.errors import ArgumentError
-from tinyalex.fields import at_least, fits, generator, in_words, of_kind, plain_data
+from tinyalex.fields import at_least, expect, fits, generator, in_words, of_kind, plain_data
 
 __all__ = [
     "LRN", "Activate", "AllGather", "AvgPool", "Conv2d", "Dropout", "Layer", "Linear", "MaxPool",
@@ -124,6 +124,8 @@ class Layer:
         split: whether each rank holds only its part of the input's channels.  Raises ArgumentError where the
         layer cannot read that, or its parameters cannot be shared.
         """
+        sound = fits(shape, tuple[int, ...]) and min(shape, default=0) >= 1
+        expect(sound, f"{self.name or type(self).__name__}: input", "sizes ≥ 1, (C, H, W) or (D,)", shape)
         wanted = self.reads(ranks)
         if ranks > 1 and wanted and split != (wanted == "part"):
             held, put = ("its part of them", "AllGather()") if split else ("them all", "Part()")
@@ -136,7 +138,7 @@ class Layer:
         for size in sizes.values():
             if size[0] % ranks:
                 raise self.error(f"{size[0]} filters or features cannot be shared evenly by {ranks} ranks")
-        return tuple(made)
+        return plain_data(tuple(made))
 
     def splits(self, split, ranks):
         """Whether each of so many ranks holds only its part of the channels after it, if so before it."""
@@ -154,7 +156,7 @@ class Layer:
         there are no parameters until `params` is filled from a checkpoint.
         """
         self.comm, self.rng, self.split = of_kind(Comm, comm or Comm("cpu:0"), "comm"), generator(rng), split
-        self.place(shape, split, self.comm.size)
+        self.place(plain_data(shape), split, self.comm.size)
         self.params, self.grads, self.cache = {}, {}, None
         if rng is not None:
             for key, size in self.sizes(shape).items():

@@ -10,7 +10,7 @@ import numpy as np
 
 from tinyalex.comm import Comm
 from tinyalex.errors import ArgumentError
-from tinyalex.fields import check_numbers, expect, fits, generator, of_kind, plain_data
+from tinyalex.fields import check_numbers, expect, generator, of_kind, plain_data
 from tinyalex.nn.later import on_towers
 from tinyalex.nn.layers import AllGather, Conv2d, Layer
 
@@ -63,8 +63,6 @@ def plan(layers: list[Layer], shape: tuple[int, ...], ranks: int = 1, parts: int
     """
     check_numbers("", 1, int, ranks=ranks, parts=parts)
     layers, shape = named(layers), plain_data(shape)
-    right = fits(shape, tuple[int, ...]) and min(shape, default=0) >= 1
-    expect(right, "input", "sizes ≥ 1, (C, H, W) or (D,)", shape)
     if ranks > 1 and not any(isinstance(layer, AllGather) for layer in layers):
         layers = on_towers(layers, ranks)
     placed, split = [], False

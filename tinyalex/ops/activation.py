@@ -7,8 +7,8 @@ keeps anyway, and a convolution can apply its activation in place while a block 
     tanh      y = a tanh(b x)         dy/dx = a b (1 - tanh²(b x)) = b (a - y²/a)
     logistic  y = 1 / (1 + exp(-x))   dy/dx = y (1 - y)
 
-``out`` may be the input itself.  2012's names and forms: cuda-convnet's neurons relu, tanh[a,b],
-logistic.
+``out``, where the result goes, may be an argument itself.  2012's names and forms: cuda-convnet's neurons
+relu, tanh[a,b], logistic.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ import numpy as np
 
 from tinyalex.fields import check_numbers, expect
 from tinyalex.memory import empty, zeros
-from tinyalex.ops.checks import check_slope, same_dtype
+from tinyalex.ops.checks import check_out, check_slope
 from tinyalex.ops.cuda import activation as cuda
 
 __all__ = [
@@ -34,7 +34,7 @@ def relu_forward(x, out=None):
     x: any shape, float32 or float64.  Returns (y, cache), y shaped like x; the cache is y, as y > 0
     exactly where x > 0.
     """
-    if same_dtype("relu", x=x) is not np:
+    if check_out("relu", out, x=x) is not np:
         return cuda.activate(cuda.RELU, x, out)
     y = np.maximum(x, zeros(np, x.shape[1:], x.dtype), out=out)  # an array: with a number, four times as slow
     return y, y
@@ -42,7 +42,7 @@ def relu_forward(x, out=None):
 
 def relu_backward(dy, y, out=None):
     """dx = dy where y > 0, else 0 (at the kink, x = 0, the derivative is taken as 0)."""
-    if check_slope("relu backward", dy, y) is not np:
+    if check_slope("relu backward", dy, y, out) is not np:
         return cuda.activate_backward(cuda.RELU, dy, y, out)
     slope = np.greater(y, 0, out=empty(np, y.shape, y.dtype))  # 1 or 0: bool times float is slower
     return np.multiply(dy, slope, out=slope if out is None else out)
@@ -51,7 +51,7 @@ def relu_backward(dy, y, out=None):
 def tanh_forward(x, a=1.0, b=1.0, out=None):
     """y = a tanh(b x).  Returns (y, cache); the cache is y."""
     check_numbers("tanh: ", a=a, b=b)
-    if same_dtype("tanh", x=x) is not np:
+    if check_out("tanh", out, x=x) is not np:
         return cuda.activate(cuda.TANH, x, out, a, b)
     y = empty(np, x.shape, x.dtype) if out is None else out
     if b != 1:
@@ -67,7 +67,7 @@ def tanh_backward(dy, y, a=1.0, b=1.0, out=None):
 
     Derivation: tanh' = 1 - tanh², so dy/dx = a b (1 - (y/a)²) = b (a - y²/a).
     """
-    if check_slope("tanh backward", dy, y) is not np:
+    if check_slope("tanh backward", dy, y, out) is not np:
         return cuda.activate_backward(cuda.TANH, dy, y, out, a, b)
     slope = np.multiply(y, y, out=empty(np, y.shape, y.dtype))
     slope *= y.dtype.type(-b / a)
@@ -77,20 +77,16 @@ def tanh_backward(dy, y, a=1.0, b=1.0, out=None):
 
 def logistic_forward(x, out=None):
     """y = 1 / (1 + exp(-x)) = (1 + tanh(x/2)) / 2, which overflows for no x.  The cache is y."""
-    if same_dtype("logistic", x=x) is not np:
+    if check_out("logistic", out, x=x) is not np:
         return cuda.activate(cuda.LOGISTIC, x, out)
-    half = x.dtype.type(0.5)
-    y = empty(np, x.shape, x.dtype) if out is None else out
-    np.multiply(x, half, out=y)
-    np.tanh(y, out=y)
-    y *= half
-    y += half
+    y, _ = tanh_forward(x, 0.5, 0.5, out)
+    y += y.dtype.type(0.5)
     return y, y
 
 
 def logistic_backward(dy, y, out=None):
     """dx = dy y (1 - y)."""
-    if check_slope("logistic backward", dy, y) is not np:
+    if check_slope("logistic backward", dy, y, out) is not np:
         return cuda.activate_backward(cuda.LOGISTIC, dy, y, out)
     slope = np.multiply(y, y, out=empty(np, y.shape, y.dtype))
     np.subtract(y, slope, out=slope)

@@ -47,19 +47,25 @@ def check_axes(operation, name, array, axes):
     expect(array.ndim == len(axes.split(",")), operation, f"{name} ({axes})", array.shape)
 
 
-def check_dy(operation, dy, shape, dtype, *others):
+def check_dy(operation, dy, shape, dtype, *others, name="dy"):
     """Return the module of dy and the others, which backward computes with.
 
     Raises unless the gradient dy that comes back has the shape and dtype of the output that went out.
     """
     found = getattr(dy, "shape", type(dy))
-    expect(found == tuple(shape), operation, f"dy of shape {tuple(shape)}", found)
+    expect(found == tuple(shape), operation, f"{name} of shape {tuple(shape)}", found)
     if dy.dtype != dtype:
-        raise TypeError(f"{operation}: expected dy of {dtype}, found {dy.dtype}")
+        raise TypeError(f"{operation}: expected {name} of {dtype}, found {dy.dtype}")
     return xp_of(dy, *others)
 
 
-def check_slope(operation, dy, y):
-    """As `check_dy`, of an operation whose slope is known from its output y."""
-    check_arrays(operation, y=y)
+def check_out(operation, out, **source):
+    """As `same_dtype` of the one source; and raise unless out, the result's place, is None or like it."""
+    xp, [x] = same_dtype(operation, **source), source.values()
+    return xp if out is None else check_dy(operation, out, x.shape, x.dtype, x, name="out")
+
+
+def check_slope(operation, dy, y, out):
+    """As `check_dy` and `check_out`, of an operation whose slope is known from its output y."""
+    check_out(operation, out, y=y)
     return check_dy(operation, dy, y.shape, y.dtype, y)

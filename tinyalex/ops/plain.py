@@ -142,7 +142,7 @@ def max_pool_forward(x, z, s, pad=0, ceil=True):
 
 
 def max_pool_backward(dy, cache):
-    """dy goes to the largest pixel of its window: among equals to the first, in reading order."""
+    """dy goes to the largest pixel of its window: among equals, or NaNs, to the first, in reading order."""
     x, y, z, s, pads = cache
     xp = check_dy("max_pool backward", dy, y.shape, x.dtype, x)
     winner = _pixels(x, z, s, pads, y.shape[1:3], fill=-math.inf).argmax(axis=1)

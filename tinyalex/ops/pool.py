@@ -116,7 +116,8 @@ def max_pool_backward(dy, cache):
 
     The winner of a window is its largest pixel, the first in reading order among equals (PyTorch's
     rule; 2012's kernel gives each of them the whole gradient).  Taking the first column within each row
-    and then the first row is that order.  On the CPU an infinite dy leaves NaN (0·∞) in its whole window.
+    and then the first row is that order.  NaN is larger than any number: the first of several wins (in
+    PyTorch the last).  On the CPU an infinite dy leaves NaN (0·∞) in its whole window.
     """
     if isinstance(cache, cuda.MaxPoolCache):
         return cuda.max_pool_backward(dy, cache)
@@ -125,20 +126,20 @@ def max_pool_backward(dy, cache):
     dx = empty(xp, x.shape, x.dtype)
     for cs in _channel_blocks(x):
         t = _max_along(2, x[cs], z[1], s[1], pads[2], y.shape[2])
-        dt = _first_winner(1, dy[cs], y[cs], t, z[0], s[0], pads[0], empty(xp, t.shape, t.dtype))
-        _first_winner(2, dt, t, x[cs], z[1], s[1], pads[2], dx[cs])
+        nan = math.isnan(y[cs].max(initial=0))
+        dt = _first_winner(1, dy[cs], y[cs], t, z[0], s[0], pads[0], empty(xp, t.shape, t.dtype), nan)
+        _first_winner(2, dt, t, x[cs], z[1], s[1], pads[2], dx[cs], nan)
     return dx
 
 
-def _first_winner(axis, dy, y, x, z, s, before, dx):
-    """Write into dx, along one axis, each window's dy where its first largest pixel is.
+def _first_winner(axis, dy, y, x, z, s, before, dx, nan):
+    """Write into dx, along one axis, each window's dy where its first largest pixel is.  nan: y holds some.
 
     Offsets 0 … s−1 cover each pixel exactly once, so there dx is written, not added to; only the pixels
     that none of them covers are set to 0 before.
     """
-    left = empty(np, dy.shape, dy.dtype)  # the gradient of the windows whose winner is not yet found
-    left[...] = dy
-    share = empty(np, dy.shape, dy.dtype)
+    left, share = empty(np, (2, *dy.shape), dy.dtype)
+    left[...] = dy  # the gradient of the windows whose winner is not yet found
     size, count = x.shape[axis], y.shape[axis]
     dx[_along(axis, slice(0 if z < s else max(0, count * s - before), None))] = 0
     covered = list(_covered(size, z, s, before, count))
@@ -148,6 +149,8 @@ def _first_winner(axis, dy, y, x, z, s, before, dx):
         if pixels is not covered[-1][1]:
             won = share[o]
             np.equal(x[u], y[o], out=won)  # 1 or 0, as a float: bool times float is slower
+            if nan:
+                won[np.isnan(x[u])] = 1
             won *= left[o]
             left[o] -= won
         if pixels.start + before - windows.start * s < s:  # the place in the window
@@ -169,19 +172,16 @@ def avg_pool_forward(x, z, s, pad=0, ceil=True):
     y = empty(xp, y_shape, x.dtype)
     share = _shares(cache)
     for cs in _channel_blocks(x):
-        t = _sum_along(2, x[cs], z[1], s[1], pads[2], y_shape[2])
-        _sum_along(1, t, z[0], s[0], pads[0], y_shape[1], out=y[cs])
+        y[cs], t = 0, zeros(xp, (*x[cs].shape[:2], *y_shape[2:]), x.dtype)
+        _sum_along(2, x[cs], z[1], s[1], pads[2], t)
+        _sum_along(1, t, z[0], s[0], pads[0], y[cs])
         y[cs] *= share
     return y, cache
 
 
-def _sum_along(axis, x, z, s, before, size, out=None):
-    if out is None:
-        out = empty(np, (*x.shape[:axis], size, *x.shape[axis + 1 :]), x.dtype)
-    out.fill(0)
-    for windows, pixels in _covered(x.shape[axis], z, s, before, size):
-        out[_along(axis, windows)] += x[_along(axis, pixels)]
-    return out
+def _sum_along(axis, x, z, s, before, y):
+    for windows, pixels in _covered(x.shape[axis], z, s, before, y.shape[axis]):
+        y[_along(axis, windows)] += x[_along(axis, pixels)]
 
 
 def _shares(cache):

@@ -143,9 +143,9 @@ def _pooled(of, x, *geometry):
 def max_pool(x, z, s, pad=0, ceil=True):
     """y = the largest pixel of each z x z window, windows s apart (paper, section 3.4: z=3, s=2).
 
-    x (C,H,W,N); returns y (C,OH,OW,N). Padding counts as -infinity: it is never the largest.
+    x (C,H,W,N); returns y (C,OH,OW,N). Padding counts as -infinity: it is never the largest.  NaN is.
     """
-    return _pooled(max, x, z, s, pad, ceil)
+    return _pooled(np.max, x, z, s, pad, ceil)
 
 
 def max_pool_backward(dy, x, z, s, pad=0, ceil=True):
@@ -157,7 +157,7 @@ def max_pool_backward(dy, x, z, s, pad=0, ceil=True):
     dy, x = _float64(dy), _float64(x)
     dx = np.zeros(x.shape)
     for output, pixels in _pool_windows(x.shape, z, s, pad, ceil)[1]:
-        winner = max(pixels, key=lambda pixel: x[pixel])  # the first of equal ones
+        winner = pixels[np.argmax([x[pixel] for pixel in pixels])]  # the first of equal ones, or of NaNs
         dx[winner] += dy[output]
     return dx
 

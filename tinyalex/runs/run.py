@@ -117,6 +117,17 @@ def _check_scale(settings, data, least, most):
         )
 
 
+def _check_same(comm, settings, data):
+    """Raise the error of a rank that has opened other pictures than rank 0, on another machine perhaps."""
+    mine = [data.classes, zlib.crc32(data.mean.tobytes())]
+    mine += [None if split is None else sum_of(split.labels) for split in (data.train, data.val)]
+    if mine != comm.share(mine):
+        raise DataError(
+            f"{settings.data}: expected the pictures that rank 0 found, found others on rank {comm.rank}: "
+            "their classes, their mean picture or their labels, in order, are not those"
+        )
+
+
 def begin(out, settings):
     """Make a run folder.  DataError if it exists and is not empty, or if another process begins one there."""
     out = Path(out)
@@ -238,7 +249,9 @@ def job(out, settings, data, new=False, longer=False, stop=None, on_event=None):
                         checkpoint.inherited(settings.network, settings.start_from)
                     begin(out, chosen)
                 stack.enter_context(lock(out))
-            comm.share(None)  # nobody looks into the folder before
+            # Nobody looks into the folder before; and what each process read for itself may be another state.
+            chosen = Settings.from_json(comm.share(chosen.to_json()))
+            _check_same(comm, chosen, data)
             return train(comm, out, chosen, data, stop, on_event, longer)
 
     return rank

@@ -21,10 +21,16 @@ def activate_backward(which, dy, y, out=None, a=1.0, b=1.0):
 def _run(kernel, which, arrays, out, a, b):
     xp = xp_of(*arrays)
     arrays = [xp.ascontiguousarray(array) for array in arrays]
-    y = out if out is not None and out.flags.c_contiguous else empty(xp, arrays[0].shape, arrays[0].dtype)
+    whole = out is not None and out.flags.c_contiguous and not any(_astride(out, array) for array in arrays)
+    y = out if whole else empty(xp, arrays[0].shape, arrays[0].dtype)
     v = images(y.size, y, *arrays)
     launch(f"activation.{kernel}", (y.size // v,), *arrays, y, y.size // v, which, float(a), float(b), V=v)
     if out is None or y is out:
         return y
     out[...] = y
     return out
+
+
+def _astride(out, array):
+    """Whether one thread would write what another is to read: they share memory, but begin elsewhere."""
+    return 0 < abs(out.data.ptr - array.data.ptr) < out.nbytes

@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyalex.errors import DeviceError
+from tinyalex.errors import ArgumentError, DeviceError
 from tinyalex.ops.checks import xp_of
 from tinyalex.ops.cuda import graph
 
 BLOCK = 256  # threads in a block
+MOST = (1 << 16) - 1  # blocks along a grid's y and z, on every card; along x 2³¹ − 1
 FOLDER = Path(__file__).parent
 SOURCES = sorted(FOLDER.glob("*.cu"))
 REALS = {np.dtype(real): real for real in (np.float32, np.float64)}
@@ -30,12 +31,14 @@ def launch(kernel, threads, *args, nbytes=None, flop=0, block=BLOCK, **defines):
     flop: its arithmetic, where that is the bound.  block: threads in a block.  defines: constants of the
     source, V=4 for ``-DV=4``.
     Returns at once: the device is not waited for.  Raises DeviceError for an array that is not on the current
-    device, which CuPy would not notice.
+    device, which CuPy would not notice; ArgumentError for more than `MOST` along y or z.
     """
     xp = sys.modules.get("cupy") or xp_of(args[0])
     x, y, z = threads if len(threads) == 3 else (*threads, 1, 1)[:3]
     if not x * y * z:
         return
+    if max(y, z) > MOST:
+        raise ArgumentError(f"{kernel}: expected at most {MOST:,} maps, rows or groups, found {max(y, z):,}")
     real = REALS.get(args[0].dtype, np.float32)
     device, ndarray, passed = xp.cuda.runtime.getDevice(), xp.ndarray, []
     for a in args:

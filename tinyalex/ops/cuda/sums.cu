@@ -8,18 +8,18 @@
 // reads   x
 // writes  sums
 // least   4 * (rows*V*columns + rows) bytes
-// grid    (1, rows)
+// grid    rows
 extern "C" __global__ void __launch_bounds__(TEAM) sum_rows(const REAL *x, REAL *sums, int columns, REAL divisor)
 {
     __shared__ REAL shown[TEAM];
-    const Images *row = (const Images *)x + (long long)blockIdx.y * columns;
+    const Images *row = (const Images *)x + (long long)blockIdx.x * columns;
     REAL sum = 0;
     for (int n = threadIdx.x; n < columns; n += TEAM)
         for (int k = 0; k < V; k++)
             sum += row[n].of[k];
     sum = sum_of_all(shown, sum);
     if (!threadIdx.x)
-        sums[blockIdx.y] = sum / divisor;
+        sums[blockIdx.x] = sum / divisor;
 }
 
 // dx = dy where y > 0, else 0, and sums[f] = sum of dx[f, 0 ... V*columns-1]: ReLU' of a layer and the gradient of
@@ -28,12 +28,12 @@ extern "C" __global__ void __launch_bounds__(TEAM) sum_rows(const REAL *x, REAL 
 // reads   dy, y
 // writes  dx, sums
 // least   4 * (3*rows*V*columns + rows) bytes
-// grid    (1, rows)
+// grid    rows
 extern "C" __global__ void __launch_bounds__(TEAM) relu_backward_and_sum(
     const REAL *dy, const REAL *y, REAL *dx, REAL *sums, int columns)
 {
     __shared__ REAL shown[TEAM];
-    long long row = (long long)blockIdx.y * columns;
+    long long row = (long long)blockIdx.x * columns;
     REAL sum = 0;
     for (int n = threadIdx.x; n < columns; n += TEAM) {
         Images gradient = ((const Images *)dy)[row + n], out = ((const Images *)y)[row + n];
@@ -43,7 +43,7 @@ extern "C" __global__ void __launch_bounds__(TEAM) relu_backward_and_sum(
     }
     sum = sum_of_all(shown, sum);
     if (!threadIdx.x)
-        sums[blockIdx.y] = sum;
+        sums[blockIdx.x] = sum;
 }
 
 // error[n] = how wrong the k best of image n's scores are, 0 ... 1: tinyalex.ops.topk_error.  1 where the label
@@ -52,12 +52,12 @@ extern "C" __global__ void __launch_bounds__(TEAM) relu_backward_and_sum(
 // reads   scores (K,N), labels
 // writes  error
 // least   4*K*N + (8+8)*N bytes
-// grid    (1, N)
+// grid    N
 extern "C" __global__ void topk_error(const REAL *scores, const long long *labels, double *error, int K, int N,
                                       int k)
 {
     __shared__ int higher[TEAM], same[TEAM];
-    int n = blockIdx.y;
+    int n = blockIdx.x;
     long long label = labels[n];
     bool known = label >= 0 && label < K;
     REAL own = scores[(known ? label : 0) * N + n];

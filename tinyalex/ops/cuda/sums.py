@@ -13,7 +13,7 @@ def sum_rows(x, out, divisor=1.0):
     """out[f] = Σ x[f] / divisor; x (F, …), out of F numbers, contiguous."""
     x = xp_of(x).ascontiguousarray(x)
     columns, how = _by_rows(out, x)
-    launch("sums.sum_rows", (how["TEAM"], out.size), x, out, columns, float(divisor), **how)
+    launch("sums.sum_rows", (how["TEAM"] * out.size,), x, out, columns, float(divisor), **how)
     return out
 
 
@@ -29,7 +29,7 @@ def backward_and_sum(activation, dy, y):
     dy, y = map(xp.ascontiguousarray, (dy, y))
     dx, db = empty(xp, y.shape, y.dtype), empty(xp, (len(y),), y.dtype)
     columns, how = _by_rows(db, dy, y, dx)
-    launch("sums.relu_backward_and_sum", (how["TEAM"], len(y)), dy, y, dx, db, columns, **how)
+    launch("sums.relu_backward_and_sum", (how["TEAM"] * len(y),), dy, y, dx, db, columns, **how)
     return dx, db
 
 
@@ -47,5 +47,5 @@ def topk_error(scores, labels, k):
     K, N = scores.shape
     scores, labels = xp.ascontiguousarray(scores), xp.ascontiguousarray(labels, "int64")
     error = empty(xp, (N,), "float64")
-    launch("sums.topk_error", (TEAM, N), scores, labels, error, K, N, k, block=TEAM, TEAM=TEAM)
+    launch("sums.topk_error", (TEAM * N,), scores, labels, error, K, N, k, block=TEAM, TEAM=TEAM)
     return error

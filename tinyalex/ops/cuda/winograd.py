@@ -13,7 +13,7 @@ from tinyalex.memory import empty
 from tinyalex.ops.checks import xp_of
 from tinyalex.ops.cuda import implicit_gemm
 from tinyalex.ops.cuda.implicit_gemm import Tile
-from tinyalex.ops.cuda.launch import images, launch
+from tinyalex.ops.cuda.launch import MOST, images, launch
 from tinyalex.ops.winograd import POINTS, SIDE, axis
 
 SCRATCH_BYTES = 5 << 27  # of V and M; what needs more is done in several blocks of rows of tiles
@@ -159,7 +159,8 @@ def _products_back(V, X, F, C, tile=None, chunks=None):
     tile = tile or implicit_gemm.choose_tile_w(F, C, V.itemsize, TILES_W)
     across, down = -(-C // tile.TN), -(-F // tile.TF)
     steps, numbers = -(-columns // tile.TK), groups * F * C
-    most = min(steps // LEAST_STEPS, implicit_gemm.SCRATCH_BYTES // (numbers * V.itemsize))
+    room = implicit_gemm.SCRATCH_BYTES // (numbers * V.itemsize)
+    most = min(steps // LEAST_STEPS, room, MOST // groups)
     chunks = chunks or min(
         max(LEAST_CHUNKS, implicit_gemm.wave(xp, tile) // (across * down * groups)), max(1, most)
     )

@@ -8,7 +8,7 @@ from functools import partial
 
 from tinyalex.fields import check_numbers
 from tinyalex.ops.activation import ACTIVATIONS, Activation
-from tinyalex.ops.checks import check_slope, same_dtype
+from tinyalex.ops.checks import check_out, check_slope
 
 __all__ = [
     "leaky_relu", "leaky_relu_backward", "leaky_relu_forward", "relu6", "relu6_backward", "relu6_forward",
@@ -20,22 +20,21 @@ def relu6_forward(x, out=None):
 
     Returns (y, cache); the cache is y.
     """
-    xp = same_dtype("relu6", x=x)
+    xp = check_out("relu6", out, x=x)
     y = xp.minimum(xp.maximum(x, 0, out=out), 6, out=out)
     return y, y
 
 
 def relu6_backward(dy, y, out=None):
     """dx = dy where 0 < y < 6, else 0 (at both kinks too)."""
-    xp = check_slope("relu6 backward", dy, y)
-    dx = xp.multiply(dy, y > 0, out=out)
-    return xp.multiply(dx, y < 6, out=dx)
+    xp = check_slope("relu6 backward", dy, y, out)
+    return xp.multiply(dy, (y > 0) * (y < 6), out=out)
 
 
 def leaky_relu_forward(x, slope=0.01, out=None):
     """y = x where x > 0, else slope · x, slope ≥ 0  (Maas et al. 2013).  Returns (y, cache), the cache y."""
     check_numbers("leaky relu: ", 0, slope=slope)
-    xp = same_dtype("leaky relu", x=x)
+    xp = check_out("leaky relu", out, x=x)
     steeper = xp.maximum if slope <= 1 else xp.minimum
     y = steeper(x, x * x.dtype.type(slope), out=out)
     return y, y
@@ -44,7 +43,7 @@ def leaky_relu_forward(x, slope=0.01, out=None):
 def leaky_relu_backward(dy, y, slope=0.01, out=None):
     """dx = dy where y > 0, else slope · dy (at the kink, x = 0, the derivative is taken as the slope)."""
     check_numbers("leaky relu: ", 0, slope=slope)
-    xp = check_slope("leaky relu backward", dy, y)
+    xp = check_slope("leaky relu backward", dy, y, out)
     factor = xp.where(y > 0, y.dtype.type(1), y.dtype.type(slope))
     return xp.multiply(dy, factor, out=out if out is not None else factor)
 
