@@ -278,12 +278,13 @@ class Memory:
             else:
                 chunk = getattr(local, "allocator", raw_pointer)(self.room + 2 * GUARD)
                 self.bytes, self.writer, self.readers = np.asarray(chunk.mem.bytes), None, {}
-            live[self.bytes.ctypes.data + GUARD] = weakref.ref(self)
+            self.address = self.bytes.ctypes.data + GUARD
+            live[self.address] = weakref.ref(self)
         self.bytes.fill(0xFF)  # NaN, in float32 and float64
 
     def __del__(self):
-        if hasattr(self, "bytes") and not sys.is_finalizing():
-            live.pop(self.bytes.ctypes.data + GUARD, None)
+        if hasattr(self, "address") and not sys.is_finalizing():
+            live.pop(self.address, None)
             in_use[self.device] -= self.nbytes
             if self.stream.id not in retired:
                 self.pools[self.device, self.stream.id, self.room].append(
@@ -302,7 +303,8 @@ class Memory:
     def check_guards(self, kernel):
         # in a recording's memory an array that was there before, and was longer, writes to it in each replay
         end = GUARD + (self.nbytes if self.pools is pools else self.room)
-        if (self.bytes[:GUARD] != 0xFF).any() or (self.bytes[end:] != 0xFF).any():
+        around = self.bytes[:GUARD].tobytes() + self.bytes[end:].tobytes()
+        if around != b"\xff" * len(around):
             raise IndexError(f"{kernel} wrote outside an array")
 
 

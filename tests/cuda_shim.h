@@ -7,17 +7,18 @@
 // So that faults show: shared memory is full of NaNs when a block begins; a copy that a thread asked for is
 // made when it is waited for and not before, and what lies at its place is NaN until then; a barrier that not
 // all threads come to ends the launch.  What cannot be shown: coalescing, bank conflicts, speed.
-#include <cmath>
 #include <csetjmp>
 #include <cstdlib>
 #include <cstring>
 #include <ucontext.h>
-using std::exp;
-using std::log;
-using std::nan;
-using std::pow;
-using std::sqrt;
-using std::tanh;
+
+// <cmath> takes longer to read than many a kernel to compile
+extern "C" double exp(double), log(double), nan(const char *), pow(double, double), sqrt(double), tanh(double);
+static inline float exp(float x) { return __builtin_expf(x); }
+static inline float log(float x) { return __builtin_logf(x); }
+static inline float pow(float x, float y) { return __builtin_powf(x, y); }
+static inline float sqrt(float x) { return __builtin_sqrtf(x); }
+static inline float tanh(float x) { return __builtin_tanhf(x); }
 
 #define STAND_IN
 #define __global__
@@ -193,7 +194,7 @@ static unsigned int __float_as_uint(float value)
 static unsigned int to_tf32(float value)
 {
     unsigned int bits = __float_as_uint(value);
-    return std::isfinite(value) ? (bits + 0x1000) & ~0x1FFFu : bits;
+    return __builtin_isfinite(value) ? (bits + 0x1000) & ~0x1FFFu : bits;
 }
 
 static float __uint_as_float(unsigned int bits)

@@ -18,6 +18,7 @@ and of fused multiply-adds.
 
 import ctypes
 import hashlib
+import math
 import os
 import re
 import shutil
@@ -209,7 +210,7 @@ def fresh(shape, dtype):
     """An array of unwritten memory."""
     shape = tuple(shape) if isinstance(shape, (list, tuple)) else (shape,)
     dtype = np.dtype(dtype)
-    nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    nbytes = math.prod(shape) * dtype.itemsize
     memory = Memory(nbytes)
     return ndarray(memory.bytes[GUARD : GUARD + nbytes].view(dtype).reshape(shape), memory)
 

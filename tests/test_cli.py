@@ -653,8 +653,14 @@ REFUSED = [  # the command, and a part of the line
     # before the work
     (("lessons", "--html", "{index}/pages"), "index.json/pages: Not a directory\n"),
     (("lessons", "--live", "{index}/pages"), "index.json/pages: Not a directory\n"),
-    (("ablate", "--minutes", "1", "--out", "{index}/out"), "index.json/out: Not a directory\n"),
-    (("ablate", "--rows", "no-lnr", "--out", "{new}"), "--rows: expected some of whole, no-lrn,"),
+    (
+        ("ablate", "--data", "{data}", "--minutes", "1", "--out", "{index}/out"),
+        "index.json/out: Not a directory\n",
+    ),
+    (
+        ("ablate", "--data", "{data}", "--rows", "no-lnr", "--out", "{new}"),
+        "--rows: expected some of whole, no-lrn,",
+    ),
     (("features", "{a}", "{data}", "{new}.npy", "--layer", "conv9"), "--layer: expected one of conv1"),
     (("features", "{a}", "{data}", "{nowhere}/f.npy"), "nowhere"),
     (("figure", "kernels", "{nowhere}"), "nowhere: expected a checkpoint"),

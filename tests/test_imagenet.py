@@ -944,7 +944,7 @@ def test_a_script_needs_no_guard_not_even_on_standard_input(tmp_path):
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tmp_path):
     """kill -9 of the command after times drawn at random; its workers end too; the last run completes it."""
-    src = folders(tmp_path / "src", 20, width=1400, height=1000)
+    src = folders(tmp_path / "src", 20, width=1000, height=700)
     (src / "n01" / "broken.png").write_bytes(b"no")
     script = tmp_path / "script.py"
     script.write_text(KILLED)

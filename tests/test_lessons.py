@@ -60,9 +60,21 @@ def _kernels_seconds():
     return times.children_user + times.children_system
 
 
+# With the solutions nobody looks at the pictures: they are drawn, lest that fail, but not laid out.
+WITH_SOLUTIONS = """
+%reset -f
+from unittest import mock
+mock.patch("matplotlib.figure.Figure.set_layout_engine").start()
+%config InlineBackend.print_figure_kwargs = {"bbox_inches": None}
+del mock
+"""
+
 # Nothing that an earlier lesson imported of tinyalex, and no name of its own, is there in the next.
 NEXT_LESSON = """
 import sys
+from unittest import mock
+mock.patch.stopall()
+%config InlineBackend.print_figure_kwargs = {"bbox_inches": "tight"}
 for name in [name for name in sys.modules if name.partition(".")[0] == "tinyalex"]:
     del sys.modules[name]
 %reset -f
@@ -81,7 +93,7 @@ def ran(request):
     cores = min(len(pairs), os.cpu_count() or 1)
     whole = [nbformat.v4.new_notebook() for _ in range(cores)]
     for k, (shipped, solved) in enumerate(pairs.values()):
-        again, after = map(nbformat.v4.new_code_cell, ("%reset -f", NEXT_LESSON))
+        again, after = map(nbformat.v4.new_code_cell, (WITH_SOLUTIONS, NEXT_LESSON))
         whole[k % cores].cells += [*shipped.cells, again, *solved.cells, after]
     start = _kernels_seconds()
     course.execute(whole, stop=False)  # into the cells, which the pairs share

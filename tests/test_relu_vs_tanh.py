@@ -21,22 +21,22 @@ from tinyalex.measure.relu_vs_tanh import Curve, Plan, first, ratio, run, search
 from tinyalex.runs import checkpoint
 from tinyalex.train import StepResult
 
-# 64 pictures in batches of 32.  A whole run takes 12 steps: for each activation 2 to find the rate, then 2
+# 32 pictures in batches of 16.  A whole run takes 12 steps: for each activation 2 to find the rate, then 2
 # epochs of 2.
-PLAN = Plan("shapes", 64, (0.001, 0.004), search_epochs=1, search_pictures=32, most_epochs=2)
+PLAN = Plan("shapes", 32, (0.001, 0.004), search_epochs=1, search_pictures=16, most_epochs=2)
 ONE, TWO = parse("cpu:0"), parse("cpu:0,cpu:1")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _small_batches():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(relu_vs_tanh, "BATCH", 32)
+        patch.setattr(relu_vs_tanh, "BATCH", 16)
         yield
 
 
 @pytest.fixture(scope="module")
 def pictures():
-    return shapes.make(64, np.random.default_rng(0))
+    return shapes.make(32, np.random.default_rng(0))
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_curves_agree_with_summary_and_checkpoints(finished):
         assert curve.losses == [float(r["loss"]) for r in mine]
         assert curve.seconds == [float(r["seconds"]) for r in mine]
         for r in mine:
-            assert float(r["training_error"]) * 64 == pytest.approx(round(float(r["training_error"]) * 64))
+            assert float(r["training_error"]) * 32 == pytest.approx(round(float(r["training_error"]) * 32))
             assert 1.5 < float(r["loss"]) < 4  # nats: ln 10 is guessing
 
 
@@ -296,7 +296,7 @@ def test_every_epoch_and_seed_has_an_order_of_its_own(pictures, monkeypatch):
 
 def test_a_rate_that_diverges_loses_the_search(pictures):
     told, trials, found = [], [], {}
-    plan = PLAN._replace(rates=(0.001, 1e20), search_epochs=3, search_pictures=64)
+    plan = PLAN._replace(rates=(0.001, 1e20), search_epochs=3, search_pictures=32)
     search_rate(
         pictures,
         TWO,
@@ -375,7 +375,7 @@ def test_first_takes_the_first_pictures(pictures):
     few = first(pictures, 10)
     assert (few.images == pictures.images[..., :10]).all()
     assert (few.labels == pictures.labels[:10]).all()
-    assert len(first(pictures, 1000).labels) == 64
+    assert len(first(pictures, 1000).labels) == 32
 
 
 # ---- the commands --------------------------------------------------------------------------------------
@@ -415,7 +415,7 @@ def test_relu_vs_tanh_from_the_command_line(small, finished, tmp_path, capsys):
         printed = capsys.readouterr().out
         assert "seed 0: to 25% training error tanh needs no ratio: one did not arrive" in printed
         assert printed.endswith(
-            "with 64 pictures, about 2; all 50,000 (--full) gave 5.8 and 6.5, the paper: about six\n"
+            "with 32 pictures, about 2; all 50,000 (--full) gave 5.8 and 6.5, the paper: about six\n"
         )
         assert str(out / "relu_vs_tanh.png") in printed
         assert_same_run(out, finished[0])
@@ -472,7 +472,7 @@ def test_cuda_without_cupy_says_what_to_install(small, tmp_path, capsys):
 
 
 def test_devices_that_cannot_share_a_batch_are_refused_in_a_line(small, tmp_path, capsys):
-    devices = ",".join(f"cpu:{k}" for k in range(3))  # 32 pictures on 3 ranks
+    devices = ",".join(f"cpu:{k}" for k in range(3))  # 16 pictures on 3 ranks
     assert command("relu-vs-tanh", "--data", "shapes", "--devices", devices, "--out", tmp_path) == 1
     assert "3" in one_line(capsys)
 

@@ -5,7 +5,6 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 from test_ops import NEURONS, assert_close, dtypes, examples, normal, other, seeds
 
@@ -31,9 +30,13 @@ def always(tiles=1 << 20):
     return mock.patch.multiple(winograd, **sizes)
 
 
-@examples(100)
-@given(
-    dtypes, convolutions(), st.sampled_from(["none", "relu"]), st.sampled_from([1, 40_000, 1 << 20]), seeds
+@examples(
+    100,
+    dtypes,
+    convolutions(),
+    st.sampled_from(["none", "relu"]),
+    st.sampled_from([1, 40_000, 1 << 20]),
+    seeds,
 )
 def test_equals_the_reference(dtype, case, neuron, tiles, rng):
     x_shape, w_shape, how = case

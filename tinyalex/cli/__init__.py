@@ -9,7 +9,6 @@ from rich.console import Console
 from typer.core import TyperGroup
 from typer.models import ArgumentInfo, OptionInfo
 
-from tinyalex import __version__
 from tinyalex.cli import classroom, exchange, judge, learn, look, prepare, train
 from tinyalex.cli.common import print_error
 from tinyalex.errors import TinyalexError
@@ -38,6 +37,8 @@ app = typer.Typer(
 
 def _version(asked):
     if asked:
+        from tinyalex import __version__
+
         print(f"tinyalex {__version__}")
         raise typer.Exit
 

@@ -6,7 +6,7 @@ A page needs nothing but itself: pictures and style are inside, and no script is
 import base64
 import html
 import re
-from functools import partial
+from functools import cache, partial
 from importlib import resources
 
 import nbformat
@@ -204,15 +204,20 @@ def hole_in(source):
     return found and found[1]
 
 
-def listing(source):
-    """Return Python in its colours."""
-    from pygments import highlight
+@cache
+def _html():
+    """Return what writes Python in its colours: it takes as long to make as to write a cell."""
     from pygments.formatters import HtmlFormatter
     from pygments.lexers import PythonLexer
 
-    return (
-        f'<pre class="code" tabindex="0">{highlight(source, PythonLexer(), HtmlFormatter(nowrap=True))}</pre>'
-    )
+    return PythonLexer(), HtmlFormatter(nowrap=True)
+
+
+def listing(source):
+    """Return Python in its colours."""
+    from pygments import highlight
+
+    return f'<pre class="code" tabindex="0">{highlight(source, *_html())}</pre>'
 
 
 def shown(output, heading):
