@@ -38,7 +38,7 @@ WITHOUT = {
     "nothing: all levers": (),
     "fewer multiplications (winograd)": (mock.patch.object(winograd, "LEAST", WHOLE),),
     "long products of few rows cut into small ones": (
-        mock.patch.multiple(products, MOST=WHOLE, MOST_SUMS=0),
+        mock.patch.object(products, "_most", return_value=(WHOLE, 0)),
     ),
     "long products: a row of tiles of all images": (mock.patch.object(winograd, "PRODUCTS_BYTES", 4 << 20),),
     "tiles transformed in cache, not all at once": (mock.patch.object(winograd, "TRANSFORM_BYTES", WHOLE),),

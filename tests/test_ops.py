@@ -31,6 +31,7 @@ from tinyalex.ops import (
     lrn,
     plain_ops,
     pool,
+    products,
     strips,
     tanh,
 )
@@ -279,6 +280,18 @@ def test_col2im_adds_where_windows_overlap():
     """Windows of 2 on a row of 4: the inner pixels are in two of them."""
     x = np.ones((1, 1, 4, 1))
     assert col2im(im2col(x, 1, 2), x.shape, 1, 2, 1, 0).ravel().tolist() == [1, 2, 2, 1]
+
+
+@pytest.mark.parametrize("most", [(10**6, 1200), (1 << 60, 0)])
+def test_products_in_pieces_and_whole(most):
+    rng = np.random.default_rng(0)
+    a, b, c = normal(rng, (2, 32, 75)), normal(rng, (2, 75, 2048)), normal(rng, (2, 64, 2048))
+    out = np.empty((2, 32, 2048), np.float64)
+    with mock.patch.object(products, "_most", return_value=most):
+        products.product(a, b, out)
+        found = products.product_of_transposed(c, out)
+    np.testing.assert_allclose(out, a @ b, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(found, c @ out.swapaxes(1, 2), rtol=1e-11, atol=1e-10)
 
 
 # --- pooling -------------------------------------------------------------------------------------

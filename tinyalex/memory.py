@@ -41,8 +41,7 @@ class _HostPool(threading.local):
             return np.empty(shape, dtype)
         now, served = next(self.requests), self.served.setdefault(nbytes, [])
         # Training asks for the same sizes in each step: here most searches end, at an early one
-        buffer = next((b for b in served if b.free()), None)
-        if buffer is None:
+        if not (buffer := next((b for b in served if b.free()), None)):
             buffer = self._other(nbytes, now - self.KEEP)
             self.served.setdefault(nbytes, []).append(buffer)
         buffer.last, buffer.used = now, max(buffer.used, nbytes)

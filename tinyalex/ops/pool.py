@@ -98,8 +98,7 @@ def max_pool_forward(x, z, s, pad=0, ceil=True):
 
 
 def _max_along(axis, x, z, s, before, size, out=None):
-    if out is None:
-        out = empty(np, (*x.shape[:axis], size, *x.shape[axis + 1 :]), x.dtype)
+    out = empty(np, (*x.shape[:axis], size, *x.shape[axis + 1 :]), x.dtype) if out is None else out
     covered = sorted(_covered(x.shape[axis], z, s, before, size), key=lambda c: c[0].start - c[0].stop)
     if covered[0][0] == slice(0, size):  # an offset that is real in every window starts the maximum
         out[...] = x[_along(axis, covered.pop(0)[1])]
@@ -138,7 +137,7 @@ def _first_winner(axis, dy, y, x, z, s, before, dx, nan):
     Offsets 0 … s−1 cover each pixel exactly once, so there dx is written, not added to; only the pixels
     that none of them covers are set to 0 before.
     """
-    left, share = empty(np, (2, *dy.shape), dy.dtype)
+    left, share = (empty(np, dy.shape, dy.dtype) for _ in range(2))
     left[...] = dy  # the gradient of the windows whose winner is not yet found
     size, count = x.shape[axis], y.shape[axis]
     dx[_along(axis, slice(0 if z < s else max(0, count * s - before), None))] = 0
