@@ -373,9 +373,8 @@ class LRN(Layer):
 
     def out(self, shape):
         """(C, H, W) as it is."""
-        C, _, _ = maps(self, shape)
-        if C % self.groups:
-            raise self.error(f"{self.groups} groups do not fit {C} channels")
+        if maps(self, shape)[0] % self.groups:
+            raise self.error(f"{self.groups} groups do not fit {shape[0]} channels")
         return shape
 
     def reads(self, ranks):
