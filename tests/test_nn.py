@@ -490,6 +490,23 @@ def test_numbers_with_which_nothing_can_be_normalized_are_refused(kind, field, v
         Network.from_json({"input": [4, 3, 3], "layers": [entry]})
 
 
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [
+        ([], "layers: expected a list of layers, found an empty one"),
+        ([{"kind": "Linear", "name": "fc1"}], "fc1: expected a Linear's fields, .*, found features missing"),
+        (
+            [{"kind": "Linear", "name": "fc1", "features": 3, "bais": 1.0}],
+            "fc1: expected .*, bias, found bais",
+        ),
+    ],
+)
+def test_fields_of_a_layer_in_json_are_told_by_their_names(layers, said):
+    """Not as Python has it: __init__() missing 1 required positional argument."""
+    with pytest.raises(DataError, match=said):
+        Network.from_json({"input": [3, 8, 8], "layers": layers})
+
+
 def test_what_ranks_hold_parts_of_at_the_end_must_be_joined():
     with pytest.raises(
         ArgumentError, match=r"fc2: ends in parts, on 2 ranks: AllGather\(replicated=True\) joins"
