@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -364,6 +365,16 @@ def test_classes_with_brackets_are_printed_whole(tmp_path):
     printed = done("predict", path, src / "one" / "0.png")
     assert "bat [animal]" in printed
     assert "bat [/sport]" in printed
+
+
+def test_letters_that_no_font_has_are_told_in_a_sentence(tmp_path, capsys):
+    """Not in warnings of matplotlib's, one for each time that a name is measured or drawn."""
+    probabilities, pictures = np.full((2, 2), 0.5), np.zeros((3, 8, 8, 2), np.uint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = figures.predictions_figure(pictures, probabilities, np.arange(2), ("Vögel \u9ce5", "\u9ce5"))
+        common.save_figure(figure, tmp_path / "p.png")
+    assert capsys.readouterr().err == "boxes stand for letters that no font here has: \u9ce5\n"
 
 
 def test_features_are_written_for_every_picture(world, tmp_path):
