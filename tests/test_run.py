@@ -17,12 +17,12 @@ import pytest
 from PIL import Image
 
 from tinyalex import runs
-from tinyalex.comm import launch
+from tinyalex.comm import Comm, launch
 from tinyalex.data import Images, augment, imagenet
 from tinyalex.devices import parse
 from tinyalex.errors import ArgumentError, DataError, NonFiniteError
 from tinyalex.models.alexnet import AlexNet, alexnet, narrow
-from tinyalex.runs import checkpoint, run
+from tinyalex.runs import checkpoint, run, trained
 from tinyalex.runs.recipe import Change, Recipe
 from tinyalex.runs.saved import find_network
 from tinyalex.runs.settings import Data, Settings
