@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import io
 import json
 import os
@@ -375,6 +376,13 @@ def test_letters_that_no_font_has_are_told_in_a_sentence(tmp_path, capsys):
         figure = figures.predictions_figure(pictures, probabilities, np.arange(2), ("Vögel \u9ce5", "\u9ce5"))
         common.save_figure(figure, tmp_path / "p.png")
     assert capsys.readouterr().err == "boxes stand for letters that no font here has: \u9ce5\n"
+
+
+def test_an_error_of_the_system_is_told_without_its_number(capsys):
+    """As where the output goes to a disk that is full, and no file has a name."""
+    for error in (OSError(errno.ENOSPC, "No space left"), OSError(errno.ENOSPC, "No space left", "a.csv")):
+        common.print_error(error)
+    assert capsys.readouterr().err == "error: No space left\nerror: a.csv: No space left\n"
 
 
 def test_features_are_written_for_every_picture(world, tmp_path):

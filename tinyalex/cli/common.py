@@ -246,8 +246,8 @@ def print_error(error):
     """Print an error that a user can mend, without a traceback, in one line whatever names are in it."""
     from tinyalex.files import printable
 
-    if isinstance(error, OSError) and error.filename:
-        error = f"{error.filename}: {reason(error)}"
+    if isinstance(error, OSError):
+        error = f"{error.filename}: {reason(error)}" if error.filename else reason(error)
     error_console.print(Text.assemble(("error: ", "bold red"), printable(str(error))), soft_wrap=True)
 
 
