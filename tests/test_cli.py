@@ -378,6 +378,22 @@ def test_letters_that_no_font_has_are_told_in_a_sentence(tmp_path, capsys):
     assert capsys.readouterr().err == "boxes stand for letters that no font here has: \u9ce5\n"
 
 
+def test_ctrl_c_while_the_commands_are_imported_is_one_line_too():
+    """For most of a second it was a traceback."""
+    code = (
+        "import sys\n"
+        "class Impatient:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'typer':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Impatient())\n"
+        "from tinyalex.__main__ import main\n"
+        "main()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "stopped\n")
+
+
 def test_an_error_of_the_system_is_told_without_its_number(capsys):
     """As where the output goes to a disk that is full, and no file has a name."""
     for error in (OSError(errno.ENOSPC, "No space left"), OSError(errno.ENOSPC, "No space left", "a.csv")):
