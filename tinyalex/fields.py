@@ -96,6 +96,21 @@ def one_of(names, value, what):
     expect(value in [*names], what, f"one of {', '.join(names)}", value)
 
 
+def returned(found, names, what):
+    """Return what a function returned; ArgumentError unless it is a tuple or list, one for each name."""
+    right = isinstance(found, tuple | list) and len(found) == len(names)
+    expect(right, what, f"({', '.join(names)})", found)
+    return found
+
+
+def batch_of(shape, x, what, kind):
+    """Return x; ArgumentError unless it is an array (*shape, N)."""
+    dims = getattr(x, "shape", ())
+    if dims[:-1] != shape:
+        expect(False, what, f"{kind} ({', '.join(map(str, (*shape, 'N')))})", dims or type(x))
+    return x
+
+
 def of_kind(kind, value, what):
     """Return the value; ArgumentError unless it is of this kind."""
     article = "an" if kind.__name__[0] in "AEIOUaeiou" else "a"
