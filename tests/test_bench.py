@@ -40,11 +40,34 @@ def test_a_layer_alone_is_a_rank_s_share_of_it(ranks):
         name = place.layer.name
         if place.layer.leaves == "all":
             continue  # a gather has nothing to meet when it is alone
-        only = alone(network, name, ranks)
+        only, parts = alone(network, name, ranks)
+        assert parts == 1
         (own,) = only.plan()
         own.layer.need_dx = getattr(place.layer, "need_dx", True)
         assert bench.products(own, 3) == bench.products(place, 3), name
         assert own.y == place.own(place.y, place.split_y), name
+
+
+@pytest.mark.parametrize(
+    ("parallel", "ranks", "parts"), [("data", 2, (2, 2)), ("hybrid", 2, (2, 1)), ("model", 4, (2, 2))]
+)
+def test_a_layer_alone_is_given_a_rank_s_part_of_the_batch(parallel, ranks, parts):
+    """Each of two ranks was given the whole batch, and half as many images a second were said."""
+    network = alexnet()
+    placed = {place.layer.name: place for place in network.plan(ranks, parallel)}
+    for name, wanted in zip(("conv5", "fc8"), parts, strict=True):
+        only, found = alone(network, name, ranks, parallel)
+        assert found == wanted == placed[name].parts
+        (own,) = only.plan()
+        own.layer.need_dx = True  # as in the network, where neither is the first
+        assert bench.products(own, 6 // found) == bench.products(placed[name], 6)
+
+
+def test_a_batch_that_the_ranks_cannot_share_is_refused():
+    """Of 3 images each of two ranks was given 1, and 3 were counted."""
+    for layer in ((), ("--layer", "conv1")):
+        said = refused("bench", "cifar4", *layer, "--batch", 3, "--devices", "cpu:0,cpu:1")
+        assert "batch: 3 images cannot be shared evenly by 2 ranks" in said
 
 
 def test_a_layer_from_the_command_line():

@@ -170,7 +170,7 @@ def assert_refused(path, *words):
 
 def test_a_missing_file_or_a_folder_is_named(tmp_path):
     assert_refused(tmp_path / "none.safetensors", "expected a checkpoint", "found no such file")
-    assert_refused(tmp_path, "expected a checkpoint")
+    assert_refused(tmp_path, "expected a run folder with checkpoints, found none")
 
 
 def test_a_truncated_file_is_refused_wherever_it_ends(tmp_path):

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -366,6 +368,39 @@ def test_classes_with_brackets_are_printed_whole(tmp_path):
     assert "bat [/sport]" in printed
 
 
+def test_letters_that_no_font_has_are_told_in_a_sentence(tmp_path, capsys):
+    """Not in warnings of matplotlib's, one for each time that a name is measured or drawn."""
+    probabilities, pictures = np.full((2, 2), 0.5), np.zeros((3, 8, 8, 2), np.uint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = figures.predictions_figure(pictures, probabilities, np.arange(2), ("Vögel \u9ce5", "\u9ce5"))
+        common.save_figure(figure, tmp_path / "p.png")
+    assert capsys.readouterr().err == "boxes stand for letters that no font here has: \u9ce5\n"
+
+
+def test_ctrl_c_while_the_commands_are_imported_is_one_line_too():
+    """For most of a second it was a traceback."""
+    code = (
+        "import sys\n"
+        "class Impatient:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'typer':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Impatient())\n"
+        "from tinyalex.__main__ import main\n"
+        "main()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "stopped\n")
+
+
+def test_an_error_of_the_system_is_told_without_its_number(capsys):
+    """As where the output goes to a disk that is full, and no file has a name."""
+    for error in (OSError(errno.ENOSPC, "No space left"), OSError(errno.ENOSPC, "No space left", "a.csv")):
+        common.print_error(error)
+    assert capsys.readouterr().err == "error: No space left\nerror: a.csv: No space left\n"
+
+
 def test_features_are_written_for_every_picture(world, tmp_path):
     """80 hidden units of the narrow network, whatever the number of devices."""
     printed = done("features", world.a, world.data, tmp_path / "two.npy")
@@ -551,7 +586,10 @@ MISTAKES = {  # options of train: what is wrong with them
         "pipeline",
     ): "parallel: expected one of model, data, hybrid, hybrid:b, hybrid:variable",
     ("--rate-by", "log"): "rate_by: expected k or sqrt-k, found 'log'",
-    ("--size", 20): "pool2: window of 3 is larger than the map: 2 with 0+0 of padding, for pictures of 20",
+    (
+        "--size",
+        20,
+    ): "the map: 2 with 0+0 of padding, for pictures of 20 pixels: --size, or --upscale",
     ("--size", 100): "its pictures have 72 pixels, and the network sees 100: --size 72 at most, or --upscale",
     ("--batch", 1000): "has 36 pictures to train on, fewer than a batch of 1000: --batch 36 at most",
     ("--upscale", 10): "have 72 pixels, brought to 10, and the network sees 67: --size 10 at most, or",

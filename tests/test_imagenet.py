@@ -1078,7 +1078,7 @@ def test_prepare_again_verifies_what_is_complete(source, copy):
     """Also in a folder whose index has more in it, as an earlier version wrote it."""
     arguments = {"size": 32, "shard_size": 5}
     edit(copy, lambda index: index.update(eigenvalues=[1.0, 1.0, 1.0]))
-    assert imagenet.prepare(source, copy, **arguments) == ({"train": 21, "val": 6}, 3, 1, True)
+    assert imagenet.prepare(source, copy, **arguments) == ({"train": 21, "val": 6}, 3, 1, True, 0)
     for name in ("train-004.npy", "val-000.npy"):
         shard = copy / name
         whole = shard.read_bytes()

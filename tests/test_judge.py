@@ -202,6 +202,23 @@ def test_an_endless_loop_a_huge_array_and_an_exit_end_with_a_clear_word(tmp_path
     assert found.message == "it did not end within 1 seconds: an endless loop?"
 
 
+def test_layers_that_are_not_known_are_said_to_be(tmp_path, monkeypatch, capsys):
+    """A batch normalization was passed over without a word, as if it had been right."""
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import numpy as np\n"
+        "def relu_forward(x):\n    return np.maximum(x, 0), x\n"
+        "def batchnorm_forward(x, gamma, beta, bn_param):\n    return x, None\n"
+        "def batchnorm_backward(dout, cache):\n    return dout\n"
+        "def rel_error(x, y):\n    return 0\n"
+        "class Sigmoid:\n    def forward(self, x):\n        return x\n    backward = forward\n"
+    )
+    states = {found.layer: found.state for found in judge.verdicts(file)}
+    assert states == {"relu": judge.RIGHT, "batchnorm": judge.UNKNOWN, "Sigmoid": judge.UNKNOWN}
+    assert _command(monkeypatch, file) == 0
+    assert "its name says none" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_file_that_is_none(tmp_path, monkeypatch, capsys):
     with pytest.raises(DataError, match="expected a Python file, found nothing"):
         next(judge.verdicts(tmp_path / "no.py"))

@@ -9,7 +9,7 @@ import math
 import pickle
 import re
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import backends
 import numpy as np
@@ -490,6 +490,23 @@ def test_numbers_with_which_nothing_can_be_normalized_are_refused(kind, field, v
         Network.from_json({"input": [4, 3, 3], "layers": [entry]})
 
 
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [
+        ([], "layers: expected a list of layers, found an empty one"),
+        ([{"kind": "Linear", "name": "fc1"}], "fc1: expected a Linear's fields, .*, found features missing"),
+        (
+            [{"kind": "Linear", "name": "fc1", "features": 3, "bais": 1.0}],
+            "fc1: expected .*, bias, found bais",
+        ),
+    ],
+)
+def test_fields_of_a_layer_in_json_are_told_by_their_names(layers, said):
+    """Not as Python has it: __init__() missing 1 required positional argument."""
+    with pytest.raises(DataError, match=said):
+        Network.from_json({"input": [3, 8, 8], "layers": layers})
+
+
 def test_what_ranks_hold_parts_of_at_the_end_must_be_joined():
     with pytest.raises(
         ArgumentError, match=r"fc2: ends in parts, on 2 ranks: AllGather\(replicated=True\) joins"
@@ -512,10 +529,80 @@ def test_parameters_that_a_kind_of_ones_own_does_not_tell_of_are_refused():
         def sizes(self, shape):
             return {"w": shape, "v": shape}
 
-    with pytest.raises(
-        ArgumentError, match="layer1: sizes: expected those of weights and statistics, found w, v"
-    ):
+    said = (
+        "layer1: sizes: expected those of weights and statistics, (D,) or more, found {'w': (3,), 'v': (3,)}"
+    )
+    with pytest.raises(ArgumentError, match=re.escape(said)):
         plan([Own()], (3,))
+
+
+@dataclass(repr=False)
+class Own(Layer, is_kind=False):
+    """A layer of one's own as one writes it at first: with a parameter g, and a pair that is given."""
+
+    given: ClassVar = None
+    size: ClassVar = (1,)
+    weights = ("g",)
+    pair = property(lambda self: self.given)
+
+    def sizes(self, shape):
+        return {"g": self.size}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "own: expected a method draw(key, size, rng), which makes its g, found none"),
+        ({"size": ()}, "own: sizes: expected those of weights and statistics, (D,) or more, found {'g': ()}"),
+        (
+            {"weights": ()},
+            "own: sizes: expected those of weights and statistics, (D,) or more, found {'g': (1,)}",
+        ),
+        (
+            {"draw": lambda self, key, size, rng: np.ones(size)},
+            "own: pair: expected (forward, backward), found None",
+        ),
+        ({"ahead": lambda x, g: x}, "own: forward: expected (y, cache), found float32 (2, 3, 3, 2)"),
+        (
+            {"ahead": lambda x, g: (x[:, 1:], None)},
+            "own: forward: expected as `out` says, an output (2, 3, 3, N), found (2, 2, 3, 2)",
+        ),
+        (
+            {"ahead": lambda x, g: (None, None)},
+            "own: forward: expected as `out` says, an output (2, 3, 3, N)",
+        ),
+        ({"back": lambda dy, cache: dy}, "own: backward: expected (dx, dg), found float32 (2, 3, 3, 2)"),
+        ({"back": lambda dy, cache: (dy, 1, 2)}, "own: backward: expected (dx, dg), found ("),
+    ],
+    ids=lambda value: str([*value]) if isinstance(value, dict) else "",
+)
+def test_what_is_wrong_with_a_kind_of_ones_own_is_told_by_its_name(changes, said):
+    """Not as Python has it (too many values to unpack), nor by the name of the layer after it."""
+    changes = dict(changes)
+    ahead, back = (changes.pop(name, None) for name in ("ahead", "back"))
+    if ahead or back:
+        pair = ahead or (lambda x, g: (x, None)), back
+        changes |= {"given": pair, "draw": lambda self, key, size, rng: np.ones(size)}
+    own = type("Own", (Own,), changes, is_kind=False)(name="own")
+    x = np.ones((2, 3, 3, 2), np.float32)
+
+    def run():
+        net = Sequential([own, Linear(3)], (2, 3, 3), rng=0)
+        net.forward(x)
+        net.backward(np.ones((3, 2), np.float32))
+
+    with pytest.raises(ArgumentError, match=f"^{re.escape(said)}"):
+        run()
+
+
+def test_a_pair_needs_no_cache():
+    """Its None was taken for no forward pass before backward."""
+    own = type("Own", (Own,), {"weights": (), "sizes": Layer.sizes}, is_kind=False)(name="own")
+    own.given = lambda x: (2 * x, None), lambda dy, cache: 2 * dy
+    net, x = Sequential([own], (3,)), np.ones((3, 2))
+    assert (net.backward(net.forward(x)) == 4).all()
+    with pytest.raises(ArgumentError, match="own: backward wants a forward pass before it, found none"):
+        Sequential([own], (3,)).backward(x)
 
 
 def test_a_network_is_shown_as_the_calls_that_make_it_with_shapes_and_parameters():

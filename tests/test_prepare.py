@@ -31,6 +31,7 @@ def test_it_says_what_it_found_and_then_what_it_made(tmp_path):
         "passed over, HEIC, read where the package pillow-heif is installed: cat/1.heic",
         f"7 train pictures of 2 classes in {dst}",
         f"1 unreadable, skipped: {dst / 'unreadable.txt'}",
+        "7 of 7 pictures were smaller than 32 pixels, and are enlarged: --size, --side",
         f"no validation pictures: put some in {src / 'val'}, or --val 0.1",
     ]
 
@@ -43,9 +44,18 @@ def test_a_part_is_held_out_and_imagenet_is_the_same_command(tmp_path):
             "train (in Training): 6 pictures of 2 classes: cat 3, dog 3",
             "val (held out): 2 pictures of 2 classes: cat 1, dog 1",
             f"6 train, 2 val pictures of 2 classes in {tmp_path / name}",
+            "8 of 8 pictures were smaller than 32 pixels, and are enlarged: --size, --side",
         ]
     a, b = (imagenet.open(tmp_path / name, "val") for name in ("pictures", "imagenet"))
     assert [a[i].tobytes() for i in range(2)] == [b[i].tobytes() for i in range(2)]
+
+
+def test_pictures_that_are_large_enough_are_not_called_enlarged(tmp_path):
+    """Of 30 × 40 pixels: 30 is the side that counts, turned upright or not."""
+    src = photographs(tmp_path / "src", "cat", "dog")
+    assert imagenet.prepare(src, tmp_path / "a", size=30, workers=1).enlarged == 0
+    assert "enlarged" not in done("prepare", "pictures", src, tmp_path / "b", "--size", 30)
+    assert imagenet.prepare(src, tmp_path / "c", size=31, workers=1, whole=True).enlarged == 8
 
 
 def test_one_class_is_told(tmp_path):

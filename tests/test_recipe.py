@@ -187,6 +187,22 @@ def test_small_drops_its_rate_after_70_and_90_percent_of_the_epochs():
     assert recipe_of("paper", epochs=10) == Recipe(epochs=10)
 
 
+def test_another_rate_changes_the_later_ones_alike():
+    """With --rate 0.0003 the recipe `small` went *up* to 0.001 after 70% of the epochs."""
+    slower = recipe_of("small", epochs=10, rate=0.0005)
+    assert [slower.rate, *(change.rate for change in slower.schedule)] == pytest.approx([5e-4, 5e-5, 5e-6])
+    last = recipe_of("code2012", rate=0.02).schedule
+    assert [c.rate and round(c.rate, 12) for c in last] == [2e-3, 2e-4, None, None, 2e-5]
+    own = (Change(3, rate=0.1),)
+    assert recipe_of("small", rate=0.5, schedule=own).schedule == own
+    assert recipe_of("small", rate=0.01) == RECIPES["small"]
+
+
+def test_patience_is_refused_where_a_list_says_when_the_rate_drops():
+    with pytest.raises(ArgumentError, match="patience: this recipe's rate does not wait, it changes after"):
+        recipe_of("small", patience=3)
+
+
 def test_unknown_names_in_a_recipe_are_named():
     with pytest.raises(ArgumentError, match=r"recipe: expected one of batch, epochs, .*, found 'batches'"):
         recipe_of("paper", batches=64)

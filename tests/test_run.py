@@ -17,12 +17,12 @@ import pytest
 from PIL import Image
 
 from tinyalex import runs
-from tinyalex.comm import launch
+from tinyalex.comm import Comm, launch
 from tinyalex.data import Images, augment, imagenet
 from tinyalex.devices import parse
 from tinyalex.errors import ArgumentError, DataError, NonFiniteError
 from tinyalex.models.alexnet import AlexNet, alexnet, narrow
-from tinyalex.runs import checkpoint, run
+from tinyalex.runs import checkpoint, run, trained
 from tinyalex.runs.recipe import Change, Recipe
 from tinyalex.runs.saved import find_network
 from tinyalex.runs.settings import Data, Settings
@@ -629,6 +629,18 @@ def test_a_network_is_found_in_a_run_in_json_and_in_python(whole, tmp_path):
         find_network(tmp_path / "none.py")
     with pytest.raises(DataError, match=r"net\.json: --width: only a network that is asked for by name"):
         find_network(tmp_path / "net.json", width=0.5)
+    with pytest.raises(DataError, match=r"net\.json: --no-lrn: only a network that is asked for by name"):
+        find_network(tmp_path / "net.json", lrn=False)
+
+
+def test_a_run_s_folder_means_its_newest_checkpoint_in_python_too(whole):
+    """It was "expected a checkpoint or a run folder, found no such file"."""
+    folder = whole(epochs=1)
+    newest = checkpoint.newest(folder)
+    assert checkpoint.load(folder)[1] == checkpoint.load(newest)[1]
+    from_folder, from_file = (trained.load(Comm("cpu:0"), path) for path in (folder, newest))
+    x = np.ones((*from_file.net.input_shape, 2), np.float32)
+    assert (from_folder.net.forward(x) == from_file.net.forward(x)).all()
 
 
 def test_no_epochs_are_no_end_for_a_run(tmp_path):

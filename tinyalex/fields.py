@@ -1,6 +1,7 @@
 """Fields that come from JSON or from a user: of their annotation's type, plain, finite."""
 
 import math
+from dataclasses import MISSING, fields
 from types import UnionType
 from typing import get_args, get_origin
 
@@ -55,7 +56,8 @@ def exactly(names, entry, what):
 def each_of_a_kind(kinds, entries, what):
     """Make what a list of dicts describes: of each entry's "kind", a name in kinds, with its other fields."""
     if not isinstance(entries, list) or not entries:
-        raise DataError(f"{what}: expected a list of {what}, found {type(entries).__name__}")
+        found = "an empty one" if entries == [] else type(entries).__name__
+        raise DataError(f"{what}: expected a list of {what}, found {found}")
     return [_of_a_kind(kinds, entry, what) for entry in entries]
 
 
@@ -67,8 +69,16 @@ def _of_a_kind(kinds, entry, what):
         raise DataError(
             f"{what}: expected one of the kinds {', '.join(kinds)}, found {str(entry)[:80]}{own * named}"
         )
+    given = {key: value for key, value in entry.items() if key != "kind"}
+    known = {f.name: f.default is f.default_factory is MISSING for f in fields(kind) if f.init}
+    missing = [name for name, needed in known.items() if needed and name not in given]
+    unknown = sorted(given.keys() - known.keys())
+    if missing or unknown:
+        found = f"{few(missing)} missing" if missing else few(unknown)
+        wanted = f"{str(entry.get('name'))[:40]}: expected a {entry['kind']}'s fields, {', '.join(known)}"
+        raise DataError(f"{what}: {wanted}, found {found}")
     try:
-        return kind(**{key: value for key, value in entry.items() if key != "kind"})
+        return kind(**given)
     except ArgumentError as error:
         raise DataError(f"{what}: {error}") from error
     except TypeError as error:
@@ -84,6 +94,21 @@ def expect(right, what, wanted, found):
 def one_of(names, value, what):
     """Raise ArgumentError unless the value is one of these names; it may be anything, unhashable too."""
     expect(value in [*names], what, f"one of {', '.join(names)}", value)
+
+
+def returned(found, names, what):
+    """Return what a function returned; ArgumentError unless it is a tuple or list, one for each name."""
+    right = isinstance(found, tuple | list) and len(found) == len(names)
+    expect(right, what, f"({', '.join(names)})", found)
+    return found
+
+
+def batch_of(shape, x, what, kind):
+    """Return x; ArgumentError unless it is an array (*shape, N)."""
+    dims = getattr(x, "shape", ())
+    if dims[:-1] != shape:
+        expect(False, what, f"{kind} ({', '.join(map(str, (*shape, 'N')))})", dims or type(x))
+    return x
 
 
 def of_kind(kind, value, what):

@@ -47,11 +47,10 @@ class SGD:
         self.momentum, self.decay, self.decays, self.scale = momentum, decay, decays or {}, scale or {}
         expect(fits(plain_data(decay_biases), bool), "decay_biases", "true or false", decay_biases)
         expect(hasattr(model, "learned"), "model", "a network, such as a Sequential", model)
+        self.velocity, self._on_gpu = {}, {}  # of a GPU's arrays the `Update`, by the name of the first
         for name, layer, key in model.learned():
             expect(key in layer.params, name, "weights: build it with rng, or load a checkpoint", None)
-        weights = {name: layer.params[key] for name, layer, key in model.learned()}
-        self.velocity = {name: zeros(xp_of(w), w.shape, w.dtype) for name, w in weights.items()}
-        self._on_gpu = {}  # the `Update` of a GPU's arrays, by the name of the first
+            self.velocity[name] = zeros(xp_of(w := layer.params[key]), w.shape, w.dtype)
         layers = {name.rpartition(".")[0] for name in self.velocity}
         known = {"scale": (self.scale, layers | self.velocity.keys()), "decays": (self.decays, layers)}
         for argument, (given, names) in known.items():

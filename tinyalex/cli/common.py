@@ -2,6 +2,8 @@
 
 import contextlib
 import math
+import re
+import warnings
 from itertools import permutations
 from pathlib import Path
 from typing import Annotated
@@ -244,8 +246,8 @@ def print_error(error):
     """Print an error that a user can mend, without a traceback, in one line whatever names are in it."""
     from tinyalex.files import printable
 
-    if isinstance(error, OSError) and error.filename:
-        error = f"{error.filename}: {reason(error)}"
+    if isinstance(error, OSError):
+        error = f"{error.filename}: {reason(error)}" if error.filename else reason(error)
     error_console.print(Text.assemble(("error: ", "bold red"), printable(str(error))), soft_wrap=True)
 
 
@@ -311,6 +313,11 @@ Out = Annotated[Path, typer.Option(help="The picture's file.", callback=_new_fig
 
 
 def save_figure(figure, out):
-    """Write a figure, and print where it is."""
-    figure.savefig(out, dpi=figure.dpi)
+    """Write a figure; print where it is, and what letters of its names no font here has."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        figure.savefig(out, dpi=figure.dpi)
     console.print(str(out))
+    letters = {chr(int(n)) for warning in told for n in re.findall(r"^Glyph (\d+) ", str(warning.message))}
+    if letters:
+        error_console.print(f"boxes stand for letters that no font here has: {''.join(sorted(letters))}")

@@ -27,8 +27,8 @@ def judge(
     if missing := judging.limited():
         console.print(missing)
     for verdict in judging.verdicts(file, seconds, int(memory * 2**30)):
-        wrong += verdict.state != judging.RIGHT
-        name = f"{verdict.layer}\n({verdict.form})"
+        wrong += verdict.state not in (judging.RIGHT, judging.UNKNOWN)
+        name = f"{verdict.layer}\n({verdict.form})" if verdict.form else verdict.layer
         table.add_row(name, verdict.operation, verdict.state, verdict.message)
     console.print(table)
     raise typer.Exit(bool(wrong))

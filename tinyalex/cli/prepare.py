@@ -88,5 +88,10 @@ def pictures(
     console.print(f"{counts} pictures of {classes} in {printable(str(dst))}{whole}")
     if done.unreadable:
         console.print(f"{done.unreadable:,} unreadable, skipped: {printable(str(dst / 'unreadable.txt'))}")
+    if done.enlarged:
+        of = f"{done.enlarged:,} of {sum(done.counts.values()):,} pictures"
+        console.print(
+            f"{of} were smaller than {side or size or 256} pixels, and are enlarged: --size, --side"
+        )
     if "val" not in done.counts:
         console.print(f"no validation pictures: put some in {printable(str(src / 'val'))}, or --val 0.1")

@@ -44,14 +44,18 @@ def train(
         int | None, typer.Option(help="Images per step, instead of the recipe's.", min=1)
     ] = None,
     rate: Annotated[
-        float | None, typer.Option(help="First learning rate, instead of the recipe's.", min=0)
+        float | None,
+        typer.Option(help="First learning rate, instead of the recipe's; later ones change alike.", min=0),
     ] = None,
     rate_by: Annotated[
         str | None,
         typer.Option(help="Multiply the rate by k, or sqrt-k, for batches of k times 128 images."),
     ] = None,
     patience: Annotated[
-        int | None, typer.Option(help="Epochs without a better error before the rate drops.", min=1)
+        int | None,
+        typer.Option(
+            help="Epochs without a better error before the rate drops, where no list says when.", min=1
+        ),
     ] = None,
     noise: Annotated[float | None, typer.Option(help="Colour noise, instead of the recipe's.", min=0)] = None,
     bias: Annotated[

@@ -76,11 +76,25 @@ def kind_of(name):
     return kinds[0] if len(kinds) == 1 and not re.search(OTHER, name) else None
 
 
+def _own(module):
+    return [(n, v) for n, v in vars(module).items() if getattr(v, "__module__", None) == module.__name__]
+
+
+def unknown(module):
+    """Return the names of what looks like a layer, and is of no kind that is known here."""
+    found = {}
+    for name, value in _own(module):
+        layer = re.sub("_?(forward|backward)", "", name)
+        both = inspect.isclass(value) and hasattr(value, "forward") and hasattr(value, "backward")
+        if (both or (inspect.isfunction(value) and layer != name)) and not kind_of(name):
+            found[layer] = True
+    return list(found)
+
+
 def find(module):
     """Return the layers of a module: [Layer], in the order of its text."""
-    own = [(n, v) for n, v in vars(module).items() if getattr(v, "__module__", None) == module.__name__]
     found = []
-    for name, value in own:
+    for name, value in _own(module):
         if not (kind := kind_of(name)):
             continue
         if inspect.isclass(value):

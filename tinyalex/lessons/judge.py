@@ -23,7 +23,7 @@ from tinyalex.errors import DataError
 from tinyalex.lessons import adapters, checks, sandbox
 from tinyalex.ops import plain
 
-RIGHT, WRONG, SKIPPED = "✓ right", "✗ wrong", "– not judged"
+RIGHT, WRONG, SKIPPED, UNKNOWN = "✓ right", "✗ wrong", "– not judged", "– not known"
 SECONDS, MEMORY = 20, 2 << 30  # of one layer, forward or backward; bytes beside what Python itself takes
 
 
@@ -452,7 +452,7 @@ def _dropout(layer, operation):
 
 
 def verdicts(file, seconds=SECONDS, memory=MEMORY):
-    """Judge the layers of a Python file: yield a Verdict for each, forward and backward.
+    """Judge the layers of a Python file: yield a Verdict of each, forward and backward; then of the unknown.
 
     The file is run, in a process of its own for each: it has `seconds` of time and `memory` bytes.  That is a
     limit, not a prison: judge only files that you would run.  Raises DataError where the file cannot be
@@ -464,13 +464,16 @@ def verdicts(file, seconds=SECONDS, memory=MEMORY):
     found = _apart(file, None, max(seconds, SECONDS), memory)
     if isinstance(found, str):
         raise DataError(f"{file}: cannot be imported: {found}")
-    if not found:
-        kinds = ", ".join(adapters.KINDS)
+    kinds = ", ".join(adapters.KINDS)
+    if not any(operation for *_, operation in found):
         raise DataError(
             f"{file}: expected layers ({kinds}) as functions name_forward and name_backward, classes with "
             "forward and backward, or torch.autograd.Function; found none"
         )
     for name, form, kind, operation in found:
+        if not operation:
+            yield Verdict(name, form, "", UNKNOWN, f"its name says none, or several, of {kinds}")
+            continue
         answer = _apart(file, f"{name} {operation}", seconds, memory)
         if isinstance(answer, str):
             yield Verdict(name, form, f"{kind}, {operation}", WRONG, answer)
@@ -530,7 +533,8 @@ def main(file, what, memory, answer):
         import torch  # noqa: F401  # it takes much memory that is not the file's own
     sandbox.limit(memory)
     try:
-        layers = adapters.find(_imported(file))
+        module = _imported(file)
+        layers = adapters.find(module)
         parts = [
             (layer, part) for layer in layers for part in ("forward", "backward") if getattr(layer, part)
         ]
@@ -538,6 +542,7 @@ def main(file, what, memory, answer):
             (found,) = [judge(*part) for part in parts if f"{part[0].name} {part[1]}" == what]
         else:
             found = [(layer.name, layer.form, layer.kind, part) for layer, part in parts]
+            found += [(name, "", "", "") for name in adapters.unknown(module)]
     except MemoryError as error:
         found = _memory(error, memory)
     except BaseException as error:  # whatever a file does

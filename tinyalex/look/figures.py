@@ -5,6 +5,7 @@ ones that colour-blind readers tell apart, by lightness where not by hue.
 """
 
 import itertools
+import warnings
 
 import numpy as np
 from matplotlib import colormaps
@@ -396,7 +397,9 @@ def _cut(text, width, size):
     text, font = printable(text), FontProperties(size=size)
 
     def fits(text):
-        points = text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of letters that no font has: drawing tells of them
+            points = text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]
         return 1.05 * points <= 72 * width  # drawn letters are rounded to whole dots
 
     if fits(text):

@@ -7,16 +7,16 @@ from tinyalex.models import Network
 from tinyalex.nn import LRN, Conv2d, Linear, Local2d
 
 
-def alone(network, name, ranks=1):
-    """Return the network of one layer alone, as one of so many ranks holds it.
+def alone(network, name, ranks=1, parallel="model"):
+    """Return (the network of one layer alone, as one of so many ranks holds it; the parts of a batch).
 
     Raises ArgumentError for a name that the network does not have.
     """
-    placed = {place.layer.name: place for place in network.plan(ranks)}
+    placed = {place.layer.name: place for place in network.plan(ranks, parallel)}
     if name not in placed:
         raise ArgumentError(f"bench: expected one of {', '.join(placed)}; found {name!r}")
     place = placed[name]
-    layer, own = place.layer, place.own(place.x, place.split_x)
+    layer, own, ranks = place.layer, place.own(place.x, place.split_x), place.ranks
     if isinstance(layer, Local2d):
         layer = replace(layer, filters=layer.filters // ranks)
     elif isinstance(layer, Conv2d):
@@ -26,4 +26,4 @@ def alone(network, name, ranks=1):
     elif isinstance(layer, LRN) and place.split_x:
         layer = replace(layer, groups=layer.groups // ranks)
     layer.need_dx = getattr(place.layer, "need_dx", True)
-    return Network([layer], own)
+    return Network([layer], own), place.parts

@@ -69,10 +69,13 @@ class _Work:
     def __init__(self, comm, network, layer, batch, forward, parallel):
         self.comm, self.forward, self.single = comm, forward, layer is not None
         if layer:
-            network = alone(network, layer, comm.size if parallel == "model" else 1)
+            network, parts = alone(network, layer, comm.size, parallel)
         rng = np.random.default_rng(1)
         self.net = network.build(comm.alone() if layer else comm, np.random.default_rng(0), parallel=parallel)
-        batch //= self.net.data.size
+        parts = parts if layer else self.net.data.size
+        if batch % parts:
+            raise ArgumentError(f"batch: {batch} images cannot be shared evenly by {parts} ranks")
+        batch //= parts
         if layer:
             self.net.layers[layer].need_dx = getattr(network.layers[0], "need_dx", True)
         self.x = comm.device.put(rng.standard_normal((*network.input, batch), np.float32))

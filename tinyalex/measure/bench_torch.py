@@ -109,7 +109,7 @@ def serve():
     """
     order = json.loads(sys.stdin.readline())
     network, layer = Network.from_json(order.pop("network")), order.pop("layer")
-    work = twin(alone(network, layer) if layer else network, **order)
+    work = twin(alone(network, layer)[0] if layer else network, **order)
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
         steps, start, before = json.loads(line), perf_counter(), faults()

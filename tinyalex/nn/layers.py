@@ -10,7 +10,7 @@ import numpy as np
 from tinyalex import ops
 from tinyalex.comm import Comm
 from tinyalex.errors import ArgumentError
-from tinyalex.fields import at_least, expect, fits, generator, in_words, of_kind, plain_data
+from tinyalex.fields import at_least, expect, fits, generator, in_words, of_kind, plain_data, returned
 
 __all__ = [
     "LRN", "Activate", "AllGather", "AvgPool", "Conv2d", "Dropout", "Layer", "Linear", "MaxPool",
@@ -45,6 +45,11 @@ class Layer:
 
     name: within the network; `Sequential` finds one where none is given.  Raises ArgumentError, naming the
     field, for a value of the wrong type.
+
+    A kind of one's own is a dataclass, @dataclass(repr=False), whose fields are the keyword arguments of its
+    pair's forward (or `arguments` says which they are).  It declares ``pair``; with parameters also
+    ``weights``, their names as the pair takes them, `sizes` and `draw`; where the shape changes, `out`; where
+    backward reads other arrays than x, ``keeps``, for `describe`.  See examples/own_layer.py.
     """
 
     name: str = field(default="", kw_only=True)
@@ -76,7 +81,7 @@ class Layer:
                 self.checks.get(f.name, bool)(value)
             except ArgumentError as error:
                 raise self.error(str(error)) from None
-        self.params, self.grads, self.cache = {}, {}, None
+        self.params, self.grads, self.cache = {}, {}, ...  # none yet: that of a pair may be None
 
     def __repr__(self):
         """The call that makes this layer: the fields that are not at their defaults."""
@@ -133,8 +138,8 @@ class Layer:
                 f"reads {wanted} of the channels, and each of {ranks} ranks holds {held}: put {put} before it"
             )
         made, sizes = self.out(shape), self.sizes(shape)
-        if sizes.keys() != {*self.weights, *self.statistics}:
-            raise self.error(f"sizes: expected those of weights and statistics, found {', '.join(sizes)}")
+        if sizes.keys() != {*self.weights, *self.statistics} or () in sizes.values():
+            raise self.error(f"sizes: expected those of weights and statistics, (D,) or more, found {sizes}")
         for size in sizes.values():
             if size[0] % ranks:
                 raise self.error(f"{size[0]} filters or features cannot be shared evenly by {ranks} ranks")
@@ -157,7 +162,7 @@ class Layer:
         """
         self.comm, self.rng, self.split = of_kind(Comm, comm or Comm("cpu:0"), "comm"), generator(rng), split
         self.place(plain_data(shape), split, self.comm.size)
-        self.params, self.grads, self.cache = {}, {}, None
+        self.params, self.grads, self.cache = {}, {}, ...
         if rng is not None:
             for key, size in self.sizes(shape).items():
                 whole = self.draw(key, size, self.rng)
@@ -166,7 +171,7 @@ class Layer:
 
     def draw(self, key, size, rng):
         """Return a starting value of the whole parameter."""
-        raise NotImplementedError
+        raise self.error(f"expected a method draw(key, size, rng), which makes its {key}, found none")
 
     @property
     def arguments(self):
@@ -181,8 +186,9 @@ class Layer:
         """Call the pair's forward function with the learned parameters; keep its cache, and its backward."""
         if self.weights and not self.params:
             raise self.error("has no weights: build the network with rng, or load a checkpoint")
-        forward, self._backward = map(ops.chosen, self.pair)
-        y, self.cache = forward(x, *(self.params[key] for key in self.weights), *args, **kwargs)
+        forward, self._backward = map(ops.chosen, returned(self.pair, ("forward", "backward"), "pair"))
+        made = forward(x, *(self.params[key] for key in self.weights), *args, **kwargs)
+        y, self.cache = returned(made, ("y", "cache"), "forward")
         return y
 
     def backward(self, dy, **kwargs):
@@ -191,13 +197,13 @@ class Layer:
         self.grads.clear()  # the last step's memory is free for this one's
         dx = self._backward(dy, cache, **kwargs)
         if self.weights:
-            dx, *grads = dx
+            dx, *grads = returned(dx, ("dx", *(f"d{key}" for key in self.weights)), "backward")
             self.grads.update(zip(self.weights, grads, strict=True))
         return dx
 
     def kept(self):
         """Return the cache of the last forward pass; ArgumentError if there was none."""
-        if self.cache is None:
+        if self.cache is ...:
             raise self.error("backward wants a forward pass before it, found none")
         return self.cache
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from tinyalex.comm import Comm
 from tinyalex.errors import ArgumentError
-from tinyalex.fields import check_numbers, expect, generator, of_kind, plain_data
+from tinyalex.fields import batch_of, check_numbers, expect, generator, of_kind, plain_data
 from tinyalex.nn.later import on_towers
 from tinyalex.nn.layers import AllGather, Conv2d, Layer
 
@@ -114,13 +114,13 @@ class Sequential:
     def forward(self, x, train=False, last=None):
         """x → the output of the last layer, or of the one named `last`."""
         expect(last in [None, *self.layers], "last", f"a layer, one of {', '.join(self.layers)}", last)
-        dims, axes = getattr(x, "shape", ()), ", ".join(map(str, (*self.input_shape, "N")))
-        expect(dims[:-1] == self.input_shape, next(iter(self.layers)), f"an input ({axes})", dims or type(x))
+        batch_of(self.input_shape, x, next(iter(self.layers)), "an input")
         for layer in self.layers.values():
-            layer.cache = None  # the last step's memory is free for this one
+            layer.cache = ...  # the last step's memory is free for this one
         for name, layer in self.layers.items():
             with self._at(name, "forward"):
-                x = layer.forward(x, train)
+                y, place = layer.forward(x, train), self.placed[name]
+                x = batch_of(place.own(place.y, place.split_y), y, "forward", "as `out` says, an output")
             if name == last:
                 break
         return x

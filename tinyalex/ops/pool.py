@@ -91,7 +91,7 @@ def max_pool_forward(x, z, s, pad=0, ceil=True):
         return cuda.max_pool_forward(x, y_shape[1:3], z, s, pads)
     y = empty(xp, y_shape, x.dtype)
     for cs in _channel_blocks(x):
-        # rows first: their numbers lie in longer runs
+        # Down first, then across: a maximum may be taken in either order, and down the runs are longer.
         t = _max_along(1, x[cs], z[0], s[0], pads[0], y_shape[1])
         _max_along(2, t, z[1], s[1], pads[2], y_shape[2], out=y[cs])
     return y, MaxPoolCache(x, y, z, s, pads)

@@ -44,12 +44,12 @@ def save(path: str | Path, arrays: dict[str, np.ndarray], metadata: dict) -> Non
 
 
 def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
-    """Read a checkpoint: (arrays by name, metadata).  Raises DataError if it is not a whole one.
+    """Read a checkpoint, or a run folder's newest: (arrays by name, metadata).
 
-    The file is read, not mapped: one that shrinks meanwhile is an error, not a signal that ends the process.
-    Memory: twice the file.
+    Raises DataError if it is not a whole one.  The file is read, not mapped: one that shrinks meanwhile is an
+    error, not a signal that ends the process.  Memory: twice the file.
     """
-    path = Path(path)
+    path = newest(path)
     if not path.is_file():
         raise _none(path)
     try:
@@ -83,8 +83,8 @@ def metadata(path: str | Path) -> dict:
 
 
 def outline(path: str | Path) -> tuple[dict, dict[str, tuple[int, ...]]]:
-    """Read a checkpoint's metadata, and its arrays' shapes by name, without the arrays."""
-    path = Path(path)
+    """Read a checkpoint's, or a run folder's newest's, metadata, and its arrays' shapes by name."""
+    path = newest(path)
     if not path.is_file():
         raise _none(path)
     try:

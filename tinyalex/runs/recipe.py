@@ -144,8 +144,9 @@ RECIPES |= LADDER
 def recipe_of(recipe, network="paper", noise=None, **changes):
     """Return a `Recipe`: the one given, or that of a name; None: of the network's authors, or the paper's.
 
-    noise: of its augmentation.  changes: of its fields, None where not asked for.  Raises ArgumentError for
-    an unknown name or field, or an invalid value.
+    noise: of its augmentation.  changes: of its fields, None where not asked for.  Another rate changes the
+    schedule's later ones alike: a tenth remains a tenth.  Raises ArgumentError for an unknown name or field,
+    an invalid value, or a patience beside a schedule.
     """
     if recipe is None:
         recipe = network if isinstance(network, str) and network in RECIPES else "paper"
@@ -163,6 +164,13 @@ def recipe_of(recipe, network="paper", noise=None, **changes):
         changes["augmentation"] = recipe.augmentation._replace(noise=noise)
     made = recipe._replace(**changes)
     check(made)
+    if "patience" in changes and made.schedule is not None:
+        drops = ", ".join(f"{change.epoch}" for change in made.schedule)
+        raise ArgumentError(f"patience: this recipe's rate does not wait, it changes after epochs {drops}")
+    if "rate" in changes and "schedule" not in changes and recipe.schedule and recipe.rate:
+        factor = made.rate / recipe.rate
+        later = [c if c.rate is None else c._replace(rate=factor * c.rate) for c in recipe.schedule]
+        made = made._replace(schedule=tuple(later))
     return made
 
 

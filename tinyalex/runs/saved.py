@@ -102,7 +102,8 @@ def find_network(what: str | Path, classes: int | None = None, **options) -> Net
             f"FILE.py; found no such name or file{f': did you mean {near[0]}?' if near else ''}"
         )
     if given := [name for name, value in options.items() if value is not None]:
-        raise DataError(f"{what}: --{given[0]}: only a network that is asked for by name has this choice")
+        option = "no-" * (options[given[0]] is False) + given[0]
+        raise DataError(f"{what}: --{option}: only a network that is asked for by name has this choice")
     if path.suffix == ".py":
         return _from_python(path)
     if path.suffix == ".json":

@@ -56,7 +56,7 @@ class Test(NamedTuple):
         return [[(*kind, scale) for scale in scales] for kind in kinds]
 
 
-def probabilities_of(comm, trained, source, how, on_batch):
+def probabilities_of(comm, trained, source, how, on_batch=lambda done, of: None):
     """Return the class probabilities (K, N) of a source's pictures and the labels (N,), as `Test` says.
 
     on_batch(done, of): so many pictures are done, of all passes.
@@ -78,11 +78,12 @@ def probabilities_of(comm, trained, source, how, on_batch):
 
 
 def load(comm, path):
-    """Read a network, of a run or imported, on this rank of comm.  Raises DataError if the file has none.
+    """Read a network on this rank of comm.  path: a checkpoint, of a run or imported, or a run's folder.
 
-    All ranks read the file that rank 0 names: the newest of a run that goes on may be another by now.
+    All ranks read the file that rank 0 names: the newest of a run that goes on may be another by now.  Raises
+    DataError if the file has no network.
     """
-    path = comm.share(path)
+    path = comm.share(checkpoint.newest(path))
     saved = open_network(path)
     if saved.settings is None and saved.pictures is None:
         raise DataError(

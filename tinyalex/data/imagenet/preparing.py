@@ -23,7 +23,7 @@ from tinyalex.data import augment
 from tinyalex.data.imagenet import shards
 from tinyalex.data.imagenet.shards import FORMAT, VERSION
 from tinyalex.data.imagenet.sources import Entry, find_pictures, hold_out
-from tinyalex.data.pictures import read_picture
+from tinyalex.data.pictures import read_picture, shorter_side
 from tinyalex.devices import cpu_count
 from tinyalex.errors import ArgumentError, DataError, few, reason
 from tinyalex.files import lock, printable, replacing, sweep, write_array, write_bytes, write_text
@@ -32,13 +32,15 @@ from tinyalex.files import lock, printable, replacing, sweep, write_array, write
 class Prepared(NamedTuple):
     """What prepare() made: pictures of each split, classes, and how many pictures were unreadable.
 
-    verified: whether the shards were there before, and were compared with their SHA-256.
+    verified: whether the shards were there before, and were compared with their SHA-256.  enlarged: how many
+    pictures had fewer pixels than they have now; 0 where the shards were there before.
     """
 
     counts: dict[str, int]
     classes: int
     unreadable: int
     verified: bool
+    enlarged: int = 0
 
 
 class Job(NamedTuple):
@@ -81,7 +83,7 @@ def prepare(
     """
     if size < 1 or (shard_size is not None and shard_size < 1):
         raise ArgumentError(f"size={size}, shard_size={shard_size}: expected at least 1")
-    src, dst, progress = Path(src), Path(os.path.abspath(dst)), progress or _silent
+    src, dst, progress, enlarged = Path(src), Path(os.path.abspath(dst)), progress or _silent, 0
     if dst.resolve().is_relative_to(src.resolve()):
         raise DataError(f"{dst}: expected a folder outside of {src}, in which the pictures are")
     found = find_pictures(src, lambda count: progress("listing the pictures", count, None))
@@ -102,7 +104,7 @@ def prepare(
                 for split, entries in splits.items()
             }
             _run(dst, [job for some in jobs.values() for job in some], workers or cpu_count(), progress)
-            _finish(dst, plan, jobs, classes)
+            enlarged = _finish(dst, plan, jobs, classes)
         shutil.rmtree(dst / "parts", ignore_errors=True)
         (dst / "plan.json").unlink(missing_ok=True)
         made = {split: shards.open(dst, split) for split in splits}
@@ -110,7 +112,7 @@ def prepare(
         if not new:
             _verify(made.values(), progress)
     unreadable = sum(plan["pictures"].values()) - sum(counts.values())
-    return Prepared(counts, len(classes), unreadable, not new)
+    return Prepared(counts, len(classes), unreadable, not new, enlarged)
 
 
 def _silent(doing, done, total):
@@ -293,7 +295,7 @@ def _write_shard(job):
     total, cross = np.zeros((3, job.size, job.size), np.int64), np.zeros((3, 3), np.int64)
     if job.whole:
         total = np.zeros((3, 1, 1), np.int64)
-    labels, sizes, unreadable, digest = [], [], [], hashlib.sha256()
+    labels, sizes, unreadable, digest, enlarged = [], [], [], hashlib.sha256(), 0
     with replacing(shard) as file:
         _write_header(file, job, len(job.entries), 0)
         for entry, label in zip(job.entries, job.labels, strict=True):
@@ -311,6 +313,7 @@ def _write_shard(job):
             sizes.append(picture.shape[1:])
             cross += augment.gram(picture)
             labels.append(label)
+            enlarged += shorter_side(data) < job.size
         if 2 * len(unreadable) > len(job.entries):
             raise DataError(
                 f"{len(unreadable)} of {len(job.entries)} pictures of {shard.name} are unreadable, first "
@@ -327,6 +330,7 @@ def _write_shard(job):
             total=total,
             cross=cross,
             unreadable=np.array(unreadable, str),
+            enlarged=np.array(enlarged),
             sha256=np.array(digest.hexdigest()),
         )
 
@@ -342,14 +346,18 @@ def _shard_path(job):
 
 
 def _finish(dst, plan, jobs, classes):
-    """From the shards' sums: labels, mean, covariance, the unreadable pictures, and last the index."""
-    splits, unreadable, sums, counts = {}, [], {}, {}
+    """From the shards' sums: labels, mean, covariance, the unreadable pictures, and last the index.
+
+    Returns how many pictures were enlarged.
+    """
+    splits, unreadable, sums, counts, enlarged = {}, [], {}, {}, 0
     keys = ("labels", "unreadable", "sha256") + ("sizes",) * plan["whole"]
     for split, some in jobs.items():
         parts, total, cross = [], 0, 0
         for job in some:
             with np.load(job.stem + ".npz", allow_pickle=False) as part:
                 total, cross = total + part["total"], cross + part["cross"]
+                enlarged += int(part["enlarged"]) if "enlarged" in part else 0  # of an earlier version's
                 parts.append({key: part[key] for key in keys})
         labels = np.concatenate([part["labels"] for part in parts])
         if plan["whole"]:
@@ -384,3 +392,4 @@ def _finish(dst, plan, jobs, classes):
         "plan": plan,
     }
     write_text(dst / "index.json", json.dumps(index, indent=1))
+    return enlarged
