@@ -304,6 +304,22 @@ def test_a_later_file_takes_the_place_of_an_earlier_one(school):
     assert list(files["files"]) == ["ann"]
 
 
+def test_a_student_whose_folder_is_empty_stands_in_the_report(school):
+    (school / "back" / "bob" / "lesson 2").mkdir(parents=True)
+    (school / "back" / "eve.d").mkdir()
+    (school / "back" / "link").symlink_to(school / "class")
+    classroom.collect(school / "class", [school / "back"])
+    found = {row.student: row.remarks for row in classroom.rows(school / "class")}
+    told = "expected notebooks, found"
+    empty = {name: [f"{name}: {told} an empty folder"] for name in ("bob", "eve.d")}
+    assert found == {**empty, "link": [f"link: {told} a link"]}
+    _hand_in(school, "bob", _book(school))
+    classroom.collect(school / "class", [school / "back"])
+    files = json.loads((school / "class" / "collected" / "collected.json").read_text(encoding="utf-8"))
+    assert list(files["files"]) == ["bob"]
+    assert [student for _, student, _ in files["refused"]] == ["eve.d", "link"]
+
+
 def test_where_answers_cannot_be_locked_in_none_is_run(school, monkeypatch):
     _hand_in(school, "ann", _book(school))
     classroom.collect(school / "class", [school / "back"])

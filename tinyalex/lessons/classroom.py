@@ -177,12 +177,15 @@ def _files(paths):
         inside = [given]
         if given.is_dir() and not given.is_symlink():
             inside = sorted(Path(at) / name for at, _, names in os.walk(given) for name in names)
+            students = {path.relative_to(given).parts[0] for path in inside}
+            inside += sorted(path for path in given.iterdir() if path.is_dir() and path.name not in students)
         for path in inside:
             parts = path.relative_to(given).parts if path != given else (path.name,)
             if OF_THE_SYSTEM & set(parts) or path.name.startswith("._"):
                 continue
-            name = parts[0] if len(parts) > 1 else re.sub(rf"({stems}|\(\d+\)|\.ipynb$)", "", path.name)
-            yield path, named(name if len(parts) > 1 else name.strip(" _-."))
+            whole = len(parts) > 1 or path.is_dir()
+            name = parts[0] if whole else re.sub(rf"({stems}|\(\d+\)|\.ipynb$)", "", path.name)
+            yield path, named(name if whole else name.strip(" _-."))
 
 
 def named(student):
@@ -192,6 +195,8 @@ def named(student):
 
 def _contents(path):
     """The bytes of a file that somebody sent.  DataError if it is none, or too large."""
+    if path.is_dir():
+        raise DataError(f"expected notebooks, found {'a link' if path.is_symlink() else 'an empty folder'}")
     if path.suffix != ".ipynb":
         more = ": unpack it first" if path.suffix in (".zip", ".gz", ".tar", ".7z", ".rar") else ""
         raise DataError(f"expected a notebook, .ipynb, found {path.suffix or 'a file without ending'}{more}")

@@ -353,11 +353,12 @@ def _table(found, step):
     for row in found["layers"]:
         by_layer.setdefault(row["layer"], {})[row["direction"]] = row
     table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1), header_style="")
-    for head in ("layer", "forward ms", "GFLOP/s", "share", "backward ms", "GFLOP/s", "share"):
+    directions = ("forward", "backward")[: 1 if found["forward_only"] else 2]
+    for head in ("layer", *(h for d in directions for h in (f"{d} ms", "GFLOP/s", "share"))):
         table.add_column(head, justify="left" if head == "layer" else "right")
     for name, rows in by_layer.items():
         cells = []
-        for direction in ("forward", "backward"):
+        for direction in directions:
             row = rows.get(direction, {"ms": 0, "gflops": 0})
             share = row["ms"] / 1e3 / step
             cells += [f"{row['ms']:.1f}", f"{row['gflops']:.0f}" if row["gflops"] else "", f"{share:.1%}"]

@@ -156,7 +156,7 @@ def view_loader(comm, trained, source, views, scale=None, dense=False):
 
 def _rescaled(trained, source, views, scale, dense):
     settings, augmentation = trained.settings, _augmentation(trained)
-    scale = scale or augmentation.test_scale or _seen(trained)
+    scale = scale or _seen(trained)
     if settings and not isinstance(source, Images) and scale > source.size:
         raise DataError(
             f"pictures of {source.size} pixels, to be tested at {scale}: prepare with --side {scale}"
