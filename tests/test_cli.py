@@ -589,7 +589,7 @@ MISTAKES = {  # options of train: what is wrong with them
     (
         "--size",
         20,
-    ): "the map: 2 with 0+0 of padding, for pictures of 20 pixels: --size, or --upscale",
+    ): "the map: 2 with 0+0 of padding, for pictures of 20 pixels: see size, upscale",
     ("--size", 100): "its pictures have 72 pixels, and the network sees 100: --size 72 at most, or --upscale",
     ("--batch", 1000): "has 36 pictures to train on, fewer than a batch of 1000: --batch 36 at most",
     ("--upscale", 10): "have 72 pixels, brought to 10, and the network sees 67: --size 10 at most, or",

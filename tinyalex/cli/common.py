@@ -315,9 +315,14 @@ Out = Annotated[Path, typer.Option(help="The picture's file.", callback=_new_fig
 def save_figure(figure, out):
     """Write a figure; print where it is, and what letters of its names no font here has."""
     with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
+        warnings.filterwarnings("always", r"Glyph \d+ ")
         figure.savefig(out, dpi=figure.dpi)
     console.print(str(out))
-    letters = {chr(int(n)) for warning in told for n in re.findall(r"^Glyph (\d+) ", str(warning.message))}
+    letters = set()
+    for warning in told:
+        if glyph := re.match(r"Glyph (\d+) ", str(warning.message)):
+            letters.add(chr(int(glyph[1])))
+        else:
+            warnings.warn(warning.message, stacklevel=2)
     if letters:
         error_console.print(f"boxes stand for letters that no font here has: {''.join(sorted(letters))}")

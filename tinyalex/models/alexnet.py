@@ -127,7 +127,7 @@ def alexnet(options: AlexNet = PRESETS["paper"]) -> Network:
     try:
         network.plan()
     except ArgumentError as error:
-        raise ArgumentError(f"{error}, for pictures of {n.size} pixels: --size, or --upscale") from error
+        raise ArgumentError(f"{error}, for pictures of {n.size} pixels: see size, upscale") from error
     return network
 
 
